@@ -1,0 +1,78 @@
+# Each verb makes what it needs from nothing: a Python of 3.11 or later on the PATH is enough.
+#
+#   make quickstart   the whole path on a mock survey; the report is runs/quickstart/report.html
+#   make test         the tests, with line coverage
+#   make lint         style and docstrings
+#   make check        all of it, the slow tests and the wheel too (what .ci/run calls)
+#   make clean        remove what these made; runs/ is yours and stays
+#
+# PYTHON=/path/to/python3.12 picks the interpreter, ARGS="..." adds arguments to the program that a verb runs.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Byte code is compiled on all cores afterwards; pip would do it on one.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+# Two workers, and a file of tests stays on one of them, so that what its tests share is made once.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-fail-under 90
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test lint check wheel clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+quickstart: $(VENV)/.runtime
+	$(BIN)/hiergal quickstart $(ARGS)
+
+test: $(VENV)/.dev
+	$(PYTEST) $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check: lint wheel
+	$(PYTEST) -m "" $(ARGS)
+
+# The wheel is unpacked beside the sources, and every module that it ships has to load from there.
+wheel: $(VENV)/.dev
+	rm -rf dist build
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(BIN)/python -m zipfile -e dist/hiergal-*.whl build/wheel
+	cd build/wheel && "$(abspath $(BIN))/python" -c "import hiergal as h, importlib, pathlib, pkgutil; \
+	  names = [m.name for m in pkgutil.walk_packages(h.__path__, 'hiergal.')]; \
+	  [importlib.import_module(n) for n in names]; \
+	  assert pathlib.Path(h.__file__).is_relative_to(pathlib.Path.cwd()), h.__file__; \
+	  print(f'wheel: {len(names)} modules load')"
+
+# Stamps: .python says that the environment is whole, .runtime and .dev that their packages are those of the files
+# named. .dev comes after .runtime, so that two installs never run at once, whatever is asked of make.
+$(VENV)/.python:
+	@set -eu; \
+	for python in $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11); do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv --clear $(VENV); \
+	    touch $@; \
+	    exit 0; \
+	  fi; \
+	done; \
+	echo "expected Python 3.11 or later with venv and pip on the PATH (or PYTHON=/path/to/it), got" \
+	  "$$($(or $(PYTHON),python3) --version 2>&1 || true); install one (on Debian also its python3-venv)" >&2; \
+	exit 1
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
+	$(INSTALL) --editable ".[plot]"
+	@$(COMPILE)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(INSTALL) --editable ".[dev]"
+	@$(COMPILE)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .ruff_cache
+	find hiergal tests inference -name __pycache__ -type d -prune -exec rm -rf {} +

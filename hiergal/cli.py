@@ -1,0 +1,227 @@
+"""The ``hiergal`` command: each verb reads what the one before it wrote.
+
+    hiergal quickstart                                        everything, on the mock survey
+    hiergal survey mock|cosmos|cutouts ... OUT.zarr           a survey into a store
+    hiergal train OUT.zarr --out RUN                          the model and its guide
+    hiergal flow RUN/model OUT.zarr                           the density of the latents
+    hiergal infer RUN/model OUT.zarr --out posterior.nc       posteriors of observed galaxies
+    hiergal sample RUN/model CATALOG --out galaxies.fits      new galaxies
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=(
+    "Learn what galaxies look like from survey images, infer what is behind a stamp, and draw new galaxies."
+))
+survey = typer.Typer(no_args_is_help=True, help="Prepare a survey: stamps with their PSFs and noise, in one store.")
+app.add_typer(survey, name="survey")
+
+Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same files.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+StorePath = Annotated[Path, typer.Argument(help="A survey's store, written by `hiergal survey`.")]
+ModelPath = Annotated[Path, typer.Argument(help="A trained model's folder, such as runs/first/model.")]
+StoreOut = Annotated[Path, typer.Argument(help="The store to write, such as survey.zarr.")]
+Stamp = Annotated[int, typer.Option(help="Pixels along each side of a stamp.")]
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for everything that it writes.")] = Path("runs/quickstart"),
+    galaxies: Annotated[int, typer.Option(help="Galaxies in the mock survey.", min=400)] = 4000,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe in TOML; default the small one.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Do all of it on a mock survey, and write a report: survey, training, flow, posteriors, new galaxies.
+
+    With HIERGAL_DATA set, the real COSMOS galaxies of its cosmos_dev folder are inferred too. A run that was stopped
+    goes on where its files are whole.
+    """
+    from hiergal.quickstart import run_quickstart
+    from hiergal.recipe import Recipe, load_recipe
+
+    report = run_quickstart(out, load_recipe(recipe) if recipe else Recipe(), galaxies=galaxies, seed=seed)
+    typer.echo(f"report: {report}")
+
+
+@survey.command("mock")
+def survey_mock(
+    out: StoreOut,
+    galaxies: Annotated[int, typer.Option("--galaxies", "-n", help="Number of galaxies.", min=1)] = 4000,
+    stamp: Stamp = 64,
+    noise: Annotated[str, typer.Option(help="'correlated' as in ACS images, or 'white'.")] = "correlated",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw a survey like HST/ACS in COSMOS, with its truth."""
+    from hiergal.stages import write_mock_survey
+
+    typer.echo(write_mock_survey(out, galaxies, seed=seed, stamp=stamp, noise=noise, overwrite=overwrite))
+
+
+@survey.command("cosmos")
+def survey_cosmos(
+    out: StoreOut,
+    catalog: Annotated[
+        Path | None,
+        typer.Option(help="A RealGalaxyCatalog: its folder or catalogue file; default GalSim's downloaded sample."),
+    ] = None,
+    stamp: Stamp = 64,
+    band: Annotated[str | None, typer.Option(help="Filter, where a folder holds several catalogues.")] = None,
+    exclusion_level: Annotated[
+        str | None, typer.Option(help="GalSim's quality cuts: none, bad_stamp, bad_fits or marginal.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Take only the first galaxies.", min=1)] = None,
+    centre: Annotated[
+        str,
+        typer.Option(help="'galsim' centres odd cutouts on even stamps as GalSim does; 'pixel' keeps the pixels."),
+    ] = "galsim",
+    spectrum: Annotated[
+        str,
+        typer.Option(help="Noise spectrum: 'galsim', or 'expected' of a stamp cut from a field (for inference)."),
+    ] = "galsim",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read real galaxies, each with its own PSF and noise, through GalSim."""
+    from hiergal.survey.cosmos import write_cosmos_survey
+
+    store = write_cosmos_survey(
+        catalog,
+        out,
+        stamp_shape=(stamp, stamp),
+        band=band,
+        exclusion_level=exclusion_level,
+        limit=limit,
+        centre=centre,
+        spectrum=spectrum,
+        seed=seed,
+        progress=True,
+        overwrite=overwrite,
+    )
+    typer.echo(store)
+
+
+@survey.command("cutouts")
+def survey_cutouts(
+    source: Annotated[Path, typer.Argument(help="A folder of FITS files (one galaxy each), or an .npz file.")],
+    out: StoreOut,
+    magnitude_zero_point: Annotated[float, typer.Option(help="Magnitude of a source of unit flux [mag].")],
+    name: Annotated[str, typer.Option("--survey", help="Name of the survey.")] = "cutouts",
+    band: Annotated[str, typer.Option(help="Filter.")] = "unknown",
+    flux_unit: Annotated[str, typer.Option(help="Unit of the pixels.")] = "counts per second",
+    pixel_scale_arcsec: Annotated[
+        float | None, typer.Option(help="Width of a pixel [arcsec]; default the WCS of the files.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read stamps of any instrument: image, variance, mask and PSF of each galaxy."""
+    from hiergal.survey.cutouts import write_cutouts_survey
+
+    store = write_cutouts_survey(
+        source,
+        out,
+        survey=name,
+        band=band,
+        magnitude_zero_point=magnitude_zero_point,
+        flux_unit=flux_unit,
+        pixel_scale_arcsec=pixel_scale_arcsec,
+        progress=True,
+        overwrite=overwrite,
+    )
+    typer.echo(store)
+
+
+@app.command()
+def train(
+    store: StorePath,
+    out: Annotated[Path, typer.Option(help="Folder of the run: model, checkpoints, history.")],
+    recipe: Annotated[Path | None, typer.Option(help="A recipe in TOML; default the small one.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Fit the generator and the guide. A run that was stopped goes on with the same command."""
+    from hiergal.recipe import Recipe, load_recipe
+    from hiergal.stages import train_stage
+    from hiergal.survey import open_store
+
+    _, fitted = train_stage(open_store(store), load_recipe(recipe) if recipe else Recipe(), out, seed=seed)
+    last = fitted.history[-1]
+    typer.echo(f"{out / 'model'}: chi-square {last.chi_square:.3f}, ELBO {last.bound:.1f} nats after {last.step} steps")
+
+
+@app.command()
+def flow(
+    model: ModelPath,
+    store: StorePath,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="A column to condition on; repeat for more. Default the recipe's.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Fit the density of the latents given magnitude, size and redshift, or other columns."""
+    from hiergal.stages import fit_flow_stage
+    from hiergal.survey import open_store
+
+    _, fitted = fit_flow_stage(model, open_store(store), seed=seed, conditions=tuple(condition) if condition else None)
+    typer.echo(f"{model}: flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
+
+
+@app.command()
+def infer(
+    model: ModelPath,
+    store: StorePath,
+    out: Annotated[Path, typer.Option(help="The netCDF file to write, in ArviZ's format.")],
+    method: Annotated[str, typer.Option(help="'laplace', or 'amortized' for the guide alone.")] = "laplace",
+    draws: Annotated[int, typer.Option(help="Posterior draws of each galaxy.", min=2)] = 200,
+    limit: Annotated[int | None, typer.Option(help="Take only the first galaxies.", min=1)] = None,
+    seed: Seed = 0,
+) -> None:
+    """Infer posteriors of the galaxies of a store."""
+    import numpy as np
+
+    from hiergal.hub import load_model
+    from hiergal.stages import infer_stage
+    from hiergal.survey import open_store
+
+    opened = open_store(store)
+    rows = np.arange(min(limit or len(opened), len(opened)))
+    _, posterior = infer_stage(load_model(model), opened, out, seed=seed, rows=rows, method=method, draws=draws)
+    typer.echo(f"{out}: {len(posterior)} galaxies, median reduced chi-square {np.median(posterior.chi_square):.3f}")
+
+
+@app.command()
+def sample(
+    model: ModelPath,
+    catalog: Annotated[Path, typer.Argument(help="A table that Astropy reads (FITS, ECSV, CSV), or a store.")],
+    out: Annotated[Path, typer.Option(help="The FITS file to write.")],
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw a new galaxy for each row of a catalogue."""
+    from hiergal.hub import load_model
+    from hiergal.stages import sample_stage
+    from hiergal.survey import open_store
+
+    if catalog.is_dir():
+        rows = open_store(catalog).catalog
+    else:
+        from astropy.table import Table
+
+        rows = Table.read(catalog)
+    sample_stage(load_model(model), rows, out, seed=seed, overwrite=overwrite)
+    typer.echo(f"{out}: {len(next(iter(rows.values())))} galaxies")
+
+
+def main() -> None:
+    """Run the command; what went wrong is said in words, not in a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt as stop:
+        sys.exit(f"hiergal: {stop or 'stopped'}")
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        sys.exit(f"hiergal: {error}")

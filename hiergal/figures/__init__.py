@@ -1,0 +1,24 @@
+"""Figures of a survey, of a training, and of what a model infers and draws.
+
+Every function takes records or plain arrays and returns a ``matplotlib.figure.Figure``; nothing is shown, saved or
+remembered, and matplotlib loads only when one is called. Stamps are drawn with pixel (0, 0) at the lower left, dark on
+light, on an arcsinh stretch in units of the noise. Colours stay apart for colour-blind readers.
+"""
+
+from hiergal.figures.calibration import coverage, intervals
+from hiergal.figures.population import latent_corner, sizes_and_ellipticities
+from hiergal.figures.reconstruction import reconstruction_pages, reconstructions
+from hiergal.figures.stamps import drawn_galaxies, survey_stamps
+from hiergal.figures.training import training_curves
+
+__all__ = [
+    "coverage",
+    "drawn_galaxies",
+    "intervals",
+    "latent_corner",
+    "reconstruction_pages",
+    "reconstructions",
+    "sizes_and_ellipticities",
+    "survey_stamps",
+    "training_curves",
+]

@@ -1,0 +1,201 @@
+"""What all figures share: colours, the stretch of stamps, grids of stamps, plain axes.
+
+Everything is set on the figure itself, so that a reader's own matplotlib settings are neither needed nor changed.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from hiergal.observation import Observation
+from hiergal.records import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PURPLE",
+    "StampGrid",
+    "bright_to_faint",
+    "label_stamp",
+    "plain_axes",
+    "plain_figure",
+    "scale_bar",
+    "show_signed",
+    "show_stamp",
+    "stamp_grid",
+    "stretch",
+]
+
+# Okabe & Ito (2008): apart for every kind of colour vision.
+BLACK, BLUE, ORANGE, GREEN, PURPLE, GREY = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
+
+SOFTENING = 2.0  # the stretch is linear below so many standard deviations of the noise
+DARKEST_AT_LEAST = 12.0  # so that empty stamps stay light [standard deviations of the noise]
+LIGHTEST = -3.0
+BAR_LENGTHS_ARCSEC = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+GUTTER_INCH = 0.04
+TITLE_SIZE, TEXT_SIZE = 12, 9
+
+
+class StampGrid(NamedTuple):
+    """A figure that is filled with stamps.
+
+    Attributes:
+        figure: The figure.
+        axes: An array of axes without frames, [rows, columns].
+    """
+
+    figure: "Figure"
+    axes: np.ndarray
+
+
+def stretch(image: Float[Array, "*n y x"], noise_level: float) -> np.ndarray:
+    """Compress the range of a stamp: linear in the noise, logarithmic in the light.
+
+    Args:
+        image: Stamps [flux per pixel].
+        noise_level: Standard deviation of a pixel [flux per pixel].
+
+    Example:
+        >>> [round(float(x), 2) for x in stretch(np.array([[0.0, 1.0, 100.0]]), 1.0)[0]]
+        [0.0, 0.48, 4.61]
+    """
+    return np.arcsinh(np.asarray(image, float) / (SOFTENING * noise_level))
+
+
+def show_stamp(axes: Any, image: Float[Array, "y x"], noise_level: float, peak: float) -> Any:
+    """Draw a stamp on the stretch; what has the flux per pixel ``peak`` is black, NaN is blue."""
+    lightest = stretch(np.array([[LIGHTEST]]), 1.0).item()
+    darkest = stretch(np.array([[max(peak / noise_level, DARKEST_AT_LEAST)]]), 1.0).item()
+    return _show(axes, stretch(image, noise_level), cmap="gray_r", vmin=lightest, vmax=darkest)
+
+
+def show_signed(axes: Any, image: Float[Array, "y x"], limit: float) -> Any:
+    """Draw a stamp of positive and negative values between minus and plus a limit, white at zero."""
+    return _show(axes, image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+
+def label_stamp(axes: Any, text: str, *, corner: str = "upper left") -> None:
+    """Write a few characters into a corner of a stamp, readable on any background."""
+    from matplotlib.patheffects import withStroke
+
+    vertical, horizontal = corner.split()
+    x, y = {"left": 0.04, "right": 0.96}[horizontal], {"upper": 0.96, "lower": 0.04}[vertical]
+    axes.text(
+        x,
+        y,
+        text,
+        transform=axes.transAxes,
+        ha=horizontal,
+        va={"upper": "top", "lower": "bottom"}[vertical],
+        fontsize=TEXT_SIZE,
+        color="black",
+        path_effects=[withStroke(linewidth=2.2, foreground="white")],
+    )
+
+
+def scale_bar(axes: Any, shape: tuple[int, int], pixel_scale_arcsec: float) -> None:
+    """Draw a bar of a round number of arcsec into the lower left corner of a stamp."""
+    from matplotlib.patheffects import withStroke
+
+    ny, nx = shape
+    fitting = [length for length in BAR_LENGTHS_ARCSEC if length <= 0.45 * nx * pixel_scale_arcsec]
+    length = max(fitting, default=BAR_LENGTHS_ARCSEC[0])
+    halo = [withStroke(linewidth=4, foreground="white")]
+    left, y = 0.05 * nx, 0.06 * ny
+    axes.plot([left, left + length / pixel_scale_arcsec], [y, y], color="black", linewidth=1.8, path_effects=halo)
+    axes.text(left, y + 0.03 * ny, f'{length:g}"', fontsize=TEXT_SIZE - 1, va="bottom", path_effects=halo)
+
+
+def stamp_grid(
+    rows: int,
+    columns: int,
+    shape: tuple[int, int],
+    *,
+    title: str,
+    width_inch: float = 9.0,
+    left_inch: float = 0.05,
+    head_inch: float = 0.42,
+    foot_inch: float = 0.05,
+) -> StampGrid:
+    """Make a figure of stamps side by side, each with its true proportions.
+
+    Args:
+        rows: Stamps down.
+        columns: Stamps across.
+        shape: (ny, nx) of the stamps [pixels].
+        title: Title of the figure.
+        width_inch: Width of the figure.
+        left_inch: Room for labels at the left.
+        head_inch: Room for the title, and for headings of columns.
+        foot_inch: Room at the bottom.
+    """
+    from matplotlib.figure import Figure
+
+    across = (width_inch - left_inch - 0.05 - (columns - 1) * GUTTER_INCH) / columns
+    down = across * shape[0] / shape[1]
+    height_inch = rows * down + (rows - 1) * GUTTER_INCH + head_inch + foot_inch
+    figure = Figure(figsize=(width_inch, height_inch), facecolor="white")
+    axes = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": left_inch / width_inch,
+            "right": 1 - 0.05 / width_inch,
+            "top": 1 - head_inch / height_inch,
+            "bottom": foot_inch / height_inch,
+            "wspace": GUTTER_INCH / across,
+            "hspace": GUTTER_INCH / down,
+        },
+    )
+    for panel in axes.flat:
+        panel.set_axis_off()
+    figure.suptitle(title, x=0.05 / width_inch, y=1 - 0.08 / height_inch, ha="left", va="top", fontsize=TITLE_SIZE)
+    return StampGrid(figure, axes)
+
+
+def plain_figure(width_inch: float, height_inch: float, title: str) -> "Figure":
+    """Make an empty figure with a title."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_inch, height_inch), layout="constrained", facecolor="white")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=TITLE_SIZE)
+    return figure
+
+
+def plain_axes(axes: Any, *, xlabel: str = "", ylabel: str = "") -> None:
+    """Label axes, and take away what a reader does not need."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(xlabel, fontsize=TEXT_SIZE + 1)
+    axes.set_ylabel(ylabel, fontsize=TEXT_SIZE + 1)
+    axes.tick_params(labelsize=TEXT_SIZE)
+
+
+def bright_to_faint(observation: Observation, count: int) -> np.ndarray:
+    """Pick galaxies evenly over the ranks of magnitude, the brightest first.
+
+    Args:
+        observation: Galaxies; without ``mag_auto`` in the catalogue, the flux in the stamp ranks them.
+        count: How many; all, if there are fewer.
+    """
+    if len(observation) == 0:
+        raise ValueError("expected at least one galaxy to show, got none")
+    rank = observation.catalog.get("mag_auto")
+    rank = -np.nansum(observation.image, axis=(1, 2)) if rank is None else np.asarray(rank)
+    places = np.linspace(0, len(rank) - 1, min(count, len(rank))).round().astype(int)
+    return np.argsort(rank, kind="stable")[places]
+
+
+def _show(axes: Any, image: np.ndarray, *, cmap: str, vmin: float, vmax: float) -> Any:
+    from matplotlib import colormaps
+
+    colours = colormaps[cmap].with_extremes(bad="#9CC3E6")
+    return axes.imshow(image, origin="lower", interpolation="nearest", cmap=colours, vmin=vmin, vmax=vmax)

@@ -1,0 +1,64 @@
+"""How a training went."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hiergal.figures.style import BLUE, GREY, plain_axes, plain_figure
+from hiergal.svi import TrainInfo
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["training_curves"]
+
+LABELS = {
+    "bound": "ELBO [nats per galaxy]",
+    "chi_square": "reduced χ² of a draw (median)",
+    "divergence": "KL divergence [nats per galaxy]",
+}
+LEAST_TO_ZOOM = 8
+
+
+def training_curves(history: tuple[TrainInfo, ...], *, title: str = "Training, on validation galaxies") -> "Figure":
+    """Show the bound, the reduced chi-square and the divergence at each evaluation.
+
+    Args:
+        history: Evaluations, as :func:`hiergal.svi.fit` returns them.
+        title: Title of the figure.
+
+    Returns:
+        Three panels against the number of steps. A dashed line marks the best bound, whose parameters are kept.
+
+    Raises:
+        ValueError: If there are no evaluations.
+
+    Example:
+        >>> history = tuple(TrainInfo(100 * i, 1.0 * i, 8e3 - 1e3 / i, 1 + 1 / i, 20.0) for i in range(1, 5))
+        >>> len(training_curves(history).axes)
+        3
+    """
+    if not history:
+        raise ValueError("history: expected at least one evaluation, got none; train for longer")
+    step = np.array([info.step for info in history])
+    best = step[np.argmax([info.bound for info in history])]
+    figure = plain_figure(10, 3.2, title)
+    for axes, (name, label) in zip(figure.subplots(1, 3), LABELS.items(), strict=True):
+        values = np.array([getattr(info, name) for info in history])
+        axes.axvline(best, color=GREY, linestyle="--", linewidth=1)
+        axes.plot(step, values, color=BLUE, linewidth=1.6, marker="o", markersize=3)
+        plain_axes(axes, xlabel="step", ylabel=label)
+        axes.set_xlim(0, None)
+        if name == "chi_square":
+            axes.axhline(1, color=GREY, linewidth=1)
+        if len(values) >= LEAST_TO_ZOOM and name != "divergence":
+            _leave_out_the_start(axes, values)
+    return figure
+
+
+def _leave_out_the_start(axes, values: np.ndarray) -> None:
+    """The first evaluations are so far off that nothing could be seen of the others."""
+    later = values[len(values) // LEAST_TO_ZOOM :]
+    low, high = later.min(), later.max()
+    margin = 0.08 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)

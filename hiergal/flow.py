@@ -1,0 +1,233 @@
+"""The conditional flow: a masked autoregressive density of the latents given magnitude, size and redshift.
+
+Eqs. (11)-(15) of Lanusse et al. (2020). The flow learns the aggregate posterior of a trained model, from which a
+unit-normal prior always departs, and makes it conditional; it is fitted in seconds, and again for other conditions,
+without touching the rest. Latents and conditions are standardised inside.
+
+A layer maps latents z to u = (z - shift(z, y)) exp(-log_scale(z, y)), where shift and scale of dimension i depend on
+dimensions before i alone (Eq. 13, read from data to base). Between layers the dimensions are reversed and shuffled
+in turn. Densities take one pass; drawing takes a pass for each dimension.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from hiergal.progress import progress_bar
+from hiergal.recipe import FlowConfig
+from hiergal.records import Array, Record, record, static
+
+__all__ = ["ConditionalFlow", "FlowFit", "MaskedAutoregression", "fit_flow"]
+
+LOG_SCALE_LIMIT = 3.0
+VALIDATION_FRACTION = 0.1
+EVALUATIONS = 20
+
+
+class MaskedAutoregression(nn.Module):
+    """Shift and log-scale of one layer: a masked dense network (Germain et al. 2015; paper, Sec. 3.3).
+
+    Attributes:
+        hidden: Width of the two hidden layers.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, z: Float[jax.Array, "n d"], y: Float[jax.Array, "n c"]):
+        """Return shift and log-scale, [n, d] each; element i depends on z before i, and on y."""
+        d = z.shape[-1]
+        inputs, hidden, outputs = np.arange(1, d + 1), np.arange(self.hidden) % d, np.arange(1, d + 1)
+        h = nn.gelu(_MaskedDense(hidden[None] >= inputs[:, None])(z) + nn.Dense(self.hidden)(y))
+        h = nn.gelu(_MaskedDense(hidden[None] >= hidden[:, None])(h) + nn.Dense(self.hidden)(y))
+        last = outputs[None] > hidden[:, None]
+        shift, log_scale = (_MaskedDense(last, scale=1e-2)(h) for _ in range(2))
+        return shift, LOG_SCALE_LIMIT * jnp.tanh(log_scale / LOG_SCALE_LIMIT)
+
+
+class _MaskedDense(nn.Module):
+    """A dense layer whose weights are zero where the mask is False."""
+
+    mask: np.ndarray
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        start = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
+        kernel = self.param("kernel", start, self.mask.shape)
+        bias = self.param("bias", nn.initializers.zeros, self.mask.shape[1:])
+        return x @ (kernel * self.mask) + bias[None]
+
+
+class _Stack(nn.Module):
+    """All layers, with the permutations between them."""
+
+    layers: int
+    hidden: int
+    latents: int
+
+    def setup(self) -> None:
+        self.masked = [MaskedAutoregression(self.hidden) for _ in range(self.layers)]
+
+    def to_base(self, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return base variables and log |du/dz| (Eqs. 12 and 14)."""
+        log_determinant = jnp.zeros(z.shape[:-1], z.dtype)
+        for layer, order in zip(self.masked, self._orders(), strict=True):
+            shift, log_scale = layer(z, y)
+            z = ((z - shift) * jnp.exp(-log_scale))[:, order]
+            log_determinant -= log_scale.sum(-1)
+        return z, log_determinant
+
+    def from_base(self, u: jax.Array, y: jax.Array) -> jax.Array:
+        """Invert :meth:`to_base`, one dimension after the other."""
+        for layer, order in zip(reversed(self.masked), reversed(self._orders()), strict=True):
+            u = u[:, np.argsort(order)]
+            z = jnp.zeros_like(u)
+            for i in range(self.latents):
+                shift, log_scale = layer(z, y)
+                z = z.at[:, i].set(u[:, i] * jnp.exp(log_scale[:, i]) + shift[:, i])
+            u = z
+        return u
+
+    def _orders(self) -> list[np.ndarray]:
+        """Reversals and fixed shuffles in turn (Sec. 4.2.2)."""
+        shuffle = np.random.default_rng(0)
+        reverse = np.arange(self.latents)[::-1]
+        return [reverse if i % 2 == 0 else shuffle.permutation(self.latents) for i in range(self.layers)]
+
+
+@record
+class ConditionalFlow(Record):
+    """A fitted density of latents given conditions, p(z | y).
+
+    Attributes:
+        params: Weights of the layers.
+        center: Mean and standard deviation of the latents, [2, d].
+        conditions_center: Mean and standard deviation of the conditions, [2, c].
+        config: How it is built; its ``conditions`` name the columns of y, in order.
+    """
+
+    params: dict
+    center: Float[Array, "2 d"]
+    conditions_center: Float[Array, "2 c"]
+    config: FlowConfig = static()
+
+    @classmethod
+    def untrained(cls, key: jax.Array, config: FlowConfig, latents: int) -> "ConditionalFlow":
+        """Return a flow near the identity, for latents and conditions that are standardised already."""
+        z, y = jnp.zeros((1, latents)), jnp.zeros((1, len(config.conditions)))
+        params = _Stack(config.layers, config.hidden, latents).init(key, z, y, method="to_base")["params"]
+        unit = (jnp.stack([jnp.zeros(n), jnp.ones(n)]) for n in (latents, len(config.conditions)))
+        return cls(params, *unit, config)
+
+    def log_prob(self, z: Float[Array, "n d"], conditions: Float[Array, "n c"]) -> Float[jax.Array, "n"]:
+        """Return log p(z | y), normalised over the latents."""
+        z, y = (z - self.center[:1]) / self.center[1:], self._standard(conditions)
+        u, log_determinant = self._stack.apply({"params": self.params}, z, y, method="to_base")
+        base = -0.5 * jnp.sum(u**2 + np.log(2 * np.pi), axis=-1)
+        return base + log_determinant - jnp.sum(jnp.log(self.center[1]))
+
+    def sample(self, key: jax.Array, conditions: Float[Array, "n c"]) -> Float[jax.Array, "n d"]:
+        """Draw one vector of latents for each row of conditions."""
+        u = jax.random.normal(key, (len(conditions), self.center.shape[-1]), self.center.dtype)
+        return self.from_base(u, conditions)
+
+    def from_base(self, u: Float[Array, "n d"], conditions: Float[Array, "n c"]) -> Float[jax.Array, "n d"]:
+        """Map unit-normal variables to latents."""
+        z = self._stack.apply({"params": self.params}, u, self._standard(conditions), method="from_base")
+        return z * self.center[1:] + self.center[:1]
+
+    @property
+    def _stack(self) -> _Stack:
+        return _Stack(self.config.layers, self.config.hidden, self.center.shape[-1])
+
+    def _standard(self, conditions: Array) -> jax.Array:
+        return (conditions - self.conditions_center[:1]) / self.conditions_center[1:]
+
+
+class FlowFit(NamedTuple):
+    """Result of fitting a flow.
+
+    Attributes:
+        flow: The flow with the best validation density.
+        validation: Mean log p(z | y) of galaxies held out of the fit, at each evaluation [nats].
+    """
+
+    flow: ConditionalFlow
+    validation: tuple[float, ...]
+
+
+def fit_flow(
+    key: jax.Array,
+    config: FlowConfig,
+    latents: Float[Array, "s n d"],
+    conditions: Float[Array, "n c"],
+    *,
+    progress: bool = True,
+) -> FlowFit:
+    """Fit a flow to posterior samples of many galaxies, by maximum likelihood (Eq. 12).
+
+    Args:
+        key: PRNG key.
+        config: Its layers, and how to fit them.
+        latents: s posterior samples of each of n galaxies: samples of the aggregate posterior.
+        conditions: What each galaxy is conditioned on, in the order of ``config.conditions``.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If conditions are not finite, or do not match the configuration or the latents.
+    """
+    expected = (latents.shape[1], len(config.conditions))
+    if conditions.shape != expected:
+        raise ValueError(f"conditions: expected shape {expected} for {config.conditions}, got {conditions.shape}")
+    if not np.isfinite(conditions).all():
+        raise ValueError("conditions: expected finite values, got NaN or infinity; drop those galaxies")
+    start_key, order_key, split_key = jax.random.split(key, 3)
+    latents, conditions = jnp.asarray(latents), jnp.asarray(conditions, latents.dtype)
+    flow = jax.jit(ConditionalFlow.untrained, static_argnums=(1, 2))(start_key, config, latents.shape[-1])
+    flow, params = flow.replace(center=_center(latents), conditions_center=_center(conditions)), flow.params
+
+    order = jax.random.permutation(split_key, len(conditions))
+    held_out, used = jnp.split(order, [max(1, round(VALIDATION_FRACTION * len(conditions)))])
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps, alpha=0.01)
+    optimizer = optax.chain(optax.clip_by_global_norm(2.0), optax.adam(schedule))
+
+    def loss(params, draw, rows):
+        return -jnp.mean(flow.replace(params=params).log_prob(latents[draw, rows], conditions[rows]))
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, moments, key):
+        row_key, draw_key = jax.random.split(key)
+        rows = jax.random.choice(row_key, used, (min(config.batch, len(used)),))
+        draw = jax.random.randint(draw_key, rows.shape, 0, len(latents))
+        updates, moments = optimizer.update(jax.grad(loss)(params, draw, rows), moments, params)
+        return optax.apply_updates(params, updates), moments
+
+    @jax.jit
+    def evaluate(params):
+        return -jnp.mean(jnp.stack([loss(params, jnp.full(held_out.shape, s), held_out) for s in range(len(latents))]))
+
+    moments, best, best_value, values = optimizer.init(params), params, -np.inf, []
+    every = max(1, config.steps // EVALUATIONS)
+    with progress_bar("flow", config.steps, shown=progress) as advance:
+        for number in range(config.steps):
+            params, moments = step(params, moments, jax.random.fold_in(order_key, number))
+            advance(1)
+            if (number + 1) % every == 0 or number + 1 == config.steps:
+                values.append(float(evaluate(params)))
+                advance(0, note=f"log p {values[-1]:.2f} nats")
+                if values[-1] > best_value:
+                    best, best_value = jax.tree.map(jnp.copy, params), values[-1]
+    return FlowFit(flow.replace(params=best), tuple(values))
+
+
+def _center(values: jax.Array) -> jax.Array:
+    """Mean and standard deviation over everything but the last axis, [2, d]."""
+    flat = values.reshape(-1, values.shape[-1])
+    return jnp.stack([flat.mean(0), jnp.maximum(flat.std(0), 1e-6)])

@@ -1,0 +1,68 @@
+"""The amortised guide q(z | x, PSF, noise): the recognition network of Lanusse et al. (2020), Fig. 3 and Eq. (8).
+
+The paper's posterior has a diagonal covariance. Flux, size and concentration of a galaxy are strongly correlated
+given its image, and a diagonal guide answers by claiming too small an error on each; the default here is a Gaussian
+with a full covariance, which is exact for a linear generator.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Float
+from numpyro.contrib.module import flax_module
+
+from hiergal.observation import Observation
+
+__all__ = ["Covariance", "galaxy_guide", "output_count", "posterior_from"]
+
+Covariance = Literal["full", "diagonal"]
+LOG_SCALE_RANGE = (-9.0, 1.0)  # keeps an untrained network from overflowing
+
+
+def galaxy_guide(
+    observation: Observation, *, encoder: nn.Module, covariance: Covariance = "full", population: int | None = None
+) -> None:
+    """State the approximate posterior of the latents of each galaxy (Eq. 8).
+
+    Args:
+        observation: A batch of galaxies with images.
+        encoder: Network from an observation to :func:`output_count` numbers for each galaxy.
+        covariance: Structure of the posterior's covariance.
+        population: Number of galaxies that the batch stands for, as in the model.
+    """
+    q = flax_module("encoder", encoder, observation)
+    n = len(observation)
+    with numpyro.plate("galaxies", population or n, subsample_size=n):
+        numpyro.sample("z", posterior_from(q(observation), covariance))
+
+
+def output_count(latents: int, covariance: Covariance) -> int:
+    """Return how many numbers describe one galaxy's posterior.
+
+    Example:
+        >>> output_count(16, "diagonal"), output_count(16, "full")
+        (32, 152)
+    """
+    return 2 * latents + (latents * (latents - 1) // 2 if covariance == "full" else 0)
+
+
+def posterior_from(outputs: Float[jax.Array, "n outputs"], covariance: Covariance) -> dist.Distribution:
+    """Turn the outputs of the encoder into the distribution of the latents.
+
+    The outputs of one galaxy are the means, the logarithms of the scales, and for a full covariance the elements of
+    the triangular factor below its diagonal, in units of the scale of their row.
+    """
+    if covariance == "diagonal":
+        mean, log_scale = jnp.split(outputs, 2, axis=-1)
+        return dist.Normal(mean, jnp.exp(jnp.clip(log_scale, *LOG_SCALE_RANGE))).to_event(1)
+    d = int((-3 + (9 + 8 * outputs.shape[-1]) ** 0.5) / 2)
+    mean, log_scale, below = jnp.split(outputs, (d, 2 * d), axis=-1)
+    rows, columns = jnp.tril_indices(d, -1)
+    unit = jnp.zeros((*outputs.shape[:-1], d, d), outputs.dtype).at[..., rows, columns].set(below)
+    unit = unit.at[..., jnp.arange(d), jnp.arange(d)].set(1.0)
+    scale = jnp.exp(jnp.clip(log_scale, *LOG_SCALE_RANGE))[..., None]
+    return dist.MultivariateNormal(mean, scale_tril=scale * unit)

@@ -1,0 +1,195 @@
+"""A trained model, in memory and on disk.
+
+A bundle is a folder of three files: ``recipe.toml`` (how the networks are built), ``weights.safetensors`` (their
+numbers) and ``model.json`` (schema version, units, what it was trained on, checksum of the weights). Loading
+executes nothing from them: the recipe is checked, the networks are rebuilt from it, and every array has to have the
+name, shape and type that they expect. A bundle is written beside its target and renamed: it is whole, or not there.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Float
+
+from hiergal.architecture import encoder_of, generator_of
+from hiergal.flow import ConditionalFlow
+from hiergal.noise import WhiteNoise
+from hiergal.observation import Observation
+from hiergal.psf import PSF
+from hiergal.recipe import Recipe, load_recipe, recipe_to_toml
+from hiergal.records import Record, record, static
+
+__all__ = ["GalaxyModel", "Provenance", "load_model", "save_model"]
+
+SCHEMA_VERSION = 1
+RECIPE, WEIGHTS, METADATA = "recipe.toml", "weights.safetensors", "model.json"
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model was trained on, and in which units it speaks.
+
+    Attributes:
+        survey: Name of the survey.
+        band: Its filter.
+        flux_unit: Unit of fluxes.
+        magnitude_zero_point: Magnitude of a source of unit flux [mag].
+        galaxies: Number of training galaxies.
+        seed: Seed of the training.
+        version: Version of hiergal that trained it.
+        condition_ranges: Smallest and largest value of each condition among the training galaxies.
+        survey_provenance: What the survey says of itself.
+    """
+
+    survey: str
+    band: str
+    flux_unit: str
+    magnitude_zero_point: float
+    galaxies: int
+    seed: int
+    version: str
+    condition_ranges: dict[str, tuple[float, float]] = {}
+    survey_provenance: dict[str, Any] = {}
+
+
+@record
+class GalaxyModel(Record):
+    """A trained model: generator, guide, and the flow over its latents.
+
+    Attributes:
+        params: Parameters of the networks, by NumPyro's site names.
+        flow: Density of the latents given conditions, or None before it is fitted.
+        recipe: How the networks are built.
+        provenance: What the model was trained on.
+    """
+
+    params: dict[str, Any]
+    flow: ConditionalFlow | None
+    recipe: Recipe = static()
+    provenance: Provenance = static()
+
+    def decode(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
+        """Return the light profiles g(z) [flux per pixel]."""
+        return generator_of(self.recipe).apply({"params": self.params["generator$params"]}, z)
+
+    def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
+        """Return the outputs of the guide's network."""
+        return encoder_of(self.recipe).apply({"params": self.params["encoder$params"]}, observation)
+
+
+def save_model(model: GalaxyModel, folder: str | Path) -> None:
+    """Write a bundle, replacing one that is there.
+
+    Raises:
+        OSError: If it cannot be written; what was there before stays.
+    """
+    from safetensors.numpy import save_file
+
+    folder = Path(folder)
+    fresh, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file({name: np.ascontiguousarray(value) for name, value in _flatten(model).items()}, fresh / WEIGHTS)
+    (fresh / RECIPE).write_text(recipe_to_toml(model.recipe), encoding="utf-8")
+    metadata = _Metadata(
+        schema_version=SCHEMA_VERSION,
+        provenance=model.provenance,
+        weights_sha256=_sha256(fresh / WEIGHTS),
+        flow=model.flow is not None,
+    )
+    (fresh / METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(metadata), indent=2))
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_model(folder: str | Path) -> GalaxyModel:
+    """Read a bundle.
+
+    Raises:
+        OSError: If a file is missing or cannot be read.
+        ValueError: If a file is damaged, of a newer schema, or does not fit the recipe.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    if not (folder / METADATA).is_file():
+        raise FileNotFoundError(f"{folder}: expected a trained model (a folder with {METADATA}); train one with `hiergal train`")
+    metadata = _read_metadata(folder / METADATA)
+    recipe = load_recipe(folder / RECIPE)
+    if _sha256(folder / WEIGHTS) != metadata.weights_sha256:
+        raise ValueError(f"{folder / WEIGHTS}: its SHA-256 is not the recorded one: the file is damaged; fetch it again")
+    try:
+        arrays = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS}: expected a safetensors file: {error}") from None
+    template = jax.eval_shape(lambda: _blank(recipe, metadata.provenance, metadata.flow))
+    return _fill(template, arrays, str(folder / WEIGHTS))
+
+
+class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema_version: int
+    provenance: Provenance
+    weights_sha256: str
+    flow: bool
+
+
+def _read_metadata(path: Path) -> _Metadata:
+    try:
+        content = msgspec.json.decode(path.read_bytes())
+        version = content["schema_version"]
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected the description of a model: {error}") from None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{path}: expected schema version {SCHEMA_VERSION}, got {version}; update hiergal to read it")
+    try:
+        return msgspec.convert(content, _Metadata)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _blank(recipe: Recipe, provenance: Provenance, with_flow: bool) -> GalaxyModel:
+    """A model with untrained parameters: what a bundle of this recipe must hold."""
+    key, (ny, nx), d = jax.random.key(0), recipe.shape, recipe.generator.latents
+    psf = PSF(jnp.ones((1, 3, 3)) / 9, pixel_scale_arcsec=recipe.pixel_scale_arcsec)
+    noise = WhiteNoise(jnp.ones(1))
+    example = Observation(jnp.zeros((1, ny, nx)), psf, noise, None, {}, jnp.zeros(1, int), recipe.pixel_scale_arcsec)
+    params = {
+        "generator$params": generator_of(recipe).init(key, jnp.zeros((1, d)))["params"],
+        "encoder$params": encoder_of(recipe).init(key, example)["params"],
+    }
+    flow = ConditionalFlow.untrained(key, recipe.flow, d) if with_flow else None
+    return GalaxyModel(params, flow, recipe, provenance)
+
+
+def _flatten(model: GalaxyModel) -> dict[str, np.ndarray]:
+    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+
+
+def _name(path: tuple) -> str:
+    return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
+
+
+def _fill(template: GalaxyModel, arrays: dict[str, np.ndarray], where: str) -> GalaxyModel:
+    expected = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(template)}
+    if expected.keys() != arrays.keys():
+        missing, extra = sorted(expected.keys() - arrays.keys()), sorted(arrays.keys() - expected.keys())
+        raise ValueError(f"{where}: expected the arrays of its recipe; missing: {missing[:3]}, not known: {extra[:3]}")
+    for name, leaf in expected.items():
+        got = arrays[name]
+        if got.shape != leaf.shape or got.dtype != leaf.dtype:
+            raise ValueError(f"{where}: {name}: expected {leaf.dtype} {leaf.shape}, got {got.dtype} {got.shape}")
+    return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[_name(path)]), template)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,95 @@
+"""The hierarchical model of observed galaxies: Fig. 2 and Eqs. (1)-(3) of Lanusse et al. (2020).
+
+    z_i ~ Normal(0, 1)                         latents
+    I_i = g(z_i)                               light profile, by a neural generator
+    x_i ~ Normal(PSF_i * I_i, Sigma_i)         observed stamp
+
+One NumPyro program, used unchanged by SVI, ``Predictive`` and NUTS.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Float
+from numpyro.contrib.module import flax_module
+
+from hiergal.noise import NoisyImage
+from hiergal.observation import Observation
+from hiergal.psf import PSF, convolve
+
+__all__ = ["galaxy_model", "render", "total_variation"]
+
+
+def galaxy_model(
+    observation: Observation,
+    *,
+    generator: nn.Module,
+    latents: int,
+    pixel_scale_arcsec: float,
+    population: int | None = None,
+    total_variation_weight: float = 0.0,
+    inflate: bool = False,
+) -> None:
+    """State how a batch of stamps comes about (Fig. 2).
+
+    Args:
+        observation: A batch of galaxies; with ``image=None`` the stamps are simulated.
+        generator: Network from latents [n, d] to light profiles [n, y, x].
+        latents: Number of latents d.
+        pixel_scale_arcsec: Pixel scale of the generator's profiles [arcsec].
+        population: Number of galaxies that the batch stands for, by which all its terms are scaled; default
+            the batch itself.
+        total_variation_weight: Weight of the penalty on the total variation of the profile (Sec. 4.2.1).
+        inflate: Whether misfit counts as noise: see :class:`~hiergal.noise.NoisyImage`.
+
+    Example:
+        >>> from numpyro.infer import Predictive  # doctest: +SKIP
+        >>> Predictive(galaxy_model, num_samples=10)(key, observation.replace(image=None), ...)  # doctest: +SKIP
+    """
+    g = flax_module("generator", generator, jnp.zeros((1, latents)))
+    n = len(observation)
+    with numpyro.plate("galaxies", population or n, subsample_size=n):
+        z = numpyro.sample("z", dist.Normal(0, 1).expand([latents]).to_event(1))
+        profile = numpyro.deterministic("profile", g(z))
+        mean = render(profile, observation.psf, pixel_scale_arcsec)
+        if total_variation_weight:
+            numpyro.factor("smoothness", -total_variation_weight * total_variation(profile))
+        likelihood = NoisyImage(mean, observation.noise, observation.mask, inflate=inflate)
+        numpyro.sample("image", likelihood, obs=observation.image)
+
+
+def render(profile: Float[jax.Array, "*n y x"], psf: PSF, pixel_scale_arcsec: float) -> Float[jax.Array, "*n y x"]:
+    """Turn light profiles into noise-free stamps: the convolution of Eq. (1), on the observation's grid.
+
+    Args:
+        profile: Unconvolved profiles [flux per pixel].
+        psf: Effective PSFs.
+        pixel_scale_arcsec: Pixel scale of the profiles [arcsec].
+
+    Raises:
+        ValueError: If the PSF is sampled on another pixel scale than the profile.
+    """
+    if abs(psf.pixel_scale_arcsec / pixel_scale_arcsec - 1) > 1e-6:
+        raise ValueError(
+            f"expected a PSF on the pixel scale of the profiles, {pixel_scale_arcsec} arcsec, got "
+            f"{psf.pixel_scale_arcsec} arcsec; resample the PSF, or use a model trained at that scale"
+        )
+    return convolve(profile, psf)
+
+
+def total_variation(profile: Float[jax.Array, "*n y x"]) -> Float[jax.Array, "*n"]:
+    """Return the anisotropic total variation, the l1 norm of the differences between neighbours (footnote 9).
+
+    Example:
+        >>> float(total_variation(jnp.eye(2)))
+        4.0
+    """
+    vertical = jnp.abs(jnp.diff(profile, axis=-2)).sum(axis=(-2, -1))
+    return vertical + jnp.abs(jnp.diff(profile, axis=-1)).sum(axis=(-2, -1))
+
+
+Program = Callable[[Observation], None]

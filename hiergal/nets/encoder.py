@@ -1,0 +1,122 @@
+"""The encoder: from an observed stamp, its PSF and its noise level to features of the posterior (paper, Fig. 3).
+
+The network sees the stamp three times: compressed by arcsinh in units of the noise, which shows structure at every
+surface brightness; divided by a rough flux, on which learned linear templates measure what a bright galaxy's posterior
+needs to the last per cent; and as moments under round Gaussian apertures, from which flux, position, size and shape
+follow almost linearly, so that the guide is useful after a few steps.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Float
+
+from hiergal.nets.layers import ResidualBlock, space_to_depth
+from hiergal.observation import Observation
+
+__all__ = ["Encoder", "EncoderConfig", "rough_flux"]
+
+APERTURES_PIX = (2.0, 3.5, 6.0, 10.0, 17.0)
+PSF_WINDOW_PIX = 15
+
+
+class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Architecture of the encoder.
+
+    Attributes:
+        channels: Channels at a quarter of the resolution; twice as many at an eighth.
+        blocks: Residual blocks at each of the two resolutions.
+        templates: Number of learned linear templates.
+        features: Width of the dense layers at the end.
+    """
+
+    channels: int = 32
+    blocks: int = 1
+    templates: int = 64
+    features: int = 128
+
+
+class Encoder(nn.Module):
+    """Network of the guide.
+
+    Attributes:
+        config: Architecture.
+        outputs: Number of outputs.
+    """
+
+    config: EncoderConfig
+    outputs: int
+
+    @nn.compact
+    def __call__(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
+        """Return the outputs for each galaxy."""
+        c = self.config
+        image, level = _visible(observation), observation.noise.level()[:, None]
+        moments, flux = _aperture_moments(image, level)
+        templates = nn.Dense(c.templates, use_bias=False)((image / flux[..., None]).reshape(len(image), -1))
+        numbers = [
+            moments,
+            templates,
+            jnp.log(flux / level) - 4.0,
+            jnp.log(flux),
+            nn.gelu(nn.Dense(c.features // 4)(_psf_window(observation.psf.stamp))),
+        ]
+        h = space_to_depth(jnp.arcsinh(image / level[..., None])[..., None], 4)
+        h = nn.Dense(c.channels)(h)
+        for _ in range(c.blocks):
+            h = ResidualBlock()(h)
+        h = nn.Dense(2 * c.channels)(space_to_depth(h, 2))
+        for _ in range(c.blocks):
+            h = ResidualBlock()(h)
+        h = nn.gelu(nn.Dense(c.features)(nn.gelu(h).reshape(len(h), -1)))
+        h = jnp.concatenate([h, *numbers], axis=-1)
+        h = nn.gelu(nn.Dense(c.features)(h))
+        h = h + nn.gelu(nn.Dense(c.features)(h))
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.normal(1e-2))(jnp.concatenate([h, *numbers], axis=-1))
+
+
+def rough_flux(observation: Observation) -> Float[jax.Array, "n"]:
+    """Return the flux under a wide aperture, at least that of its noise: positive, for scales and starts."""
+    return _aperture_moments(_visible(observation), observation.noise.level()[:, None])[1][:, 0]
+
+
+def _visible(observation: Observation) -> jax.Array:
+    """The image with masked pixels at zero, whatever they held."""
+    image, mask = observation.image, observation.mask
+    return image if mask is None else jnp.where(mask, 0.0, image)
+
+
+def _aperture_moments(image: jax.Array, level: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Moments under Gaussian apertures of several widths, [n, 6 a], and a rough, positive total flux, [n, 1].
+
+    Six for each width: the logarithm of the flux relative to the widest aperture's, and first and second moments in
+    units of the width, relative to the flux; each is held back where the flux drowns in the noise.
+    """
+    ny, nx = image.shape[-2:]
+    y, x = jnp.meshgrid(jnp.arange(ny) - (ny - 1) / 2, jnp.arange(nx) - (nx - 1) / 2, indexing="ij")
+    widths = jnp.array(APERTURES_PIX)[:, None, None]
+    weight = jnp.exp(-0.5 * (x**2 + y**2)[None] / widths**2)[None]
+    kinds = jnp.stack([jnp.ones_like(x), x, y, x * x - y * y, 2 * x * y, x * x + y * y])[:, None]
+    order = jnp.array([0, 1, 1, 2, 2, 2])[:, None, None, None]
+    raw = jnp.einsum("nyx,kayx->nka", image, kinds * weight / widths[None] ** order)
+    noise = level * 2 * np.sqrt(np.pi) * jnp.array(APERTURES_PIX)[None]  # of white noise under each aperture
+    flux = jnp.sqrt(jnp.maximum(raw[:, 0], 0.0) ** 2 + noise**2)
+    ratios = raw[:, 1:] / flux[:, None]
+    logs = jnp.log(flux / flux[:, -1:])
+    return jnp.concatenate([logs, ratios.reshape(len(image), -1)], axis=-1), flux[:, -1:]
+
+
+def _psf_window(stamp: jax.Array) -> Float[jax.Array, "n pixels"]:
+    """The core of the PSF, cropped or padded to a size that does not depend on the survey's stamp."""
+    for axis in (-2, -1):
+        size = stamp.shape[axis]
+        if size < PSF_WINDOW_PIX:
+            pad = [(0, 0)] * stamp.ndim
+            pad[axis] = ((PSF_WINDOW_PIX - size) // 2,) * 2
+            stamp = jnp.pad(stamp, pad)
+        elif size > PSF_WINDOW_PIX:
+            start = (size - PSF_WINDOW_PIX) // 2
+            stamp = jax.lax.slice_in_dim(stamp, start, start + PSF_WINDOW_PIX, axis=axis)
+    return stamp.reshape(len(stamp), -1) * stamp.shape[-1]

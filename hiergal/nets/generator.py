@@ -1,0 +1,109 @@
+"""The generator g(z): from latents to an unconvolved, non-negative light profile (Lanusse et al. 2020, Eq. 2).
+
+Fluxes of galaxies span a factor of a thousand and their profiles a factor of ten thousand from centre to edge, which
+a network with a softplus at its end learns slowly. Here the total flux is explicit, and the profile is modelled in
+the logarithm:
+
+    g(z) = flux(z) * softmax_pixels( ellipse(z) + network(z) )
+
+``ellipse`` is the logarithm of an elliptical Sersic profile whose centre, size, shape and index are affine in z;
+``network`` is a free convolutional image that starts at zero, and learns what galaxies look like beyond ellipses:
+spiral arms, knots, bars, asymmetry. Both are trained together, from noisy, blurred stamps alone.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Float
+
+from hiergal.nets.layers import ResidualBlock, depth_to_space
+
+__all__ = ["Generator", "GeneratorConfig"]
+
+# Affine map from the first latents to the ellipse: name, offset, spread over unit-normal latents.
+ELLIPSE = {
+    "log_flux": (0.0, 1.0),
+    "x_pix": (0.0, 1.0),
+    "y_pix": (0.0, 1.0),
+    "log_radius_pix": (np.log(8.0), 0.5),
+    "shear_1": (0.0, 0.35),
+    "shear_2": (0.0, 0.35),
+    "log_index": (np.log(1.3), 0.4),
+}
+CORE_PIX = 0.5  # rounds off the cusp of a Sersic profile, which no pixel resolves
+
+
+class GeneratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Architecture of the generator.
+
+    Attributes:
+        latents: Number of latents; at least 7, which start as the parameters of the ellipse.
+        channels: Channels at a quarter of the resolution; twice as many at an eighth.
+        blocks: Residual blocks at each of the two resolutions.
+        log_flux_mean: Mean of log(flux) over the training survey, the offset of the flux; None to measure it.
+        log_flux_spread: Standard deviation of log(flux) over the training survey; None to measure it.
+    """
+
+    latents: int = 16
+    channels: int = 32
+    blocks: int = 1
+    log_flux_mean: float | None = None
+    log_flux_spread: float | None = None
+
+
+class Generator(nn.Module):
+    """The network g.
+
+    Attributes:
+        config: Architecture.
+        shape: (ny, nx) of the profiles, multiples of 8.
+    """
+
+    config: GeneratorConfig
+    shape: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
+        """Return light profiles [flux per pixel] for latents."""
+        ellipse = self._ellipse_parameters(z)
+        log_profile = _log_sersic(ellipse, self.shape) + self._network(z)
+        mean, spread = self.config.log_flux_mean or 0.0, self.config.log_flux_spread or 1.0
+        log_flux = mean + spread * ellipse["log_flux"]
+        shape = nn.softmax(log_profile.reshape(len(z), -1)).reshape(log_profile.shape)
+        return jnp.exp(log_flux)[:, None, None] * shape
+
+    def _ellipse_parameters(self, z: jax.Array) -> dict[str, jax.Array]:
+        offset, spread = (jnp.asarray(column, z.dtype) for column in zip(*ELLIPSE.values(), strict=True))
+        start = lambda key, shape, dtype: jnp.eye(*shape, dtype=dtype)  # noqa: E731
+        values = nn.Dense(len(ELLIPSE), kernel_init=start, name="ellipse")(z)
+        return dict(zip(ELLIPSE, (offset[None] + spread[None] * values).T, strict=True))
+
+    def _network(self, z: jax.Array) -> jax.Array:
+        c = self.config
+        ny, nx = self.shape
+        h = nn.gelu(nn.Dense(4 * c.channels)(z))
+        h = nn.Dense(ny // 8 * (nx // 8) * 2 * c.channels)(h).reshape(-1, ny // 8, nx // 8, 2 * c.channels)
+        for _ in range(c.blocks):
+            h = ResidualBlock()(h)
+        h = depth_to_space(nn.Dense(4 * c.channels)(h), 2)
+        for _ in range(c.blocks):
+            h = ResidualBlock()(h)
+        h = nn.Dense(16, kernel_init=nn.initializers.normal(1e-3))(nn.gelu(nn.LayerNorm()(h)))
+        return depth_to_space(h, 4)[..., 0]
+
+
+def _log_sersic(ellipse: dict[str, jax.Array], shape: tuple[int, int]) -> Float[jax.Array, "n y x"]:
+    """Logarithm of elliptical Sersic profiles, unnormalised; the area of the ellipse does not depend on its shear."""
+    p = {name: value[:, None, None] for name, value in ellipse.items()}
+    x = jnp.arange(shape[1])[None, None] - (shape[1] - 1) / 2 - p["x_pix"]
+    y = jnp.arange(shape[0])[None, :, None] - (shape[0] - 1) / 2 - p["y_pix"]
+    # The matrix exponential of the traceless symmetric matrix [[e1, e2], [e2, -e1]], in closed form.
+    size = jnp.sqrt(p["shear_1"] ** 2 + p["shear_2"] ** 2 + 1e-8)
+    cosh, sinh = jnp.cosh(size), jnp.sinh(size) / size
+    u = (cosh - sinh * p["shear_1"]) * x - sinh * p["shear_2"] * y
+    v = (cosh + sinh * p["shear_1"]) * y - sinh * p["shear_2"] * x
+    index = jnp.exp(jnp.clip(p["log_index"], np.log(0.2), np.log(8.0)))
+    radius_squared = (u**2 + v**2 + CORE_PIX**2) * jnp.exp(-2 * p["log_radius_pix"])
+    return -(2 * index - 1 / 3) * radius_squared ** (0.5 / index)

@@ -1,0 +1,260 @@
+"""Noise models: the Gaussian n of Eq. (1), with its covariance Sigma (Lanusse et al. 2020, Eqs. 4 and 5).
+
+Three covariances, one interface. Each model gives the *normalised* log-density (log-determinant and the constant of
+2 pi included, so that galaxies with different noise can be compared), samples, and whitened residuals, which are
+independent standard normals if the model is right.
+
+=================  ======================================  ==========================
+model              covariance of the pixels                likelihood
+=================  ======================================  ==========================
+WhiteNoise         sigma^2 times the identity              Eq. (4)
+PixelNoise         diagonal, one sigma for each pixel      Eq. (4)
+StationaryNoise    circulant, diagonal in Fourier space    Eq. (5)
+=================  ======================================  ==========================
+
+Images are ``[..., y, x]``; parameters broadcast over the batch axes. A mask follows Astropy: True means that the
+pixel is *excluded*.
+"""
+
+from abc import abstractmethod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Bool, Float, Int
+
+from hiergal.records import Array, Record, record, static
+
+__all__ = ["NoiseModel", "NoisyImage", "PixelNoise", "StationaryNoise", "WhiteNoise", "used_pixels"]
+
+LOG_2PI = float(np.log(2 * np.pi))
+Mask = Bool[Array, "*#batch y x"] | None
+
+
+class NoiseModel(Record):
+    """Gaussian noise of zero mean and known covariance."""
+
+    @abstractmethod
+    def whiten(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch y x"]:
+        """Return Sigma^(-1/2) residual: unit variance, uncorrelated, zero where masked."""
+
+    @abstractmethod
+    def log_determinant(self, shape: tuple[int, ...], mask: Mask = None) -> Float[Array, "*batch"]:
+        """Return log det Sigma over the pixels used, for images of this shape."""
+
+    @abstractmethod
+    def sample(self, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "*batch y x"]:
+        """Draw noise images of this shape."""
+
+    @abstractmethod
+    def level(self) -> Float[Array, "*batch"]:
+        """Return the standard deviation of a typical pixel of each galaxy [flux per pixel]."""
+
+    def chi_square(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch"]:
+        """Return residual^T Sigma^(-1) residual for each galaxy; its mean is the number of pixels used."""
+        return jnp.sum(self.whiten(residual, mask) ** 2, axis=(-2, -1))
+
+    def log_prob(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch"]:
+        """Return the normalised log-density of noise images, one number for each galaxy (Eqs. 4 and 5)."""
+        pixels = used_pixels(residual.shape, mask)
+        log_determinant = self.log_determinant(residual.shape, mask)
+        return -0.5 * (self.chi_square(residual, mask) + log_determinant + pixels * LOG_2PI)
+
+
+@record
+class WhiteNoise(NoiseModel):
+    """Independent pixels with one standard deviation for each galaxy.
+
+    Attributes:
+        sigma: Standard deviation [flux per pixel], [...].
+
+    Example:
+        >>> import numpy as np
+        >>> float(WhiteNoise(np.array(2.0)).chi_square(np.full((3, 4), 2.0)))
+        12.0
+    """
+
+    sigma: Float[Array, "*batch"]
+
+    def whiten(self, residual, mask=None):  # noqa: D102
+        return _unmasked(residual, mask) / jnp.broadcast_to(self.sigma[..., None, None], residual.shape)
+
+    def log_determinant(self, shape, mask=None):  # noqa: D102
+        log_variance = jnp.broadcast_to(2 * jnp.log(self.sigma)[..., None, None], shape)
+        return jnp.sum(_unmasked(log_variance, mask), axis=(-2, -1))
+
+    def sample(self, key, shape):  # noqa: D102
+        sigma = jnp.broadcast_to(self.sigma[..., None, None], shape)
+        return sigma * jax.random.normal(key, shape, sigma.dtype)
+
+    def level(self):  # noqa: D102
+        return self.sigma
+
+
+@record
+class PixelNoise(NoiseModel):
+    """Independent pixels, each with its own standard deviation.
+
+    Attributes:
+        sigma: Standard deviation of each pixel [flux per pixel], [..., y, x].
+
+    Example:
+        >>> import numpy as np
+        >>> noise = PixelNoise(np.array([[1.0, 2.0], [1.0, 4.0]]))
+        >>> mask = np.array([[False, False], [False, True]])
+        >>> float(noise.chi_square(np.full((2, 2), 2.0), mask))
+        9.0
+    """
+
+    sigma: Float[Array, "*batch y x"]
+
+    def whiten(self, residual, mask=None):  # noqa: D102
+        return _unmasked(residual, mask) / jnp.broadcast_to(self._safe(mask), residual.shape)
+
+    def log_determinant(self, shape, mask=None):  # noqa: D102
+        log_variance = jnp.broadcast_to(2 * jnp.log(self._safe(mask)), shape)
+        return jnp.sum(_unmasked(log_variance, mask), axis=(-2, -1))
+
+    def sample(self, key, shape):  # noqa: D102
+        sigma = jnp.broadcast_to(self.sigma, shape)
+        return sigma * jax.random.normal(key, shape, sigma.dtype)
+
+    def level(self):  # noqa: D102
+        return jnp.nanmedian(self.sigma, axis=(-2, -1))  # masked pixels may hold NaN
+
+    def _safe(self, mask: Mask) -> Array:
+        """Masked pixels may hold any value, NaN too: keep them out of values and gradients."""
+        if mask is None:
+            return self.sigma
+        return jnp.where(
+            mask, 1.0, jnp.broadcast_to(self.sigma, jnp.broadcast_shapes(mask.shape, self.sigma.shape))
+        )
+
+
+@record
+class StationaryNoise(NoiseModel):
+    """Correlated noise whose covariance depends on the lag alone: diagonal in Fourier space (Eq. 5).
+
+    The covariance is circulant on the stamp. The power spectrum lives on the half plane that ``rfft2`` returns;
+    modes that stand for a conjugate pair count twice.
+
+    Attributes:
+        power: Variance of each Fourier mode divided by the number of pixels [flux^2 per pixel^2],
+            [..., y, x // 2 + 1]: white noise of standard deviation s has power s^2 everywhere.
+        width: Number of pixels along x (the half plane alone does not tell odd from even).
+
+    Raises:
+        ValueError: If a mask is given: the covariance of an incomplete stamp is not diagonal in Fourier space.
+
+    Example:
+        >>> import numpy as np
+        >>> noise = StationaryNoise(np.full((4, 3), 4.0), width=5)
+        >>> round(float(noise.chi_square(np.full((4, 5), 2.0))), 4)
+        20.0
+    """
+
+    power: Float[Array, "*batch y fx"]
+    width: int = static()
+
+    def whiten(self, residual, mask=None):  # noqa: D102
+        return self._filter(residual, self.power**-0.5, mask)
+
+    def log_determinant(self, shape, mask=None):  # noqa: D102
+        self._complete(mask)
+        total = jnp.sum(self._weight() * jnp.log(self.power), axis=(-2, -1))
+        return jnp.broadcast_to(total, shape[:-2])
+
+    def sample(self, key, shape):  # noqa: D102
+        white = jax.random.normal(key, shape, jnp.asarray(self.power).dtype)
+        return self._filter(white, self.power**0.5)
+
+    def level(self):  # noqa: D102
+        pixels = self.power.shape[-2] * self.width
+        return jnp.sqrt(jnp.sum(self._weight() * self.power, axis=(-2, -1)) / pixels)
+
+    def _filter(self, image: Array, response: Array, mask: Mask = None) -> jax.Array:
+        self._complete(mask)
+        spectrum = jnp.fft.rfft2(image)
+        return jnp.fft.irfft2(spectrum * jnp.broadcast_to(response, spectrum.shape), s=image.shape[-2:])
+
+    def _weight(self) -> np.ndarray:
+        """How many modes of the full plane each column of the half plane stands for."""
+        columns = np.arange(self.power.shape[-1])
+        alone = (columns == 0) | ((self.width % 2 == 0) & (columns == self.width // 2))
+        weight = np.where(alone, 1.0, 2.0).astype(np.float32)
+        return np.broadcast_to(weight, self.power.shape)
+
+    @staticmethod
+    def _complete(mask: Mask) -> None:
+        if mask is not None:
+            raise ValueError(
+                "expected a stamp without mask for StationaryNoise, got a mask: correlated noise is diagonal in "
+                "Fourier space on a complete stamp only. Use PixelNoise with the mask, or fill the masked pixels "
+                "with noise."
+            )
+
+
+class NoisyImage(dist.Distribution):
+    """The distribution of an observed image around its noise-free mean: the likelihood p(x | z) of Eq. (3).
+
+    No generator fits a galaxy of signal-to-noise 1000 to the noise, and without care the misfit of a few of them
+    outweighs everything that thousands of others could teach. With ``inflate``, the noise of a galaxy whose
+    reduced chi-square exceeds one is scaled up until it is one: the likelihood is maximised over a factor s >= 1 on
+    each galaxy's Sigma^(1/2). Galaxies that the model fits keep the exact density.
+
+    Args:
+        mean: Noise-free images [flux per pixel], [..., y, x].
+        noise: Noise model of each galaxy.
+        mask: Pixels to exclude (True), or None.
+        inflate: Whether to absorb misfit into the noise (for training only).
+    """
+
+    support = dist.constraints.real_matrix
+    reparametrized_params = ("mean_image",)
+    pytree_data_fields = ("mean_image", "noise", "mask")
+    pytree_aux_fields = ("inflate",)
+
+    def __init__(
+        self,
+        mean: Array,
+        noise: NoiseModel,
+        mask: Mask = None,
+        *,
+        inflate: bool = False,
+        validate_args: bool | None = None,
+    ):
+        self.mean_image, self.noise, self.mask, self.inflate = mean, noise, mask, inflate
+        super().__init__(mean.shape[:-2], mean.shape[-2:], validate_args=validate_args)
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Draw noisy images."""
+        shape = (*sample_shape, *self.mean_image.shape)
+        return jnp.broadcast_to(self.mean_image, shape) + self.noise.sample(key, shape)
+
+    def log_prob(self, value: Array) -> jax.Array:
+        """Return the log-density of images, one number for each galaxy."""
+        value, mean = jnp.broadcast_arrays(value, self.mean_image)
+        residual = value - mean
+        if not self.inflate:
+            return self.noise.log_prob(residual, self.mask)
+        pixels = used_pixels(residual.shape, self.mask)
+        chi_square = self.noise.chi_square(residual, self.mask)
+        scale_squared = jnp.maximum(1.0, chi_square / pixels)
+        log_determinant = self.noise.log_determinant(residual.shape, self.mask) + pixels * jnp.log(scale_squared)
+        return -0.5 * (chi_square / scale_squared + log_determinant + pixels * LOG_2PI)
+
+
+def used_pixels(shape: tuple[int, ...], mask: Mask) -> Int[Array, "*batch"]:
+    """Return the number of pixels that are not masked, for each image of a batch.
+
+    Example:
+        >>> int(used_pixels((3, 4), None))
+        12
+    """
+    used = jnp.ones(shape, bool) if mask is None else ~jnp.broadcast_to(mask, shape)
+    return jnp.sum(used, axis=(-2, -1))
+
+
+def _unmasked(values: Array, mask: Mask) -> Array:
+    return values if mask is None else jnp.where(jnp.broadcast_to(mask, values.shape), 0.0, values)

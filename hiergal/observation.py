@@ -1,0 +1,172 @@
+"""Observations: everything that is known about a batch of galaxies, in one record.
+
+Image, PSF, noise, mask, catalogue row and identifier of a galaxy travel together, so that nothing can fall out of
+step. Check data once, where they enter (:func:`check_observation`); inside the package a record is trusted.
+
+Conventions: arrays are ``[..., y, x]``; pixel (0, 0) is the centre of the lower-left pixel; fluxes are in the unit of
+the survey, whose magnitude zero point the store and the model keep; a mask is True where a pixel is *excluded*.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise
+from hiergal.psf import PSF
+from hiergal.records import Array, Record, record, static
+
+__all__ = ["Observation", "check_observation"]
+
+PSF_SUM_TOLERANCE = 0.02
+
+
+@record
+class Observation(Record):
+    """A batch of observed galaxies.
+
+    Attributes:
+        image: Observed stamps [flux per pixel], [n, y, x]; None to let the model simulate them.
+        psf: Effective PSF of each galaxy, on its own stamp.
+        noise: Noise model of each galaxy.
+        mask: Pixels to exclude, [n, y, x], or None when every pixel counts.
+        catalog: Columns of the catalogue by name, [n] each: ``mag_auto`` [mag], ``flux_radius`` [0.03 arcsec
+            pixels], ``zphot``, whatever the survey has.
+        identifier: Identifier of each galaxy in its survey, [n].
+        pixel_scale_arcsec: Width of a pixel [arcsec].
+    """
+
+    image: Float[Array, "n y x"] | None
+    psf: PSF
+    noise: NoiseModel
+    mask: Bool[Array, "n y x"] | None
+    catalog: Mapping[str, Float[Array, "n"]]
+    identifier: Int[Array, "n"]
+    pixel_scale_arcsec: float = static()
+
+    def __len__(self) -> int:
+        """Return the number of galaxies."""
+        return self.identifier.shape[0]
+
+    def __getitem__(self, rows: slice | Array) -> "Observation":
+        """Return some of the galaxies, in the order asked for."""
+        return jax.tree.map(lambda leaf: leaf[rows], self)
+
+
+def check_observation(observation: Observation) -> Observation:
+    """Check everything that can be wrong with a batch of observations, and report all of it at once.
+
+    Args:
+        observation: Observations with an image, PSFs and noise.
+
+    Returns:
+        The same observations.
+
+    Raises:
+        ValueError: With one line for each problem: what was expected, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> psf = PSF(np.full((2, 3, 3), 1 / 9), pixel_scale_arcsec=0.03)
+        >>> stamps = np.zeros((2, 8, 8)); stamps[1, 4, 4] = np.nan
+        >>> noise = WhiteNoise(np.array([0.1, 0.0]))
+        >>> check_observation(Observation(stamps, psf, noise, None, {}, np.arange(2), pixel_scale_arcsec=0.03))
+        Traceback (most recent call last):
+        ...
+        ValueError: 2 problems with the observations:
+        - image: expected finite pixels, got NaN or infinity in 1 of 2 galaxies (first: 1); mask those pixels
+        - noise.sigma: expected positive and finite values, got others in 1 of 2 galaxies (first: 1)
+    """
+    problems = list(_problems(jax.tree.map(np.asarray, observation)))
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ValueError("\n- ".join([f"{count} with the observations:", *problems]))
+    return observation
+
+
+def _problems(observation: Observation):
+    """Yield a sentence for each problem; content is looked at only where shapes allow it."""
+    image, mask = observation.image, observation.mask
+    identifier = observation.identifier
+    if image is None or image.ndim != 3:
+        yield f"image: expected stamps of shape [n, y, x], got {'None' if image is None else image.shape}"
+        return
+    n = image.shape[0]
+    if identifier.shape != (n,):
+        yield f"identifier: expected one for each of {n} galaxies, got shape {identifier.shape}"
+    if mask is not None and (mask.shape != image.shape or mask.dtype != bool):
+        yield f"mask: expected booleans of shape {image.shape}, got {mask.dtype} of shape {mask.shape}"
+        mask = None
+    if mask is not None:
+        yield from _bad_rows(
+            "mask", "at least one pixel that is not masked", "none", mask.all(axis=(1, 2)), identifier
+        )
+    hidden = np.zeros_like(image, bool) if mask is None else mask
+    bad = (~np.isfinite(image) & ~hidden).any(axis=(1, 2))
+    yield from _bad_rows("image", "finite pixels", "NaN or infinity", bad, identifier, "; mask those pixels")
+    if not observation.pixel_scale_arcsec > 0:
+        yield f"pixel_scale_arcsec: expected a positive width, got {observation.pixel_scale_arcsec}"
+    yield from _psf_problems(observation.psf, n, observation.pixel_scale_arcsec, identifier)
+    yield from _noise_problems(observation.noise, image.shape, mask, identifier)
+    for name, column in observation.catalog.items():
+        if column.shape != (n,):
+            yield f"catalog[{name!r}]: expected one value for each of {n} galaxies, got shape {column.shape}"
+
+
+def _psf_problems(psf: PSF, n: int, pixel_scale_arcsec: float, identifier: np.ndarray):
+    stamp = psf.stamp
+    if stamp.ndim != 3 or stamp.shape[0] != n:
+        yield f"psf.stamp: expected one PSF for each of {n} galaxies, [n, py, px], got shape {stamp.shape}"
+        return
+    if stamp.shape[1] % 2 == 0 or stamp.shape[2] % 2 == 0:
+        yield (
+            f"psf.stamp: expected an odd number of pixels along y and x, so that a central pixel is the origin, got "
+            f"{stamp.shape[1:]}; draw or pad it to an odd size"
+        )
+    if not np.isclose(psf.pixel_scale_arcsec, pixel_scale_arcsec, rtol=1e-6):
+        yield (
+            f"psf.pixel_scale_arcsec: expected the scale of the image, {pixel_scale_arcsec} arcsec, got "
+            f"{psf.pixel_scale_arcsec}; resample the PSF"
+        )
+    finite = np.isfinite(stamp).all(axis=(1, 2))
+    total = np.where(finite[:, None, None], stamp, 0).sum(axis=(1, 2), dtype=float)
+    yield from _bad_rows("psf.stamp", "finite pixels", "NaN or infinity", ~finite, identifier)
+    bad = finite & ~(np.abs(total - 1) < PSF_SUM_TOLERANCE)
+    if bad.any():
+        worst = total[bad][np.argmax(np.abs(total[bad] - 1))]
+        got, mend = f"sums as far off as {worst:.4g}", "; divide each by its sum"
+        yield from _bad_rows("psf.stamp", "PSFs that sum to 1", got, bad, identifier, mend)
+
+
+def _noise_problems(noise: object, shape: tuple[int, ...], mask: np.ndarray | None, identifier: np.ndarray):
+    n, ny, nx = shape
+    match noise:
+        case WhiteNoise():
+            name, values, expected = "sigma", noise.sigma, (n,)
+        case PixelNoise():
+            name, values, expected = "sigma", noise.sigma, shape
+        case StationaryNoise():
+            name, values, expected = "power", noise.power, (n, ny, nx // 2 + 1)
+            if noise.width != nx:
+                yield f"noise.width: expected the width of the image, {nx}, got {noise.width}"
+            if mask is not None:
+                yield "noise: expected no mask with StationaryNoise, got one; use PixelNoise, or fill the masked pixels"
+        case _:
+            yield f"noise: expected WhiteNoise, PixelNoise or StationaryNoise, got {type(noise).__name__}"
+            return
+    if values.shape != expected:
+        yield f"noise.{name}: expected shape {expected}, got {values.shape}"
+        return
+    wrong = ~(np.isfinite(values) & (values > 0))
+    if isinstance(noise, PixelNoise) and mask is not None:
+        wrong &= ~mask
+    bad = wrong.reshape(n, -1).any(axis=1)
+    yield from _bad_rows(f"noise.{name}", "positive and finite values", "others", bad, identifier)
+
+
+def _bad_rows(what: str, expected: str, got: str, bad: np.ndarray, identifier: np.ndarray, mend: str = ""):
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        first = identifier[first] if identifier.shape == bad.shape else first
+        yield f"{what}: expected {expected}, got {got} in {bad.sum()} of {bad.size} galaxies (first: {first}){mend}"

@@ -1,0 +1,83 @@
+"""The point-spread function: the operator Pi of Eq. (1) of Lanusse et al. (2020).
+
+A PSF is the *effective* one (pixel response included), sampled on a stamp of its own, whose central pixel is the
+origin. The complex transfer function is kept, so an asymmetric PSF blurs asymmetrically and an off-centre one
+shifts. Convolution is linear: both operands are padded with zeros, and nothing wraps around.
+
+Arrays are ``[..., y, x]`` with any leading batch axes; stamps have an odd number of pixels along each axis.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Complex, Float
+from scipy.fft import next_fast_len
+
+from hiergal.records import Array, Record, record, static
+
+__all__ = ["PSF", "convolve"]
+
+
+@record
+class PSF(Record):
+    """Effective PSFs of a batch of galaxies.
+
+    Attributes:
+        stamp: PSF images that sum to one, [..., py, px], py and px odd; the central pixel is the origin.
+        pixel_scale_arcsec: Width of one pixel of the stamp [arcsec].
+
+    Example:
+        >>> import numpy as np
+        >>> psf = PSF(np.full((3, 5), 1 / 15), pixel_scale_arcsec=0.03)
+        >>> psf.transfer((8, 8)).shape
+        (8, 5)
+    """
+
+    stamp: Float[Array, "*batch py px"]
+    pixel_scale_arcsec: float = static()
+
+    def transfer(self, shape: tuple[int, int]) -> Complex[Array, "*batch fy fx"]:
+        """Return the complex transfer function on the half plane of an FFT grid.
+
+        Args:
+            shape: (ny, nx) of the periodic grid; the stamp has to fit into it.
+
+        Returns:
+            rfft2 of the stamp with its central pixel moved to the origin, [..., ny, nx // 2 + 1].
+        """
+        py, px = self.stamp.shape[-2:]
+        padded = jnp.zeros((*self.stamp.shape[:-2], *shape), jnp.asarray(self.stamp).dtype)
+        padded = padded.at[..., :py, :px].set(self.stamp)
+        return jnp.fft.rfft2(jnp.roll(padded, (-(py // 2), -(px // 2)), axis=(-2, -1)))
+
+
+def convolve(profile: Float[Array, "*batch y x"], psf: PSF) -> Float[Array, "*out y x"]:
+    """Convolve light profiles with PSFs, and return the part inside the stamp (Eq. 1).
+
+    Args:
+        profile: Unconvolved profiles [flux per pixel], [..., y, x], on the pixel scale of the PSF.
+        psf: One PSF per profile, or PSFs whose batch axes broadcast against the profiles'.
+
+    Returns:
+        Blurred images [flux per pixel] on the same grid. Light that the PSF carries over the edge is lost;
+        everything else is conserved.
+
+    Example:
+        >>> import numpy as np
+        >>> point = np.zeros((6, 7)); point[2, 3] = 1.0
+        >>> blurred = convolve(point, PSF(np.eye(3) / 3, pixel_scale_arcsec=0.03))
+        >>> bool(np.allclose(blurred[1:4, 2:5], np.eye(3) / 3, atol=1e-6))
+        True
+    """
+    ny, nx = profile.shape[-2:]
+    psf = _reachable(psf, ny, nx)
+    py, px = psf.stamp.shape[-2:]
+    # Wrapped light must not reach the stamp: half a PSF of padding is enough, because the edges are cropped.
+    grid = (next_fast_len(ny + py // 2, real=True), next_fast_len(nx + px // 2, real=True))
+    spectrum, transfer = jnp.broadcast_arrays(jnp.fft.rfft2(profile, s=grid), psf.transfer(grid))
+    return jnp.fft.irfft2(spectrum * transfer, s=grid)[..., :ny, :nx]
+
+
+def _reachable(psf: PSF, ny: int, nx: int) -> PSF:
+    """Crop the parts of a PSF that are so far out that they cannot carry light from pixel to pixel."""
+    py, px = psf.stamp.shape[-2:]
+    cy, cx = max(py // 2 - (ny - 1), 0), max(px // 2 - (nx - 1), 0)
+    return psf.replace(stamp=psf.stamp[..., cy : py - cy, cx : px - cx])

@@ -1,0 +1,222 @@
+"""The whole path on one page: survey, training, flow, posteriors, new galaxies, numbers, report.
+
+Everything lies in one folder. What a stage has finished is not done again by a later run with the same recipe, seed
+and size; a run with others starts afresh. The numbers are measured on galaxies that neither the fit nor any choice
+has seen.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import msgspec
+import numpy as np
+from astropy.table import Table
+
+from hiergal import __version__
+from hiergal.hub import GalaxyModel, load_model
+from hiergal.model import render
+from hiergal.morphology import summarize_profile
+from hiergal.observation import Observation
+from hiergal.posterior import Posterior, interval
+from hiergal.recipe import Recipe
+from hiergal.simulate import draw_profiles
+from hiergal.stages import fit_flow_stage, infer_stage, key_for, split_of, train_stage, write_mock_survey
+from hiergal.survey import Store, open_store
+from hiergal.svi import read_history
+from hiergal.validation.moments import measure_moments
+
+__all__ = ["coverage", "drawn_metrics", "posterior_metrics", "run_quickstart"]
+
+PROBABILITIES = (0.5, 0.68, 0.9, 0.95)
+QUANTITIES = ("flux", "hlr_arcsec", "g1", "g2")
+DRAWN, NOISE = 100, 101  # purposes of the seed beyond those of the stages
+DRAWS_PER_ROW = 3
+FAINT_MAG = 23.0
+
+
+class Drawn(NamedTuple):
+    """Galaxies drawn for the conditions of test galaxies: noise-free stamps, noisy ones, and their moments."""
+
+    clean: np.ndarray
+    noisy: np.ndarray
+    moments: Table
+
+
+def run_quickstart(out: Path, recipe: Recipe, *, galaxies: int, seed: int, progress: bool = True) -> Path:
+    """Run every stage, and write ``metrics.json``, the figures and ``report.html``.
+
+    Args:
+        out: Folder for everything.
+        recipe: What to train.
+        galaxies: Galaxies in the mock survey.
+        seed: Seed of everything.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The path of the report.
+    """
+    from hiergal.quickstart_report import write_quickstart_report
+
+    _start(out, {"recipe": msgspec.to_builtins(recipe), "seed": seed, "galaxies": galaxies, "version": __version__})
+    store = _survey(out / "survey.zarr", recipe, galaxies, seed, progress)
+    if not (out / "model").is_dir():
+        train_stage(store, recipe, out, seed=seed, progress=progress)
+    model = load_model(out / "model")
+    if model.flow is None:
+        model, _ = fit_flow_stage(out / "model", store, seed=seed, progress=progress)
+
+    rows = split_of(store, model.recipe).test
+    observation, posterior = infer_stage(model, store, out / "posterior.nc", seed=seed, rows=rows, progress=progress)
+    truth = store.truth(rows)
+    survey_moments = measure_moments(observation.image, pixel_scale_arcsec=observation.pixel_scale_arcsec)
+    drawn = _draw(model, observation, seed)
+    metrics: dict[str, Any] = {
+        "mock": posterior_metrics(observation, posterior, truth),
+        "drawn": drawn_metrics(survey_moments, drawn.moments),
+    }
+    real = _cosmos_dev(model, out, seed, progress)
+    if real is not None:
+        metrics["cosmos_dev"] = real_metrics(*real)
+    _write_json(out / "metrics.json", metrics)
+    return write_quickstart_report(
+        out,
+        metrics=metrics,
+        model=model,
+        history=read_history(out),
+        store=store,
+        observation=observation,
+        posterior=posterior,
+        truth=truth,
+        survey_moments=survey_moments,
+        drawn=drawn,
+        real=real,
+    )
+
+
+def posterior_metrics(observation: Observation, posterior: Posterior, truth: np.ndarray) -> dict[str, Any]:
+    """Measure how well posteriors fit unseen galaxies, and how often they hold the truth.
+
+    Args:
+        observation: The galaxies.
+        posterior: Their posteriors.
+        truth: Their true profiles [flux per pixel], [n, y, x].
+    """
+    bright = observation.catalog["mag_auto"] <= np.quantile(observation.catalog["mag_auto"], 0.25)
+    true = jax.tree.map(np.asarray, summarize_profile(truth, observation.pixel_scale_arcsec))
+    return {
+        "galaxies": len(posterior),
+        "chi_square_median": float(np.median(posterior.chi_square)),
+        "chi_square_median_brightest_quarter": float(np.median(posterior.chi_square[bright])),
+        "coverage": {
+            name: {
+                f"{probability:.2f}": coverage(getattr(posterior.summary, name), getattr(true, name), probability)
+                for probability in PROBABILITIES
+            }
+            for name in QUANTITIES
+        },
+    }
+
+
+def coverage(draws: np.ndarray, truth: np.ndarray, probability: float) -> dict[str, float]:
+    """Return the fraction of truths inside the central interval, and its binomial standard error.
+
+    Example:
+        >>> draws = np.linspace(0.0, 1.0, 101)[:, None] * np.ones(4)
+        >>> coverage(draws, np.array([0.5, 0.2, 0.01, 2.0]), 0.9)["fraction"]
+        0.5
+    """
+    low, high = interval(draws, probability)
+    fraction = float(np.mean((low < truth) & (truth < high)))
+    return {"fraction": fraction, "error": float(np.sqrt(probability * (1 - probability) / len(truth)))}
+
+
+def drawn_metrics(survey: Table, drawn: Table) -> dict[str, Any]:
+    """Compare mean size and ellipticity of drawn galaxies with the survey's, with errors (paper, Fig. 6)."""
+    result: dict[str, Any] = {}
+    for name, column in (("size_arcsec", "sigma"), ("ellipticity", "g")):
+        ours, theirs = (np.asarray(table[column][table["flag"] == 0]) for table in (drawn, survey))
+        ratio = ours.mean() / theirs.mean()
+        error = ratio * np.hypot(*(values.std() / values.mean() / np.sqrt(len(values)) for values in (ours, theirs)))
+        result[name] = {
+            "survey": float(theirs.mean()),
+            "drawn": float(ours.mean()),
+            "ratio": float(ratio),
+            "ratio_error": float(error),
+        }
+    result["failed_moments"] = {"survey": int(survey["flag"].sum()), "drawn": int(drawn["flag"].sum())}
+    return result
+
+
+def real_metrics(observation: Observation, posterior: Posterior) -> dict[str, Any]:
+    """Summarise posteriors of real galaxies, whose truth nobody knows."""
+    faint = observation.catalog["mag_auto"] > FAINT_MAG
+    numbers = (posterior.latents, posterior.profile_mean, posterior.profile_std, *jax.tree.leaves(posterior.summary))
+    finite = np.all([np.isfinite(x).all(axis=tuple(a for a in range(x.ndim) if x.shape[a] != len(posterior))) for x in numbers])
+    return {
+        "galaxies": len(posterior),
+        "all_finite": bool(finite),
+        "chi_square_median": float(np.median(posterior.chi_square)),
+        "chi_square_median_fainter_than_23": float(np.median(posterior.chi_square[faint])),
+        "galaxies_fainter_than_23": int(faint.sum()),
+    }
+
+
+def _start(out: Path, run: dict[str, Any]) -> None:
+    """Clear the folder of another run's files; keep those of an interrupted one of ours."""
+    marker = out / "run.json"
+    try:
+        same = msgspec.json.decode(marker.read_bytes()) == msgspec.json.decode(msgspec.json.encode(run))
+    except (OSError, msgspec.DecodeError):
+        same = False
+    if not same:
+        for name in ("survey.zarr", "model", "checkpoints", "cosmos_dev.zarr"):
+            shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(marker, run)
+
+
+def _survey(path: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool) -> Store:
+    try:
+        return open_store(path)
+    except (OSError, ValueError):
+        ny, nx = recipe.shape
+        if ny != nx:
+            raise ValueError(f"shape: expected square stamps for the quickstart, got {recipe.shape}") from None
+        return write_mock_survey(path, galaxies, seed=seed, stamp=ny, overwrite=True, progress=progress)
+
+
+def _draw(model: GalaxyModel, observation: Observation, seed: int) -> Drawn:
+    """Draw galaxies for each row's conditions, and observe them with that row's PSF and noise."""
+    rows = np.tile(np.arange(len(observation)), DRAWS_PER_ROW)
+    alike = observation[rows]
+    profiles = draw_profiles(model, alike.catalog, key=key_for(seed, DRAWN))
+    clean = np.asarray(render(profiles, alike.psf, model.recipe.pixel_scale_arcsec))
+    noisy = clean + np.asarray(alike.noise.sample(key_for(seed, NOISE), clean.shape))
+    return Drawn(clean, noisy, measure_moments(noisy, pixel_scale_arcsec=model.recipe.pixel_scale_arcsec))
+
+
+def _cosmos_dev(model: GalaxyModel, out: Path, seed: int, progress: bool) -> tuple[Observation, Posterior] | None:
+    """Infer the real galaxies of HIERGAL_DATA, if it is set."""
+    data = os.environ.get("HIERGAL_DATA")
+    if not data:
+        return None
+    from hiergal.survey.cosmos import write_cosmos_survey
+
+    store = write_cosmos_survey(
+        Path(data) / "cosmos_dev",
+        out / "cosmos_dev.zarr",
+        stamp_shape=model.recipe.shape,
+        spectrum="expected",
+        seed=seed,
+        overwrite=True,
+    )
+    return infer_stage(model, store, out / "cosmos_dev.nc", seed=seed, progress=progress)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    partial.replace(path)

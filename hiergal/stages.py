@@ -1,0 +1,246 @@
+"""The stages of a study, each from files to files: what the ``hiergal`` command runs, and scripts may.
+
+    survey -> train -> flow -> infer
+                          `-> sample
+
+Every stage writes beside its target and renames, so that what lies on disk is whole; the same seed gives the same
+files.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import msgspec
+import numpy as np
+
+from hiergal import __version__
+from hiergal.flow import FlowFit, fit_flow
+from hiergal.guide import posterior_from
+from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
+from hiergal.nets.encoder import rough_flux
+from hiergal.observation import Observation
+from hiergal.posterior import Method, Posterior, infer
+from hiergal.recipe import Recipe
+from hiergal.records import Array
+from hiergal.simulate import conditions_from, draw_profiles
+from hiergal.survey import Split, Store, StoreHeader, write_store
+from hiergal.svi import Fit, fit
+
+__all__ = [
+    "fit_flow_stage",
+    "infer_stage",
+    "measure_flux_scale",
+    "sample_stage",
+    "split_of",
+    "train_stage",
+    "write_mock_survey",
+]
+
+CHUNK = 512
+TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE = range(5)  # purposes of a seed
+
+
+def key_for(seed: int, purpose: int) -> jax.Array:
+    """Return the PRNG key of a stage: stages of one seed are independent."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def write_mock_survey(
+    path: str | Path,
+    galaxies: int,
+    *,
+    seed: int,
+    stamp: int = 64,
+    noise: str = "correlated",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Store:
+    """Draw the mock survey (:mod:`hiergal.survey.mock`) into a store, truths beside the stamps.
+
+    Args:
+        path: The store to write.
+        galaxies: Number of galaxies.
+        seed: Seed of the survey.
+        stamp: Pixels along each side of a stamp.
+        noise: ``"correlated"`` or ``"white"``.
+        overwrite: Whether to replace a store that is there.
+        progress: Whether to show a progress bar.
+    """
+    from hiergal.survey.mock import draw_mock
+
+    def batches() -> Iterator[tuple[Observation, Array]]:
+        for first in range(0, galaxies, CHUNK):
+            count = min(CHUNK, galaxies - first)
+            batch = draw_mock(count, seed=seed, stamp=stamp, noise=noise, first=first)
+            yield batch.observation, batch.truth
+
+    header = StoreHeader(
+        survey="mock",
+        band="F814W",
+        pixel_scale_arcsec=0.03,
+        magnitude_zero_point=25.94,
+        provenance={"generator": "hiergal mock survey", "seed": seed, "noise": noise, "hiergal": __version__},
+        catalog_units={"sersic_index": "1", "axis_ratio": "1", "bulge_fraction": "1", "late_type": "1"},
+    )
+    return write_store(path, header, batches(), total=galaxies, progress=progress, overwrite=overwrite)
+
+
+def split_of(store: Store, recipe: Recipe) -> Split:
+    """Return the training, validation and test rows that a recipe makes of a store."""
+    return store.split(validation=recipe.training.validation_fraction, test=recipe.training.test_fraction)
+
+
+def train_stage(store: Store, recipe: Recipe, folder: str | Path, *, seed: int, progress: bool = True) -> tuple[GalaxyModel, Fit]:
+    """Train a model on a store, and save it as ``folder/model`` (without a flow).
+
+    Args:
+        store: The survey.
+        recipe: What to train.
+        folder: Where the model, its checkpoints and its history go.
+        seed: Seed of the training.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If the store's stamps or pixels are not the recipe's.
+    """
+    _check_store(store, recipe)
+    split = split_of(store, recipe)
+    train, validation = store.read(split.train), store.read(split.validation)
+    recipe = measure_flux_scale(recipe, train)
+    fitted = fit(key_for(seed, TRAIN), recipe, train, validation, folder=folder, progress=progress)
+    header = store.header
+    provenance = Provenance(
+        survey=header.survey,
+        band=header.band,
+        flux_unit=header.flux_unit,
+        magnitude_zero_point=header.magnitude_zero_point,
+        galaxies=len(train),
+        seed=seed,
+        version=__version__,
+        survey_provenance=dict(header.provenance),
+    )
+    model = GalaxyModel(fitted.params, None, recipe, provenance)
+    save_model(model, Path(folder) / "model")
+    return model, fitted
+
+
+def measure_flux_scale(recipe: Recipe, observation: Observation) -> Recipe:
+    """Set the generator's flux scale from the fluxes of training galaxies, unless the recipe names it."""
+    log_flux = np.log(np.asarray(jax.jit(rough_flux)(observation)))
+    generator = recipe.generator
+    if generator.log_flux_mean is None:
+        generator = msgspec.structs.replace(generator, log_flux_mean=float(log_flux.mean()))
+    if generator.log_flux_spread is None:
+        generator = msgspec.structs.replace(generator, log_flux_spread=float(log_flux.std()))
+    return msgspec.structs.replace(recipe, generator=generator)
+
+
+def fit_flow_stage(
+    model_path: str | Path, store: Store, *, seed: int, conditions: tuple[str, ...] | None = None, progress: bool = True
+) -> tuple[GalaxyModel, FlowFit]:
+    """Fit the flow of a trained model on the training galaxies of its survey, and save it with the model.
+
+    Args:
+        model_path: The model's bundle, which is replaced by one with the flow.
+        store: The survey that it was trained on.
+        seed: Seed of the fit.
+        conditions: Columns to condition on; default the recipe's.
+        progress: Whether to show a progress bar.
+    """
+    model = load_model(model_path)
+    recipe = model.recipe
+    if conditions is not None:
+        recipe = msgspec.structs.replace(recipe, flow=msgspec.structs.replace(recipe.flow, conditions=conditions))
+    rows = split_of(store, recipe).train
+    catalog = {name: column[rows] for name, column in store.catalog.items()}
+    table = conditions_from(recipe.flow.conditions, catalog)
+    latents = aggregate_posterior(model, store, rows, key_for(seed, FLOW_DRAWS), recipe.flow.draws)
+    fitted = fit_flow(key_for(seed, FLOW), recipe.flow, latents, table, progress=progress)
+    ranges = {
+        name: (float(low), float(high))
+        for name, low, high in zip(recipe.flow.conditions, table.min(0), table.max(0), strict=True)
+    }
+    provenance = msgspec.structs.replace(model.provenance, condition_ranges=ranges)
+    model = model.replace(flow=fitted.flow, recipe=recipe, provenance=provenance)
+    save_model(model, model_path)
+    return model, fitted
+
+
+def aggregate_posterior(model: GalaxyModel, store: Store, rows: np.ndarray, key: jax.Array, draws: int) -> np.ndarray:
+    """Draw latents of many galaxies from the guide, [s, n, d] (paper, Sec. 4.2.2)."""
+
+    @jax.jit
+    def sample(key, observation):
+        return posterior_from(model.encode(observation), model.recipe.covariance).sample(key, (draws,))
+
+    parts = []
+    for first in range(0, len(rows), CHUNK):
+        inside = np.minimum(np.arange(first, first + CHUNK), len(rows) - 1)
+        chunk = sample(jax.random.fold_in(key, first), store.read(rows[inside]))
+        parts.append(np.asarray(chunk)[:, : len(rows) - first])
+    return np.concatenate(parts, axis=1)
+
+
+def infer_stage(
+    model: GalaxyModel,
+    store: Store,
+    out: str | Path,
+    *,
+    seed: int,
+    rows: np.ndarray | None = None,
+    method: Method = "laplace",
+    draws: int = 200,
+    progress: bool = True,
+) -> tuple[Observation, Posterior]:
+    """Infer the posteriors of galaxies of a store, and save them as ArviZ data in a netCDF file."""
+    from hiergal.arviz_data import posterior_to_arviz, save_arviz
+
+    observation = store.read(np.arange(len(store)) if rows is None else rows)
+    key = key_for(seed, INFER)
+    posterior = infer(model, observation, key=key, method=method, draws=draws, progress=progress)
+    save_arviz(posterior_to_arviz(posterior, observation, model), out)
+    return observation, posterior
+
+
+def sample_stage(
+    model: GalaxyModel, catalog: Mapping[str, np.ndarray], out: str | Path, *, seed: int, overwrite: bool = False
+) -> None:
+    """Draw a galaxy for each row of a catalogue into a FITS file: profiles in a cube, conditions in a table.
+
+    Raises:
+        FileExistsError: If the file is there, and is not to be replaced.
+    """
+    from astropy.io import fits
+    from astropy.table import Table
+
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists: choose another name, or pass overwrite=True (--overwrite)")
+    profiles = draw_profiles(model, catalog, key=key_for(seed, SAMPLE))
+    names = model.flow.config.conditions if model.flow else ()
+    cube = fits.PrimaryHDU(profiles)
+    cube.header["BUNIT"] = (model.provenance.flux_unit, "flux per pixel, not convolved")
+    cube.header["PIXSCALE"] = (model.recipe.pixel_scale_arcsec, "width of a pixel [arcsec]")
+    cube.header["MAGZERO"] = (model.provenance.magnitude_zero_point, "magnitude zero point [mag]")
+    rows = fits.table_to_hdu(Table({name: np.asarray(catalog[name], float) for name in names}))
+    rows.name = "CONDITIONS"
+    partial = out.with_name(f"{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("wb") as file:
+        fits.HDUList([cube, rows]).writeto(file)
+    partial.replace(out)
+
+
+def _check_store(store: Store, recipe: Recipe) -> None:
+    if tuple(store.shape) != tuple(recipe.shape):
+        raise ValueError(
+            f"expected stamps of {recipe.shape} pixels, as the recipe {recipe.name!r} has, got {tuple(store.shape)}; "
+            "set `shape` in the recipe, or make the survey at that size"
+        )
+    if abs(store.header.pixel_scale_arcsec / recipe.pixel_scale_arcsec - 1) > 1e-6:
+        raise ValueError(
+            f"expected pixels of {recipe.pixel_scale_arcsec} arcsec, as the recipe {recipe.name!r} has, got "
+            f"{store.header.pixel_scale_arcsec} arcsec"
+        )
+

@@ -1,0 +1,10 @@
+"""Surveys: where observed stamps come from, and the store on disk that they all end in.
+
+``mock`` makes a survey with GalSim; ``cosmos`` reads the real galaxies that GalSim knows; ``cutouts`` takes
+images of any other instrument. Each writes a store (:mod:`hiergal.survey.store`), and everything downstream
+reads nothing but stores. GalSim is imported only where it draws.
+"""
+
+from hiergal.survey.store import Split, Store, StoreHeader, open_store, write_store
+
+__all__ = ["Split", "Store", "StoreHeader", "open_store", "write_store"]

@@ -1,0 +1,220 @@
+"""Cutouts of any other instrument: FITS files or arrays of image, noise, mask and PSF, into a store.
+
+On disk a survey of cutouts is a folder with one FITS file for each galaxy, all images of one shape, with
+extensions
+
+===============================  ===========================================================================
+``IMAGE``                        pixels [flux per pixel]; NaN means no data; a celestial WCS gives the scale
+``VARIANCE``, ``RMS``,           noise of each pixel: variance, standard deviation or 1 / variance; weight 0,
+``WEIGHT`` (one of them)         infinite variance and NaN mean no data
+``PSF``                          effective PSF (pixel response included) on the image's scale, odd along each
+                                 axis, centred on its central pixel; sizes may differ between galaxies
+``MASK`` (optional)              pixels to exclude are not 0
+===============================  ===========================================================================
+
+and, if there is one, a table ``catalog.csv``, ``.ecsv`` or ``.fits`` with a column ``file`` (name of each
+galaxy's file), perhaps ``identifier``, and any numbers to keep (``mag_auto``, ``zphot``, ...). Five lines of
+Astropy write a galaxy::
+
+    hdus = fits.HDUList([fits.PrimaryHDU()])
+    hdus.append(fits.ImageHDU(image, header=wcs.to_header(), name="IMAGE"))
+    hdus.append(fits.ImageHDU(variance, name="VARIANCE"))
+    hdus.append(fits.ImageHDU(psf, name="PSF"))
+    hdus.writeto("cutouts/17.fits")
+
+Arrays in memory, or an ``.npz`` file of them with the same names in lower case, do as well
+(:func:`from_arrays`). Pixels without data end up masked. Noise is taken as independent between pixels, as
+variance maps have it.
+"""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hiergal.noise import PixelNoise, WhiteNoise
+from hiergal.observation import Observation
+from hiergal.psf import PSF
+from hiergal.records import Array
+from hiergal.survey.cutout_files import (
+    NOISE_NAMES,
+    SCALE_TOLERANCE,
+    check_odd,
+    open_folder,
+    read_folder,
+    read_npz,
+)
+from hiergal.survey.store import Store, StoreHeader, write_store
+
+__all__ = ["from_arrays", "write_cutouts_survey"]
+
+PSF_SUM_WARNING = 0.05
+
+
+def from_arrays(
+    image: Array,
+    *,
+    psf: Array,
+    variance: Array | None = None,
+    rms: Array | None = None,
+    weight: Array | None = None,
+    mask: Array | None = None,
+    catalog: Mapping[str, Array] | None = None,
+    identifier: Array | None = None,
+    pixel_scale_arcsec: float,
+) -> Observation:
+    """Make observations of arrays, with pixels that hold no data masked.
+
+    Args:
+        image: Stamps [flux per pixel], [n, y, x]; NaN means no data.
+        psf: Effective PSFs, one for each galaxy, [n, py, px], or one for all, [py, px]; divided by their sum,
+            with a warning if that is more than 5 % from 1.
+        variance: Noise variance [flux^2 per pixel^2] of each pixel, [n, y, x], or one for each galaxy, [n].
+        rms: Noise standard deviation [flux per pixel], instead.
+        weight: 1 / variance, instead; 0 means no data.
+        mask: Pixels to exclude: True, or not 0, [n, y, x].
+        catalog: Columns of the catalogue, [n] each.
+        identifier: Identifiers, [n]; 0, 1, 2, ... if None.
+        pixel_scale_arcsec: Width of a pixel [arcsec].
+
+    Returns:
+        Observations with a mask, and with noise for each pixel, or white noise where one number was given.
+
+    Raises:
+        ValueError: With what was expected, what came, and what to do.
+
+    Example:
+        >>> stamps = np.ones((2, 4, 5)); stamps[0, 1, 2] = np.nan
+        >>> psf = np.ones((3, 3)) / 9
+        >>> observation = from_arrays(stamps, psf=psf, rms=np.full((2, 4, 5), 0.1), pixel_scale_arcsec=0.2)
+        >>> int(observation.mask.sum()), observation.psf.stamp.shape
+        (1, (2, 3, 3))
+    """
+    image = np.array(image, np.float32)
+    if image.ndim != 3:
+        raise ValueError(f"image: expected stamps of shape [n, y, x], got shape {image.shape}")
+    given = {"variance": variance, "rms": rms, "weight": weight}
+    sigma = _sigma({name: np.asarray(a, float) for name, a in given.items() if a is not None}, image.shape)
+    excluded = np.zeros(image.shape, bool) if mask is None else np.asarray(mask) != 0
+    if excluded.shape != image.shape:
+        raise ValueError(f"mask: expected the shape of the image, {image.shape}, got {excluded.shape}")
+    excluded |= ~np.isfinite(image)
+    if sigma.ndim == 3:
+        excluded |= ~np.isfinite(sigma)
+        sigma = np.where(excluded, 1.0, sigma)
+    image[excluded] = 0.0
+    n = len(image)
+    return Observation(
+        image=image,
+        psf=PSF(_normalised(np.asarray(psf, float), n), pixel_scale_arcsec=pixel_scale_arcsec),
+        noise=(PixelNoise if sigma.ndim == 3 else WhiteNoise)(sigma.astype(np.float32)),
+        mask=excluded,
+        catalog={name: np.asarray(column, float) for name, column in (catalog or {}).items()},
+        identifier=np.arange(n) if identifier is None else np.asarray(identifier),
+        pixel_scale_arcsec=pixel_scale_arcsec,
+    )
+
+
+def write_cutouts_survey(
+    source: str | Path | Observation,
+    out: str | Path,
+    *,
+    survey: str,
+    band: str,
+    magnitude_zero_point: float,
+    flux_unit: str = "counts per second",
+    pixel_scale_arcsec: float | None = None,
+    progress: bool = False,
+    overwrite: bool = False,
+) -> Store:
+    """Write cutouts into a store.
+
+    Args:
+        source: A folder or an ``.npz`` file as at the top of this page, or observations (see
+            :func:`from_arrays`).
+        out: Store to write.
+        survey: Name of the survey.
+        band: Name of the filter.
+        magnitude_zero_point: Magnitude of an object of flux 1 [mag].
+        flux_unit: Unit of fluxes in words.
+        pixel_scale_arcsec: Width of a pixel [arcsec]; None to take it from the WCS (or the observations).
+        progress: Show a progress bar.
+        overwrite: Replace a store that is already there.
+
+    Returns:
+        The store.
+
+    Raises:
+        OSError: If the source is missing, or a file in it cannot be read.
+        ValueError: If the data are faulty.
+    """
+    units: dict[str, str] = {}
+    if isinstance(source, Observation):
+        scale, n, batches = source.pixel_scale_arcsec, len(source), iter([source])
+    elif Path(source).is_file():
+        scale = pixel_scale_arcsec
+        whole = from_arrays(**read_npz(Path(source), scale))
+        n, batches = len(whole), iter([whole])
+    else:
+        folder = open_folder(Path(source), pixel_scale_arcsec)
+        scale, n, units = folder.pixel_scale_arcsec, len(folder.files), folder.units
+        batches = (from_arrays(**arrays) for arrays in read_folder(folder))
+    if pixel_scale_arcsec is not None and not np.isclose(scale, pixel_scale_arcsec, rtol=SCALE_TOLERANCE):
+        raise ValueError(
+            f"expected observations on {pixel_scale_arcsec} arcsec pixels, got {scale}; make them agree"
+        )
+    header = StoreHeader(
+        survey=survey,
+        band=band,
+        pixel_scale_arcsec=scale,
+        magnitude_zero_point=magnitude_zero_point,
+        flux_unit=flux_unit,
+        provenance={"generator": "hiergal survey cutouts"},
+        catalog_units=units,
+    )
+    pairs = ((batch, None) for batch in batches)
+    return write_store(out, header, pairs, total=n, progress=progress, overwrite=overwrite)
+
+
+def _sigma(noise: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Return standard deviations, with infinity where there are no data."""
+    if len(noise) != 1:
+        raise ValueError(f"expected one of {', '.join(NOISE_NAMES)}, got {', '.join(noise) or 'none'}")
+    ((name, values),) = noise.items()
+    if values.shape not in (shape, shape[:1]):
+        raise ValueError(
+            f"{name}: expected shape {shape}, or {shape[:1]} for white noise, got {values.shape}"
+        )
+    wrong = values < 0 if name == "weight" else values <= 0
+    if wrong.any():
+        mend = (
+            "weights of 0 already mean no data"
+            if name == "weight"
+            else "mask those pixels with NaN or infinity"
+        )
+        raise ValueError(
+            f"{name}: expected positive values, got others in {wrong.sum()} of {wrong.size}; {mend}"
+        )
+    with np.errstate(divide="ignore"):
+        return {"variance": np.sqrt, "rms": np.asarray, "weight": lambda weight: weight**-0.5}[name](values)
+
+
+def _normalised(psf: np.ndarray, n: int) -> np.ndarray:
+    """Return PSFs that sum to one, one for each galaxy."""
+    if psf.ndim == 2:
+        psf = np.broadcast_to(psf, (n, *psf.shape))
+    if psf.ndim != 3 or len(psf) != n:
+        raise ValueError(
+            f"psf: expected one for each of {n} galaxies, [n, py, px], or [py, px], got shape {psf.shape}"
+        )
+    check_odd(psf.shape[1:], "along y and x")
+    total = psf.sum(axis=(1, 2))
+    if not (total > 0).all():
+        raise ValueError(
+            f"psf: expected positive sums, got others in {(~(total > 0)).sum()} of {n}; check the PSFs"
+        )
+    worst = total[np.argmax(np.abs(total - 1))]
+    if abs(worst - 1) > PSF_SUM_WARNING:
+        warnings.warn(f"PSFs sum to as much as {worst:.4g}; each is divided by its sum", stacklevel=3)
+    return (psf / total[:, None, None]).astype(np.float32)

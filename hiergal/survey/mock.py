@@ -1,0 +1,163 @@
+"""The mock survey: galaxies like those of HST/ACS in COSMOS, of which the truth is known.
+
+Each galaxy has its own PSF, noise level, structure and sub-pixel centre. The observed stamp is exactly what the model
+assumes (Eq. 1 of Lanusse et al. 2020): the truth, convolved with the galaxy's effective PSF, plus noise. The
+truth (unconvolved profile on the same grid) is kept beside each stamp. Correlated noise has the power spectrum of the
+COSMOS images as GalSim distributes it.
+
+Every galaxy draws from streams of its own, so the result depends on neither the number of workers nor the batches;
+the same seed shows the same galaxies on stamps of any size.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from jaxtyping import Float
+
+from hiergal.noise import StationaryNoise, WhiteNoise
+from hiergal.observation import Observation
+from hiergal.psf import PSF
+from hiergal.records import Array, Record, record
+from hiergal.survey.correlation import noise_power
+from hiergal.survey.optics import PIXEL_SCALE_ARCSEC, draw_psf, psf_bank
+from hiergal.survey.population import draw_population, random_stream
+from hiergal.survey.profiles import render
+from hiergal.survey.structure import build_galaxy
+
+__all__ = ["MockBatch", "cosmos_noise_power", "draw_mock"]
+
+CATALOG, STRUCTURE, OPTICS, NOISE = range(4)  # purposes of the random streams
+SMALLEST_STAMP = 32
+POWER_FLOOR = 1e-4  # of the highest mode
+
+
+@record
+class MockBatch(Record):
+    """Mock observations beside their truths.
+
+    Attributes:
+        observation: What a survey would know.
+        truth: Unconvolved profiles [flux per pixel], on the grid of the images.
+    """
+
+    observation: Observation
+    truth: Float[Array, "n y x"]
+
+
+def draw_mock(
+    n: int,
+    *,
+    seed: int,
+    stamp: int | tuple[int, int] = 64,
+    noise: str = "correlated",
+    workers: int | None = None,
+    first: int = 0,
+    progress: Callable[[int], None] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> MockBatch:
+    """Draw galaxies of the mock survey.
+
+    Args:
+        n: Number of galaxies.
+        seed: Seed of the survey.
+        stamp: Pixels along each side, or (ny, nx); a pixel is 0.03 arcsec.
+        noise: ``"correlated"`` as in ACS images, or ``"white"``.
+        workers: Number of threads, or None for one per available core.
+        first: Number of the first galaxy: batches of one survey follow each other.
+        progress: Called with the number of galaxies done since the last call.
+        parameters: Numbers of another population, as :func:`population_parameters` gives them.
+
+    Returns:
+        Observations (float32 NumPy arrays, identifiers from ``first`` on) and truths.
+
+    Raises:
+        ValueError: If the stamp is too small or the noise unknown.
+
+    Example:
+        >>> batch = draw_mock(3, seed=1, stamp=(32, 40), noise="white")
+        >>> batch.truth.shape, sorted(batch.observation.catalog)[:3]
+        ((3, 32, 40), ['axis_ratio', 'bulge_fraction', 'flux'])
+    """
+    shape = (stamp, stamp) if isinstance(stamp, int) else tuple(stamp)
+    if min(shape) < SMALLEST_STAMP:
+        raise ValueError(f"stamp: expected at least {SMALLEST_STAMP} pixels along each side, got {shape}")
+    if noise not in ("correlated", "white"):
+        raise ValueError(f"noise: expected 'correlated' or 'white', got {noise!r}")
+    columns = draw_population(n, seed=seed, first=first, parameters=parameters)
+    spectrum = cosmos_noise_power(shape) if noise == "correlated" else np.ones((shape[0], shape[1] // 2 + 1))
+    bank = psf_bank()
+    image, truth = np.empty((n, *shape), np.float32), np.empty((n, *shape), np.float32)
+    psf = np.empty((n, *bank.shape[1:]), np.float32)
+
+    def draw(i: int) -> None:
+        galaxy = build_galaxy(
+            {name: float(column[i]) for name, column in columns.items()}, random_stream(seed, first + i, STRUCTURE)
+        )
+        truth[i] = render(galaxy, shape)
+        psf[i] = draw_psf(random_stream(seed, first + i, OPTICS), bank)
+        white = random_stream(seed, first + i, NOISE).standard_normal(shape, np.float32)
+        noise_image = scipy.fft.irfft2(scipy.fft.rfft2(white) * np.sqrt(spectrum), s=shape)
+        image[i] = _blurred(truth[i], psf[i]) + columns["noise_rms"][i] * noise_image
+
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        for _ in pool.map(draw, range(n)):
+            if progress is not None:
+                progress(1)
+    catalog = {name: column.astype(np.float32) for name, column in columns.items()}
+    rms = catalog["noise_rms"]
+    noise_model = (
+        WhiteNoise(rms)
+        if noise == "white"
+        else StationaryNoise((rms[:, None, None] ** 2 * spectrum).astype(np.float32), width=shape[1])
+    )
+    observation = Observation(
+        image,
+        PSF(psf, pixel_scale_arcsec=PIXEL_SCALE_ARCSEC),
+        noise_model,
+        None,
+        catalog,
+        np.arange(first, first + n),
+        pixel_scale_arcsec=PIXEL_SCALE_ARCSEC,
+    )
+    return MockBatch(observation, truth)
+
+
+@cache
+def cosmos_noise_power(shape: tuple[int, int]) -> Float[np.ndarray, "y fx"]:
+    """Compute the power spectrum of COSMOS noise of unit variance, periodic on a stamp.
+
+    Args:
+        shape: (ny, nx) of the stamp.
+
+    Returns:
+        Power on the half plane of ``rfft2``; the average over all modes is 1.
+
+    Example:
+        >>> cosmos_noise_power((64, 64)).shape
+        (64, 33)
+    """
+    import galsim
+
+    shape_only = galsim.getCOSMOSNoise().withVariance(1.0)
+    power = noise_power(shape_only, shape, PIXEL_SCALE_ARCSEC, "expected")
+    power = np.maximum(power, POWER_FLOOR * power.max())
+    weight = np.full(power.shape[1], 2.0)  # modes of the half plane stand for two, but for the real ones
+    weight[0] = 1
+    if shape[1] % 2 == 0:
+        weight[-1] = 1
+    power /= (power * weight).sum() / (shape[0] * shape[1])
+    power.setflags(write=False)
+    return power
+
+
+def _blurred(profile: np.ndarray, psf: np.ndarray) -> np.ndarray:
+    """Convolve as :func:`hiergal.psf.convolve` does, in NumPy, so that threads stay clear of JAX."""
+    (ny, nx), (py, px) = profile.shape, psf.shape
+    grid = [scipy.fft.next_fast_len(size, real=True) for size in (ny + py - 1, nx + px - 1)]
+    spectrum = scipy.fft.rfft2(profile, s=grid) * scipy.fft.rfft2(psf, s=grid)
+    return scipy.fft.irfft2(spectrum, s=grid)[py // 2 : py // 2 + ny, px // 2 : px // 2 + nx]

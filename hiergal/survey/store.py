@@ -1,0 +1,225 @@
+"""The store: one form on disk for every survey, whatever instrument or generator made it.
+
+A store is a Zarr (version 3) folder. Every array has galaxies along its first axis; shards hold a few hundred
+galaxies and chunks inside them a few, so that a random batch is read without reading everything, and each
+chunk carries a CRC-32C checksum. What an :class:`~hiergal.observation.Observation` holds is here, under these
+names:
+
+==================  ===========================================  ====================================
+array               shape and type                               unit
+==================  ===========================================  ====================================
+``image``           [n, y, x] float32                            flux unit per pixel
+``psf``             [n, py, px] float32, each sums to 1          1
+``noise``           [n], [n, y, x] or [n, y, x // 2 + 1]         flux unit per pixel (power: squared)
+``mask``            [n, y, x] bool, True = excluded; optional    1
+``truth``           [n, y, x] float32, unconvolved; optional     flux unit per pixel
+``identifier``      [n] int64                                    1
+``catalog/NAME``    [n] float64 each                             as the attribute of the column says
+==================  ===========================================  ====================================
+
+Units are attributes (``unit``) of the arrays; what holds for all galaxies is the :class:`StoreHeader`. A
+store is written by :func:`write_store` to ``PATH.partial`` beside its target and renamed when it is complete:
+it is whole, or it is not there.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from jaxtyping import Float, Int
+
+from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise
+from hiergal.observation import Observation
+from hiergal.psf import PSF
+from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, read_attributes
+from hiergal.survey.writer import write_store
+
+__all__ = ["Split", "Store", "StoreHeader", "open_store", "write_store"]
+
+Rows = slice | int | list[int] | np.ndarray
+
+
+class Split(NamedTuple):
+    """Rows of a store for three uses, none in two of them.
+
+    Attributes:
+        train: Rows to learn from.
+        validation: Rows to watch the training with.
+        test: Rows that nothing is chosen by.
+    """
+
+    train: Int[np.ndarray, "train"]
+    validation: Int[np.ndarray, "validation"]
+    test: Int[np.ndarray, "test"]
+
+
+class Store:
+    """A survey on disk, open for reading; made by :func:`open_store`.
+
+    Attributes:
+        path: Where it lies.
+        header: What holds for the whole survey.
+        noise_kind: ``white``, ``pixel`` or ``stationary``.
+        shape: (ny, nx) of the stamps.
+        has_truth: Whether the unconvolved profiles are known.
+    """
+
+    def __init__(self, path: Path, attributes: Mapping[str, Any], arrays: Mapping[str, Any]):
+        self.path = path
+        self.header = msgspec.convert(attributes["header"], StoreHeader)
+        self.noise_kind: str = attributes["noise_kind"]
+        self.shape: tuple[int, int] = tuple(arrays["image"].shape[1:])
+        self.has_truth = "truth" in arrays
+        self._columns: list[str] = attributes["catalog"]
+        self._arrays = arrays
+
+    def __len__(self) -> int:
+        """Return the number of galaxies."""
+        return self._arrays["image"].shape[0]
+
+    def __repr__(self) -> str:
+        """Return one line that tells one store from another."""
+        header, (ny, nx) = self.header, self.shape
+        stamps = f"{ny} x {nx} at {header.pixel_scale_arcsec} arcsec"
+        return f"<Store {self.path.name}: {len(self)} galaxies of {header.survey} {header.band}, {stamps}>"
+
+    def read(self, rows: Rows = slice(None)) -> Observation:
+        """Read some of the galaxies, in the order asked for; only the chunks that hold them are touched.
+
+        Args:
+            rows: A slice, row numbers or a boolean array; everything if left out.
+
+        Returns:
+            Observations with NumPy leaves, float32.
+
+        Raises:
+            OSError: If the bytes on disk are not those that were written.
+        """
+        index = self._index(rows)
+        scale = self.header.pixel_scale_arcsec
+        return Observation(
+            image=self._load("image", index),
+            psf=PSF(self._load("psf", index), pixel_scale_arcsec=scale),
+            noise=self._noise(index),
+            mask=self._load("mask", index) if "mask" in self._arrays else None,
+            catalog={name: column[index].astype(np.float32) for name, column in self.catalog.items()},
+            identifier=self.identifier[index],
+            pixel_scale_arcsec=scale,
+        )
+
+    def truth(self, rows: Rows = slice(None)) -> Float[np.ndarray, "n y x"]:
+        """Read unconvolved, noise-free profiles [flux per pixel] of simulated galaxies.
+
+        Raises:
+            ValueError: If the survey is a real one, whose truth nobody knows.
+        """
+        if not self.has_truth:
+            raise ValueError(
+                f"expected a simulated survey with true profiles, got {self.path.name} without; "
+                "make one with `hiergal survey mock`"
+            )
+        return self._load("truth", self._index(rows))
+
+    @cached_property
+    def catalog(self) -> dict[str, Float[np.ndarray, "n"]]:
+        """All columns of the catalogue, in double precision."""
+        return {name: self._load(f"catalog/{name}", None) for name in self._columns}
+
+    @cached_property
+    def identifier(self) -> Int[np.ndarray, "n"]:
+        """Identifiers of all galaxies."""
+        return self._load("identifier", None)
+
+    def split(self, *, validation: int | float, test: int | float) -> Split:
+        """Split the rows in catalogue order: training first, validation after it, test last.
+
+        Args:
+            validation: Number of galaxies (an integer), or their fraction (below 1), to watch the training
+                with.
+            test: The same for the galaxies kept apart.
+
+        Returns:
+            Row numbers; the same ones each time.
+
+        Raises:
+            ValueError: If no galaxy would be left to train with.
+        """
+        n = len(self)
+        counts = [round(part * n) if 0 < part < 1 else part for part in (validation, test)]
+        if sum(counts) >= n or any(count < 0 or count % 1 for count in counts):
+            raise ValueError(
+                f"expected validation and test to leave some of {n} galaxies to train with, got {validation} "
+                f"and {test}; give smaller numbers, or fractions below 1"
+            )
+        rows, last = np.arange(n), n - int(counts[1])
+        first = last - int(counts[0])
+        return Split(rows[:first], rows[first:last], rows[last:])
+
+    def _index(self, rows: Rows) -> np.ndarray:
+        try:
+            return np.atleast_1d(np.arange(len(self))[rows])
+        except IndexError as error:
+            raise IndexError(
+                f"expected rows among the {len(self)} galaxies of {self.path}, got: {error}"
+            ) from None
+
+    def _load(self, name: str, index: np.ndarray | None) -> np.ndarray:
+        """Read rows of one array; consecutive ones at once, others sorted and put back into order."""
+        array = self._arrays[name]
+        try:
+            if index is None:
+                return array[:]
+            if len(index) == 0:
+                return np.empty((0, *array.shape[1:]), array.dtype)
+            if (np.diff(index) == 1).all():
+                return array[int(index[0]) : int(index[-1]) + 1]
+            unique, place = np.unique(index, return_inverse=True)
+            return array.oindex[unique][place]
+        except Exception as error:  # a checksum, a codec or the file system: all mean the same to the reader
+            raise OSError(
+                f"expected intact data in {self.path}, got a damaged array {name!r} ({error}); copy the "
+                "store again from its source, or write the survey again"
+            ) from error
+
+    def _noise(self, index: np.ndarray) -> NoiseModel:
+        values = self._load("noise", index)
+        match self.noise_kind:
+            case "white":
+                return WhiteNoise(values)
+            case "pixel":
+                return PixelNoise(values)
+            case _:
+                return StationaryNoise(values, width=self.shape[1])
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a survey, and check that all of it is there.
+
+    Galaxies are read only when they are asked for; damaged bytes show themselves then, by their checksum.
+
+    Args:
+        path: The folder that ``hiergal survey`` or :func:`write_store` wrote.
+
+    Returns:
+        The store.
+
+    Raises:
+        OSError: If the folder is missing, incomplete or damaged.
+        ValueError: If it is something else, inconsistent, or was written by a newer version.
+    """
+    import zarr
+
+    path = Path(path)
+    attributes = read_attributes(path)
+    check_manifest(path)
+    root = zarr.open_group(path, mode="r")
+    names = ["image", "psf", "noise", "identifier", *(f"catalog/{name}" for name in attributes["catalog"])]
+    names += [name for name in ("mask", "truth") if attributes[f"has_{name}"]]
+    arrays = {name: root[name] for name in names if name in root}
+    problems = list(array_problems(arrays, names, attributes))
+    if problems:
+        raise ValueError("\n- ".join([f"{path} is not a consistent survey; write it again:", *problems]))
+    return Store(path, attributes, arrays)

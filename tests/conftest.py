@@ -1,0 +1,142 @@
+"""What all tests share: shape checks, strict broadcasting, and observations of awkward geometry.
+
+The shapes and types in the signatures of hiergal are checked here and nowhere else: the import hook has to be in place
+before any test imports the package. Arrays of different rank never combine silently. Everything runs on the CPU in
+float32; a test that needs float64 asks for the fixture ``x64``.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("hiergal", "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise  # noqa: E402
+from hiergal.observation import Observation  # noqa: E402
+from hiergal.psf import PSF  # noqa: E402
+
+SCALE = 0.03
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A typed PRNG key, the same in every test."""
+    return jax.random.key(20201117)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A NumPy generator, the same in every test."""
+    return np.random.default_rng(20201117)
+
+
+@pytest.fixture
+def x64():
+    """Run one test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def hiergal_data() -> Path:
+    """The folder of real data, named by HIERGAL_DATA."""
+    if not os.environ.get("HIERGAL_DATA"):
+        pytest.skip("real data: HIERGAL_DATA is not set")
+    folder = Path(os.environ["HIERGAL_DATA"])
+    assert folder.is_dir(), f"HIERGAL_DATA: expected a folder, got {folder}"
+    return folder
+
+
+def awkward_psf(n: int, shape: tuple[int, int] = (5, 9), *, scale: float = SCALE, seed: int = 1) -> PSF:
+    """Positive PSFs that sum to one, with no symmetry and their centroid away from the central pixel."""
+    py, px = shape
+    y, x = np.mgrid[:py, :px]
+    ramp = np.exp(
+        -0.5 * ((y - 0.3 * py) ** 2 + 0.3 * (x - 0.7 * px) ** 2 + 0.4 * (y - 0.3 * py) * (x - 0.7 * px))
+    )
+    stamp = ramp * np.random.default_rng(seed).uniform(0.5, 1.5, (n, py, px))
+    return PSF((stamp / stamp.sum(axis=(1, 2), keepdims=True)).astype(np.float32), pixel_scale_arcsec=scale)
+
+
+def awkward_noise(kind: str, n: int, shape: tuple[int, int], *, seed: int = 2) -> NoiseModel:
+    """A noise model of each kind, different for every galaxy; the stationary one is correlated and anisotropic."""
+    rng = np.random.default_rng(seed)
+    ny, nx = shape
+    match kind:
+        case "white":
+            return WhiteNoise(rng.uniform(0.5, 2.0, n).astype(np.float32))
+        case "pixel":
+            return PixelNoise(rng.uniform(0.5, 2.0, (n, ny, nx)).astype(np.float32))
+        case "stationary":
+            ky, kx = np.fft.fftfreq(ny)[:, None], np.fft.rfftfreq(nx)
+            tilt = rng.uniform(1.0, 2.0, (n, 1, 1))
+            power = 0.2 + np.exp(
+                -8 * (ky**2 + tilt * kx**2 + 0.15 * np.sin(2 * np.pi * ky) * np.sin(2 * np.pi * kx))
+            )
+            return StationaryNoise(power.astype(np.float32), width=nx)
+    raise ValueError(kind)
+
+
+@pytest.fixture
+def make_psf() -> Callable[..., PSF]:
+    """The factory of awkward PSFs."""
+    return awkward_psf
+
+
+@pytest.fixture
+def make_noise() -> Callable[..., NoiseModel]:
+    """The factory of noise models: ``white``, ``pixel`` or ``stationary``."""
+    return awkward_noise
+
+
+@pytest.fixture
+def make_observation() -> Callable[..., Observation]:
+    """A factory of observations that would show a transpose, a half-pixel shift or a conjugated PSF."""
+
+    def make(
+        noise: str = "white",
+        *,
+        n: int = 3,
+        shape: tuple[int, int] = (11, 14),
+        psf_shape: tuple[int, int] = (5, 9),
+        masked: bool = False,
+        seed: int = 3,
+    ) -> Observation:
+        """Build n galaxies: off-centre blobs plus noise; NaN hides under the mask if there is one.
+
+        Args:
+            noise: One of ``white``, ``pixel``, ``stationary`` (the last takes no mask).
+            n: Number of galaxies.
+            shape: (ny, nx) of the stamps.
+            psf_shape: (py, px) of the PSFs' own stamps.
+            masked: Whether to exclude some pixels of each galaxy.
+            seed: Seed of the stamps; PSFs and noise models are always the same.
+        """
+        rng = np.random.default_rng(seed)
+        model = awkward_noise(noise, n, shape)
+        y, x = np.mgrid[: shape[0], : shape[1]]
+        yc, xc = rng.uniform(0.3, 0.7, (2, n, 1, 1)) * np.reshape(shape, (2, 1, 1, 1))
+        blob = 20 * np.exp(-((y - yc) ** 2 / 4 + (x - xc) ** 2 / 9 + (y - yc) * (x - xc) / 9))
+        image = (blob + np.asarray(model.sample(jax.random.key(seed), (n, *shape)))).astype(np.float32)
+        mask = rng.uniform(size=image.shape) < 0.2 if masked else None
+        if masked:
+            image[mask] = np.nan
+        catalog = {
+            "mag_auto": np.linspace(21, 25, n, dtype=np.float32),
+            "flux_radius": np.linspace(12, 4, n, dtype=np.float32),
+            "zphot": np.linspace(0.2, 1.5, n, dtype=np.float32),
+        }
+        identifier = 100 + np.arange(n)
+        psf = awkward_psf(n, psf_shape)
+        return Observation(image, psf, model, mask, catalog, identifier, pixel_scale_arcsec=SCALE)
+
+    return make

@@ -1,0 +1,60 @@
+"""Every example in a docstring runs, and every module is written as the others are."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import hiergal
+
+MODULES = ["hiergal", *(m.name for m in pkgutil.walk_packages(hiergal.__path__, "hiergal."))]
+LONGEST = 300  # lines
+
+
+def own(module):
+    """Yield what a module exports and defines itself, by name."""
+    for name in getattr(module, "__all__", []):
+        if getattr(getattr(module, name), "__module__", None) == module.__name__:
+            yield name, getattr(module, name)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name, tmp_path, monkeypatch):
+    """Examples run in an empty folder.
+
+    They are looked up by their public name: the shape checks wrap functions, and doctest does not look behind that.
+    """
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    places = [(name, module.__doc__ or ""), *((f"{name}.{short}", obj) for short, obj in own(module))]
+    for place, obj in places:
+        for test in finder.find(obj, place, module=False, globs=dict(vars(module))):
+            runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_states_what_it_is(name):
+    module = importlib.import_module(name)
+    assert module.__doc__, "expected a docstring that says what the module is"
+    lines = len(Path(module.__file__).read_text().splitlines())
+    assert lines <= LONGEST, f"expected at most {LONGEST} lines, got {lines}"
+    if not name.endswith(".__main__"):
+        assert hasattr(module, "__all__"), "expected __all__"
+    for exported, obj in own(module):
+        assert inspect.getdoc(obj), f"{exported}: expected a docstring"
+
+
+def test_every_function_that_a_package_exports_has_an_example():
+    packages = [m for m in map(importlib.import_module, MODULES) if hasattr(m, "__path__")]
+    missing = {
+        f"{obj.__module__}.{exported}"
+        for package in packages
+        for exported, obj in ((n, getattr(package, n)) for n in getattr(package, "__all__", []))
+        if inspect.isfunction(obj) and ">>>" not in (obj.__doc__ or "")
+    }
+    assert not missing, f"expected an example in the docstrings of {', '.join(sorted(missing))}"

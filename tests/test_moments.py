@@ -1,0 +1,99 @@
+"""Moments against analytic Gaussians, failures that stay in the table, and the reference curves against themselves."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hiergal.validation.moments import measure_moments
+from hiergal.validation.reference import ReferenceCurve, cosmos_reference, ks_distance, read_paper_curves, smoothed_cdf
+
+
+def gaussian(shape: tuple[int, int], sigma: float, g: float, angle: float, flux: float) -> np.ndarray:
+    """An elliptical Gaussian of determinant radius sigma [pixels], on a stamp of any shape."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
+    x, y = x - (shape[1] - 1) / 2 - 0.3, y - (shape[0] - 1) / 2 + 0.2
+    q = (1 - g) / (1 + g)
+    u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    return flux * np.exp(-0.5 * (u**2 * q + v**2 / q) / sigma**2) / (2 * np.pi * sigma**2)
+
+
+@pytest.mark.parametrize(("g", "angle"), [(0.0, 0.0), (0.3, 0.4), (0.3, 2.0), (0.5, 1.2)])
+def test_gaussians_are_recovered(g, angle):
+    moments = measure_moments(gaussian((61, 70), 4.0, g, angle, 25.0)[None], pixel_scale_arcsec=0.05)[0]
+    assert moments["sigma"] == pytest.approx(0.2, rel=2e-3)
+    assert moments["g1"] == pytest.approx(g * np.cos(2 * angle), abs=2e-3)
+    assert moments["g2"] == pytest.approx(g * np.sin(2 * angle), abs=2e-3)
+    assert moments["g"] == pytest.approx(g, abs=2e-3)
+    assert moments["rho4"] == pytest.approx(2.0, abs=5e-3)
+    assert moments["amplitude"] == pytest.approx(25.0, rel=2e-3)
+
+
+def test_failures_are_flagged_and_keep_their_row():
+    good = gaussian((40, 40), 3.0, 0.1, 0.0, 1.0)
+    moments = measure_moments(np.stack([good, np.full_like(good, np.nan), -good, good]))
+    assert moments["flag"].tolist() == [0, 1, 1, 0]
+    assert np.isnan(moments["sigma"][1:3]).all()
+
+
+def test_processes_change_nothing(monkeypatch):
+    monkeypatch.setattr("hiergal.validation.moments.CHUNK", 2)
+    stamps = np.stack([gaussian((33, 35), 2.0 + 0.2 * i, 0.1, 0.3 * i, 1.0) for i in range(5)])
+    alone, shared = measure_moments(stamps, workers=1), measure_moments(stamps, workers=2)
+    for name in alone.colnames:
+        np.testing.assert_array_equal(alone[name], shared[name])
+
+
+def test_one_stamp_needs_an_axis():
+    unchecked = getattr(measure_moments, "__wrapped__", measure_moments)  # the shape checks of the tests come first
+    with pytest.raises(ValueError, match=r"expected stamps of shape \[n, y, x\], got \(8, 8\)"):
+        unchecked(np.zeros((8, 8)))
+
+
+def test_distance_accepts_the_parent_and_rejects_others():
+    x = np.linspace(0, 1, 200)
+    uniform = ReferenceCurve("mag_auto", x, x, 0.5)
+    sample = np.random.default_rng(1).uniform(size=4000)
+    # 1.63 / sqrt(n) is exceeded once in a hundred; the seed is fixed.
+    assert ks_distance(sample, uniform) < 1.63 / np.sqrt(4000)
+    assert ks_distance(sample**1.2, uniform) > 0.05
+    assert ks_distance(0.2 + 0.6 * sample, uniform) > 0.15
+
+
+def test_smoothing_follows_the_rule_of_the_paper():
+    sample = np.random.default_rng(2).normal(size=20000)
+    below = smoothed_cdf(sample, np.array([-2.0, 0.0, 1.0]))
+    bandwidth = 1.059 * 20000**-0.2
+    from scipy.special import ndtr
+
+    # A Gaussian stays one, wider by the bandwidth; 4 standard errors of a share.
+    np.testing.assert_allclose(below, ndtr(np.array([-2.0, 0.0, 1.0]) / np.hypot(1, bandwidth)), atol=4 * 0.0036)
+
+
+def test_distance_wants_finite_values():
+    with pytest.raises(ValueError, match="leave out rows whose flag is not 0"):
+        ks_distance(np.array([0.1, np.nan]), cosmos_reference()["g"])
+
+
+def test_compact_reference_is_monotonic_and_has_the_published_means():
+    curves = cosmos_reference()
+    assert {name: curve.mean for name, curve in curves.items() if curve.smoothed} == {"sigma": 0.1888, "g": 0.2481}
+    for curve in curves.values():
+        assert (np.diff(curve.x) > 0).all()
+        assert (np.diff(curve.cdf) > 0).all()
+
+
+@pytest.mark.skipif("HIERGAL_DATA" not in os.environ, reason="HIERGAL_DATA is not set: no published curves to compare")
+def test_compact_reference_agrees_with_the_full_curves():
+    folder = Path(os.environ["HIERGAL_DATA"]) / "paper_figures"
+    full, compact = read_paper_curves(folder), cosmos_reference()
+    for name, curve in full.items():
+        known = np.interp(curve.x, compact[name].x, compact[name].cdf)
+        inside = (curve.x >= compact[name].x[0]) & (curve.x <= compact[name].x[-1])
+        assert np.abs(known - curve.cdf)[inside].max() < 0.005
+    # The distance of the paper's own mock, from the curves: 0.030 in sigma, 0.048 in |g|.
+    paper = read_paper_curves(folder, "mock")
+    for name, expected in (("sigma", 0.030), ("g", 0.048)):
+        other = np.interp(full[name].x, paper[name].x, paper[name].cdf)
+        assert np.abs(other - full[name].cdf).max() == pytest.approx(expected, abs=0.002)

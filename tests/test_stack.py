@@ -1,0 +1,79 @@
+"""The libraries under us: versions that compute wrongly are kept out, and would be noticed if they got in."""
+
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
+
+
+@pytest.mark.parametrize("n", [4_096, 4_097, 16_385, 32_768, 32_769, 32_770, 65_537])
+@pytest.mark.parametrize("columns", [3, 5])
+def test_vmapped_product_and_reduction_under_jit(n, columns):
+    """The fault of jax 0.10.2 (issue 39103): the last row of 32,769 comes out wrong, without a warning.
+
+    All numbers are integers whose squares float32 holds to one rounding, so nothing may differ in any bit.
+    """
+    x = np.zeros((n, columns), np.float32)
+    x[:, 0] = np.arange(n)
+    matrix = jnp.eye(columns)
+
+    def squared_norm(rows):
+        return jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2))(rows)
+
+    expected = (x.astype(float) ** 2).sum(axis=1).astype(np.float32)
+    np.testing.assert_array_equal(squared_norm(x), expected)
+    np.testing.assert_array_equal(jax.jit(squared_norm)(x), expected)
+
+
+def test_vmapped_product_and_reduction_under_jit_in_float64(x64):
+    """The same fault shows in float64 at another size."""
+    x = np.zeros((16_385, 3))
+    x[:, 0] = np.arange(len(x))
+    matrix = jnp.eye(3)
+    result = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(x)
+    np.testing.assert_array_equal(result, (x**2).sum(axis=1))
+
+
+@pytest.mark.parametrize("name", REQUIREMENTS)
+def test_installed_version_is_one_that_we_accept(name):
+    assert version(name) in REQUIREMENTS[name].specifier
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("jax", ["0.10.0", "0.10.2", "0.11.1"], ["0.10.1", "0.12.0.1"]),
+        ("jaxlib", ["0.10.0", "0.10.2", "0.11.1"], ["0.10.1", "0.12.0.1"]),
+        ("numpyro", ["0.20.1", "0.21.0"], ["0.22.0"]),
+        ("arviz", ["0.22.0"], ["0.23.4", "1.3.0"]),
+    ],
+)
+def test_faulty_versions_are_excluded(name, bad, good):
+    accepted = REQUIREMENTS[name].specifier
+    assert not any(v in accepted for v in bad)
+    assert all(v in accepted for v in good)
+
+
+def test_constraints_name_a_tested_version_of_every_direct_dependency():
+    lines = [
+        Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] != "#"
+    ]
+    extras = [Requirement(r) for group in PROJECT["optional-dependencies"].values() for r in group]
+    for python in ("3.11", "3.13"):
+        applying = [r for r in lines if r.marker is None or r.marker.evaluate({"python_version": python})]
+        pins = {r.name: str(r.specifier).removeprefix("==") for r in applying}
+        assert len(pins) == len(applying), "a package is pinned twice"
+        for requirement in (*REQUIREMENTS.values(), *extras):
+            if requirement.name != PROJECT["name"]:
+                assert Version(pins[requirement.name]) in requirement.specifier
+    assert not any(r.url for r in lines)

@@ -1,0 +1,183 @@
+"""Small models for the tests: a linear one, whose posterior is known in closed form, and a tiny network.
+
+With a generator that is linear in the latents, profile = offset + z W, and Gaussian noise, everything is Gaussian. The
+helpers here write the operators out as dense matrices, pixel by pixel, and solve with them.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hiergal.architecture import encoder_of, generator_of
+from hiergal.flow import ConditionalFlow
+from hiergal.hub.bundle import GalaxyModel, Provenance
+from hiergal.nets import EncoderConfig, GeneratorConfig
+from hiergal.noise import WhiteNoise
+from hiergal.observation import Observation
+from hiergal.psf import PSF
+from hiergal.recipe import FlowConfig, ObjectiveConfig, Recipe, TrainingConfig
+
+SCALE = 0.03
+
+
+class LinearGenerator(nn.Module):
+    """Profiles that are affine in the latents."""
+
+    shape: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, z):
+        pixels = self.shape[0] * self.shape[1]
+        weights = self.param("weights", nn.initializers.normal(1.0), (z.shape[-1], pixels))
+        offset = self.param("offset", nn.initializers.normal(1.0), (pixels,))
+        return (z @ weights + offset[None]).reshape(-1, *self.shape)
+
+
+class TableEncoder(nn.Module):
+    """An encoder that amortises nothing: the outputs of each galaxy are parameters."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, observation):
+        return self.param("outputs", nn.initializers.zeros, (len(observation), self.outputs))
+
+
+class LinearEncoder(nn.Module):
+    """Posterior means linear in the image, and one covariance for all: exact where PSF and noise are shared."""
+
+    latents: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self, observation):
+        image = observation.image.reshape(len(observation), -1)
+        mean = nn.Dense(self.latents, kernel_init=nn.initializers.zeros)(image)
+        rest = self.param("rest", nn.initializers.zeros, (self.outputs - self.latents,))
+        return jnp.concatenate([mean, jnp.broadcast_to(rest, (len(mean), *rest.shape))], axis=-1)
+
+
+def linear_params(d: int, shape: tuple[int, int], *, seed: int = 5) -> dict:
+    """Weights of a LinearGenerator: smooth, without symmetry, of a few times unit flux per pixel."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]] / np.array(shape).reshape(2, 1, 1)
+    waves = rng.normal(size=(d, 3))
+    weights = [np.cos(2 * a * x + 3 * b * y + c) + 0.3 * rng.normal(size=shape) for a, b, c in waves]
+    offset = 2 + x - 0.5 * y**2
+    return {"weights": np.reshape(weights, (d, -1)), "offset": offset.ravel()}
+
+
+def convolution_matrix(psf: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The matrix of the convolution with one PSF, written out pixel by pixel in C order."""
+    ny, nx = shape
+    py, px = psf.shape
+    matrix = np.zeros((ny, nx, ny, nx))
+    for y, x in np.ndindex(ny, nx):
+        for v, u in np.ndindex(py, px):
+            to_y, to_x = y + v - py // 2, x + u - px // 2
+            if 0 <= to_y < ny and 0 <= to_x < nx:
+                matrix[to_y, to_x, y, x] = psf[v, u]
+    return matrix.reshape(ny * nx, ny * nx)
+
+
+def covariance_matrix(noise, row: int, shape: tuple[int, int]) -> np.ndarray:
+    """The covariance matrix of uncorrelated noise of one galaxy."""
+    sigma = np.asarray(noise.sigma[row], float)
+    return np.diag(np.broadcast_to(sigma, shape).ravel() ** 2)
+
+
+class Exact(NamedTuple):
+    """The exact answers for one galaxy of a linear model."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    log_evidence: float
+
+
+def exact_posterior(observation: Observation, params: dict, row: int) -> Exact:
+    """Condition the joint Gaussian of latents and image on the image, densely."""
+    shape = observation.image.shape[1:]
+    blur = convolution_matrix(np.asarray(observation.psf.stamp[row], float), shape)
+    design = blur @ params["weights"].T
+    noise = covariance_matrix(observation.noise, row, shape)
+    x = np.asarray(observation.image[row], float).ravel() - blur @ params["offset"]
+    if observation.mask is not None:
+        kept = ~np.asarray(observation.mask[row]).ravel()
+        x, design, noise = x[kept], design[kept], noise[np.ix_(kept, kept)]
+    covariance = np.linalg.inv(np.eye(design.shape[1]) + design.T @ np.linalg.solve(noise, design))
+    mean = covariance @ design.T @ np.linalg.solve(noise, x)
+    total = noise + design @ design.T
+    log_evidence = -0.5 * (x @ np.linalg.solve(total, x) + np.linalg.slogdet(2 * np.pi * total)[1])
+    return Exact(mean, covariance, float(log_evidence))
+
+
+def guide_outputs(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """What an encoder has to put out for the guide to be this Gaussian (full covariance)."""
+    factor = np.linalg.cholesky(covariance)
+    scale = np.diag(factor)
+    below = (factor / scale[:, None])[np.tril_indices(len(mean), -1)]
+    return np.concatenate([mean, np.log(scale), below])
+
+
+def tiny_recipe(shape: tuple[int, int] = (16, 24), **training) -> Recipe:
+    """A recipe that trains in seconds."""
+    return Recipe(
+        name="tiny",
+        shape=shape,
+        pixel_scale_arcsec=SCALE,
+        generator=GeneratorConfig(latents=8, channels=4, log_flux_mean=5.0, log_flux_spread=0.7),
+        encoder=EncoderConfig(channels=4, templates=8, features=16),
+        objective=ObjectiveConfig(free_bits=1.0),
+        training=TrainingConfig(**{"steps": 40, "batch": 16, "evaluate_every": 10} | training),
+        flow=FlowConfig(layers=2, hidden=16, steps=20, batch=32),
+    )
+
+
+def tiny_model(recipe: Recipe | None = None, *, seed: int = 0, flow: bool = True) -> GalaxyModel:
+    """An untrained model of a recipe: every array is there, and has random numbers in it."""
+    recipe = tiny_recipe() if recipe is None else recipe
+    keys = jax.random.split(jax.random.key(seed), 3)
+    ny, nx = recipe.shape
+    psf = PSF(jnp.ones((1, 3, 3)) / 9, pixel_scale_arcsec=recipe.pixel_scale_arcsec)
+    noise, nothing = WhiteNoise(jnp.ones(1)), jnp.zeros((1, ny, nx))
+    example = Observation(nothing, psf, noise, None, {}, jnp.zeros(1, int), recipe.pixel_scale_arcsec)
+    z = jnp.zeros((1, recipe.generator.latents))
+
+    @jax.jit  # one compilation, where building the networks op by op takes many
+    def build(keys):
+        params = {
+            "generator$params": generator_of(recipe).init(keys[0], z)["params"],
+            "encoder$params": encoder_of(recipe).init(keys[1], example)["params"],
+        }
+        return params, ConditionalFlow.untrained(keys[2], recipe.flow, z.shape[-1]) if flow else None
+
+    params, density = build(keys)
+    provenance = Provenance("toy", "F814W", "counts / s", 25.94, 64, seed, "0.1.0", {"mag_auto": (20.0, 25.0)})
+    return GalaxyModel(params, density, recipe, provenance)
+
+
+def tiny_survey(n: int, shape: tuple[int, int], psf: PSF, *, sigma: float = 0.5, seed: int = 7) -> Observation:
+    """Draw stamps of elliptical exponential galaxies, off centre, through asymmetric PSFs."""
+    from hiergal.psf import convolve
+
+    rng = np.random.default_rng(seed)
+    y, x = (axis[None] - (s - 1) / 2 for axis, s in zip(np.mgrid[: shape[0], : shape[1]], shape, strict=True))
+    u, v, log_flux, log_radius, e1, e2 = rng.normal(size=(6, n, 1, 1)) * np.reshape(
+        [1.0, 1.0, 0.7, 0.3, 0.3, 0.3], (6, 1, 1, 1)
+    )
+    dx, dy = x - u, y - v
+    radius = np.sqrt(np.exp(e1) * dx**2 + np.exp(-e1) * dy**2 + e2 * dx * dy + 0.25) / (2.5 * np.exp(log_radius))
+    profile = np.exp(-radius)
+    profile *= np.exp(5 + log_flux) / profile.sum(axis=(1, 2), keepdims=True)
+    image = np.asarray(convolve(profile.astype(np.float32), psf)) + sigma * rng.normal(size=profile.shape)
+    magnitude = (25.94 - 2.5 * np.log10(np.exp(5 + log_flux.ravel()))).astype(np.float32)
+    catalog = {
+        "mag_auto": magnitude,
+        "flux_radius": (3 * np.exp(log_radius)).ravel().astype(np.float32),
+        "zphot": rng.uniform(0.2, 1.5, n).astype(np.float32),
+    }
+    noise = WhiteNoise(np.full(n, sigma, np.float32))
+    return Observation(image.astype(np.float32), psf, noise, None, catalog, np.arange(n), SCALE)
