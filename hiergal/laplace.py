@@ -6,9 +6,7 @@ whitened residual r(z) = Sigma^(-1/2) (x - PSF * g(z)), whose Jacobian J costs d
 mean, damped Gauss-Newton steps (Levenberg-Marquardt) reach the mode of r^2/2 + z^2/2, where the Laplace
 approximation of the posterior is Normal(z, (1 + J^T J)^(-1)): full covariance, exact for a linear generator.
 
-Where the generator cannot reproduce a galaxy, that covariance is too small. The misfit is the mean of r^2 over the
-pixels, weighted by how much each one determines the fit (the leverage, the diagonal of J (1 + J^T J)^(-1) J^T): one
-for a good fit, and the factor by which to scale the covariance otherwise (Birge 1932, Phys. Rev. 40, 207).
+Where the generator cannot reproduce a galaxy, that covariance is too small: see :func:`misfit`.
 """
 
 from collections.abc import Callable
@@ -17,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from hiergal.psf import PSF
 from hiergal.records import Record, record
 
-__all__ = ["GaussianPosterior", "sharpen"]
+__all__ = ["GaussianPosterior", "misfit", "sharpen"]
 
 Residual = Callable[[Float[jax.Array, "n d"]], Float[jax.Array, "n pixels"]]
 
@@ -31,12 +30,14 @@ class GaussianPosterior(Record):
     Attributes:
         mean: Means, [n, d].
         scale: Square roots S of the covariances, covariance = S S^T, [n, d, d].
-        misfit: Leverage-weighted mean of the squared whitened residuals, [n].
+        residual: Whitened residuals at the mean, [n, pixels].
+        leverage: How much each pixel determines the fit: the diagonal of J covariance J^T, [n, pixels].
     """
 
     mean: Float[jax.Array, "n d"]
     scale: Float[jax.Array, "n d d"]
-    misfit: Float[jax.Array, "n"]
+    residual: Float[jax.Array, "n pixels"]
+    leverage: Float[jax.Array, "n pixels"]
 
 
 def sharpen(residual: Residual, start: Float[jax.Array, "n d"], *, steps: int) -> GaussianPosterior:
@@ -83,5 +84,25 @@ def sharpen(residual: Residual, start: Float[jax.Array, "n d"], *, steps: int) -
         damping = jnp.where(better, damping / 10, damping * 10)
     scale = jnp.linalg.inv(jnp.linalg.cholesky(curvature(jacobian))).swapaxes(-1, -2)
     leverage = jnp.sum(jnp.einsum("nij,nip->njp", scale, jacobian) ** 2, axis=1)
-    misfit = jnp.sum(leverage * r**2, -1) / jnp.maximum(jnp.sum(leverage, -1), jnp.finfo(r.dtype).tiny)
-    return GaussianPosterior(mean=z, scale=scale, misfit=misfit)
+    return GaussianPosterior(mean=z, scale=scale, residual=r, leverage=leverage)
+
+
+def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Float[jax.Array, "n"]:
+    """Return the factor by which a galaxy's residuals, where they matter, exceed what noise explains.
+
+    Misfit of a generator is coherent over a PSF, and noise, once whitened, is not: the whitened residuals are smoothed
+    with the PSF, scaled to unit variance for white noise, squared, and averaged with the leverage as weight. For a
+    generator that fits, the expectation is one or less (the fit absorbs part of the noise); above one, it is the
+    factor by which to scale the covariance (Birge 1932, Phys. Rev. 40, 207).
+
+    Args:
+        posterior: What :func:`sharpen` found.
+        psf: The PSFs of the galaxies.
+        shape: (ny, nx) of the stamps.
+    """
+    grid = tuple(max(stamp, kernel) for stamp, kernel in zip(shape, psf.stamp.shape[-2:], strict=True))
+    spectrum = jnp.fft.rfft2(posterior.residual.reshape(-1, *shape), s=grid) * psf.transfer(grid)
+    smooth = jnp.fft.irfft2(spectrum, s=grid)[..., : shape[0], : shape[1]].reshape(posterior.residual.shape)
+    variance = jnp.sum(psf.stamp**2, axis=(-2, -1))
+    weight = posterior.leverage / jnp.maximum(posterior.leverage.sum(-1, keepdims=True), jnp.finfo(smooth.dtype).tiny)
+    return jnp.sum(weight * smooth**2, axis=-1) / variance

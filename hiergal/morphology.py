@@ -13,7 +13,7 @@ from hiergal.records import Array, Record, record
 
 __all__ = ["ProfileSummary", "summarize_profile"]
 
-RING_PIX = 0.5
+BISECTIONS = 14  # from the diagonal of a stamp to a hundredth of a pixel
 
 
 @record
@@ -64,13 +64,11 @@ def summarize_profile(profile: Float[Array, "*n y x"], pixel_scale_arcsec: float
 
 
 def _half_light_radius_pix(light: jax.Array, radius: jax.Array) -> jax.Array:
-    """Radius at which the curve of growth reaches one half, interpolated between rings; edges cut pixels softly."""
-    rings = np.arange(RING_PIX, np.hypot(*light.shape[-2:]) / 2, RING_PIX)
-    edges = rings.reshape((1,) * (light.ndim - 2) + (-1, 1, 1))
-    growth = (light[..., None, :, :] * jnp.clip(edges - radius[..., None, :, :] + 0.5, 0, 1)).sum((-2, -1))
-    growth = jnp.concatenate([jnp.zeros_like(growth[..., :1]), growth], axis=-1)
-    radii = jnp.concatenate([jnp.zeros(1), rings])
-    outer = jnp.clip(jnp.argmax(growth >= 0.5, axis=-1), 1, len(rings))[..., None]
-    low, high = (jnp.take_along_axis(growth, i, axis=-1)[..., 0] for i in (outer - 1, outer))
-    fraction = (0.5 - low) / jnp.maximum(high - low, 1e-9)
-    return radii[outer[..., 0] - 1] + fraction * RING_PIX
+    """Radius at which the curve of growth reaches one half, by bisection; the circle cuts pixels softly."""
+    low = jnp.zeros(light.shape[:-2], light.dtype)
+    high = jnp.full_like(low, np.hypot(*light.shape[-2:]))
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        inside = (light * jnp.clip(middle[..., None, None] - radius + 0.5, 0, 1)).sum((-2, -1))
+        low, high = jnp.where(inside < 0.5, middle, low), jnp.where(inside < 0.5, high, middle)
+    return (low + high) / 2

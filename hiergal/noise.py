@@ -212,7 +212,7 @@ class NoisyImage(dist.Distribution):
 
     support = dist.constraints.real_matrix
     reparametrized_params = ("mean_image",)
-    pytree_data_fields = ("mean_image", "noise", "mask")
+    pytree_data_fields = ("mean_image", "noise", "excluded")  # not "mask": that is a method of Distribution
     pytree_aux_fields = ("inflate",)
 
     def __init__(
@@ -224,7 +224,7 @@ class NoisyImage(dist.Distribution):
         inflate: bool = False,
         validate_args: bool | None = None,
     ):
-        self.mean_image, self.noise, self.mask, self.inflate = mean, noise, mask, inflate
+        self.mean_image, self.noise, self.excluded, self.inflate = mean, noise, mask, inflate
         super().__init__(mean.shape[:-2], mean.shape[-2:], validate_args=validate_args)
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
@@ -237,11 +237,11 @@ class NoisyImage(dist.Distribution):
         value, mean = jnp.broadcast_arrays(value, self.mean_image)
         residual = value - mean
         if not self.inflate:
-            return self.noise.log_prob(residual, self.mask)
-        pixels = used_pixels(residual.shape, self.mask)
-        chi_square = self.noise.chi_square(residual, self.mask)
+            return self.noise.log_prob(residual, self.excluded)
+        pixels = used_pixels(residual.shape, self.excluded)
+        chi_square = self.noise.chi_square(residual, self.excluded)
         scale_squared = jnp.maximum(1.0, chi_square / pixels)
-        log_determinant = self.noise.log_determinant(residual.shape, self.mask) + pixels * jnp.log(scale_squared)
+        log_determinant = self.noise.log_determinant(residual.shape, self.excluded) + pixels * jnp.log(scale_squared)
         return -0.5 * (chi_square / scale_squared + log_determinant + pixels * LOG_2PI)
 
 

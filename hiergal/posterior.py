@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
-from hiergal.laplace import sharpen
+from hiergal.laplace import misfit, sharpen
 from hiergal.model import render
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
@@ -44,8 +44,8 @@ class Posterior(Record):
         profile_std: Its standard deviation [flux per pixel].
         image_mean: Mean of the profile convolved with the galaxy's PSF: the denoised image [flux per pixel].
         chi_square: Reduced chi-square of ``image_mean`` against the data.
-        misfit: Leverage-weighted reduced chi-square of the fit (:func:`hiergal.laplace.misfit`); where it exceeds
-            one, the covariance of the draws was multiplied by it.
+        misfit: How far the fit is worse than noise explains (:func:`hiergal.laplace.misfit`); where it exceeds one, the
+            covariance of the draws was multiplied by it.
         identifier: Identifier of each galaxy.
     """
 
@@ -140,12 +140,12 @@ def _latents(model: GalaxyModel, observation: Observation, keys: jax.Array, meth
     guide = posterior_from(model.encode(observation), model.recipe.covariance)
     if method == "laplace":
         sharp = sharpen(residual, guide.mean, steps=SHARPENING_STEPS)
-        mean, misfit = sharp.mean, sharp.misfit
-        scale = sharp.scale * jnp.sqrt(jnp.maximum(misfit, 1.0))[:, None, None]
+        mean, excess = sharp.mean, misfit(sharp, observation.psf, model.recipe.shape)
+        scale = sharp.scale * jnp.sqrt(jnp.maximum(excess, 1.0))[:, None, None]
     else:
-        mean, scale, misfit = guide.mean, jnp.linalg.cholesky(guide.covariance_matrix), jnp.ones(len(observation))
+        mean, scale, excess = guide.mean, jnp.linalg.cholesky(guide.covariance_matrix), jnp.ones(len(observation))
     noise = jax.vmap(lambda key: jax.random.normal(key, (draws, mean.shape[-1])), out_axes=1)(keys)
-    return mean[None] + jnp.einsum("nij,snj->sni", scale, noise), misfit
+    return mean[None] + jnp.einsum("nij,snj->sni", scale, noise), excess
 
 
 @jax.jit
@@ -168,7 +168,7 @@ def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile:
 
 
 def _infer_batch(model, observation, target, keys, method, draws) -> Posterior:
-    latents, misfit = _latents(model, observation, keys, method, draws)
+    latents, excess = _latents(model, observation, keys, method, draws)
     first, second, summaries = 0.0, 0.0, []
     for start in range(0, draws, BLOCK):
         total, squares, summary = _measure(model, latents[start : start + BLOCK])
@@ -183,7 +183,7 @@ def _infer_batch(model, observation, target, keys, method, draws) -> Posterior:
         profile_std=jnp.sqrt(jnp.maximum(second / draws - mean**2, 0.0)),
         image_mean=image,
         chi_square=chi_square,
-        misfit=misfit,
+        misfit=excess,
         identifier=observation.identifier,
     )
 

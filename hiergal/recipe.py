@@ -76,11 +76,11 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     conditions: tuple[str, ...] = ("mag_auto", "flux_radius", "zphot")
     layers: Count = 5
-    hidden: Count = 96
-    steps: Count = 2500
+    hidden: Count = 64
+    steps: Count = 1000
     batch: Count = 512
     learning_rate: Positive = 2e-3
-    draws: Count = 8
+    draws: Count = 16
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,6 +24,8 @@ from hiergal.validation.moments import measure_moments
 from hiergal.validation.reference import SMOOTHED, ks_distance, read_paper_curves
 
 PACKAGE = Path(population.__file__).parents[1]
+BRIGHT = 17.5
+SHARE_BRIGHTER = 140 / 9900  # galaxies brighter than the histogram of magnitudes, over those in it
 MOMENTS = {"mag_auto": (23.876, 1.458), "flux_radius": (9.865, 28.16), "zphot": (1.081, 0.555)}
 HEADER = """\
 # An HST/ACS F814W population like COSMOS, brighter than 25.2 mag. Written by inference/fit_mock_population.py.
@@ -33,6 +35,7 @@ HEADER = """\
 #     Mandelbaum et al. 2012)
 #   axis ratios and Sersic indices by type: 3D-HST/CANDELS, van der Wel et al. (2012, 2014)
 #   noise: 100 COSMOS stamps distributed with GalSim (scatter), 0.00316 on average
+# surface_brightness: the faintest that is detected, mean inside the half-light radius [mag per square arcsec]
 # m is mag_auto - 23.5; sizes are ln(circularised half-light radius / 0.03 arcsec); [a, b] is a + b m, a third number
 # the scatter; fractions are logistic; other pairs are mean (or median) and scatter.
 """
@@ -73,7 +76,9 @@ def fit(data: Path) -> dict:
     cosmos, candels = cosmos_bright(data), candels_shapes(data)
     late, early = cosmos["index"] < 2.5, cosmos["index"] >= 2.5
     parameters = {
-        "magnitude": {"bright": 17.5, "faint": 25.2, "log_density": fit_counts(data)},
+        "magnitude": {
+            "bright": BRIGHT, "faint": 25.2, "surface_brightness": 26.0, "log_density": fit_counts(data),
+        },
         "early": {
             "fraction": fit_logistic(cosmos["m"], early),
             "log_size": fit_line(cosmos["m"][early], np.log(cosmos["radius"][early])),
@@ -124,10 +129,14 @@ def fit_counts(data: Path) -> list[float]:
     """Fit ln counts per magnitude with a cubic without constant; Poisson likelihood."""
     bins = read_paper_curves(data / "paper_figures")["mag_auto"]
     share, centre = np.diff(bins.cdf), 0.5 * (bins.x[1:] + bins.x[:-1]) - 24
+    width, bright = bins.x[1] - bins.x[0], np.linspace(BRIGHT, bins.x[0], 40) - 24
 
     def loss(c: np.ndarray) -> float:
         rate = np.polyval([*c, 0.0], centre)
-        return special.logsumexp(rate) - (share * rate).sum()
+        # The histogram leaves out what is brighter than its first bin; only their number is known.
+        brighter = special.logsumexp(np.polyval([*c, 0.0], bright)) + np.log((bright[1] - bright[0]) / width)
+        total = np.logaddexp(special.logsumexp(rate), brighter)
+        return (1 + SHARE_BRIGHTER) * total - (share * rate).sum() - SHARE_BRIGHTER * brighter
 
     return optimize.minimize(loss, [0.0, 0.0, 0.7]).x.tolist()
 

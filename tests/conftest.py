@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("hiergal", "beartype.beartype")
+install_import_hook("hiergal", "signature_checks.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise  # noqa: E402

@@ -258,6 +258,19 @@ def test_noisy_image_is_a_distribution(key, rng, make_noise, kind):
     np.testing.assert_allclose(by_row, image.log_prob(draws[0]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_inflated_density_is_the_highest_over_stronger_noise(x64, rng, make_noise, kind):
+    """A galaxy that fits keeps the exact density; one that does not gets the best over a factor s >= 1 on the noise."""
+    noise = double(make_noise(kind, 2, (5, 4)))
+    mask = None if kind == "stationary" else rng.uniform(size=(2, 5, 4)) < 0.3
+    residual = np.array([0.3, 30.0])[:, None, None] * rng.normal(size=(2, 5, 4))
+    inflated = NoisyImage(np.zeros((2, 5, 4)), noise, mask, inflate=True).log_prob(residual)
+    by_factor = np.array([scaled(noise, s).log_prob(residual, mask) for s in np.geomspace(1, 100, 1000)])
+    np.testing.assert_allclose(inflated[0], by_factor[0, 0], rtol=1e-12)
+    assert inflated[1] >= by_factor[:, 1].max() > by_factor[0, 1] + 100
+    np.testing.assert_allclose(inflated[1], by_factor[:, 1].max(), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "masked"),
     [("white", False), ("white", True), ("pixel", False), ("pixel", True), ("stationary", False)],

@@ -139,24 +139,43 @@ def tiny_recipe(shape: tuple[int, int] = (16, 24), **training) -> Recipe:
 def tiny_model(recipe: Recipe | None = None, *, seed: int = 0, flow: bool = True) -> GalaxyModel:
     """An untrained model of a recipe: every array is there, and has random numbers in it."""
     recipe = tiny_recipe() if recipe is None else recipe
-    keys = jax.random.split(jax.random.key(seed), 3)
     ny, nx = recipe.shape
     psf = PSF(jnp.ones((1, 3, 3)) / 9, pixel_scale_arcsec=recipe.pixel_scale_arcsec)
     noise, nothing = WhiteNoise(jnp.ones(1)), jnp.zeros((1, ny, nx))
     example = Observation(nothing, psf, noise, None, {}, jnp.zeros(1, int), recipe.pixel_scale_arcsec)
     z = jnp.zeros((1, recipe.generator.latents))
 
-    @jax.jit  # one compilation, where building the networks op by op takes many
-    def build(keys):
+    def build():
+        key = jax.random.key(0)
         params = {
-            "generator$params": generator_of(recipe).init(keys[0], z)["params"],
-            "encoder$params": encoder_of(recipe).init(keys[1], example)["params"],
+            "generator$params": generator_of(recipe).init(key, z)["params"],
+            "encoder$params": encoder_of(recipe).init(key, example)["params"],
         }
-        return params, ConditionalFlow.untrained(keys[2], recipe.flow, z.shape[-1]) if flow else None
+        return params, ConditionalFlow.untrained(key, recipe.flow, z.shape[-1]).params
 
-    params, density = build(keys)
+    params, weights = _fill(jax.eval_shape(build), seed)  # compiling the initialisers would take half a minute
+    unit = [jnp.stack([jnp.zeros(k), jnp.ones(k)]) for k in (z.shape[-1], len(recipe.flow.conditions))]
+    density = ConditionalFlow(weights, *unit, recipe.flow) if flow else None
     provenance = Provenance("toy", "F814W", "counts / s", 25.94, 64, seed, "0.1.0", {"mag_auto": (20.0, 25.0)})
     return GalaxyModel(params, density, recipe, provenance)
+
+
+def _fill(template, seed: int):
+    """Weights of the usual size in place of shapes; the ellipse starts as it does in earnest."""
+    rng = np.random.default_rng(seed)
+
+    def value(path, leaf):
+        names = [getattr(part, "key", "") for part in path]
+        if names[-1] == "bias":
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        if names[-1] == "scale":
+            return jnp.ones(leaf.shape, leaf.dtype)
+        if "ellipse" in names:
+            return jnp.eye(*leaf.shape, dtype=leaf.dtype)
+        weights = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        return jnp.asarray(weights, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(value, template)
 
 
 def tiny_survey(n: int, shape: tuple[int, int], psf: PSF, *, sigma: float = 0.5, seed: int = 7) -> Observation:

@@ -31,7 +31,7 @@ def coverage(
     Args:
         nominal: Probabilities of the intervals.
         empirical: For each quantity, the share of galaxies whose truth is inside.
-        galaxies: Number of galaxies; it sets the band that 95 % of honest posteriors stay in (binomial).
+        galaxies: Number of galaxies; it sets the band that calibrated posteriors stay in with 95 % (binomial).
         title: Title of the figure.
 
     Returns:
@@ -51,7 +51,7 @@ def coverage(
     low, high = (binom.ppf(q, galaxies, fine) / galaxies for q in ((1 - BAND) / 2, (1 + BAND) / 2))
     figure = plain_figure(10, 4.4, title)
     left, right = figure.subplots(1, 2)
-    left.fill_between(fine, low, high, color="0.88", linewidth=0, label=f"{BAND:.0%} of honest ones, {galaxies} galaxies")
+    left.fill_between(fine, low, high, color="0.88", linewidth=0, label=f"{BAND:.0%} band of calibrated ones")
     right.fill_between(fine, 100 * (low - fine), 100 * (high - fine), color="0.88", linewidth=0)
     left.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     right.axhline(0, color=GREY, linewidth=1)
@@ -99,6 +99,8 @@ def intervals(
         >>> len(figure.axes)
         2
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     truth, draws = np.asarray(truth, float), np.asarray(draws, float)
     middle, (low, high) = np.median(draws, axis=0), interval(draws, probability)
     figure = plain_figure(6.5, 6.5, title)
@@ -114,6 +116,10 @@ def intervals(
     plain_axes(top, ylabel=f"inferred {quantity}{in_unit}")
     plain_axes(bottom, xlabel=f"true {quantity}{in_unit}", ylabel="inferred / true")
     top.set(xscale="log", yscale="log")
+    for axis in (top.xaxis, top.yaxis):  # the lower panel shares the first
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if reach[1] < 300 * reach[0] else (1,)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     ratio = np.concatenate([low / truth, high / truth])
     bottom.set_ylim(*np.clip(np.quantile(ratio, [0.01, 0.99]) + (-0.05, 0.05), 0, 3))
     top.text(0.03, 0.95, f"bars: {probability:.0%} intervals", transform=top.transAxes, va="top", fontsize=9)

@@ -70,11 +70,14 @@ def latent_corner(
             latents, colour = (data, data_colour) if j > i else (flow, flow_colour)
             points = _scatter(panel, latents[:, dims[j]], latents[:, dims[i]], np.asarray(colour), colours)
             panel.set(ylim=(-reach, reach))
-        panel.tick_params(labelsize=TEXT_SIZE - 1, labelbottom=i == size - 1, labelleft=j == 0 and i != 0, length=2)
+        panel.tick_params(
+            labelsize=TEXT_SIZE - 1, labelbottom=i == size - 1, labelleft=j == 0 and i != 0, length=2
+        )
     for i, dim in enumerate(dims):
         axes[-1, i].set_xlabel(f"$z_{{{dim + 1}}}$", fontsize=TEXT_SIZE + 2)
         axes[i, 0].set_ylabel(f"$z_{{{dim + 1}}}$", fontsize=TEXT_SIZE + 2)
-    axes[0, 0].legend(*_marginal_legend(axes[0, 0]), frameon=False, fontsize=TEXT_SIZE - 2, handlelength=1.2)
+    names = {"frameon": False, "fontsize": TEXT_SIZE - 1, "ncols": 3, "handlelength": 1.5}
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", **names)
     if size > 1:
         bar = figure.colorbar(points, ax=axes, shrink=0.6, aspect=35, label=colour_label)
         bar.solids.set_alpha(1)
@@ -97,17 +100,30 @@ def sizes_and_ellipticities(
     Returns:
         Two panels with distributions; vertical lines at the means, whose standard errors are in the legend. Failed
         measurements are left out.
+
+    Raises:
+        ValueError: If fewer than two galaxies of a table were measured.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> survey, drawn = (Table({"sigma": s, "g": s, "flag": np.zeros(50, int)}) for s in rng.random((2, 50)))
+        >>> len(sizes_and_ellipticities(survey, drawn).axes)
+        2
     """
     figure = plain_figure(10, 3.9, title)
     for axes, (name, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         samples = [np.asarray(table[name][table["flag"] == 0], float) for table in (survey, drawn)]
         pooled = np.concatenate(samples)
         if min(len(sample) for sample in samples) < 2:
-            raise ValueError(f"{name}: expected at least two measured galaxies in each table, got fewer")
-        edges = np.linspace(0 if name == "g" else pooled.min(), np.quantile(pooled, 0.995), BINS // 2 + 1)
-        if len(pooled) > 4000:
-            edges = np.linspace(edges[0], edges[-1], BINS + 1)
-        for sample, what, colour, line in zip(samples, ("survey", "drawn"), (BLACK, ORANGE), ("-", "--"), strict=True):
+            raise ValueError(
+                f"{name}: expected at least two measured galaxies in each table, got {len(samples[0])} and "
+                f"{len(samples[1])}; draw more"
+            )
+        bins = int(np.clip(np.sqrt(len(pooled)) / 1.5, 8, BINS))
+        edges = np.linspace(0 if name == "g" else pooled.min(), np.quantile(pooled, 0.995), bins + 1)
+        for sample, what, colour, line in zip(
+            samples, ("survey", "drawn"), (BLACK, ORANGE), ("-", "--"), strict=True
+        ):
             mean, error = sample.mean(), sample.std(ddof=1) / np.sqrt(len(sample))
             heights, _ = np.histogram(sample, edges)
             density = heights / (len(sample) * np.diff(edges))
@@ -115,8 +131,14 @@ def sizes_and_ellipticities(
             axes.stairs(density, edges, color=colour, linestyle=line, linewidth=1.6, label=text)
             axes.axvline(mean, color=colour, linestyle=line, linewidth=1)
         plain_axes(axes, xlabel=label, ylabel="density")
-        axes.set_ylim(0, None)
-        axes.legend(frameon=False, fontsize=TEXT_SIZE, title="mean ± standard error", title_fontsize=TEXT_SIZE)
+        axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(
+            loc="upper right",
+            frameon=False,
+            fontsize=TEXT_SIZE,
+            title="mean ± standard error",
+            title_fontsize=TEXT_SIZE,
+        )
     return figure
 
 
@@ -134,22 +156,36 @@ def _scatter(panel: Any, x: np.ndarray, y: np.ndarray, colour: np.ndarray, limit
     step = max(1, len(x) // POINTS)
     rows = slice(None, None, step)
     points = panel.scatter(
-        x[rows], y[rows], c=colour[rows], s=4, alpha=0.6, linewidths=0, cmap="viridis_r", vmin=limits[0], vmax=limits[1]
+        x[rows],
+        y[rows],
+        c=colour[rows],
+        s=4,
+        alpha=0.6,
+        linewidths=0,
+        cmap="viridis_r",
+        vmin=limits[0],
+        vmax=limits[1],
     )
     for radius in PRIOR_RADII:
-        panel.add_patch(Circle((0, 0), radius, fill=False, color=GREY, linestyle="--", linewidth=1))
+        panel.add_patch(
+            Circle((0, 0), radius, fill=False, color="0.2", linestyle="--", linewidth=1, zorder=3)
+        )
     return points
 
 
 def _marginals(panel: Any, data: np.ndarray, flow: np.ndarray, reach: float) -> None:
     edges = np.linspace(-reach, reach, 31)
     fine = np.linspace(-reach, reach, 201)
-    panel.plot(fine, np.exp(-0.5 * fine**2) / np.sqrt(2 * np.pi), color=GREY, linestyle="--", linewidth=1, label="prior")
-    panel.stairs(np.histogram(data, edges, density=True)[0], edges, color=BLACK, linewidth=1.2, label="survey")
+    panel.plot(
+        fine,
+        np.exp(-0.5 * fine**2) / np.sqrt(2 * np.pi),
+        color=GREY,
+        linestyle="--",
+        linewidth=1,
+        label="prior",
+    )
+    panel.stairs(
+        np.histogram(data, edges, density=True)[0], edges, color=BLACK, linewidth=1.2, label="survey"
+    )
     panel.stairs(np.histogram(flow, edges, density=True)[0], edges, color=ORANGE, linewidth=1.2, label="flow")
     panel.set(yticks=[], ylim=(0, None))
-
-
-def _marginal_legend(panel: Any) -> tuple[list, list]:
-    handles, labels = panel.get_legend_handles_labels()
-    return handles, labels

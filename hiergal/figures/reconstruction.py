@@ -11,6 +11,7 @@ from hiergal.figures.style import (
     bright_to_faint,
     label_stamp,
     scale_bar,
+    show_noiseless,
     show_signed,
     show_stamp,
     stamp_grid,
@@ -41,7 +42,8 @@ def reconstructions(
     """Show galaxies, their reconstructions, residuals, and deconvolved light with its error.
 
     Observation and reconstruction of a row share one stretch, and so do the deconvolved mean and the truth. The
-    standard deviation has the stretch of its own peak; peaks are written on it in units of the noise.
+    standard deviation is on a scale of its own; its largest value is written on it, in units of the noise of a
+    pixel, as is the reduced chi-square on the residual (whitened: uncorrelated if the model is right).
 
     Args:
         observation: Observed galaxies.
@@ -86,15 +88,17 @@ def reconstructions(
         show_stamp(panels[0], image[r], level[r], peak)
         show_stamp(panels[1], posterior.image_mean[r], level[r], peak)
         coloured = show_signed(panels[2], whitened[r], RESIDUAL_LIMIT)
-        show_stamp(panels[3], profile, level[r], sharp_peak)
-        show_stamp(panels[4], error, level[r], error.max())
+        show_noiseless(panels[3], profile, level[r], sharp_peak)
+        show_noiseless(panels[4], error, level[r], error.max(), cmap="Purples")
         if truth is not None:
-            show_stamp(panels[5], truth[chosen[r]], level[r], sharp_peak)
+            show_noiseless(panels[5], truth[chosen[r]], level[r], sharp_peak)
         label_stamp(panels[2], f"χ² {posterior.chi_square[r]:.2f}")
-        label_stamp(panels[4], f"≤ {error.max() / level[r]:.2g} σ")
+        label_stamp(panels[4], f"max {error.max() / level[r]:.2g} σ")
         if "mag_auto" in observation.catalog:
             text = f"{observation.catalog['mag_auto'][r]:.1f} mag"
-            panels[0].text(-0.06, 0.5, text, transform=panels[0].transAxes, rotation=90, ha="right", va="center")
+            panels[0].text(
+                -0.06, 0.5, text, transform=panels[0].transAxes, rotation=90, ha="right", va="center"
+            )
     scale_bar(axes[0, 0], shape, observation.pixel_scale_arcsec)
     _colour_bar(figure, axes[-1, 2], coloured, foot_inch)
     return figure
@@ -127,7 +131,9 @@ def reconstruction_pages(
 
 def _whitened(observation: Observation, posterior: Posterior) -> np.ndarray:
     """Residuals in standard deviations, uncorrelated; NaN where masked."""
-    residual = np.asarray(observation.noise.whiten(observation.image - posterior.image_mean, observation.mask))
+    residual = np.asarray(
+        observation.noise.whiten(observation.image - posterior.image_mean, observation.mask)
+    )
     return residual if observation.mask is None else np.where(observation.mask, np.nan, residual)
 
 

@@ -42,7 +42,9 @@ def survey_stamps(
     image, level = visible_pixels(observation), np.asarray(observation.noise.level())
     magnitude = observation.catalog.get("mag_auto")
     rows = -(-len(chosen) // columns)
-    figure, axes = stamp_grid(rows, columns, image.shape[1:], title=title, width_inch=9 * max(columns, 4) / COLUMNS)
+    figure, axes = stamp_grid(
+        rows, columns, image.shape[1:], title=title, width_inch=9 * max(columns, 4) / COLUMNS
+    )
     for panel, i in zip(axes.flat, chosen, strict=False):
         show_stamp(panel, image[i], level[i], np.nanmax(image[i]))
         if magnitude is not None:
@@ -90,7 +92,7 @@ def drawn_galaxies(
     for panels, (name, images) in zip(axes, rows.items(), strict=True):
         panels[0].text(-0.08, 0.5, name, transform=panels[0].transAxes, ha="right", va="center", fontsize=10)
         for i, panel in enumerate(panels):
-            show_stamp(panel, images[i], float(noise_level[i]), np.nanmax(real[i]))
+            show_stamp(panel, images[i], float(noise_level[i]), max(np.nanmax(real[i]), np.nanmax(drawn[i])))
     for panel, text in zip(axes[0], labels or (), strict=False):
         label_stamp(panel, text)
     scale_bar(axes[-1, 0], tuple(shape), pixel_scale_arcsec)

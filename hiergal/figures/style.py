@@ -27,6 +27,7 @@ __all__ = [
     "plain_axes",
     "plain_figure",
     "scale_bar",
+    "show_noiseless",
     "show_signed",
     "show_stamp",
     "stamp_grid",
@@ -38,7 +39,7 @@ BLACK, BLUE, ORANGE, GREEN, PURPLE, GREY = "#000000", "#0072B2", "#D55E00", "#00
 
 SOFTENING = 2.0  # the stretch is linear below so many standard deviations of the noise
 DARKEST_AT_LEAST = 12.0  # so that empty stamps stay light [standard deviations of the noise]
-LIGHTEST = -3.0
+LIGHTEST = -1.0  # fainter pixels are white [standard deviations of the noise]
 BAR_LENGTHS_ARCSEC = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 GUTTER_INCH = 0.04
 TITLE_SIZE, TEXT_SIZE = 12, 9
@@ -71,10 +72,18 @@ def stretch(image: Float[Array, "*n y x"], noise_level: float) -> np.ndarray:
 
 
 def show_stamp(axes: Any, image: Float[Array, "y x"], noise_level: float, peak: float) -> Any:
-    """Draw a stamp on the stretch; what has the flux per pixel ``peak`` is black, NaN is blue."""
+    """Draw an observed stamp on the stretch; pixels of the flux ``peak`` are black, NaN is blue."""
     lightest = stretch(np.array([[LIGHTEST]]), 1.0).item()
     darkest = stretch(np.array([[max(peak / noise_level, DARKEST_AT_LEAST)]]), 1.0).item()
     return _show(axes, stretch(image, noise_level), cmap="gray_r", vmin=lightest, vmax=darkest)
+
+
+def show_noiseless(
+    axes: Any, image: Float[Array, "y x"], noise_level: float, peak: float, *, cmap: str = "gray_r"
+) -> Any:
+    """Draw a stamp without noise on the same stretch, from white at zero to its ``peak``."""
+    darkest = stretch(np.array([[peak]]), noise_level).item()
+    return _show(axes, stretch(image, noise_level), cmap=cmap, vmin=0.0, vmax=darkest or 1.0)
 
 
 def show_signed(axes: Any, image: Float[Array, "y x"], limit: float) -> Any:
@@ -110,7 +119,9 @@ def scale_bar(axes: Any, shape: tuple[int, int], pixel_scale_arcsec: float) -> N
     length = max(fitting, default=BAR_LENGTHS_ARCSEC[0])
     halo = [withStroke(linewidth=4, foreground="white")]
     left, y = 0.05 * nx, 0.06 * ny
-    axes.plot([left, left + length / pixel_scale_arcsec], [y, y], color="black", linewidth=1.8, path_effects=halo)
+    axes.plot(
+        [left, left + length / pixel_scale_arcsec], [y, y], color="black", linewidth=1.8, path_effects=halo
+    )
     axes.text(left, y + 0.03 * ny, f'{length:g}"', fontsize=TEXT_SIZE - 1, va="bottom", path_effects=halo)
 
 
@@ -158,7 +169,9 @@ def stamp_grid(
     )
     for panel in axes.flat:
         panel.set_axis_off()
-    figure.suptitle(title, x=0.05 / width_inch, y=1 - 0.08 / height_inch, ha="left", va="top", fontsize=TITLE_SIZE)
+    figure.suptitle(
+        title, x=0.05 / width_inch, y=1 - 0.08 / height_inch, ha="left", va="top", fontsize=TITLE_SIZE
+    )
     return StampGrid(figure, axes)
 
 

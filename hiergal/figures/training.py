@@ -17,10 +17,12 @@ LABELS = {
     "chi_square": "reduced χ² of a draw (median)",
     "divergence": "KL divergence [nats per galaxy]",
 }
-LEAST_TO_ZOOM = 8
+LEAST_TO_ZOOM = 8  # evaluations
 
 
-def training_curves(history: tuple[TrainInfo, ...], *, title: str = "Training, on validation galaxies") -> "Figure":
+def training_curves(
+    history: tuple[TrainInfo, ...], *, title: str = "Training, on validation galaxies"
+) -> "Figure":
     """Show the bound, the reduced chi-square and the divergence at each evaluation.
 
     Args:
@@ -58,7 +60,7 @@ def training_curves(history: tuple[TrainInfo, ...], *, title: str = "Training, o
 
 def _leave_out_the_start(axes, values: np.ndarray) -> None:
     """The first evaluations are so far off that nothing could be seen of the others."""
-    later = values[len(values) // LEAST_TO_ZOOM :]
+    later = values[len(values) // 5 :]
     low, high = later.min(), later.max()
     margin = 0.08 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)

@@ -87,7 +87,8 @@ def draw_population(
     m = mag - 23.5
     early = uniform[1] < special.expit(np.polyval(p["early"]["fraction"][::-1], m))
 
-    late_size, early_size = (_line(p[t]["log_size"], m) + p[t]["log_size"][2] * normal[2] for t in ("late", "early"))
+    largest = _largest_radius(mag, p["magnitude"]["surface_brightness"])
+    late_size, early_size = (_sizes(p[t]["log_size"], m, largest, uniform[2]) for t in ("late", "early"))
     radius = np.clip(np.exp(np.where(early, early_size, late_size)), *RADIUS_RANGE)
     index = np.where(early, *(p[t]["index"][0] * np.exp(p[t]["index"][1] * normal[3]) for t in ("early", "late")))
     index = _quantised(np.where(early, np.clip(index, 2, 6), np.clip(index, 0.5, 2)))
@@ -147,6 +148,22 @@ def disc_axis_ratio(
     typical = np.clip(_line(p["face_on_ellipticity"], m), 0.02, 0.6)
     flattening = np.clip(-typical * np.log1p(-uniform[2]), 0, 0.6)
     return inclined * (1 - flattening * inclined)
+
+
+def _largest_radius(mag: np.ndarray, surface_brightness: float) -> np.ndarray:
+    """Return the half-light radius [pixels] at which a galaxy becomes too diffuse to be detected.
+
+    Args:
+        mag: Magnitudes.
+        surface_brightness: Faintest mean surface brightness inside the half-light radius [mag per square arcsec].
+    """
+    return 10 ** (0.2 * (surface_brightness - mag)) / np.sqrt(2 * np.pi) / PIXEL
+
+
+def _sizes(relation: list[float], m: np.ndarray, largest: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Draw ln sizes from the relation with magnitude, cut off at the largest one that is detected."""
+    mean, scatter = _line(relation, m), relation[2]
+    return mean + scatter * special.ndtri(uniform * special.ndtr((np.log(largest) - mean) / scatter))
 
 
 def _line(coefficients: list[float], m: np.ndarray) -> np.ndarray:

@@ -1,0 +1,190 @@
+"""The report of a run: one HTML page that holds everything, and its figures as PNG beside it.
+
+The page needs no network, no script and no other file: figures are embedded. What a run measured is given to it in
+words (:class:`Finding`) and in full (``metrics``); what may differ between two runs of one seed, such as times, goes
+into ``made`` and never into the metrics. Every file is written beside its target and renamed.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Finding", "format_number", "format_share", "package_versions", "write_report"]
+
+TEMPLATE = "report.html.j2"
+DOTS_PER_INCH = 130
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+PACKAGES = ("hiergal", "jax", "jaxlib", "flax", "numpyro", "optax", "galsim", "numpy", "scipy", "arviz")
+
+
+class Finding(NamedTuple):
+    """One number that matters, in words.
+
+    Attributes:
+        statement: What was measured, such as "68 % intervals of total flux hold the truth for".
+        value: The number with its error and unit, such as "66.1 ± 2.4 %".
+        goal: What it should be, such as "60 to 76 %"; empty if there is no goal.
+        met: Whether it is so; None if there is no goal.
+    """
+
+    statement: str
+    value: str
+    goal: str = ""
+    met: bool | None = None
+
+
+def write_report(
+    folder: str | Path,
+    *,
+    title: str,
+    figures: "Mapping[str, tuple[Figure, str]]",
+    metrics: Mapping[str, Any],
+    summary: str = "",
+    findings: Sequence[Finding] = (),
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    made: Mapping[str, Any] | None = None,
+    recipe: str = "",
+) -> Path:
+    """Write ``report.html`` and ``figures/NAME.png`` of a run.
+
+    Args:
+        folder: Folder of the run; made if it is not there. Files of the same names are replaced.
+        title: Title of the page.
+        figures: Figures and their captions by name, in the order of the page; the names become file names.
+        metrics: What was measured, nested as it is in ``metrics.json``.
+        summary: A sentence or two that say what was done.
+        findings: The numbers that matter.
+        tables: Further tables by heading: rows that map columns to values.
+        made: How it was made: seed, wall time, versions (:func:`package_versions`).
+        recipe: The recipe of the model, as TOML.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: If the name of a figure cannot be a file name.
+        OSError: If the folder cannot be written to.
+    """
+    wrong = [name for name in figures if not FILE_NAME.fullmatch(name)]
+    if wrong:
+        raise ValueError(
+            f"figures: expected names of letters, digits, '-' and '_', got {wrong[0]!r}; rename it"
+        )
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    shown = []
+    for name, (figure, caption) in figures.items():
+        png = _png(figure)
+        _write(folder / "figures" / f"{name}.png", png)
+        shown.append({"name": name, "caption": caption, "data": base64.b64encode(png).decode("ascii")})
+    page = _template().render(
+        title=title,
+        summary=summary,
+        findings=findings,
+        has_goals=any(finding.goal for finding in findings),
+        figures=shown,
+        tables=[_table(heading, rows) for heading, rows in (tables or {}).items()],
+        metrics=[(name, format_number(value)) for name, value in _flat(metrics)],
+        made=[(name, format_number(value)) for name, value in (made or {}).items()],
+        recipe=recipe,
+    )
+    _write(folder / "report.html", page.encode("utf-8"))
+    return folder / "report.html"
+
+
+def format_share(inside: int, total: int) -> str:
+    """Write a share with its binomial standard error, in percent.
+
+    Example:
+        >>> format_share(264, 400)
+        '66.0 ± 2.4 %'
+    """
+    if not 0 <= inside <= total or total == 0:
+        raise ValueError(f"expected a number out of a positive total, got {inside} out of {total}")
+    share = inside / total
+    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / total):.1f} %"
+
+
+def format_number(value: Any) -> str:
+    """Write a value as people read it: four digits of a number, items of a list with commas.
+
+    Example:
+        >>> format_number(0.123456), format_number(1500), format_number([20.5, None]), format_number(True)
+        ('0.1235', '1500', '20.5, –', 'yes')
+    """
+    match value:
+        case None:
+            return "–"
+        case bool() | np.bool_():
+            return "yes" if value else "no"
+        case float() | np.floating():
+            return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+        case list() | tuple() | np.ndarray():
+            return ", ".join(format_number(item) for item in value)
+        case _:
+            return str(value)
+
+
+def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of the packages that a result depends on; those not installed are left out.
+
+    Example:
+        >>> package_versions(["numpy", "no-such-package"]) == {"numpy": np.__version__}
+        True
+    """
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    source = resources.files("hiergal").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(source)
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    return buffer.getvalue()
+
+
+def _table(heading: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return {
+        "heading": heading,
+        "columns": columns,
+        "rows": [[format_number(row.get(column)) for column in columns] for row in rows],
+    }
+
+
+def _flat(metrics: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the numbers of nested metrics with dotted names."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole, or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

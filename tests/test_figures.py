@@ -1,0 +1,214 @@
+"""Figures show what they are given: which galaxies, in which order, on which scale."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from conftest import awkward_psf
+
+from hiergal import figures
+from hiergal.figures.style import bright_to_faint, stretch
+from hiergal.morphology import ProfileSummary
+from hiergal.noise import PixelNoise, StationaryNoise, WhiteNoise
+from hiergal.observation import Observation
+from hiergal.posterior import Posterior
+from hiergal.svi import TrainInfo
+
+N, SHAPE, DRAWS = 7, (16, 21), 12
+MAGNITUDES = np.array([24.0, 21.5, 23.0, 25.0, 22.0, 24.5, 20.0], np.float32)
+BRIGHT_TO_FAINT = [6, 1, 4, 2, 0, 5, 3]
+
+
+def observe(noise=None, mask=None, catalog=None) -> Observation:
+    rng = np.random.default_rng(4)
+    image = (rng.normal(size=(N, *SHAPE)) + 10 ** (-0.4 * (MAGNITUDES - 25))[:, None, None]).astype(
+        np.float32
+    )
+    noise = WhiteNoise(np.linspace(0.5, 2, N, dtype=np.float32)) if noise is None else noise
+    catalog = {"mag_auto": MAGNITUDES} if catalog is None else catalog
+    return Observation(image, awkward_psf(N), noise, mask, catalog, np.arange(N), pixel_scale_arcsec=0.03)
+
+
+def infer(observation: Observation) -> Posterior:
+    rng = np.random.default_rng(5)
+    summary = ProfileSummary(*(rng.random((DRAWS, N)) for _ in range(6)))
+    profile = rng.random((N, *SHAPE))
+    return Posterior(
+        rng.normal(size=(DRAWS, N, 8)), summary, profile, 0.1 * profile, 0.9 * profile,
+        np.linspace(0.9, 1.1, N), np.ones(N), observation.identifier,
+    )  # fmt: skip
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def shown(axes) -> np.ndarray:
+    return np.ma.filled(axes.images[0].get_array(), np.nan)
+
+
+def drawable(figure) -> bool:
+    """A figure that cannot be drawn, or warns, raises here."""
+    figure.canvas.draw()
+    return True
+
+
+def test_stretch_is_linear_in_the_noise_and_odd():
+    assert stretch(np.array([[0.02]]), 2.0).item() == pytest.approx(0.005, rel=1e-4)
+    assert stretch(np.array([[-7.0]]), 2.0) == -stretch(np.array([[7.0]]), 2.0)
+
+
+def test_importing_figures_does_not_load_matplotlib():
+    code = "import sys, hiergal.figures, hiergal.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_survey_stamps_go_from_bright_to_faint_with_their_own_labels():
+    observation = observe()
+    figure = figures.survey_stamps(observation)
+    assert drawable(figure)
+    labels = [text for text in texts(figure) if '"' not in text]
+    assert labels == [f"{m:.1f}" for m in MAGNITUDES[BRIGHT_TO_FAINT]]
+    for axes, i in zip(figure.axes, BRIGHT_TO_FAINT, strict=True):
+        np.testing.assert_allclose(shown(axes), stretch(observation.image[i], observation.noise.sigma[i]))
+        assert axes.images[0].origin == "lower"
+
+
+def test_survey_stamps_pick_evenly_and_do_without_magnitudes():
+    observation = observe(catalog={})
+    assert list(bright_to_faint(observe(), 3)) == [6, 2, 3]
+    assert len(figures.survey_stamps(observation, count=3).axes) == 3
+    assert bright_to_faint(observation, 1)[0] == 6  # by flux
+
+
+def test_survey_stamps_need_a_galaxy():
+    with pytest.raises(ValueError, match="at least one galaxy"):
+        figures.survey_stamps(observe()[:0])
+
+
+def test_masked_pixels_are_left_out():
+    mask = np.zeros((N, *SHAPE), bool)
+    mask[:, 3, 5] = True
+    sigma = np.ones((N, *SHAPE), np.float32)
+    sigma[mask] = np.nan
+    observation = observe(PixelNoise(sigma), mask)
+    figure = figures.reconstructions(observation, infer(observation), rows=2)
+    assert drawable(figure)
+    assert np.argwhere(np.isnan(shown(figure.axes[0]))).tolist() == [[3, 5]]
+    assert np.argwhere(np.isnan(shown(figure.axes[2]))).tolist() == [[3, 5]]
+
+
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_reconstructions_show_whitened_residuals_beside_the_right_galaxy(with_truth):
+    observation = observe(StationaryNoise(np.full((N, 16, 11), 4.0, np.float32), width=21))
+    posterior = infer(observation)
+    truth = 2 * posterior.profile_mean if with_truth else None
+    figure = figures.reconstructions(observation, posterior, truth, rows=np.array([4, 1]))
+    assert drawable(figure)
+    columns = 6 if with_truth else 5
+    assert len(figure.axes) == 2 * columns + 1  # and the colour bar
+    second = figure.axes[columns : 2 * columns]
+    residual = (observation.image[1] - posterior.image_mean[1]) / 2
+    np.testing.assert_allclose(shown(second[2]), residual, atol=1e-5)
+    assert second[2].images[0].get_clim() == (-4, 4)
+    assert second[0].images[0].get_clim() == second[1].images[0].get_clim()
+    if with_truth:
+        np.testing.assert_allclose(shown(second[5]), stretch(truth[1], 2.0), rtol=1e-5)
+        assert second[3].images[0].get_clim() == second[5].images[0].get_clim()
+    assert "21.5 mag" in texts(figure) and f"χ² {posterior.chi_square[1]:.2f}" in texts(figure)
+
+
+def test_reconstructions_refuse_posteriors_of_other_galaxies():
+    observation = observe()
+    with pytest.raises(ValueError, match="same order"):
+        figures.reconstructions(observation, infer(observation)[::-1])
+
+
+def test_pages_show_every_galaxy_once():
+    observation = observe()
+    pages = figures.reconstruction_pages(observation, infer(observation), per_page=3)
+    labels = [text for page in pages for text in texts(page) if text.endswith(" mag")]
+    assert labels == [f"{m:.1f} mag" for m in MAGNITUDES[BRIGHT_TO_FAINT]]
+    assert [len(page.axes) for page in pages] == [16, 16, 6]
+
+
+def test_drawn_galaxies_share_the_stretch_of_their_column():
+    image = observe().image
+    figure = figures.drawn_galaxies(image, 2 * image, image, list("abcdefg"), noise_level=np.ones(N))
+    assert drawable(figure)
+    limits = np.array([axes.images[0].get_clim() for axes in figure.axes]).reshape(3, N, 2)
+    assert (limits == limits[:1]).all()
+    assert set("abcdefg") < set(texts(figure))
+
+
+def test_training_curves_mark_the_best_bound():
+    bounds = [-1e6, 10.0, 40.0, 30.0, 20.0, 25.0, 24.0, 23.0, 22.0]
+    history = tuple(TrainInfo(100 * (i + 1), 1.0, b, 1.1, 8.0) for i, b in enumerate(bounds))
+    figure = figures.training_curves(history)
+    assert drawable(figure)
+    bound = figure.axes[0]
+    assert list(bound.lines[0].get_xdata()) == [300, 300]
+    assert bound.get_ylim()[0] > -100  # the first evaluation does not set the scale
+    with pytest.raises(ValueError, match="at least one evaluation"):
+        figures.training_curves(())
+
+
+def test_latent_corner_puts_data_above_and_flow_below(rng):
+    data, flow, colour = rng.normal(size=(50, 6)), rng.normal(size=(40, 6)), np.linspace(20, 25, 50)
+    figure = figures.latent_corner(data, colour, flow, np.linspace(20, 25, 40), dims=(1, 4))
+    assert drawable(figure)
+    upper, lower = figure.axes[1].collections[0], figure.axes[2].collections[0]
+    np.testing.assert_allclose(upper.get_offsets(), data[:, [4, 1]])
+    np.testing.assert_allclose(lower.get_offsets(), flow[:, [1, 4]])
+    np.testing.assert_allclose(upper.get_array(), colour)
+    assert sorted(patch.radius for patch in figure.axes[1].patches) == [1, 2]
+
+
+def test_latent_corner_picks_the_latents_that_go_with_the_colour(rng):
+    data, colour = rng.normal(size=(300, 9)), rng.normal(size=300)
+    data[:, [0, 2, 3, 5, 8]] += colour[:, None]
+    figure = figures.latent_corner(data, colour, data, colour)
+    names = [axes.get_xlabel() for axes in figure.axes[20:25]]
+    assert names == [f"$z_{{{i}}}$" for i in (1, 3, 4, 6, 9)]
+
+
+def test_sizes_and_ellipticities_leave_out_failures(rng):
+    def table(n):
+        rows = Table(
+            {"sigma": rng.uniform(0.1, 0.3, n), "g": rng.uniform(0, 0.6, n), "flag": np.zeros(n, int)}
+        )
+        rows["sigma"][0], rows["flag"][0] = np.nan, 1
+        return rows
+
+    survey, drawn = table(80), table(60)
+    figure = figures.sizes_and_ellipticities(survey, drawn)
+    assert drawable(figure)
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    mean, error = survey["sigma"][1:].mean(), survey["sigma"][1:].std(ddof=1) / 79**0.5
+    assert legend[0] == f"survey: {mean:.4f} ± {error:.4f}"
+    with pytest.raises(ValueError, match="at least two measured"):
+        figures.sizes_and_ellipticities(survey, drawn[:2])
+
+
+def test_coverage_band_holds_calibrated_posteriors(rng):
+    nominal, galaxies = np.linspace(0.1, 0.9, 9), 200
+    figure = figures.coverage(nominal, {"total flux": nominal + 0.05}, galaxies)
+    assert drawable(figure)
+    np.testing.assert_allclose(figure.axes[1].lines[1].get_ydata(), 5.0)
+    corners = figure.axes[0].collections[0].get_paths()[0].vertices
+    at_half = corners[np.isclose(corners[:, 0], 0.5), 1]
+    assert at_half.min() == pytest.approx(0.5 - 1.96 * np.sqrt(0.25 / galaxies), abs=0.01)
+    assert at_half.max() == pytest.approx(0.5 + 1.96 * np.sqrt(0.25 / galaxies), abs=0.01)
+
+
+@pytest.mark.parametrize("brightest", [50.0, 5e4])
+def test_intervals_show_median_and_ratio(brightest):
+    truth = np.geomspace(1, brightest, 9)
+    figure = figures.intervals(truth, 1.1 * truth * np.linspace(0.9, 1.1, 41)[:, None], unit="counts/s")
+    assert drawable(figure)
+    top, bottom = figure.axes
+    np.testing.assert_allclose(top.containers[0].lines[0].get_ydata(), 1.1 * truth)
+    np.testing.assert_allclose(bottom.containers[0].lines[0].get_ydata(), 1.1)
+    assert "[counts/s]" in bottom.get_xlabel()
