@@ -46,10 +46,11 @@ def summarize_profile(profile: Float[Array, "*n y x"], pixel_scale_arcsec: float
 
     Example:
         >>> y, x = np.mgrid[-20:21, -20:21]
-        >>> summary = summarize_profile(np.exp(-0.5 * (x**2 + y**2) / 16.0), 0.03)
-        >>> round(float(summary.hlr_arcsec) / 0.03 / 4.0, 2)  # of a Gaussian, in units of its sigma
+        >>> summary = summarize_profile(np.exp(-0.5 * (x**2 + y**2) / 16.0)[None], 0.03)
+        >>> round(float(summary.hlr_arcsec[0]) / 0.03 / 4.0, 2)  # of a Gaussian, in units of its sigma
         1.18
     """
+    profile = jnp.asarray(profile)
     ny, nx = profile.shape[-2:]
     x = jnp.broadcast_to(jnp.arange(nx) - (nx - 1) / 2, profile.shape)
     y = jnp.broadcast_to(jnp.arange(ny)[:, None] - (ny - 1) / 2, profile.shape)

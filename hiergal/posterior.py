@@ -113,16 +113,18 @@ def infer(
     return _join(parts)[:n]
 
 
-def interval(draws: Float[np.ndarray, "s *n"], probability: float) -> tuple[np.ndarray, np.ndarray]:
+def interval(
+    draws: Float[np.ndarray, "s *n"], probability: float
+) -> tuple[Float[np.ndarray, "*n"], Float[np.ndarray, "*n"]]:
     """Return the central interval of a probability, for each quantity.
 
     Quantiles are taken at ranks i / (s + 1), so that a new draw of the same distribution falls inside with just that
     probability, however few the draws.
 
     Example:
-        >>> low, high = interval(np.arange(1.0, 100.0), 0.9)
-        >>> round(float(low), 6), round(float(high), 6)
-        (5.0, 95.0)
+        >>> low, high = interval(np.arange(1.0, 100.0)[:, None], 0.9)
+        >>> low.round(6).tolist(), high.round(6).tolist()
+        ([5.0], [95.0])
     """
     tail = (1 - probability) / 2
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0, method="weibull")

@@ -155,7 +155,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """Write a recipe out, every value named.
+    """Write a recipe out, every value named but those left to be measured.
 
     Example:
         >>> recipe_from(tomllib.loads(recipe_to_toml(Recipe()))) == Recipe()
@@ -163,7 +163,13 @@ def recipe_to_toml(recipe: Recipe) -> str:
     """
     import tomli_w
 
-    return tomli_w.dumps(msgspec.to_builtins(recipe))
+    return tomli_w.dumps(_without_none(msgspec.to_builtins(recipe)))
+
+
+def _without_none(content: dict[str, Any]) -> dict[str, Any]:
+    """Drop what is None: TOML has no word for it, and it is the default wherever it may stand."""
+    values = {name: _without_none(value) if isinstance(value, dict) else value for name, value in content.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _known(message: str) -> str:

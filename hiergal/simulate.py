@@ -5,9 +5,8 @@ profile. In GalSim a profile is an ``InterpolatedImage``, to be convolved with a
 ``method="no_pixel"`` (or with an optical PSF, and GalSim's own pixel).
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["conditions_from", "draw_galsim", "draw_profiles"]
 
 BATCH = 128
+Catalog = Any  # an Astropy table, or a mapping from names to columns: not all tables are Mappings
+Catalog = Any  # an Astropy table, or a mapping from names to columns
 
 
-def conditions_from(names: tuple[str, ...], catalog: Mapping[str, np.ndarray]) -> Float[np.ndarray, "n c"]:
+def conditions_from(names: tuple[str, ...], catalog: Catalog) -> Float[np.ndarray, "n c"]:
     """Collect the columns that a model is conditioned on.
 
     Args:
@@ -35,7 +36,7 @@ def conditions_from(names: tuple[str, ...], catalog: Mapping[str, np.ndarray]) -
         ValueError: If a column is missing, or a value is not finite.
 
     Example:
-        >>> conditions_from(("mag_auto",), {"mag_auto": [22.0, 23.0]}).shape
+        >>> conditions_from(("mag_auto",), {"mag_auto": np.array([22.0, 23.0])}).shape
         (2, 1)
     """
     columns = list(getattr(catalog, "colnames", catalog))
@@ -56,7 +57,7 @@ def conditions_from(names: tuple[str, ...], catalog: Mapping[str, np.ndarray]) -
 
 
 def draw_profiles(
-    model: GalaxyModel, catalog: Mapping[str, np.ndarray], *, key: jax.Array
+    model: GalaxyModel, catalog: Catalog, *, key: jax.Array
 ) -> Float[np.ndarray, "n y x"]:
     """Draw one new galaxy for each row of a catalogue.
 
@@ -83,7 +84,7 @@ def draw_profiles(
 
 
 def draw_galsim(
-    model: GalaxyModel, catalog: Mapping[str, np.ndarray], *, key: jax.Array, **options
+    model: GalaxyModel, catalog: Catalog, *, key: jax.Array, **options
 ) -> "list[galsim.InterpolatedImage]":
     """Draw one GalSim object for each row of a catalogue.
 

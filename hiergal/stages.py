@@ -7,7 +7,7 @@ Every stage writes beside its target and renames, so that what lies on disk is w
 files.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -23,7 +23,7 @@ from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
 from hiergal.recipe import Recipe
 from hiergal.records import Array
-from hiergal.simulate import conditions_from, draw_profiles
+from hiergal.simulate import Catalog, conditions_from, draw_profiles
 from hiergal.survey import Split, Store, StoreHeader, write_store
 from hiergal.svi import Fit, fit
 
@@ -172,7 +172,8 @@ def aggregate_posterior(model: GalaxyModel, store: Store, rows: np.ndarray, key:
 
     @jax.jit
     def sample(key, observation):
-        return posterior_from(model.encode(observation), model.recipe.covariance).sample(key, (draws,))
+        q = posterior_from(model.encode(observation), model.recipe.covariance)
+        return jax.vmap(q.sample)(jax.random.split(key, draws))
 
     parts = []
     for first in range(0, len(rows), CHUNK):
@@ -204,7 +205,7 @@ def infer_stage(
 
 
 def sample_stage(
-    model: GalaxyModel, catalog: Mapping[str, np.ndarray], out: str | Path, *, seed: int, overwrite: bool = False
+    model: GalaxyModel, catalog: Catalog, out: str | Path, *, seed: int, overwrite: bool = False
 ) -> None:
     """Draw a galaxy for each row of a catalogue into a FITS file: profiles in a cube, conditions in a table.
 

@@ -31,8 +31,8 @@ HEADER = """\
 # An HST/ACS F814W population like COSMOS, brighter than 25.2 mag. Written by inference/fit_mock_population.py.
 #   counts, flux_radius, redshift: means and variances of the training set, and histograms (Fig. 7), of Lanusse et al.
 #     (2020); measured sizes and ellipticities (Fig. 6) refine late.log_size and late.face_on_ellipticity
-#   size, Sersic index, bulges, light, redshift at F814W < 23.5: COSMOS fits distributed with GalSim (Leauthaud et al. 2007;
-#     Mandelbaum et al. 2012)
+#   size, Sersic index, bulges, light, redshift at F814W < 23.5: COSMOS fits distributed with GalSim (Leauthaud et
+#     al. 2007; Mandelbaum et al. 2012)
 #   axis ratios and Sersic indices by type: 3D-HST/CANDELS, van der Wel et al. (2012, 2014)
 #   noise: 100 COSMOS stamps distributed with GalSim (scatter), 0.00316 on average
 # surface_brightness: the faintest that is detected, mean inside the half-light radius [mag per square arcsec]
@@ -49,14 +49,20 @@ REFERENCE_HEADER = """\
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--refine", type=int, default=0, help="rounds of refinement on measured mock galaxies")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--refine", type=int, default=0, help="rounds of refinement on measured mock galaxies"
+    )
     parser.add_argument("--galaxies", type=int, default=3000, help="galaxies drawn in each round")
     parser.add_argument("--seed", type=int, default=20, help="seed of the galaxies drawn")
     parser.add_argument("--write", action="store_true", help="replace the numbers that the package ships")
     arguments = parser.parse_args()
     if "HIERGAL_DATA" not in os.environ:
-        parser.error("expected HIERGAL_DATA to name the folder with catalogs/ and paper_figures/, got nothing; set it")
+        parser.error(
+            "expected HIERGAL_DATA to name the folder with catalogs/ and paper_figures/, got nothing; set it"
+        )
     data = Path(os.environ["HIERGAL_DATA"])
     parameters = fit(data)
     reference = read_paper_curves(data / "paper_figures")
@@ -68,7 +74,9 @@ def main() -> None:
     print(text)
     if arguments.write:
         replace(PACKAGE / "survey" / "acs_population.toml", text)
-        replace(PACKAGE / "validation" / "cosmos_reference.toml", REFERENCE_HEADER + reference_toml(reference))
+        replace(
+            PACKAGE / "validation" / "cosmos_reference.toml", REFERENCE_HEADER + reference_toml(reference)
+        )
 
 
 def fit(data: Path) -> dict:
@@ -77,13 +85,22 @@ def fit(data: Path) -> dict:
     late, early = cosmos["index"] < 2.5, cosmos["index"] >= 2.5
     parameters = {
         "magnitude": {
-            "bright": BRIGHT, "faint": 25.2, "surface_brightness": 26.0, "log_density": fit_counts(data),
+            "bright": BRIGHT,
+            "faint": 25.2,
+            "surface_brightness": 26.0,
+            "log_density": fit_counts(data),
         },
         "early": {
             "fraction": fit_logistic(cosmos["m"], early),
             "log_size": fit_line(cosmos["m"][early], np.log(cosmos["radius"][early])),
-            "index": [float(np.median(cosmos["index"][early])), robust_scatter(np.log(cosmos["index"][early]))],
-            "axis_ratio": [float(candels["q"][candels["early"]].mean()), float(candels["q"][candels["early"]].std())],
+            "index": [
+                float(np.median(cosmos["index"][early])),
+                robust_scatter(np.log(cosmos["index"][early])),
+            ],
+            "axis_ratio": [
+                float(candels["q"][candels["early"]].mean()),
+                float(candels["q"][candels["early"]].std()),
+            ],
         },
         "late": {
             "log_size": fit_line(cosmos["m"][late], np.log(cosmos["radius"][late])),
@@ -104,10 +121,14 @@ def cosmos_bright(data: Path) -> dict[str, np.ndarray]:
     """Read 500 COSMOS galaxies brighter than 23.5 mag with Sersic fits, and keep the trustworthy ones."""
     table = Table.read(data / "catalogs" / "cosmos_23.5_500_fits.fits")
     brightness, hlr, index, q = np.asarray(table["sersicfit"], float)[:, :4].T
-    good = (np.asarray(table["fit_status"])[:, 4] > 0) & (q > 0.05) & (hlr > 0.5) & (hlr < 200) & (index < 5.9)
+    good = (
+        (np.asarray(table["fit_status"])[:, 4] > 0) & (q > 0.05) & (hlr > 0.5) & (hlr < 200) & (index < 5.9)
+    )
     b = special.gammaincinv(2 * index, 0.5)
     # The catalogue's amplitude is the surface brightness at the half-light radius.
-    flux = 2 * np.pi * index * np.exp(b) * b ** (-2 * index) * special.gamma(2 * index) * q * hlr**2 * brightness
+    flux = (
+        2 * np.pi * index * np.exp(b) * b ** (-2 * index) * special.gamma(2 * index) * q * hlr**2 * brightness
+    )
     mag = np.asarray(table["mag_auto"], float)
     columns = {
         "m": mag - 23.5, "radius": hlr * np.sqrt(q), "index": index, "q": q,
@@ -143,13 +164,16 @@ def fit_counts(data: Path) -> list[float]:
 
 def fit_line(m: np.ndarray, value: np.ndarray) -> list[float]:
     """Fit a straight line robustly; returns intercept, slope and scatter."""
-    line = optimize.least_squares(lambda c: c[0] + c[1] * m - value, [value.mean(), 0.0], loss="soft_l1", f_scale=0.5).x
+    line = optimize.least_squares(
+        lambda c: c[0] + c[1] * m - value, [value.mean(), 0.0], loss="soft_l1", f_scale=0.5
+    ).x
     return [*line.tolist(), robust_scatter(value - line[0] - line[1] * m)]
 
 
 def fit_logistic(m: np.ndarray, member: np.ndarray) -> list[float]:
     """Fit the fraction of members as a logistic function of magnitude."""
-    return optimize.minimize(lambda c: np.logaddexp(0, np.where(member, -1, 1) * (c[0] + c[1] * m)).sum(), [0, 0]).x.tolist()
+    sign = np.where(member, -1, 1)
+    return optimize.minimize(lambda c: np.logaddexp(0, sign * (c[0] + c[1] * m)).sum(), [0, 0]).x.tolist()
 
 
 def fit_disc_shapes(q: np.ndarray) -> dict[str, float | list[float]]:
@@ -181,12 +205,16 @@ def fit_bulges(cosmos: dict[str, np.ndarray]) -> dict[str, list[float]]:
 def fit_light(cosmos: dict[str, np.ndarray]) -> dict[str, list[float]]:
     """Fit total flux against MAG_AUTO, and flux_radius against the intrinsic size and shape."""
     ratio = np.log(cosmos["total_over_auto"])
-    design = [np.ones_like(cosmos["m"]), np.log(np.hypot(cosmos["radius"], 2.2)), np.log(cosmos["index"]), np.log(cosmos["q"])]
+    observed = np.hypot(cosmos["radius"], population.PSF_RADIUS)
+    design = np.log([np.full_like(observed, np.e), observed, cosmos["index"], cosmos["q"]])
     target = np.log(cosmos["flux_radius"])
     c = optimize.least_squares(lambda c: c @ design - target, [0.5, 0.8, 0, 0], loss="soft_l1", f_scale=0.1).x
     # Half of the catalogue's scatter is that of the fit, not of the galaxy.
     scatter = 0.7 * robust_scatter(target - c @ design)
-    return {"total_over_auto": [float(np.exp(np.median(ratio))), 0.06], "flux_radius": [*c.tolist(), 0.0, scatter]}
+    return {
+        "total_over_auto": [float(np.exp(np.median(ratio))), 0.06],
+        "flux_radius": [*c.tolist(), 0.0, scatter],
+    }
 
 
 def fit_redshift(cosmos: dict[str, np.ndarray], parameters: dict) -> dict[str, list[float]]:
@@ -202,7 +230,9 @@ def fit_redshift(cosmos: dict[str, np.ndarray], parameters: dict) -> dict[str, l
 
 def fit_noise(data: Path) -> dict[str, float | list[float]]:
     """Describe the noise levels of real stamps by two depths, scaled to the average of COSMOS."""
-    rms = np.sqrt(np.asarray(Table.read(data / "acs_psfs" / "real_galaxy_catalog_23.5_example.fits")["NOISE_VARIANCE"]))
+    rms = np.sqrt(
+        np.asarray(Table.read(data / "acs_psfs" / "real_galaxy_catalog_23.5_example.fits")["NOISE_VARIANCE"])
+    )
     deep = rms < 0.0034
     levels = np.array([np.median(rms[deep]), np.median(rms[~deep])])
     share = float(np.mean(~deep))
@@ -229,7 +259,9 @@ def refine(parameters: dict, reference: dict, galaxies: int, seed: int) -> None:
     batch = draw_mock(galaxies, seed=seed, stamp=128, parameters=parameters)
     moments = measure_moments(batch.observation.image)
     good = moments[moments["flag"] == 0]
-    low, middle, high = (np.interp(level, reference["sigma"].cdf, reference["sigma"].x) for level in (0.16, 0.5, 0.84))
+    low, middle, high = (
+        np.interp(level, reference["sigma"].cdf, reference["sigma"].x) for level in (0.16, 0.5, 0.84)
+    )
     drawn = np.percentile(good["sigma"], [16, 50, 84])
     size = parameters["late"]["log_size"]
     size[0] += 1.3 * float(np.log(middle / drawn[1]))
@@ -251,7 +283,9 @@ def reference_toml(reference: dict) -> str:
         cdf = np.linspace(0.004, min(0.996, curve.cdf[-1]), 49) if curve.smoothed else np.linspace(0, 1, 49)
         x = np.interp(cdf, curve.cdf, curve.x)
         lines += [f"\n[quantiles.{name}]", f"mean = {curve.mean:.5g}"]
-        lines += [f"{key} = [{', '.join(f'{v:.5g}' for v in values)}]" for key, values in (("x", x), ("cdf", cdf))]
+        lines += [
+            f"{key} = [{', '.join(f'{v:.5g}' for v in values)}]" for key, values in (("x", x), ("cdf", cdf))
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -261,7 +295,9 @@ def to_toml(tables: dict) -> str:
     def show(value: float | list[float]) -> str:
         return f"[{', '.join(map(show, value))}]" if isinstance(value, list) else f"{value:#.4g}"
 
-    return "".join(f"\n[{t}]\n" + "".join(f"{k} = {show(v)}\n" for k, v in rows.items()) for t, rows in tables.items())
+    return "".join(
+        f"\n[{t}]\n" + "".join(f"{k} = {show(v)}\n" for k, v in rows.items()) for t, rows in tables.items()
+    )
 
 
 def replace(path: Path, text: str) -> None:

@@ -35,7 +35,7 @@ def programs(covariance="diagonal", population=None):
 
 def parameters(outputs):
     generator = jax.tree.map(lambda leaf: leaf.astype(np.float32), linear_params(D, SHAPE))
-    return {"generator$params": generator, "encoder$params": {"outputs": outputs}}
+    return {"generator$params": generator, "encoder$params": {"outputs": jnp.asarray(outputs)}}
 
 
 @pytest.mark.parametrize(("kind", "masked"), [("white", False), ("pixel", True), ("stationary", False)])

@@ -81,6 +81,8 @@ def test_survey_stamps_pick_evenly_and_do_without_magnitudes():
     assert list(bright_to_faint(observe(), 3)) == [6, 2, 3]
     assert len(figures.survey_stamps(observation, count=3).axes) == 3
     assert bright_to_faint(observation, 1)[0] == 6  # by flux
+    nine = observation[np.arange(9) % N]
+    assert len(figures.survey_stamps(nine).axes) == 9  # no empty places in the second row
 
 
 def test_survey_stamps_need_a_galaxy():

@@ -84,7 +84,7 @@ def rough_flux(observation: Observation) -> Float[jax.Array, "n"]:
 
 def _visible(observation: Observation) -> jax.Array:
     """The image with masked pixels at zero, whatever they held."""
-    image, mask = observation.image, observation.mask
+    image, mask = jnp.asarray(observation.image), observation.mask
     return image if mask is None else jnp.where(mask, 0.0, image)
 
 

@@ -69,7 +69,8 @@ class Generator(nn.Module):
         """Return light profiles [flux per pixel] for latents."""
         ellipse = self._ellipse_parameters(z)
         log_profile = _log_sersic(ellipse, self.shape) + self._network(z)
-        mean, spread = self.config.log_flux_mean or 0.0, self.config.log_flux_spread or 1.0
+        mean, spread = self.config.log_flux_mean, self.config.log_flux_spread
+        mean, spread = 0.0 if mean is None else mean, 1.0 if spread is None else spread
         log_flux = mean + spread * ellipse["log_flux"]
         shape = nn.softmax(log_profile.reshape(len(z), -1)).reshape(log_profile.shape)
         return jnp.exp(log_flux)[:, None, None] * shape

@@ -6,7 +6,6 @@ with dense layers; convolutions are plain 3x3 with stride one. Images are ``[...
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Float
 
 __all__ = ["ResidualBlock", "depth_to_space", "space_to_depth"]

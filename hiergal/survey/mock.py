@@ -96,7 +96,8 @@ def draw_mock(
 
     def draw(i: int) -> None:
         galaxy = build_galaxy(
-            {name: float(column[i]) for name, column in columns.items()}, random_stream(seed, first + i, STRUCTURE)
+            {name: float(column[i]) for name, column in columns.items()},
+            random_stream(seed, first + i, STRUCTURE),
         )
         truth[i] = render(galaxy, shape)
         psf[i] = draw_psf(random_stream(seed, first + i, OPTICS), bank)

@@ -77,7 +77,7 @@ def draw_population(
 
     Example:
         >>> catalog = draw_population(1000, seed=1)
-        >>> 23.5 < catalog["mag_auto"].mean() < 24.2
+        >>> bool(23.5 < catalog["mag_auto"].mean() < 24.2)
         True
     """
     p = population_parameters() if parameters is None else parameters
@@ -90,7 +90,9 @@ def draw_population(
     largest = _largest_radius(mag, p["magnitude"]["surface_brightness"])
     late_size, early_size = (_sizes(p[t]["log_size"], m, largest, uniform[2]) for t in ("late", "early"))
     radius = np.clip(np.exp(np.where(early, early_size, late_size)), *RADIUS_RANGE)
-    index = np.where(early, *(p[t]["index"][0] * np.exp(p[t]["index"][1] * normal[3]) for t in ("early", "late")))
+    index = np.where(
+        early, *(p[t]["index"][0] * np.exp(p[t]["index"][1] * normal[3]) for t in ("early", "late"))
+    )
     index = _quantised(np.where(early, np.clip(index, 2, 6), np.clip(index, 0.5, 2)))
 
     mean, scatter = p["early"]["axis_ratio"]
@@ -112,7 +114,9 @@ def draw_population(
     return {
         "mag_auto": mag,
         "flux_radius": flux_radius,
-        "zphot": np.clip(np.exp(_line(p["redshift"]["log_z"], m) + p["redshift"]["log_z"][2] * normal[11]), 0.01, 6),
+        "zphot": np.clip(
+            np.exp(_line(p["redshift"]["log_z"], m) + p["redshift"]["log_z"][2] * normal[11]), 0.01, 6
+        ),
         "flux": auto * total * np.exp(light_scatter * normal[9]),
         "hlr_arcsec": radius * PIXEL,
         "sersic_index": index,

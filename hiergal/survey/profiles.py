@@ -1,8 +1,8 @@
 """Light profiles of mock galaxies, and their drawing on a grid of pixels.
 
-A galaxy is a sum of Sersic profiles, each with modulations that smooth models lack: spiral arms, lopsidedness, bends. They
-keep the flux exactly: arms and lopsidedness have unit mean on every ellipse, bends have unit Jacobian. So the total
-flux is the analytic one, and the same galaxy comes out on a stamp of any size.
+A galaxy is a sum of Sersic profiles, each with modulations that smooth models lack: spiral arms, lopsidedness,
+bends. They keep the flux exactly: arms and lopsidedness have unit mean on every ellipse, bends have unit Jacobian.
+So the total flux is the analytic one, and the same galaxy comes out on a stamp of any size.
 
 Profiles are integrated over sub-pixels, and the blur of the pixel itself is then taken out to second order (the
 midpoint rule read backwards): values are surface brightness at the pixel centre times the pixel's area. The
@@ -151,7 +151,9 @@ def _surface_brightness(part: Component, x: np.ndarray, y: np.ndarray) -> np.nda
         profile *= _arm_contrast(part.arms, square, log_square, np.arctan2(v, u))
     if part.lopsided:
         radius = np.sqrt(square)
-        towards = (u * np.float32(np.cos(part.lopsided_angle)) + v * np.float32(np.sin(part.lopsided_angle))) / radius
+        towards = (
+            u * np.float32(np.cos(part.lopsided_angle)) + v * np.float32(np.sin(part.lopsided_angle))
+        ) / radius
         profile *= 1 + np.float32(part.lopsided) * np.minimum(radius, 1) * towards
     return profile
 

@@ -39,13 +39,17 @@ def build_galaxy(row: Mapping[str, float], rng: np.random.Generator) -> list[Com
     flux, q, angle = row["flux"], row["axis_ratio"], row["position_angle"]
     radius = row["hlr_arcsec"] / PIXEL_SCALE_ARCSEC
     # Zero for small and faint galaxies, one for large and bright ones.
-    richness = float(special.expit(2.2 * np.log(radius / 7.0)) * special.expit(1.2 * (24.8 - row["mag_auto"])))
+    richness = float(
+        special.expit(2.2 * np.log(radius / 7.0)) * special.expit(1.2 * (24.8 - row["mag_auto"]))
+    )
     if not row["late_type"]:
         spheroid = Component(flux, radius / np.sqrt(q), row["sersic_index"], q, angle, x, y)
         return _with_companion([spheroid], 0.04, rng)
     bulge, size = row["bulge_fraction"], float(np.clip(rng.normal(0.4, 0.12), 0.15, 0.8))
     disc_radius = radius / half_light_radius(bulge, size, row["sersic_index"])
-    return _with_companion(_disc_galaxy(row, rng, flux, disc_radius, size, richness, x, y), 0.06 + 0.08 * richness, rng)
+    return _with_companion(
+        _disc_galaxy(row, rng, flux, disc_radius, size, richness, x, y), 0.06 + 0.08 * richness, rng
+    )
 
 
 def _disc_galaxy(row, rng, flux, radius, bulge_size, richness, x, y) -> list[Component]:
@@ -61,17 +65,22 @@ def _disc_galaxy(row, rng, flux, radius, bulge_size, richness, x, y) -> list[Com
     )
     lopsided = min(0.9, (0.12 if regular else 0.4) * (0.4 + richness) * rng.gamma(2.0, 0.6))
     bend = rng.normal(0, 0.03 if regular else 0.12)
-    knots = 0.0 if rng.uniform() > 0.35 + 0.6 * richness else min(0.5, (0.1 + 0.25 * richness) * rng.gamma(1.5, 0.6))
+    knots = (
+        0.0
+        if rng.uniform() > 0.35 + 0.6 * richness
+        else min(0.5, (0.1 + 0.25 * richness) * rng.gamma(1.5, 0.6))
+    )
     bar = rng.uniform(0.05, 0.2) if regular and rng.uniform() < 0.3 * richness else 0.0
     disc_flux = flux * (1 - bulge)
     lopsided_angle = float(rng.uniform(0, 2 * np.pi))
-    disc = Component(
-        disc_flux * (1 - knots) * (1 - bar), major, row["sersic_index"], q, angle, x, y, arms, lopsided, lopsided_angle, bend
-    )
+    smooth = disc_flux * (1 - knots) * (1 - bar)
+    disc = Component(smooth, major, row["sersic_index"], q, angle, x, y, arms, lopsided, lopsided_angle, bend)
     parts = [disc]
     if bulge > 0:
         rounder = 0.35 + 0.65 * q
-        parts.append(Component(flux * bulge, bulge_size * radius / np.sqrt(rounder), BULGE_INDEX, rounder, angle, x, y))
+        parts.append(
+            Component(flux * bulge, bulge_size * radius / np.sqrt(rounder), BULGE_INDEX, rounder, angle, x, y)
+        )
     if bar > 0:
         parts.append(_bar(disc, disc_flux * (1 - knots) * bar, rng))
     if knots > 0:

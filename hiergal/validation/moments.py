@@ -44,7 +44,9 @@ def measure_moments(images: Images, *, pixel_scale_arcsec: float = 0.03, workers
     """
     images = np.asarray(images)
     if images.ndim != 3:
-        raise ValueError(f"images: expected stamps of shape [n, y, x], got {images.shape}; add an axis for one stamp")
+        raise ValueError(
+            f"images: expected stamps of shape [n, y, x], got {images.shape}; add an axis for one stamp"
+        )
     chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
     workers = min(workers or len(os.sched_getaffinity(0)), len(chunks))
     if workers > 1:
@@ -69,7 +71,9 @@ def _measure(images: np.ndarray) -> np.ndarray:
     for row, stamp in zip(rows, images, strict=True):
         if not np.isfinite(stamp).all():
             continue
-        result = galsim.hsm.FindAdaptiveMom(galsim.Image(np.ascontiguousarray(stamp), scale=1.0), strict=False)
+        result = galsim.hsm.FindAdaptiveMom(
+            galsim.Image(np.ascontiguousarray(stamp), scale=1.0), strict=False
+        )
         # A negative blob has moments, too, but no light.
         if result.moments_status == 0 and result.moments_amp > 0:
             g1, g2 = result.observed_shape.g1, result.observed_shape.g2

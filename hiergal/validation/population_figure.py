@@ -67,8 +67,12 @@ def plot_population(
         inside = sample if curve.smoothed else sample[(sample > curve.x[0]) & (sample <= curve.x[-1])]
         drawn = smoothed_cdf(inside, curve.x) if curve.smoothed else _empirical_cdf(inside, curve.x)
         axes.plot(curve.x, curve.cdf, color="black", label=f"COSMOS, mean {curve.mean:.4g}")
-        axes.plot(curve.x, drawn, color="tab:orange", linestyle="--", label=f"survey, mean {inside.mean():.4g}")
-        axes.set(xlabel=LABELS[name], ylabel="share below", title=f"KS distance {ks_distance(sample, curve):.3f}")
+        axes.plot(
+            curve.x, drawn, color="tab:orange", linestyle="--", label=f"survey, mean {inside.mean():.4g}"
+        )
+        axes.set(
+            xlabel=LABELS[name], ylabel="share below", title=f"KS distance {ks_distance(sample, curve):.3f}"
+        )
         axes.legend(frameon=False)
     return figure
 

@@ -80,11 +80,15 @@ def read_paper_curves(folder: Path | str, sample: str = "cosmos") -> Mapping[str
         OSError: If a table is missing.
     """
     folder = Path(folder)
-    means = {row["quantity"]: float(row["printed_mean"]) for row in _rows(folder / "fig06a_means.csv", sample)}
+    means = {
+        row["quantity"]: float(row["printed_mean"]) for row in _rows(folder / "fig06a_means.csv", sample)
+    }
     nodes = _rows(folder / "fig06a_g_sigma_kde.csv", sample)
     curves = {}
     for name in SMOOTHED:
-        x, density = np.array([(float(r["x"]), float(r["density"])) for r in nodes if r["quantity"] == name]).T
+        x, density = np.array(
+            [(float(r["x"]), float(r["density"])) for r in nodes if r["quantity"] == name]
+        ).T
         steps = 0.5 * (density[1:] + density[:-1]) * np.diff(x)
         curves[name] = ReferenceCurve(name, x, np.concatenate([[0.0], np.cumsum(steps)]), means[name])
     for name, file in (("flux_radius_arcsec", "fig07a_size"), ("mag_auto", "fig07b_flux")):
@@ -133,11 +137,15 @@ def ks_distance(sample: Float[np.ndarray, "n"], curve: ReferenceCurve) -> float:
     """
     sample = np.asarray(sample, float)
     if not np.isfinite(sample).all():
-        raise ValueError("sample: expected finite values, got NaN or infinity; leave out rows whose flag is not 0")
+        raise ValueError(
+            "sample: expected finite values, got NaN or infinity; leave out rows whose flag is not 0"
+        )
     if not curve.smoothed:
         sample = sample[(sample > curve.x[0]) & (sample <= curve.x[-1])]
     if len(sample) < 2:
-        raise ValueError(f"sample: expected at least 2 values in the range of {curve.name}, got {len(sample)}")
+        raise ValueError(
+            f"sample: expected at least 2 values in the range of {curve.name}, got {len(sample)}"
+        )
     if curve.smoothed:
         below = smoothed_cdf(sample, curve.x)
     else:

@@ -1,0 +1,6 @@
+"""``python -m hiergal`` is the ``hiergal`` command."""
+
+from hiergal.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The whole path at toy size: the quickstart, the command, README's blocks, interruptions."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import hiergal
+from hiergal import cli, stages
+from hiergal.quickstart import PROBABILITIES, QUANTITIES, run_quickstart
+from hiergal.recipe import Recipe, recipe_from, recipe_to_toml
+
+ROOT = Path(__file__).parents[1]
+GALAXIES, SEED = 120, 3
+TINY = recipe_from(
+    {
+        "name": "tiny",
+        "shape": [32, 32],
+        "generator": {"channels": 4},
+        "encoder": {"channels": 4, "templates": 8, "features": 16},
+        "training": {"steps": 30, "batch": 16, "evaluate_every": 10},
+        "flow": {"layers": 2, "hidden": 20, "steps": 20, "batch": 64, "draws": 2},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished quickstart."""
+    folder = tmp_path_factory.mktemp("run") / "quickstart"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HIERGAL_DATA", raising=False)
+        report = run_quickstart(folder, TINY, galaxies=GALAXIES, seed=SEED, progress=False)
+    assert report == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.toml"
+    path.write_text(recipe_to_toml(TINY))
+    return path
+
+
+def command(*words) -> str:
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def test_the_quickstart_leaves_everything_that_it_promises(run):
+    for name in ("survey.zarr", "model/weights.safetensors", "metrics.json", "posterior.nc", "report.html"):
+        assert (run / name).exists(), name
+    assert len(list((run / "figures").glob("*.png"))) >= 7
+    metrics = json.loads((run / "metrics.json").read_text())
+    rows = stages.split_of(hiergal.open_store(run / "survey.zarr"), TINY).test
+    assert metrics["mock"]["galaxies"] == len(rows)
+    for quantity in QUANTITIES:
+        for probability in PROBABILITIES:
+            assert 0 <= metrics["mock"]["coverage"][quantity][f"{probability:.2f}"]["fraction"] <= 1
+    assert 0.8 < metrics["mock"]["chi_square_median"] < 1.5
+    assert np.isfinite(metrics["drawn"]["size_arcsec"]["ratio"])
+    assert "src=\"http" not in (run / "report.html").read_text()
+
+
+def test_the_same_seed_gives_the_same_metrics_and_a_finished_stage_is_kept(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("HIERGAL_DATA", raising=False)
+    run_quickstart(tmp_path / "again", TINY, galaxies=GALAXIES, seed=SEED, progress=False)
+    assert (tmp_path / "again/metrics.json").read_bytes() == (run / "metrics.json").read_bytes()
+    weights = run / "model/weights.safetensors"
+    before = weights.stat().st_mtime_ns, (run / "metrics.json").read_bytes()
+    run_quickstart(run, TINY, galaxies=GALAXIES, seed=SEED, progress=False)
+    assert (weights.stat().st_mtime_ns, (run / "metrics.json").read_bytes()) == before
+
+
+def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
+    survey, out = tmp_path / "survey.zarr", tmp_path / "run"
+    command("survey", "mock", survey, "--galaxies", 60, "--stamp", 32, "--seed", 1)
+    assert "chi-square" in command("train", survey, "--out", out, "--recipe", recipe_file)
+    assert "log p(z | y)" in command("flow", out / "model", survey, "--condition", "mag_auto")
+    command("infer", out / "model", survey, "--out", tmp_path / "p.nc", "--limit", 3, "--draws", 10)
+    command("sample", out / "model", survey, "--out", tmp_path / "g.fits")
+    assert hiergal.load_model(out / "model").flow.config.conditions == ("mag_auto",)
+
+    from astropy.io import fits
+
+    with fits.open(tmp_path / "g.fits") as file:
+        assert file[0].data.shape == (60, 32, 32)
+        assert file[0].header["PIXSCALE"] == 0.03
+        assert file["CONDITIONS"].data["mag_auto"].shape == (60,)
+
+
+@pytest.mark.parametrize("words", [(), ("quickstart",), ("survey",), ("survey", "mock"), ("survey", "cosmos"),
+                                   ("survey", "cutouts"), ("train",), ("flow",), ("infer",), ("sample",)])
+def test_help_is_there(words):
+    assert "Usage" in command(*words, "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "{none}.zarr", "--out", "{out}"), "none.zarr"),
+        (("train", "{survey}", "--out", "{out}", "--recipe", "{misspelt}"), "unknown field `step`"),
+        (("train", "{survey}", "--out", "{out}"), "expected stamps of (64, 64) pixels"),
+        (("infer", "{none}", "{survey}", "--out", "{out}/p.nc"), "expected a trained model"),
+        (("infer", "{model}", "{survey}", "--out", "{out}/p.nc", "--method", "magic"), "expected one of laplace, amortized"),
+        (("flow", "{model}", "{survey}", "--condition", "colour"), "missing: colour"),
+        (("sample", "{model}", "{table}", "--out", "{out}/g.fits"), "missing: flux_radius, zphot"),
+        (("sample", "{model}", "{survey}", "--out", "{table}"), "--overwrite"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_words(run, tmp_path, monkeypatch, words, message):
+    (tmp_path / "misspelt.toml").write_text("[training]\nstep = 10\n")
+    (tmp_path / "table.csv").write_text("mag_auto\n22.5\n")
+    places = {
+        "none": tmp_path / "none",
+        "survey": run / "survey.zarr",
+        "out": tmp_path / "out",
+        "model": run / "model",
+        "misspelt": tmp_path / "misspelt.toml",
+        "table": tmp_path / "table.csv",
+    }
+    monkeypatch.setattr(sys, "argv", ["hiergal", *(word.format(**places) for word in words)])
+    with pytest.raises(SystemExit) as error:
+        cli.main()
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_training_goes_on_to_the_same_weights(run, tmp_path, recipe_file, number):
+    words = [sys.executable, "-m", "hiergal", "train", str(run / "survey.zarr"), "--out", str(tmp_path), "--recipe"]
+    recipe = tmp_path / "long.toml"
+    recipe.write_text(recipe_to_toml(TINY).replace("steps = 30", "steps = 600"))
+    child = subprocess.Popen([*words, str(recipe)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    history = tmp_path / "history.jsonl"
+    deadline = time.monotonic() + 180
+    while not (history.exists() and len(history.read_bytes().splitlines()) >= 3):
+        assert child.poll() is None and time.monotonic() < deadline, child.stdout.read()
+        time.sleep(0.05)
+    child.send_signal(number)
+    child.wait(timeout=60)
+    assert child.returncode != 0
+    assert not (tmp_path / "model").exists()
+
+    result = subprocess.run([*words, str(recipe)], capture_output=True, text=True, check=True)
+    assert "after 600 steps" in result.stdout
+    steps = [json.loads(line)["step"] for line in history.read_text().splitlines()]
+    assert steps == list(range(10, 601, 10))
+    whole = tmp_path / "whole"
+    subprocess.run([*words[:-2], str(whole), "--recipe", str(recipe)], capture_output=True, check=True)
+    ours, theirs = (folder / "model/weights.safetensors" for folder in (tmp_path, whole))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 1
+    (tmp_path / "runs").mkdir()
+    os.symlink(run, tmp_path / "runs/quickstart")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(blocks[0], "README.md", "exec"), names)
+    assert len(names["galaxies"]) == 3
+    assert names["image"].array.shape == (64, 64)
+    assert (names["low"] < names["high"]).all()
+
+
+def test_readme_names_commands_that_exist():
+    text = (ROOT / "README.md").read_text()
+    verbs = set(re.findall(r"^hiergal ((?:survey )?\w+)", text, flags=re.MULTILINE))
+    assert verbs == {"survey mock", "train", "flow", "infer", "sample"}
+    for line in re.findall(r"^hiergal (.*)$", text, flags=re.MULTILINE):
+        shown = command(*line.split()[: 2 if line.startswith("survey") else 1], "--help")
+        assert all(option in shown for option in re.findall(r"--[\w-]+", line)), line
+
+
+def test_the_published_recipe_is_the_default():
+    assert hiergal.load_recipe(ROOT / "models/small/recipe.toml") == Recipe()
+
+
+def test_drawing_depends_on_the_row_alone(run):
+    model = hiergal.load_model(run / "model")
+    catalog = {name: np.linspace(low, high, 5) for name, (low, high) in model.provenance.condition_ranges.items()}
+    key = jax.random.key(0)
+    five = hiergal.draw_profiles(model, catalog, key=key)
+    two = hiergal.draw_profiles(model, {name: column[:2] for name, column in catalog.items()}, key=key)
+    np.testing.assert_array_equal(five[:2], two)
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path, monkeypatch):
+    import nbclient
+    import nbformat
+
+    monkeypatch.setenv("HIERGAL_NOTEBOOK_RUN", str(tmp_path))
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()

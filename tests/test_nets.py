@@ -1,0 +1,126 @@
+"""The networks: what the generator draws at its start, its sign conventions, and what the encoder must not see."""
+
+import galsim
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hiergal.hub import GalaxyModel
+from hiergal.morphology import summarize_profile
+from hiergal.nets import Encoder, Generator, GeneratorConfig
+from hiergal.nets.layers import depth_to_space, space_to_depth
+from hiergal.noise import PixelNoise
+from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
+
+encode = jax.jit(GalaxyModel.encode)
+NAMES = ("log_flux", "x_pix", "y_pix", "log_radius_pix", "shear_1", "shear_2", "log_index")
+
+
+@pytest.fixture(scope="module")
+def start():
+    """A generator as training starts it, on a stamp that is not square."""
+    config = GeneratorConfig(latents=9, channels=4, blocks=0, log_flux_mean=3.0, log_flux_spread=0.5)
+    generator = Generator(config, (40, 56))
+    params = jax.jit(generator.init)(jax.random.key(0), jnp.zeros((1, 9)))
+    return jax.jit(lambda z: generator.apply(params, z))
+
+
+def latents(**values):
+    z = np.zeros((1, 9), np.float32)
+    for name, value in values.items():
+        z[0, NAMES.index(name)] = value
+    return jnp.asarray(z)
+
+
+def measure(start, **values):
+    return summarize_profile(start(latents(log_radius_pix=-1.5, **values)), SCALE)
+
+
+def test_flux_is_explicit(start):
+    """exp(mean + spread z) whatever the other latents do, and no negative light."""
+    z = jax.random.normal(jax.random.key(1), (20, 9))
+    profile = start(z)
+    assert profile.shape == (20, 40, 56) and np.all(profile >= 0)
+    np.testing.assert_allclose(profile.sum((1, 2)), np.exp(3.0 + 0.5 * z[:, 0]), rtol=1e-5)
+
+
+def test_starts_centred_and_round(start):
+    found = measure(start)
+    np.testing.assert_allclose([found.x_pix, found.y_pix, found.g1, found.g2], 0, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["x_pix", "y_pix"])
+def test_centre_moves_along_its_axis(start, name):
+    found = measure(start, **{name: 2.0})
+    other = {"x_pix": "y_pix", "y_pix": "x_pix"}[name]
+    np.testing.assert_allclose(getattr(found, name), 2.0, atol=0.05)
+    np.testing.assert_allclose(getattr(found, other), 0.0, atol=0.02)
+
+
+@pytest.mark.parametrize(("name", "index"), [("shear_1", 0), ("shear_2", 1)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_shear_has_the_sign_of_galsim(start, name, index, sign):
+    """Elongation along x for shear_1 > 0 and along y = x for shear_2 > 0, as galsim.Shear has it."""
+    found = measure(start, **{name: sign})
+    shear = galsim.Shear(**{f"g{index + 1}": 0.3 * sign})
+    twin = galsim.Gaussian(sigma=4 * SCALE).shear(shear).drawImage(nx=56, ny=40, scale=SCALE).array.astype(np.float32)
+    expected = summarize_profile(twin, SCALE)
+    along, across = [(found.g1, expected.g1), (found.g2, expected.g2)][:: 1 - 2 * index]
+    assert along[0] * along[1] > 0.02 and abs(float(across[0][0])) < 0.02
+
+
+def test_size_grows(start):
+    small, large = (summarize_profile(start(latents(log_radius_pix=v)), SCALE).hlr_arcsec for v in (-2.0, -1.0))
+    assert 1.4 < large[0] / small[0] < 1.8  # exp(0.5), less what the edge and the core take
+
+
+def test_shuffles_of_pixels_are_inverse(rng):
+    image = rng.normal(size=(2, 8, 12, 3)).astype(np.float32)
+    packed = space_to_depth(jnp.asarray(image), 4)
+    assert packed.shape == (2, 2, 3, 48)
+    np.testing.assert_array_equal(packed[1, 1, 2].reshape(4, 4, 3), image[1, 4:8, 8:12])
+    np.testing.assert_array_equal(depth_to_space(packed, 4), image)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(tiny_recipe((16, 24)))
+
+
+def test_encoder_ignores_masked_pixels(model, make_psf, rng):
+    """NaN or anything else under the mask, in image and noise, changes nothing; what is not masked counts."""
+    observation = tiny_survey(3, (16, 24), make_psf(3))
+    mask = rng.uniform(size=(3, 16, 24)) < 0.2
+    sigma = np.full((3, 16, 24), 0.5, np.float32)
+    noise = PixelNoise(sigma)
+    expected = encode(model, observation.replace(mask=mask, noise=noise))
+    assert np.all(np.isfinite(expected))
+    for nothing in (np.nan, 1e6):
+        image = np.where(mask, nothing, observation.image).astype(np.float32)
+        found = encode(model, observation.replace(mask=mask, noise=noise, image=image))
+        np.testing.assert_array_equal(found, expected)
+    hidden = PixelNoise(np.where(mask, np.nan, sigma).astype(np.float32))
+    np.testing.assert_array_equal(encode(model, observation.replace(mask=mask, noise=hidden)), expected)
+    assert np.abs(encode(model, observation.replace(mask=~mask, noise=noise)) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (15, 15), (31, 17), (7, 41)])
+def test_encoder_takes_psf_stamps_of_any_size(model, make_psf, shape):
+    """Zeros around a PSF say nothing."""
+    observation = tiny_survey(2, (16, 24), make_psf(2, (5, 9)))
+    pad = [(max(0, (size - small) // 2),) * 2 for size, small in zip(shape, (5, 9), strict=True)]
+    stamp = np.pad(observation.psf.stamp, [(0, 0), *pad])
+    padded = observation.replace(psf=observation.psf.replace(stamp=stamp))
+    np.testing.assert_allclose(encode(model, padded), encode(model, observation), rtol=1e-5, atol=1e-5)
+    other = observation.replace(psf=observation.psf.replace(stamp=observation.psf.stamp[:, ::-1, ::-1]))
+    assert np.abs(encode(model, other) - encode(model, observation)).max() > 1e-5, "the PSF should be seen"
+
+
+def test_encoder_outputs_do_not_mix_galaxies(model, make_psf):
+    observation = tiny_survey(4, (16, 24), make_psf(4))
+    np.testing.assert_allclose(encode(model, observation)[2:], encode(model, observation[2:]), rtol=1e-4, atol=1e-5)
+
+
+def test_number_of_outputs():
+    assert Encoder(tiny_recipe().encoder, 17).outputs == 17

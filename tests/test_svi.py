@@ -1,0 +1,118 @@
+"""Training: it learns, it repeats, and an interrupted run ends where an uninterrupted one does."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from conftest import awkward_psf
+from hiergal.svi import Stopped, fit, read_history
+from toys import tiny_recipe, tiny_survey
+
+SHAPE, N = (16, 24), 64
+RECIPE = tiny_recipe(SHAPE, learning_rate=5e-3)
+SCRIPT = """
+import sys
+import jax
+from test_svi import RECIPE, survey
+from hiergal.svi import fit
+fit(jax.random.key(4), RECIPE, *survey(), folder=sys.argv[1], progress=False)
+"""
+
+
+def survey():
+    galaxies = tiny_survey(N + 16, SHAPE, awkward_psf(N + 16))
+    return galaxies[:N], galaxies[N:]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """All runs here compile the same programs: the first does, the others load them."""
+    folder = tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def whole(compiled_once, tmp_path_factory):
+    """A run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    return fit(jax.random.key(4), RECIPE, *survey(), folder=folder, progress=False), folder
+
+
+def assert_same(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    assert [row._replace(seconds=0) for row in found.history] == [row._replace(seconds=0) for row in expected.history]
+
+
+def wait_for_history(folder: Path, running) -> None:
+    """Until the first evaluation is written."""
+    while running() and not (folder / "history.jsonl").exists():
+        time.sleep(0.005)
+    while running() and not (folder / "history.jsonl").read_bytes():
+        time.sleep(0.005)
+
+
+def test_the_bound_rises(whole):
+    history = whole[0].history
+    assert [row.step for row in history] == [10, 20, 30, 40]
+    assert history[-1].bound > history[0].bound and history[-1].chi_square < history[0].chi_square
+    assert all(np.isfinite(row).all() for row in history)
+    assert read_history(whole[1]) == history
+
+
+def test_a_finished_run_is_not_repeated(whole):
+    again = fit(jax.random.key(4), RECIPE, *survey(), folder=whole[1], progress=False)
+    assert_same(again, whole[0])
+    assert again.history[0].seconds == whole[0].history[0].seconds
+
+
+def test_same_key_same_result_after_ctrl_c(whole, tmp_path):
+    """Stopped where it happened to be, it says so, and the next run ends where the uninterrupted one did."""
+    done = threading.Event()
+
+    def interrupt():
+        wait_for_history(tmp_path, lambda: not done.is_set())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(Stopped, match=r"stopped at step \d+ of 40; the same command goes on from there"):
+            fit(jax.random.key(4), RECIPE, *survey(), folder=tmp_path, progress=False)
+    finally:
+        done.set()
+        thread.join()
+    assert_same(fit(jax.random.key(4), RECIPE, *survey(), folder=tmp_path, progress=False), whole[0])
+
+
+def test_same_result_after_kill(whole, tmp_path, compiled_once):
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": paths, "JAX_COMPILATION_CACHE_DIR": str(compiled_once)}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment)
+    wait_for_history(tmp_path, lambda: process.poll() is None)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert_same(fit(jax.random.key(4), RECIPE, *survey(), folder=tmp_path, progress=False), whole[0])
+
+
+def test_too_few_galaxies(tmp_path):
+    train, validation = survey()
+    with pytest.raises(ValueError, match=r"expected at least 16 training galaxies \(one batch\), got 15"):
+        fit(jax.random.key(0), RECIPE, train[:15], validation, folder=tmp_path, progress=False)
+
+
+def test_a_bound_that_is_not_finite(tmp_path):
+    train, validation = survey()
+    image = validation.image.copy()
+    image[0, 3, 4] = np.inf
+    with pytest.raises(FloatingPointError, match="at step 10: lower training.learning_rate, or check the data"):
+        fit(jax.random.key(4), RECIPE, train, validation.replace(image=image), folder=tmp_path, progress=False)
