@@ -47,5 +47,7 @@ def programs_of(recipe: Recipe, population: int | None = None) -> Programs:
         total_variation_weight=recipe.objective.total_variation_weight,
         inflate=recipe.objective.inflate,
     )
-    guide = partial(galaxy_guide, encoder=encoder_of(recipe), covariance=recipe.covariance, population=population)
+    guide = partial(
+        galaxy_guide, encoder=encoder_of(recipe), covariance=recipe.covariance, population=population
+    )
     return Programs(model, guide)

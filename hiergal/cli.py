@@ -1,11 +1,11 @@
 """The ``hiergal`` command: each verb reads what the one before it wrote.
 
-    hiergal quickstart                                        everything, on the mock survey
-    hiergal survey mock|cosmos|cutouts ... OUT.zarr           a survey into a store
-    hiergal train OUT.zarr --out RUN                          the model and its guide
-    hiergal flow RUN/model OUT.zarr                           the density of the latents
-    hiergal infer RUN/model OUT.zarr --out posterior.nc       posteriors of observed galaxies
-    hiergal sample RUN/model CATALOG --out galaxies.fits      new galaxies
+hiergal quickstart                                        everything, on the mock survey
+hiergal survey mock|cosmos|cutouts ... OUT.zarr           a survey into a store
+hiergal train OUT.zarr --out RUN                          the model and its guide
+hiergal flow RUN/model OUT.zarr                           the density of the latents
+hiergal infer RUN/model OUT.zarr --out posterior.nc       posteriors of observed galaxies
+hiergal sample RUN/model CATALOG --out galaxies.fits      new galaxies
 """
 
 import sys
@@ -16,10 +16,17 @@ import typer
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=(
-    "Learn what galaxies look like from survey images, infer what is behind a stamp, and draw new galaxies."
-))
-survey = typer.Typer(no_args_is_help=True, help="Prepare a survey: stamps with their PSFs and noise, in one store.")
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=(
+        "Learn what galaxies look like from survey images, infer what is behind a stamp, and draw new galaxies."
+    ),
+)
+survey = typer.Typer(
+    no_args_is_help=True, help="Prepare a survey: stamps with their PSFs and noise, in one store."
+)
 app.add_typer(survey, name="survey")
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same files.")]
@@ -32,7 +39,9 @@ Stamp = Annotated[int, typer.Option(help="Pixels along each side of a stamp.")]
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for everything that it writes.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(help="Folder for everything that it writes.")] = Path(
+        "runs/quickstart"
+    ),
     galaxies: Annotated[int, typer.Option(help="Galaxies in the mock survey.", min=400)] = 4000,
     recipe: Annotated[Path | None, typer.Option(help="A recipe in TOML; default the small one.")] = None,
     seed: Seed = 0,
@@ -69,7 +78,9 @@ def survey_cosmos(
     out: StoreOut,
     catalog: Annotated[
         Path | None,
-        typer.Option(help="A RealGalaxyCatalog: its folder or catalogue file; default GalSim's downloaded sample."),
+        typer.Option(
+            help="A RealGalaxyCatalog: its folder or catalogue file; default GalSim's downloaded sample."
+        ),
     ] = None,
     stamp: Stamp = 64,
     band: Annotated[str | None, typer.Option(help="Filter, where a folder holds several catalogues.")] = None,
@@ -79,11 +90,15 @@ def survey_cosmos(
     limit: Annotated[int | None, typer.Option(help="Take only the first galaxies.", min=1)] = None,
     centre: Annotated[
         str,
-        typer.Option(help="'galsim' centres odd cutouts on even stamps as GalSim does; 'pixel' keeps the pixels."),
+        typer.Option(
+            help="'galsim' centres odd cutouts on even stamps as GalSim does; 'pixel' keeps the pixels."
+        ),
     ] = "galsim",
     spectrum: Annotated[
         str,
-        typer.Option(help="Noise spectrum: 'galsim', or 'expected' of a stamp cut from a field (for inference)."),
+        typer.Option(
+            help="Noise spectrum: 'galsim', or 'expected' of a stamp cut from a field (for inference)."
+        ),
     ] = "galsim",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -109,7 +124,9 @@ def survey_cosmos(
 
 @survey.command("cutouts")
 def survey_cutouts(
-    source: Annotated[Path, typer.Argument(help="A folder of FITS files (one galaxy each), or an .npz file.")],
+    source: Annotated[
+        Path, typer.Argument(help="A folder of FITS files (one galaxy each), or an .npz file.")
+    ],
     out: StoreOut,
     magnitude_zero_point: Annotated[float, typer.Option(help="Magnitude of a source of unit flux [mag].")],
     name: Annotated[str, typer.Option("--survey", help="Name of the survey.")] = "cutouts",
@@ -151,7 +168,9 @@ def train(
 
     _, fitted = train_stage(open_store(store), load_recipe(recipe) if recipe else Recipe(), out, seed=seed)
     last = fitted.history[-1]
-    typer.echo(f"{out / 'model'}: chi-square {last.chi_square:.3f}, ELBO {last.bound:.1f} nats after {last.step} steps")
+    typer.echo(
+        f"{out / 'model'}: chi-square {last.chi_square:.3f}, ELBO {last.bound:.1f} nats after {last.step} steps"
+    )
 
 
 @app.command()
@@ -159,7 +178,8 @@ def flow(
     model: ModelPath,
     store: StorePath,
     condition: Annotated[
-        list[str] | None, typer.Option(help="A column to condition on; repeat for more. Default the recipe's.")
+        list[str] | None,
+        typer.Option(help="A column to condition on; repeat for more. Default the recipe's."),
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -167,7 +187,9 @@ def flow(
     from hiergal.stages import fit_flow_stage
     from hiergal.survey import open_store
 
-    _, fitted = fit_flow_stage(model, open_store(store), seed=seed, conditions=tuple(condition) if condition else None)
+    _, fitted = fit_flow_stage(
+        model, open_store(store), seed=seed, conditions=tuple(condition) if condition else None
+    )
     typer.echo(f"{model}: flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
@@ -190,14 +212,20 @@ def infer(
 
     opened = open_store(store)
     rows = np.arange(min(limit or len(opened), len(opened)))
-    _, posterior = infer_stage(load_model(model), opened, out, seed=seed, rows=rows, method=method, draws=draws)
-    typer.echo(f"{out}: {len(posterior)} galaxies, median reduced chi-square {np.median(posterior.chi_square):.3f}")
+    _, posterior = infer_stage(
+        load_model(model), opened, out, seed=seed, rows=rows, method=method, draws=draws
+    )
+    typer.echo(
+        f"{out}: {len(posterior)} galaxies, median reduced chi-square {np.median(posterior.chi_square):.3f}"
+    )
 
 
 @app.command()
 def sample(
     model: ModelPath,
-    catalog: Annotated[Path, typer.Argument(help="A table that Astropy reads (FITS, ECSV, CSV), or a store.")],
+    catalog: Annotated[
+        Path, typer.Argument(help="A table that Astropy reads (FITS, ECSV, CSV), or a store.")
+    ],
     out: Annotated[Path, typer.Option(help="The FITS file to write.")],
     seed: Seed = 0,
     overwrite: Overwrite = False,

@@ -42,7 +42,11 @@ class FreeBitsELBO(ELBO):
         for name, site in p.items():
             if site["type"] != "sample":
                 continue
-            term = site["fn"].log_prob(site["value"]) if site["is_observed"] else -self._cost(q[name]["fn"], site["fn"])
+            term = (
+                site["fn"].log_prob(site["value"])
+                if site["is_observed"]
+                else -self._cost(q[name]["fn"], site["fn"])
+            )
             bound += jnp.sum(term) * (1.0 if site["scale"] is None else site["scale"])
         return -bound
 

@@ -185,7 +185,9 @@ def fit_flow(
     """
     expected = (latents.shape[1], len(config.conditions))
     if conditions.shape != expected:
-        raise ValueError(f"conditions: expected shape {expected} for {config.conditions}, got {conditions.shape}")
+        raise ValueError(
+            f"conditions: expected shape {expected} for {config.conditions}, got {conditions.shape}"
+        )
     if not np.isfinite(conditions).all():
         raise ValueError("conditions: expected finite values, got NaN or infinity; drop those galaxies")
     start_key, order_key, split_key = jax.random.split(key, 3)
@@ -211,7 +213,9 @@ def fit_flow(
 
     @jax.jit
     def evaluate(params):
-        return -jnp.mean(jnp.stack([loss(params, jnp.full(held_out.shape, s), held_out) for s in range(len(latents))]))
+        return -jnp.mean(
+            jnp.stack([loss(params, jnp.full(held_out.shape, s), held_out) for s in range(len(latents))])
+        )
 
     moments, best, best_value, values = optimizer.init(params), params, -np.inf, []
     every = max(1, config.steps // EVALUATIONS)

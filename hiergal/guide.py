@@ -24,7 +24,11 @@ LOG_SCALE_RANGE = (-9.0, 1.0)  # keeps an untrained network from overflowing
 
 
 def galaxy_guide(
-    observation: Observation, *, encoder: nn.Module, covariance: Covariance = "full", population: int | None = None
+    observation: Observation,
+    *,
+    encoder: nn.Module,
+    covariance: Covariance = "full",
+    population: int | None = None,
 ) -> None:
     """State the approximate posterior of the latents of each galaxy (Eq. 8).
 

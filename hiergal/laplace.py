@@ -104,5 +104,7 @@ def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Fl
     spectrum = jnp.fft.rfft2(posterior.residual.reshape(-1, *shape), s=grid) * psf.transfer(grid)
     smooth = jnp.fft.irfft2(spectrum, s=grid)[..., : shape[0], : shape[1]].reshape(posterior.residual.shape)
     variance = jnp.sum(psf.stamp**2, axis=(-2, -1))
-    weight = posterior.leverage / jnp.maximum(posterior.leverage.sum(-1, keepdims=True), jnp.finfo(smooth.dtype).tiny)
+    weight = posterior.leverage / jnp.maximum(
+        posterior.leverage.sum(-1, keepdims=True), jnp.finfo(smooth.dtype).tiny
+    )
     return jnp.sum(weight * smooth**2, axis=-1) / variance

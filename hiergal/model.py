@@ -62,7 +62,9 @@ def galaxy_model(
         numpyro.sample("image", likelihood, obs=observation.image)
 
 
-def render(profile: Float[jax.Array, "*n y x"], psf: PSF, pixel_scale_arcsec: float) -> Float[jax.Array, "*n y x"]:
+def render(
+    profile: Float[jax.Array, "*n y x"], psf: PSF, pixel_scale_arcsec: float
+) -> Float[jax.Array, "*n y x"]:
     """Turn light profiles into noise-free stamps: the convolution of Eq. (1), on the observation's grid.
 
     Args:

@@ -241,7 +241,9 @@ class NoisyImage(dist.Distribution):
         pixels = used_pixels(residual.shape, self.excluded)
         chi_square = self.noise.chi_square(residual, self.excluded)
         scale_squared = jnp.maximum(1.0, chi_square / pixels)
-        log_determinant = self.noise.log_determinant(residual.shape, self.excluded) + pixels * jnp.log(scale_squared)
+        log_determinant = self.noise.log_determinant(residual.shape, self.excluded) + pixels * jnp.log(
+            scale_squared
+        )
         return -0.5 * (chi_square / scale_squared + log_determinant + pixels * LOG_2PI)
 
 

@@ -64,7 +64,10 @@ class Posterior(Record):
 
     def __getitem__(self, rows: slice | Array) -> "Posterior":
         """Return the posteriors of some of the galaxies."""
-        of_draws = {"latents": self.latents[:, rows], "summary": jax.tree.map(lambda x: x[:, rows], self.summary)}
+        of_draws = {
+            "latents": self.latents[:, rows],
+            "summary": jax.tree.map(lambda x: x[:, rows], self.summary),
+        }
         rest = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in of_draws}
         return Posterior(**of_draws, **rest)
 
@@ -105,10 +108,14 @@ def infer(
     with progress_bar("inference", n, shown=progress) as advance:
         for first in range(0, n, batch):
             rows = np.arange(first, first + batch)
-            inside = np.minimum(rows, n - 1)  # the last batch repeats its last galaxy, so that one program serves all
+            inside = np.minimum(
+                rows, n - 1
+            )  # the last batch repeats its last galaxy, so that one program serves all
             keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
             here = target.replace(stamp=target.stamp[inside])
-            parts.append(jax.tree.map(np.asarray, _infer_batch(model, observation[inside], here, keys, method, draws)))
+            parts.append(
+                jax.tree.map(np.asarray, _infer_batch(model, observation[inside], here, keys, method, draws))
+            )
             advance(min(batch, n - first))
     return _join(parts)[:n]
 
@@ -136,7 +143,9 @@ def _latents(model: GalaxyModel, observation: Observation, keys: jax.Array, meth
     """Draw the latents of a batch, [s, n, d], and return the misfit of each galaxy."""
 
     def residual(z):
-        difference = render(model.decode(z), observation.psf, model.recipe.pixel_scale_arcsec) - observation.image
+        difference = (
+            render(model.decode(z), observation.psf, model.recipe.pixel_scale_arcsec) - observation.image
+        )
         return observation.noise.whiten(difference, observation.mask).reshape(len(z), -1)
 
     guide = posterior_from(model.encode(observation), model.recipe.covariance)
@@ -145,7 +154,11 @@ def _latents(model: GalaxyModel, observation: Observation, keys: jax.Array, meth
         mean, excess = sharp.mean, misfit(sharp, observation.psf, model.recipe.shape)
         scale = sharp.scale * jnp.sqrt(jnp.maximum(excess, 1.0))[:, None, None]
     else:
-        mean, scale, excess = guide.mean, jnp.linalg.cholesky(guide.covariance_matrix), jnp.ones(len(observation))
+        mean, scale, excess = (
+            guide.mean,
+            jnp.linalg.cholesky(guide.covariance_matrix),
+            jnp.ones(len(observation)),
+        )
     noise = jax.vmap(lambda key: jax.random.normal(key, (draws, mean.shape[-1])), out_axes=1)(keys)
     return mean[None] + jnp.einsum("nij,snj->sni", scale, noise), excess
 
@@ -196,7 +209,9 @@ def _check(model: GalaxyModel, observation: Observation, method: str) -> None:
     check_observation(observation)
     recipe = model.recipe
     if observation.image.shape[1:] != recipe.shape:
-        raise ValueError(f"image: expected stamps of {recipe.shape} pixels, as the model has, got {observation.image.shape[1:]}")
+        raise ValueError(
+            f"image: expected stamps of {recipe.shape} pixels, as the model has, got {observation.image.shape[1:]}"
+        )
     if abs(observation.pixel_scale_arcsec / recipe.pixel_scale_arcsec - 1) > 1e-6:
         raise ValueError(
             f"pixel_scale_arcsec: expected the model's, {recipe.pixel_scale_arcsec}, got {observation.pixel_scale_arcsec}"

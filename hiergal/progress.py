@@ -23,7 +23,14 @@ def progress_bar(what: str, total: int, *, shown: bool = True) -> Iterator[Calla
         >>> with progress_bar("counting", 3, shown=False) as advance:
         ...     advance(1, note="one")
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:<12}"),

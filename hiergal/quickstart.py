@@ -33,6 +33,7 @@ __all__ = ["coverage", "drawn_metrics", "posterior_metrics", "run_quickstart"]
 PROBABILITIES = (0.5, 0.68, 0.9, 0.95)
 QUANTITIES = ("flux", "hlr_arcsec", "g1", "g2")
 DRAWN, NOISE = 100, 101  # purposes of the seed beyond those of the stages
+DRAWS = 100
 DRAWS_PER_ROW = 3
 FAINT_MAG = 23.0
 
@@ -60,7 +61,10 @@ def run_quickstart(out: Path, recipe: Recipe, *, galaxies: int, seed: int, progr
     """
     from hiergal.quickstart_report import write_quickstart_report
 
-    _start(out, {"recipe": msgspec.to_builtins(recipe), "seed": seed, "galaxies": galaxies, "version": __version__})
+    _start(
+        out,
+        {"recipe": msgspec.to_builtins(recipe), "seed": seed, "galaxies": galaxies, "version": __version__},
+    )
     store = _survey(out / "survey.zarr", recipe, galaxies, seed, progress)
     if not (out / "model").is_dir():
         train_stage(store, recipe, out, seed=seed, progress=progress)
@@ -69,7 +73,9 @@ def run_quickstart(out: Path, recipe: Recipe, *, galaxies: int, seed: int, progr
         model, _ = fit_flow_stage(out / "model", store, seed=seed, progress=progress)
 
     rows = split_of(store, model.recipe).test
-    observation, posterior = infer_stage(model, store, out / "posterior.nc", seed=seed, rows=rows, progress=progress)
+    observation, posterior = infer_stage(
+        model, store, out / "posterior.nc", seed=seed, rows=rows, draws=DRAWS, progress=progress
+    )
     truth = store.truth(rows)
     survey_moments = measure_moments(observation.image, pixel_scale_arcsec=observation.pixel_scale_arcsec)
     drawn = _draw(model, observation, seed)
@@ -112,7 +118,9 @@ def posterior_metrics(observation: Observation, posterior: Posterior, truth: np.
         "chi_square_median_brightest_quarter": float(np.median(posterior.chi_square[bright])),
         "coverage": {
             name: {
-                f"{probability:.2f}": coverage(getattr(posterior.summary, name), getattr(true, name), probability)
+                f"{probability:.2f}": coverage(
+                    getattr(posterior.summary, name), getattr(true, name), probability
+                )
                 for probability in PROBABILITIES
             }
             for name in QUANTITIES
@@ -139,7 +147,9 @@ def drawn_metrics(survey: Table, drawn: Table) -> dict[str, Any]:
     for name, column in (("size_arcsec", "sigma"), ("ellipticity", "g")):
         ours, theirs = (np.asarray(table[column][table["flag"] == 0]) for table in (drawn, survey))
         ratio = ours.mean() / theirs.mean()
-        error = ratio * np.hypot(*(values.std() / values.mean() / np.sqrt(len(values)) for values in (ours, theirs)))
+        error = ratio * np.hypot(
+            *(values.std() / values.mean() / np.sqrt(len(values)) for values in (ours, theirs))
+        )
         result[name] = {
             "survey": float(theirs.mean()),
             "drawn": float(ours.mean()),
@@ -153,8 +163,18 @@ def drawn_metrics(survey: Table, drawn: Table) -> dict[str, Any]:
 def real_metrics(observation: Observation, posterior: Posterior) -> dict[str, Any]:
     """Summarise posteriors of real galaxies, whose truth nobody knows."""
     faint = observation.catalog["mag_auto"] > FAINT_MAG
-    numbers = (posterior.latents, posterior.profile_mean, posterior.profile_std, *jax.tree.leaves(posterior.summary))
-    finite = np.all([np.isfinite(x).all(axis=tuple(a for a in range(x.ndim) if x.shape[a] != len(posterior))) for x in numbers])
+    numbers = (
+        posterior.latents,
+        posterior.profile_mean,
+        posterior.profile_std,
+        *jax.tree.leaves(posterior.summary),
+    )
+    finite = np.all(
+        [
+            np.isfinite(x).all(axis=tuple(a for a in range(x.ndim) if x.shape[a] != len(posterior)))
+            for x in numbers
+        ]
+    )
     return {
         "galaxies": len(posterior),
         "all_finite": bool(finite),
@@ -184,7 +204,9 @@ def _survey(path: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool
     except (OSError, ValueError):
         ny, nx = recipe.shape
         if ny != nx:
-            raise ValueError(f"shape: expected square stamps for the quickstart, got {recipe.shape}") from None
+            raise ValueError(
+                f"shape: expected square stamps for the quickstart, got {recipe.shape}"
+            ) from None
         return write_mock_survey(path, galaxies, seed=seed, stamp=ny, overwrite=True, progress=progress)
 
 
@@ -198,7 +220,9 @@ def _draw(model: GalaxyModel, observation: Observation, seed: int) -> Drawn:
     return Drawn(clean, noisy, measure_moments(noisy, pixel_scale_arcsec=model.recipe.pixel_scale_arcsec))
 
 
-def _cosmos_dev(model: GalaxyModel, out: Path, seed: int, progress: bool) -> tuple[Observation, Posterior] | None:
+def _cosmos_dev(
+    model: GalaxyModel, out: Path, seed: int, progress: bool
+) -> tuple[Observation, Posterior] | None:
     """Infer the real galaxies of HIERGAL_DATA, if it is set."""
     data = os.environ.get("HIERGAL_DATA")
     if not data:
@@ -213,7 +237,7 @@ def _cosmos_dev(model: GalaxyModel, out: Path, seed: int, progress: bool) -> tup
         seed=seed,
         overwrite=True,
     )
-    return infer_stage(model, store, out / "cosmos_dev.nc", seed=seed, progress=progress)
+    return infer_stage(model, store, out / "cosmos_dev.nc", seed=seed, draws=DRAWS, progress=progress)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -107,7 +107,10 @@ def write_quickstart_report(
     }
     if real is not None:
         for number, page in enumerate(figures.reconstruction_pages(*real, title="Real COSMOS galaxies"), 1):
-            shown[f"cosmos_dev_{number}"] = (page, "Real HST/ACS galaxies in COSMOS, with their own PSFs and noise.")
+            shown[f"cosmos_dev_{number}"] = (
+                page,
+                "Real HST/ACS galaxies in COSMOS, with their own PSFs and noise.",
+            )
     return write_report(
         out,
         title="hiergal quickstart",
@@ -128,7 +131,9 @@ def write_quickstart_report(
 
 def _corner(model: GalaxyModel, observation: Observation, posterior: Posterior):
     conditions = conditions_from(model.flow.config.conditions, observation.catalog)
-    drawn = jax.jit(lambda key, y: model.flow.sample(key, y))(key_for(model.provenance.seed, SAMPLE), conditions)
+    drawn = jax.jit(lambda key, y: model.flow.sample(key, y))(
+        key_for(model.provenance.seed, SAMPLE), conditions
+    )
     magnitude = np.asarray(observation.catalog["mag_auto"])
     return figures.latent_corner(np.asarray(posterior.latents[0]), magnitude, np.asarray(drawn), magnitude)
 
@@ -149,7 +154,9 @@ def _drawn(observation: Observation, drawn: "Drawn"):
 def _coverage(metrics: dict[str, Any]):
     table = metrics["mock"]["coverage"]
     nominal = np.array([float(probability) for probability in table["flux"]])
-    return nominal, {NAMES[name]: np.array([row["fraction"] for row in rows.values()]) for name, rows in table.items()}
+    return nominal, {
+        NAMES[name]: np.array([row["fraction"] for row in rows.values()]) for name, rows in table.items()
+    }
 
 
 def _findings(metrics: dict[str, Any]) -> list[Finding]:

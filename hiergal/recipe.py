@@ -14,7 +14,15 @@ from msgspec import Meta
 from hiergal.guide import Covariance
 from hiergal.nets import EncoderConfig, GeneratorConfig
 
-__all__ = ["FlowConfig", "ObjectiveConfig", "Recipe", "TrainingConfig", "load_recipe", "recipe_from", "recipe_to_toml"]
+__all__ = [
+    "FlowConfig",
+    "ObjectiveConfig",
+    "Recipe",
+    "TrainingConfig",
+    "load_recipe",
+    "recipe_from",
+    "recipe_to_toml",
+]
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -51,14 +59,14 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         test_fraction: Part that nothing is chosen by: the last ones of the survey.
     """
 
-    steps: Count = 1500
+    steps: Count = 1300
     batch: Count = 32
     learning_rate: Positive = 2e-3
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.08
     evaluate_every: Count = 100
     patience: Count = 8
     validation_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
-    test_fraction: Annotated[float, Meta(ge=0, lt=0.5)] = 0.15
+    test_fraction: Annotated[float, Meta(ge=0, lt=0.5)] = 0.125
 
 
 class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,7 +176,9 @@ def recipe_to_toml(recipe: Recipe) -> str:
 
 def _without_none(content: dict[str, Any]) -> dict[str, Any]:
     """Drop what is None: TOML has no word for it, and it is the default wherever it may stand."""
-    values = {name: _without_none(value) if isinstance(value, dict) else value for name, value in content.items()}
+    values = {
+        name: _without_none(value) if isinstance(value, dict) else value for name, value in content.items()
+    }
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -56,9 +56,7 @@ def conditions_from(names: tuple[str, ...], catalog: Catalog) -> Float[np.ndarra
     return table.astype(np.float32)
 
 
-def draw_profiles(
-    model: GalaxyModel, catalog: Catalog, *, key: jax.Array
-) -> Float[np.ndarray, "n y x"]:
+def draw_profiles(model: GalaxyModel, catalog: Catalog, *, key: jax.Array) -> Float[np.ndarray, "n y x"]:
     """Draw one new galaxy for each row of a catalogue.
 
     Args:
@@ -80,7 +78,9 @@ def draw_profiles(
         rows = np.arange(first, first + BATCH)
         inside = np.minimum(rows, len(conditions) - 1)  # one compiled program for the last, shorter batch too
         parts.append(np.asarray(_draw(model, key, rows, conditions[inside])))
-    return np.concatenate(parts)[: len(conditions)] if parts else np.zeros((0, *model.recipe.shape), np.float32)
+    return (
+        np.concatenate(parts)[: len(conditions)] if parts else np.zeros((0, *model.recipe.shape), np.float32)
+    )
 
 
 def draw_galsim(

@@ -91,7 +91,9 @@ def split_of(store: Store, recipe: Recipe) -> Split:
     return store.split(validation=recipe.training.validation_fraction, test=recipe.training.test_fraction)
 
 
-def train_stage(store: Store, recipe: Recipe, folder: str | Path, *, seed: int, progress: bool = True) -> tuple[GalaxyModel, Fit]:
+def train_stage(
+    store: Store, recipe: Recipe, folder: str | Path, *, seed: int, progress: bool = True
+) -> tuple[GalaxyModel, Fit]:
     """Train a model on a store, and save it as ``folder/model`` (without a flow).
 
     Args:
@@ -137,7 +139,12 @@ def measure_flux_scale(recipe: Recipe, observation: Observation) -> Recipe:
 
 
 def fit_flow_stage(
-    model_path: str | Path, store: Store, *, seed: int, conditions: tuple[str, ...] | None = None, progress: bool = True
+    model_path: str | Path,
+    store: Store,
+    *,
+    seed: int,
+    conditions: tuple[str, ...] | None = None,
+    progress: bool = True,
 ) -> tuple[GalaxyModel, FlowFit]:
     """Fit the flow of a trained model on the training galaxies of its survey, and save it with the model.
 
@@ -151,7 +158,9 @@ def fit_flow_stage(
     model = load_model(model_path)
     recipe = model.recipe
     if conditions is not None:
-        recipe = msgspec.structs.replace(recipe, flow=msgspec.structs.replace(recipe.flow, conditions=conditions))
+        recipe = msgspec.structs.replace(
+            recipe, flow=msgspec.structs.replace(recipe.flow, conditions=conditions)
+        )
     rows = split_of(store, recipe).train
     catalog = {name: column[rows] for name, column in store.catalog.items()}
     table = conditions_from(recipe.flow.conditions, catalog)
@@ -167,7 +176,9 @@ def fit_flow_stage(
     return model, fitted
 
 
-def aggregate_posterior(model: GalaxyModel, store: Store, rows: np.ndarray, key: jax.Array, draws: int) -> np.ndarray:
+def aggregate_posterior(
+    model: GalaxyModel, store: Store, rows: np.ndarray, key: jax.Array, draws: int
+) -> np.ndarray:
     """Draw latents of many galaxies from the guide, [s, n, d] (paper, Sec. 4.2.2)."""
 
     @jax.jit
@@ -244,4 +255,3 @@ def _check_store(store: Store, recipe: Recipe) -> None:
             f"expected pixels of {recipe.pixel_scale_arcsec} arcsec, as the recipe {recipe.name!r} has, got "
             f"{store.header.pixel_scale_arcsec} arcsec"
         )
-

@@ -125,7 +125,9 @@ def fit(
     checkpoints = Checkpoints(Path(folder) / "checkpoints", fingerprint)
     history = _History(Path(folder))
     state = jax.jit(partial(_initial_state, svi))(start_key, train[: min(4, len(train))])
-    jax.eval_shape(svi.init, start_key, train[: min(4, len(train))])  # leaves SVI's transforms free of tracers
+    jax.eval_shape(
+        svi.init, start_key, train[: min(4, len(train))]
+    )  # leaves SVI's transforms free of tracers
     done = 0
     if checkpoints.latest is not None:
         state, done = checkpoints.restore(state), checkpoints.latest
@@ -141,7 +143,9 @@ def fit(
                 done += 1
                 advance(1)
             if done == until:
-                bound, chi_square, divergence = (float(x) for x in evaluate(svi.get_params(state.svi), validation))
+                bound, chi_square, divergence = (
+                    float(x) for x in evaluate(svi.get_params(state.svi), validation)
+                )
                 if not math.isfinite(bound):
                     raise FloatingPointError(
                         f"the bound became {bound} at step {done}: lower training.learning_rate, or check the data "
@@ -222,7 +226,9 @@ def _initial_state(svi: SVI, key: jax.Array, example: Observation) -> TrainState
 def _judge(state: TrainState, params: Params, bound: float) -> TrainState:
     """Remember the parameters if they are the best so far."""
     if bound > float(state.best_bound):
-        return state.replace(best=jax.tree.map(jnp.copy, params), best_bound=jnp.array(bound), stale=jnp.array(0))
+        return state.replace(
+            best=jax.tree.map(jnp.copy, params), best_bound=jnp.array(bound), stale=jnp.array(0)
+        )
     return state.replace(stale=state.stale + 1)
 
 

@@ -5,10 +5,10 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from toys import tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.arviz_data import load_arviz, posterior_to_arviz, save_arviz
 from hiergal.posterior import infer
-from toys import tiny_model, tiny_recipe, tiny_survey
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)

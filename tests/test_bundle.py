@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from toys import tiny_model, tiny_recipe
 
 from hiergal.hub import load_model, save_model
 from hiergal.hub.bundle import _sha256
-from toys import tiny_model, tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -62,21 +62,41 @@ def not_safetensors(folder):
 
 FIRST = "params/generator$params/ellipse/bias"
 DAMAGE = [
-    (flip_a_byte, ValueError, "weights.safetensors: its SHA-256 is not the recorded one: the file is damaged"),
+    (
+        flip_a_byte,
+        ValueError,
+        "weights.safetensors: its SHA-256 is not the recorded one: the file is damaged",
+    ),
     (truncate, ValueError, "weights.safetensors: its SHA-256 is not the recorded one: the file is damaged"),
     (not_safetensors, ValueError, "weights.safetensors: expected a safetensors file"),
     (lambda f: (f / "model.json").unlink(), OSError, "expected a trained model (a folder with model.json)"),
     (lambda f: (f / "recipe.toml").unlink(), OSError, "recipe.toml"),
     (lambda f: (f / "weights.safetensors").unlink(), OSError, "weights.safetensors"),
-    (lambda f: (f / "model.json").write_text("{"), ValueError, "model.json: expected the description of a model"),
-    (lambda f: (f / "model.json").write_text("[]"), ValueError, "model.json: expected the description of a model"),
+    (
+        lambda f: (f / "model.json").write_text("{"),
+        ValueError,
+        "model.json: expected the description of a model",
+    ),
+    (
+        lambda f: (f / "model.json").write_text("[]"),
+        ValueError,
+        "model.json: expected the description of a model",
+    ),
     (
         lambda f: rewrite(f, lambda c: c.update(schema_version=99)),
         ValueError,
         "model.json: expected schema version 1, got 99; update hiergal to read it",
     ),
-    (lambda f: rewrite(f, lambda c: c.pop("flow")), ValueError, "model.json: Object missing required field `flow`"),
-    (lambda f: rewrite(f, lambda c: c.update(more=1)), ValueError, "model.json: Object contains unknown field `more`"),
+    (
+        lambda f: rewrite(f, lambda c: c.pop("flow")),
+        ValueError,
+        "model.json: Object missing required field `flow`",
+    ),
+    (
+        lambda f: rewrite(f, lambda c: c.update(more=1)),
+        ValueError,
+        "model.json: Object contains unknown field `more`",
+    ),
     (
         lambda f: (f / "recipe.toml").write_text("[training]\nstep = 3\n"),
         ValueError,

@@ -10,7 +10,11 @@ RUN = {"recipe": {"name": "toy"}, "key": [0, 1]}
 
 
 def state(value: float):
-    return {"key": jax.random.key(int(value)), "weights": jnp.full((2, 3), value), "count": jnp.array(int(value))}
+    return {
+        "key": jax.random.key(int(value)),
+        "weights": jnp.full((2, 3), value),
+        "count": jnp.array(int(value)),
+    }
 
 
 def test_round_trip(tmp_path):

@@ -9,11 +9,11 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.infer import SVI, TraceMeanField_ELBO
+from toys import SCALE, LinearGenerator, TableEncoder, linear_params
 
 from hiergal.elbo import FreeBitsELBO, divergence_per_latent
 from hiergal.guide import galaxy_guide, output_count, posterior_from
 from hiergal.model import galaxy_model
-from toys import SCALE, LinearGenerator, TableEncoder, linear_params
 
 D, SHAPE = 4, (5, 7)
 
@@ -113,7 +113,9 @@ def test_divergence_has_no_gradient_below_lambda(outputs, reduction, above):
 
 def test_divergence_of_a_full_covariance_is_that_of_numpyro(x64, rng, outputs):
     q = posterior_from(jnp.asarray(outputs(5, "full"), float), "full")
-    p = dist.Normal(jnp.asarray(rng.normal(size=(5, D))), jnp.asarray(rng.uniform(0.5, 2, (5, D)))).to_event(1)
+    p = dist.Normal(jnp.asarray(rng.normal(size=(5, D))), jnp.asarray(rng.uniform(0.5, 2, (5, D)))).to_event(
+        1
+    )
     twin = dist.MultivariateNormal(p.mean, covariance_matrix=jax.vmap(jnp.diag)(p.variance))
     found = divergence_per_latent(q, p)
     assert found.shape == (5, D)

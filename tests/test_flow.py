@@ -11,7 +11,9 @@ from hiergal.flow import ConditionalFlow, MaskedAutoregression, fit_flow
 from hiergal.recipe import FlowConfig
 
 
-def bent_flow(d: int, conditions: int, *, layers: int = 3, hidden: int = 12, seed: int = 0) -> ConditionalFlow:
+def bent_flow(
+    d: int, conditions: int, *, layers: int = 3, hidden: int = 12, seed: int = 0
+) -> ConditionalFlow:
     """A flow far from the identity, with centres and scales that are not trivial."""
     names = tuple("abc"[:conditions])
     config = FlowConfig(conditions=names, layers=layers, hidden=hidden)
@@ -107,7 +109,9 @@ def gaussian():
     factor = np.array([[1.0, 0, 0], [0.8, 0.6, 0], [-0.3, 0.2, 0.5]])
     mean = (y - [23.0, 0.8]) @ slope + [1.0, -2.0, 5.0]
     latents = mean + rng.normal(size=(s, n, 3)) @ factor.T
-    config = FlowConfig(conditions=("mag_auto", "zphot"), layers=2, hidden=32, steps=700, batch=512, learning_rate=5e-3)
+    config = FlowConfig(
+        conditions=("mag_auto", "zphot"), layers=2, hidden=32, steps=700, batch=512, learning_rate=5e-3
+    )
     return y.astype(np.float32), latents.astype(np.float32), mean, factor, config
 
 
@@ -145,14 +149,19 @@ def test_fit_standardises(gaussian, fitted):
 def test_same_key_gives_the_same_fit(gaussian):
     y, latents, _, _, config = gaussian
     config = FlowConfig(conditions=config.conditions, layers=1, hidden=8, steps=5, batch=32)
-    one, two = (fit_flow(jax.random.key(0), config, latents[..., :2], y, progress=False).flow for _ in range(2))
+    one, two = (
+        fit_flow(jax.random.key(0), config, latents[..., :2], y, progress=False).flow for _ in range(2)
+    )
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda y: y[:, :1], r"conditions: expected shape \(3000, 2\) for \('mag_auto', 'zphot'\), got \(3000, 1\)"),
+        (
+            lambda y: y[:, :1],
+            r"conditions: expected shape \(3000, 2\) for \('mag_auto', 'zphot'\), got \(3000, 1\)",
+        ),
         (lambda y: np.where(y > 23, np.nan, y), "conditions: expected finite values, got NaN or infinity"),
     ],
 )

@@ -38,7 +38,9 @@ def test_mode_of_a_curved_problem(x64):
     data = jnp.array([1.0, -0.5])
 
     def residual(z):
-        return 5 * (jnp.stack([z[:, 0] * jnp.exp(0.2 * z[:, 1]), z[:, 1] + 0.1 * z[:, 0] ** 2], axis=-1) - data[None])
+        return 5 * (
+            jnp.stack([z[:, 0] * jnp.exp(0.2 * z[:, 1]), z[:, 1] + 0.1 * z[:, 0] ** 2], axis=-1) - data[None]
+        )
 
     axis = np.linspace(-3, 3, 1201)
     grid = jnp.asarray(np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2))
@@ -85,4 +87,6 @@ def test_galaxies_do_not_mix(rng, steps):
     together = sharpen(residual_of(jnp.arange(3)), jnp.zeros((3, 2)), steps=steps)
     for i in range(3):
         alone = sharpen(residual_of(jnp.array([i])), jnp.zeros((1, 2)), steps=steps)
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b[0], rtol=1e-4, atol=1e-5), together, alone)
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[i], b[0], rtol=1e-4, atol=1e-5), together, alone
+        )

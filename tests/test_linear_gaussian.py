@@ -13,14 +13,6 @@ import optax
 import pytest
 from numpyro.handlers import block, substitute
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
-
-from hiergal.elbo import FreeBitsELBO
-from hiergal.guide import galaxy_guide, output_count, posterior_from
-from hiergal import laplace
-from hiergal.laplace import misfit
-from hiergal.model import galaxy_model, render
-from hiergal.noise import WhiteNoise
-from hiergal.observation import Observation
 from toys import (
     SCALE,
     LinearEncoder,
@@ -32,6 +24,14 @@ from toys import (
     guide_outputs,
     linear_params,
 )
+
+from hiergal import laplace
+from hiergal.elbo import FreeBitsELBO
+from hiergal.guide import galaxy_guide, output_count, posterior_from
+from hiergal.laplace import misfit
+from hiergal.model import galaxy_model, render
+from hiergal.noise import WhiteNoise
+from hiergal.observation import Observation
 
 D, SHAPE, N = 3, (6, 9), 3
 PARAMS = linear_params(D, SHAPE)
@@ -134,7 +134,9 @@ def test_amortised_guide_finds_posteriors_of_galaxies_it_never_saw(x64, key, mak
     train = simulate("white", False, psf, noise)
     encoder = LinearEncoder(D, output_count(D, "full"))
     amortised = partial(galaxy_guide, encoder=encoder, covariance="full")
-    svi = SVI(model, amortised, optax.adam(optax.cosine_decay_schedule(0.03, 3000, alpha=1e-3)), FreeBitsELBO())
+    svi = SVI(
+        model, amortised, optax.adam(optax.cosine_decay_schedule(0.03, 3000, alpha=1e-3)), FreeBitsELBO()
+    )
     params = svi.run(key, 3000, train, progress_bar=False).params["encoder$params"]
     unseen = simulate("white", False, psf, noise, seed=12)[:20]
     q = posterior_from(encoder.apply({"params": params}, unseen), "full")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import log_density
+from toys import SCALE, LinearGenerator, convolution_matrix, linear_params
 
 from hiergal.model import galaxy_model, render, total_variation
 from hiergal.noise import NoisyImage, WhiteNoise
-from toys import SCALE, LinearGenerator, convolution_matrix, linear_params
 
 D, SHAPE = 3, (5, 8)
 PARAMS = {"generator$params": jax.tree.map(lambda leaf: leaf.astype(np.float32), linear_params(D, SHAPE))}
@@ -42,7 +42,9 @@ def test_render_is_the_dense_convolution(x64, rng, make_psf):
 
 
 def test_render_refuses_a_psf_on_another_scale(make_psf):
-    with pytest.raises(ValueError, match="expected a PSF on the pixel scale of the profiles, 0.05 arcsec, got 0.03"):
+    with pytest.raises(
+        ValueError, match="expected a PSF on the pixel scale of the profiles, 0.05 arcsec, got 0.03"
+    ):
         render(jnp.ones((1, *SHAPE)), make_psf(1), 0.05)
 
 

@@ -11,7 +11,9 @@ SCALE = 0.05
 SHAPE = (71, 90)
 
 
-def elliptical(kind: str, *, size: float, g: tuple[float, float], center: tuple[float, float], flux: float = 3.0):
+def elliptical(
+    kind: str, *, size: float, g: tuple[float, float], center: tuple[float, float], flux: float = 3.0
+):
     """A sheared Gaussian (size: sigma) or exponential disc (size: scale length), averaged over 5x5 subpixels.
 
     Args:
@@ -78,8 +80,12 @@ def test_laws(x64):
         (scaled, (50, 2, 1, 1, 1, 1), ("flux", "hlr_arcsec", "x_pix", "y_pix", "g1", "g2")),
     ]
     for other, factors, names in pairs:
-        for field, factor, name in zip(("flux", "hlr_arcsec", "x_pix", "y_pix", "g1", "g2"), factors, names, strict=True):
-            np.testing.assert_allclose(getattr(other, field), factor * getattr(found, name), rtol=1e-6, atol=1e-9)
+        for field, factor, name in zip(
+            ("flux", "hlr_arcsec", "x_pix", "y_pix", "g1", "g2"), factors, names, strict=True
+        ):
+            np.testing.assert_allclose(
+                getattr(other, field), factor * getattr(found, name), rtol=1e-6, atol=1e-9
+            )
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])

@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.hub import GalaxyModel
 from hiergal.morphology import summarize_profile
 from hiergal.nets import Encoder, Generator, GeneratorConfig
 from hiergal.nets.layers import depth_to_space, space_to_depth
 from hiergal.noise import PixelNoise
-from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 encode = jax.jit(GalaxyModel.encode)
 NAMES = ("log_flux", "x_pix", "y_pix", "log_radius_pix", "shear_1", "shear_2", "log_index")
@@ -64,14 +64,21 @@ def test_shear_has_the_sign_of_galsim(start, name, index, sign):
     """Elongation along x for shear_1 > 0 and along y = x for shear_2 > 0, as galsim.Shear has it."""
     found = measure(start, **{name: sign})
     shear = galsim.Shear(**{f"g{index + 1}": 0.3 * sign})
-    twin = galsim.Gaussian(sigma=4 * SCALE).shear(shear).drawImage(nx=56, ny=40, scale=SCALE).array.astype(np.float32)
+    twin = (
+        galsim.Gaussian(sigma=4 * SCALE)
+        .shear(shear)
+        .drawImage(nx=56, ny=40, scale=SCALE)
+        .array.astype(np.float32)
+    )
     expected = summarize_profile(twin, SCALE)
     along, across = [(found.g1, expected.g1), (found.g2, expected.g2)][:: 1 - 2 * index]
     assert along[0] * along[1] > 0.02 and abs(float(across[0][0])) < 0.02
 
 
 def test_size_grows(start):
-    small, large = (summarize_profile(start(latents(log_radius_pix=v)), SCALE).hlr_arcsec for v in (-2.0, -1.0))
+    small, large = (
+        summarize_profile(start(latents(log_radius_pix=v)), SCALE).hlr_arcsec for v in (-2.0, -1.0)
+    )
     assert 1.4 < large[0] / small[0] < 1.8  # exp(0.5), less what the edge and the core take
 
 
@@ -119,7 +126,9 @@ def test_encoder_takes_psf_stamps_of_any_size(model, make_psf, shape):
 
 def test_encoder_outputs_do_not_mix_galaxies(model, make_psf):
     observation = tiny_survey(4, (16, 24), make_psf(4))
-    np.testing.assert_allclose(encode(model, observation)[2:], encode(model, observation[2:]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        encode(model, observation)[2:], encode(model, observation[2:]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_number_of_outputs():

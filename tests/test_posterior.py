@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.model import render
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import infer, interval
-from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 SHAPE = (16, 24)
 
@@ -61,7 +61,9 @@ def test_shapes_and_types(posterior):
 
 def test_summaries_are_those_of_the_draws(model, observation, posterior):
     """Means and standard deviations over draws, accumulated in blocks, against all profiles at once."""
-    profiles = np.asarray(model.decode(jnp.asarray(posterior.latents.reshape(-1, 8))), float).reshape(30, 5, *SHAPE)
+    profiles = np.asarray(model.decode(jnp.asarray(posterior.latents.reshape(-1, 8))), float).reshape(
+        30, 5, *SHAPE
+    )
     np.testing.assert_allclose(posterior.profile_mean, profiles.mean(axis=0), rtol=1e-3, atol=1e-3)
     spread = profiles.std(axis=0)
     np.testing.assert_allclose(posterior.profile_std, spread, rtol=0.02, atol=2e-3 * profiles.max())
@@ -122,14 +124,20 @@ def test_amortised_posterior_is_the_guide(key, model, observation):
 
 def test_observations_that_do_not_fit(key, model, make_psf, observation):
     square = tiny_survey(2, (24, 16), make_psf(2))
-    with pytest.raises(ValueError, match=r"image: expected stamps of \(16, 24\) pixels, as the model has, got \(24, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"image: expected stamps of \(16, 24\) pixels, as the model has, got \(24, 16\)"
+    ):
         infer(model, square, key=key)
-    coarse = observation.replace(pixel_scale_arcsec=0.05, psf=observation.psf.replace(pixel_scale_arcsec=0.05))
+    coarse = observation.replace(
+        pixel_scale_arcsec=0.05, psf=observation.psf.replace(pixel_scale_arcsec=0.05)
+    )
     with pytest.raises(ValueError, match="pixel_scale_arcsec: expected the model's, 0.03, got 0.05"):
         infer(model, coarse, key=key)
     image = observation.image.copy()
     image[1, 2, 3] = np.nan
-    with pytest.raises(ValueError, match="image: expected finite pixels, got NaN or infinity in 1 of 5 galaxies"):
+    with pytest.raises(
+        ValueError, match="image: expected finite pixels, got NaN or infinity in 1 of 5 galaxies"
+    ):
         infer(model, observation.replace(image=image), key=key)
     with pytest.raises(ValueError, match="method: expected one of laplace, amortized, got 'mcmc'"):
         infer.__wrapped__(model, observation, key=key, method="mcmc")

@@ -3,14 +3,17 @@
 import tomllib
 
 import pytest
+from toys import tiny_recipe
 
 from hiergal.recipe import Recipe, load_recipe, recipe_from, recipe_to_toml
-from toys import tiny_recipe
 
 BAD = [
     ({"nmae": "x"}, "recipe: Object contains unknown field `nmae`; known there: name, shape, "),
     ({"training": {"step": 10}}, "unknown field `step` - at `$.training`; known there: steps, batch, "),
-    ({"generator": {"latent": 10}}, "unknown field `latent` - at `$.generator`; known there: latents, channels"),
+    (
+        {"generator": {"latent": 10}},
+        "unknown field `latent` - at `$.generator`; known there: latents, channels",
+    ),
     ({"flow": {"layer": 2}}, "unknown field `layer` - at `$.flow`; known there: conditions, layers"),
     ({"training": {"steps": "many"}}, "recipe: Expected `int`, got `str` - at `$.training.steps`"),
     ({"training": {"steps": 0}}, "recipe: Expected `int` >= 1 - at `$.training.steps`"),
@@ -38,7 +41,9 @@ def test_toml_holds_everything(recipe, tmp_path):
     path.write_text(recipe_to_toml(recipe), encoding="utf-8")
     assert load_recipe(path) == recipe
     content = tomllib.loads(path.read_text())
-    assert set(content["training"]) == set(type(recipe.training).__struct_fields__), "every value should be named"
+    assert set(content["training"]) == set(type(recipe.training).__struct_fields__), (
+        "every value should be named"
+    )
 
 
 def test_what_is_not_named_keeps_its_default(tmp_path):

@@ -4,12 +4,16 @@ import jax
 import numpy as np
 import pytest
 from astropy.table import Table
-
-from hiergal.simulate import conditions_from, draw_galsim, draw_profiles
 from toys import tiny_model, tiny_recipe
 
+from hiergal.simulate import conditions_from, draw_galsim, draw_profiles
+
 SHAPE = (16, 24)
-CATALOG = {"mag_auto": np.linspace(20, 25, 130), "flux_radius": np.linspace(4, 12, 130), "zphot": np.full(130, 0.7)}
+CATALOG = {
+    "mag_auto": np.linspace(20, 25, 130),
+    "flux_radius": np.linspace(4, 12, 130),
+    "zphot": np.full(130, 0.7),
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,9 @@ def test_one_galaxy_for_each_row(profiles):
 def test_a_row_does_not_depend_on_how_many_follow(model, profiles):
     """More rows than one batch, and a single one."""
     for count in (1, 3, 129):
-        np.testing.assert_array_equal(draw_profiles(model, rows(count), key=jax.random.key(0)), profiles[:count])
+        np.testing.assert_array_equal(
+            draw_profiles(model, rows(count), key=jax.random.key(0)), profiles[:count]
+        )
 
 
 def test_other_keys_give_other_galaxies(model, profiles):
@@ -82,7 +88,13 @@ BAD = [
         "catalog: expected finite conditions, got NaN or infinity in 2 of 3 rows (first: 1); drop those rows",
     ),
     (
-        Table({"mag_auto": np.ma.array([22.0, 23.0], mask=[True, False]), "flux_radius": [4.0, 5], "zphot": [1.0, 1]}),
+        Table(
+            {
+                "mag_auto": np.ma.array([22.0, 23.0], mask=[True, False]),
+                "flux_radius": [4.0, 5],
+                "zphot": [1.0, 1],
+            }
+        ),
         "got NaN or infinity in 1 of 2 rows (first: 0)",
     ),
 ]
@@ -96,5 +108,7 @@ def test_bad_catalogues(catalog, message):
 
 
 def test_a_model_without_a_flow():
-    with pytest.raises(ValueError, match="expected a model with a flow, got one without; fit it with `hiergal flow`"):
+    with pytest.raises(
+        ValueError, match="expected a model with a flow, got one without; fit it with `hiergal flow`"
+    ):
         draw_profiles(tiny_model(flow=False), rows(1), key=jax.random.key(0))

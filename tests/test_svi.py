@@ -11,10 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
 from conftest import awkward_psf
-from hiergal.svi import Stopped, fit, read_history
 from toys import tiny_recipe, tiny_survey
+
+from hiergal.svi import Stopped, fit, read_history
 
 SHAPE, N = (16, 24), 64
 RECIPE = tiny_recipe(SHAPE, learning_rate=5e-3)
@@ -50,7 +50,9 @@ def whole(compiled_once, tmp_path_factory):
 
 def assert_same(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
-    assert [row._replace(seconds=0) for row in found.history] == [row._replace(seconds=0) for row in expected.history]
+    assert [row._replace(seconds=0) for row in found.history] == [
+        row._replace(seconds=0) for row in expected.history
+    ]
 
 
 def wait_for_history(folder: Path, running) -> None:
@@ -114,5 +116,9 @@ def test_a_bound_that_is_not_finite(tmp_path):
     train, validation = survey()
     image = validation.image.copy()
     image[0, 3, 4] = np.inf
-    with pytest.raises(FloatingPointError, match="at step 10: lower training.learning_rate, or check the data"):
-        fit(jax.random.key(4), RECIPE, train, validation.replace(image=image), folder=tmp_path, progress=False)
+    with pytest.raises(
+        FloatingPointError, match="at step 10: lower training.learning_rate, or check the data"
+    ):
+        fit(
+            jax.random.key(4), RECIPE, train, validation.replace(image=image), folder=tmp_path, progress=False
+        )

@@ -153,10 +153,14 @@ def tiny_model(recipe: Recipe | None = None, *, seed: int = 0, flow: bool = True
         }
         return params, ConditionalFlow.untrained(key, recipe.flow, z.shape[-1]).params
 
-    params, weights = _fill(jax.eval_shape(build), seed)  # compiling the initialisers would take half a minute
+    params, weights = _fill(
+        jax.eval_shape(build), seed
+    )  # compiling the initialisers would take half a minute
     unit = [jnp.stack([jnp.zeros(k), jnp.ones(k)]) for k in (z.shape[-1], len(recipe.flow.conditions))]
     density = ConditionalFlow(weights, *unit, recipe.flow) if flow else None
-    provenance = Provenance("toy", "F814W", "counts / s", 25.94, 64, seed, "0.1.0", {"mag_auto": (20.0, 25.0)})
+    provenance = Provenance(
+        "toy", "F814W", "counts / s", 25.94, 64, seed, "0.1.0", {"mag_auto": (20.0, 25.0)}
+    )
     return GalaxyModel(params, density, recipe, provenance)
 
 
@@ -178,7 +182,9 @@ def _fill(template, seed: int):
     return jax.tree_util.tree_map_with_path(value, template)
 
 
-def tiny_survey(n: int, shape: tuple[int, int], psf: PSF, *, sigma: float = 0.5, seed: int = 7) -> Observation:
+def tiny_survey(
+    n: int, shape: tuple[int, int], psf: PSF, *, sigma: float = 0.5, seed: int = 7
+) -> Observation:
     """Draw stamps of elliptical exponential galaxies, off centre, through asymmetric PSFs."""
     from hiergal.psf import convolve
 
@@ -188,7 +194,9 @@ def tiny_survey(n: int, shape: tuple[int, int], psf: PSF, *, sigma: float = 0.5,
         [1.0, 1.0, 0.7, 0.3, 0.3, 0.3], (6, 1, 1, 1)
     )
     dx, dy = x - u, y - v
-    radius = np.sqrt(np.exp(e1) * dx**2 + np.exp(-e1) * dy**2 + e2 * dx * dy + 0.25) / (2.5 * np.exp(log_radius))
+    radius = np.sqrt(np.exp(e1) * dx**2 + np.exp(-e1) * dy**2 + e2 * dx * dy + 0.25) / (
+        2.5 * np.exp(log_radius)
+    )
     profile = np.exp(-radius)
     profile *= np.exp(5 + log_flux) / profile.sum(axis=(1, 2), keepdims=True)
     image = np.asarray(convolve(profile.astype(np.float32), psf)) + sigma * rng.normal(size=profile.shape)

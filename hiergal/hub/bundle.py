@@ -122,11 +122,15 @@ def load_model(folder: str | Path) -> GalaxyModel:
 
     folder = Path(folder)
     if not (folder / METADATA).is_file():
-        raise FileNotFoundError(f"{folder}: expected a trained model (a folder with {METADATA}); train one with `hiergal train`")
+        raise FileNotFoundError(
+            f"{folder}: expected a trained model (a folder with {METADATA}); train one with `hiergal train`"
+        )
     metadata = _read_metadata(folder / METADATA)
     recipe = load_recipe(folder / RECIPE)
     if _sha256(folder / WEIGHTS) != metadata.weights_sha256:
-        raise ValueError(f"{folder / WEIGHTS}: its SHA-256 is not the recorded one: the file is damaged; fetch it again")
+        raise ValueError(
+            f"{folder / WEIGHTS}: its SHA-256 is not the recorded one: the file is damaged; fetch it again"
+        )
     try:
         arrays = load_file(folder / WEIGHTS)
     except SafetensorError as error:
@@ -149,7 +153,9 @@ def _read_metadata(path: Path) -> _Metadata:
     except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected the description of a model: {error}") from None
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{path}: expected schema version {SCHEMA_VERSION}, got {version}; update hiergal to read it")
+        raise ValueError(
+            f"{path}: expected schema version {SCHEMA_VERSION}, got {version}; update hiergal to read it"
+        )
     try:
         return msgspec.convert(content, _Metadata)
     except msgspec.ValidationError as error:
@@ -161,7 +167,9 @@ def _blank(recipe: Recipe, provenance: Provenance, with_flow: bool) -> GalaxyMod
     key, (ny, nx), d = jax.random.key(0), recipe.shape, recipe.generator.latents
     psf = PSF(jnp.ones((1, 3, 3)) / 9, pixel_scale_arcsec=recipe.pixel_scale_arcsec)
     noise = WhiteNoise(jnp.ones(1))
-    example = Observation(jnp.zeros((1, ny, nx)), psf, noise, None, {}, jnp.zeros(1, int), recipe.pixel_scale_arcsec)
+    example = Observation(
+        jnp.zeros((1, ny, nx)), psf, noise, None, {}, jnp.zeros(1, int), recipe.pixel_scale_arcsec
+    )
     params = {
         "generator$params": generator_of(recipe).init(key, jnp.zeros((1, d)))["params"],
         "encoder$params": encoder_of(recipe).init(key, example)["params"],
@@ -182,11 +190,15 @@ def _fill(template: GalaxyModel, arrays: dict[str, np.ndarray], where: str) -> G
     expected = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(template)}
     if expected.keys() != arrays.keys():
         missing, extra = sorted(expected.keys() - arrays.keys()), sorted(arrays.keys() - expected.keys())
-        raise ValueError(f"{where}: expected the arrays of its recipe; missing: {missing[:3]}, not known: {extra[:3]}")
+        raise ValueError(
+            f"{where}: expected the arrays of its recipe; missing: {missing[:3]}, not known: {extra[:3]}"
+        )
     for name, leaf in expected.items():
         got = arrays[name]
         if got.shape != leaf.shape or got.dtype != leaf.dtype:
-            raise ValueError(f"{where}: {name}: expected {leaf.dtype} {leaf.shape}, got {got.dtype} {got.shape}")
+            raise ValueError(
+                f"{where}: {name}: expected {leaf.dtype} {leaf.shape}, got {got.dtype} {got.shape}"
+            )
     return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[_name(path)]), template)
 
 

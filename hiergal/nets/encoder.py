@@ -74,7 +74,9 @@ class Encoder(nn.Module):
         h = jnp.concatenate([h, *numbers], axis=-1)
         h = nn.gelu(nn.Dense(c.features)(h))
         h = h + nn.gelu(nn.Dense(c.features)(h))
-        return nn.Dense(self.outputs, kernel_init=nn.initializers.normal(1e-2))(jnp.concatenate([h, *numbers], axis=-1))
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.normal(1e-2))(
+            jnp.concatenate([h, *numbers], axis=-1)
+        )
 
 
 def rough_flux(observation: Observation) -> Float[jax.Array, "n"]:

@@ -43,4 +43,6 @@ class ResidualBlock(nn.Module):
         """Return x plus a learned correction, small at first."""
         channels = x.shape[-1]
         h = nn.Conv(channels, (3, 3))(nn.gelu(nn.LayerNorm()(x)))
-        return x + nn.Conv(channels, (3, 3), kernel_init=nn.initializers.normal(1e-2 / channels**0.5))(nn.gelu(h))
+        return x + nn.Conv(channels, (3, 3), kernel_init=nn.initializers.normal(1e-2 / channels**0.5))(
+            nn.gelu(h)
+        )
