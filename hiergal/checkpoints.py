@@ -29,6 +29,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.folder = Path(folder).absolute()
+        fingerprint = json.loads(json.dumps(fingerprint))  # as it comes back from the file: tuples are lists
         if self._stored_fingerprint() != fingerprint:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)

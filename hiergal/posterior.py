@@ -214,7 +214,8 @@ def _check(model: GalaxyModel, observation: Observation, method: str) -> None:
         )
     if abs(observation.pixel_scale_arcsec / recipe.pixel_scale_arcsec - 1) > 1e-6:
         raise ValueError(
-            f"pixel_scale_arcsec: expected the model's, {recipe.pixel_scale_arcsec}, got {observation.pixel_scale_arcsec}"
+            f"pixel_scale_arcsec: expected the model's, {recipe.pixel_scale_arcsec}, got "
+            f"{observation.pixel_scale_arcsec}"
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from astropy.table import Table
 
 from hiergal import figures
+from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.morphology import summarize_profile
 from hiergal.observation import Observation
@@ -79,9 +80,9 @@ def write_quickstart_report(
             "and standard deviation, and the truth (unconvolved, noise-free).",
         ),
         "latents": (
-            _corner(model, observation, posterior),
-            "Latents of survey galaxies (upper right) and draws of the flow for the same conditions (lower left); "
-            "dashed: the prior. Compare Fig. 4 of the paper.",
+            _corner(model, observation),
+            "Latents of unseen galaxies, by the guide (upper right), and draws of the flow for the same conditions "
+            "(lower left); dashed: the prior. Compare Fig. 4 of the paper.",
         ),
         "drawn": (
             _drawn(observation, drawn),
@@ -129,13 +130,19 @@ def write_quickstart_report(
     )
 
 
-def _corner(model: GalaxyModel, observation: Observation, posterior: Posterior):
+def _corner(model: GalaxyModel, observation: Observation):
+    """Samples of the guide, which is what the flow learns, beside samples of the flow."""
     conditions = conditions_from(model.flow.config.conditions, observation.catalog)
-    drawn = jax.jit(lambda key, y: model.flow.sample(key, y))(
-        key_for(model.provenance.seed, SAMPLE), conditions
-    )
+    key = key_for(model.provenance.seed, SAMPLE)
+
+    @jax.jit
+    def sample(model, observation, conditions):
+        guide = posterior_from(model.encode(observation), model.recipe.covariance)
+        return guide.sample(key), model.flow.sample(key, conditions)
+
     magnitude = np.asarray(observation.catalog["mag_auto"])
-    return figures.latent_corner(np.asarray(posterior.latents[0]), magnitude, np.asarray(drawn), magnitude)
+    survey, flow = (np.asarray(latents) for latents in sample(model, observation, conditions))
+    return figures.latent_corner(survey, magnitude, flow, magnitude)
 
 
 def _drawn(observation: Observation, drawn: "Drawn"):

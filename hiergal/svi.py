@@ -7,6 +7,7 @@ step needs; ``TrainInfo`` is what a person wants to see.
 
 import math
 import time
+import zlib
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -101,8 +102,8 @@ def fit(
         recipe: What to fit, and how.
         train: Galaxies to learn from.
         validation: Other galaxies, to watch the fit and to stop it.
-        folder: Where checkpoints and ``history.jsonl`` go. A run with the same recipe, key and number of galaxies
-            that was interrupted goes on; files of any other run are replaced.
+        folder: Where checkpoints and ``history.jsonl`` go. A run with the same recipe, key and galaxies that was
+            interrupted goes on; files of any other run are replaced.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -121,13 +122,10 @@ def fit(
     train, validation = jax.device_put((train, validation))
     step, evaluate = _compile(svi, recipe, order_key, evaluation_key)
 
-    fingerprint = _fingerprint(recipe, key, len(train))
+    fingerprint = _fingerprint(recipe, key, train)
     checkpoints = Checkpoints(Path(folder) / "checkpoints", fingerprint)
     history = _History(Path(folder))
     state = jax.jit(partial(_initial_state, svi))(start_key, train[: min(4, len(train))])
-    jax.eval_shape(
-        svi.init, start_key, train[: min(4, len(train))]
-    )  # leaves SVI's transforms free of tracers
     done = 0
     if checkpoints.latest is not None:
         state, done = checkpoints.restore(state), checkpoints.latest
@@ -232,9 +230,14 @@ def _judge(state: TrainState, params: Params, bound: float) -> TrainState:
     return state.replace(stale=state.stale + 1)
 
 
-def _fingerprint(recipe: Recipe, key: jax.Array, galaxies: int) -> dict[str, Any]:
-    seed = np.asarray(jax.random.key_data(key)).tolist()
-    return {"recipe": msgspec.to_builtins(recipe), "key": seed, "galaxies": galaxies}
+def _fingerprint(recipe: Recipe, key: jax.Array, train: Observation) -> dict[str, Any]:
+    """What makes a run this run: recipe, key, and the pixels that it learns from."""
+    return {
+        "recipe": msgspec.to_builtins(recipe),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "galaxies": len(train),
+        "pixels_crc32": zlib.crc32(np.ascontiguousarray(train.image)),
+    }
 
 
 class _History:

@@ -6,7 +6,7 @@ import numpy as np
 
 from hiergal.checkpoints import Checkpoints
 
-RUN = {"recipe": {"name": "toy"}, "key": [0, 1]}
+RUN = {"recipe": {"name": "toy", "shape": (16, 24)}, "key": [0, 1]}  # a tuple: JSON knows lists alone
 
 
 def state(value: float):

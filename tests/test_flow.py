@@ -122,7 +122,7 @@ def fitted(gaussian):
 
 
 def test_fit_recovers_a_conditional_gaussian(gaussian, fitted):
-    """Cross entropy within 0.05 nats of the truth's; means within 0.15, covariances within 0.15, away from the mean y."""
+    """Cross entropy within 0.05 nats of the truth's; means within 0.15, covariances within 0.15."""
     y, latents, mean, factor, _ = gaussian
     precision = np.linalg.inv(factor @ factor.T)
     offset = latents[0] - mean

@@ -55,6 +55,14 @@ def assert_same(found, expected):
     ]
 
 
+def assert_resumes(folder: Path, expected) -> None:
+    """The next run keeps the evaluations that were done, does the rest, and ends where it should."""
+    before = read_history(folder)
+    found = fit(jax.random.key(4), RECIPE, *survey(), folder=folder, progress=False)
+    assert len(before) > 0 and found.history[: len(before)] == before, "expected the times of the run before"
+    assert_same(found, expected)
+
+
 def wait_for_history(folder: Path, running) -> None:
     """Until the first evaluation is written."""
     while running() and not (folder / "history.jsonl").exists():
@@ -93,7 +101,7 @@ def test_same_key_same_result_after_ctrl_c(whole, tmp_path):
     finally:
         done.set()
         thread.join()
-    assert_same(fit(jax.random.key(4), RECIPE, *survey(), folder=tmp_path, progress=False), whole[0])
+    assert_resumes(tmp_path, whole[0])
 
 
 def test_same_result_after_kill(whole, tmp_path, compiled_once):
@@ -104,6 +112,7 @@ def test_same_result_after_kill(whole, tmp_path, compiled_once):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert_same(fit(jax.random.key(4), RECIPE, *survey(), folder=tmp_path, progress=False), whole[0])
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
 def test_too_few_galaxies(tmp_path):

@@ -56,7 +56,7 @@ def latent_corner(
     """
     data, flow = (np.asarray(latents, float) for latents in (data_latents, flow_latents))
     dims = _telling(data, np.asarray(data_colour)) if dims is None else tuple(dims)
-    reach = max(3.0, np.quantile(np.abs(np.concatenate([data[:, dims], flow[:, dims]])), 0.998))
+    reach = max(3.0, np.quantile(np.abs(np.concatenate([data[:, dims], flow[:, dims]])), 0.995))
     colours = np.quantile(data_colour, [0.02, 0.98])
     size = len(dims)
     figure = plain_figure(1.65 * size + 1.2, 1.65 * size + 0.5, title)

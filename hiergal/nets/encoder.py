@@ -53,7 +53,7 @@ class Encoder(nn.Module):
     def __call__(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
         """Return the outputs for each galaxy."""
         c = self.config
-        image, level = _visible(observation), observation.noise.level()[:, None]
+        image, level = _visible(observation), jnp.asarray(observation.noise.level())[:, None]
         moments, flux = _aperture_moments(image, level)
         templates = nn.Dense(c.templates, use_bias=False)((image / flux[..., None]).reshape(len(image), -1))
         numbers = [
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
             templates,
             jnp.log(flux / level) - 4.0,
             jnp.log(flux),
-            nn.gelu(nn.Dense(c.features // 4)(_psf_window(observation.psf.stamp))),
+            nn.gelu(nn.Dense(c.features // 4)(_psf_window(jnp.asarray(observation.psf.stamp)))),
         ]
         h = space_to_depth(jnp.arcsinh(image / level[..., None])[..., None], 4)
         h = nn.Dense(c.channels)(h)

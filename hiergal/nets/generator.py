@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.nets.layers import ResidualBlock, depth_to_space
+from hiergal.nets.layers import ResidualBlock, depth_to_space, smooth_patches
 
 __all__ = ["Generator", "GeneratorConfig"]
 
@@ -92,7 +92,7 @@ class Generator(nn.Module):
         for _ in range(c.blocks):
             h = ResidualBlock()(h)
         h = nn.Dense(16, kernel_init=nn.initializers.normal(1e-3))(nn.gelu(nn.LayerNorm()(h)))
-        return depth_to_space(h, 4)[..., 0]
+        return smooth_patches(depth_to_space(h, 4)[..., 0])
 
 
 def _log_sersic(ellipse: dict[str, jax.Array], shape: tuple[int, int]) -> Float[jax.Array, "n y x"]:
