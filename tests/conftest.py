@@ -11,11 +11,17 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Most of the tests' time goes into compiling programs that run once: let LLVM not optimise them. What users run is
+# compiled as users compile it where that matters (tests/test_stack.py).
+USERS_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = (
+    f"{USERS_XLA_FLAGS} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
-import jax
-import numpy as np
-import pytest
-from jaxtyping import install_import_hook
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("hiergal", "signature_checks.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,13 +1,14 @@
 """The libraries under us: versions that compute wrongly are kept out, and would be noticed if they got in."""
 
+import os
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
+from conftest import USERS_XLA_FLAGS
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -16,32 +17,36 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
 
 
-@pytest.mark.parametrize("n", [4_096, 4_097, 16_385, 32_768, 32_769, 32_770, 65_537])
-@pytest.mark.parametrize("columns", [3, 5])
-def test_vmapped_product_and_reduction_under_jit(n, columns):
-    """The fault of jax 0.10.2 (issue 39103): the last row of 32,769 comes out wrong, without a warning.
+REPRODUCER = """
+import jax, jax.numpy as jnp, numpy as np
 
-    All numbers are integers whose squares float32 holds to one rounding, so nothing may differ in any bit.
-    """
-    x = np.zeros((n, columns), np.float32)
+def check(n, columns, dtype):
+    # Integers whose squares need one rounding at most: nothing may differ in any bit.
+    x = np.zeros((n, columns), dtype)
     x[:, 0] = np.arange(n)
     matrix = jnp.eye(columns)
+    squared_norm = jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2))
+    expected = (x.astype(float) ** 2).sum(axis=1).astype(dtype)
+    for function in (squared_norm, jax.jit(squared_norm)):
+        wrong = np.flatnonzero(np.asarray(function(x)) != expected)
+        assert wrong.size == 0, (n, columns, dtype.__name__, "rows", wrong.tolist())
 
-    def squared_norm(rows):
-        return jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2))(rows)
+for n in (4_096, 4_097, 16_385, 32_768, 32_769, 32_770, 65_537):
+    for columns in (3, 5):
+        check(n, columns, np.float32)
+jax.config.update("jax_enable_x64", True)
+check(16_385, 3, np.float64)
+"""
 
-    expected = (x.astype(float) ** 2).sum(axis=1).astype(np.float32)
-    np.testing.assert_array_equal(squared_norm(x), expected)
-    np.testing.assert_array_equal(jax.jit(squared_norm)(x), expected)
 
+def test_vmapped_product_and_reduction_under_jit():
+    """The fault of jax 0.10.2 (issue 39103): the last row of 32,769 comes out wrong, without a warning.
 
-def test_vmapped_product_and_reduction_under_jit_in_float64(x64):
-    """The same fault shows in float64 at another size."""
-    x = np.zeros((16_385, 3))
-    x[:, 0] = np.arange(len(x))
-    matrix = jnp.eye(3)
-    result = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(x)
-    np.testing.assert_array_equal(result, (x**2).sum(axis=1))
+    In a process of its own, compiled as users compile, not with the flags of conftest.py.
+    """
+    environment = os.environ | {"XLA_FLAGS": USERS_XLA_FLAGS, "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run([sys.executable, "-c", REPRODUCER], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("name", REQUIREMENTS)
