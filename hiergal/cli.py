@@ -14,7 +14,11 @@ from typing import Annotated
 
 import typer
 
+from hiergal.progress import Stopped
+
 __all__ = ["app", "main"]
+
+INTERRUPTED = 130  # what shells report after Ctrl-C
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -249,7 +253,8 @@ def main() -> None:
     """Run the command; what went wrong is said in words, not in a traceback."""
     try:
         app()
-    except KeyboardInterrupt as stop:
-        sys.exit(f"hiergal: {stop or 'stopped'}")
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         sys.exit(f"hiergal: {error}")
+    except Stopped as stop:
+        typer.echo(f"hiergal: {stop}", err=True)
+        sys.exit(INTERRUPTED)

@@ -4,7 +4,11 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["progress_bar", "stop_requested"]
+__all__ = ["Stopped", "progress_bar", "stop_requested"]
+
+
+class Stopped(Exception):  # noqa: N818 (a wish, not an error)
+    """Work was stopped on request; what it wrote is whole, and the next run goes on from there."""
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         test_fraction: Part that nothing is chosen by: the last ones of the survey.
     """
 
-    steps: Count = 1300
+    steps: Count = 1150
     batch: Count = 32
     learning_rate: Positive = 2e-3
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.08

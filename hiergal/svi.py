@@ -29,11 +29,11 @@ from hiergal.guide import posterior_from
 from hiergal.model import render
 from hiergal.noise import NoisyImage, used_pixels
 from hiergal.observation import Observation
-from hiergal.progress import progress_bar, stop_requested
+from hiergal.progress import Stopped, progress_bar, stop_requested
 from hiergal.recipe import Recipe, TrainingConfig
 from hiergal.records import Record, record
 
-__all__ = ["Fit", "Stopped", "TrainInfo", "TrainState", "fit", "read_history"]
+__all__ = ["Fit", "TrainInfo", "TrainState", "fit", "read_history"]
 
 HISTORY = "history.jsonl"
 
@@ -80,10 +80,6 @@ class Fit(NamedTuple):
 
     params: Params
     history: tuple[TrainInfo, ...]
-
-
-class Stopped(KeyboardInterrupt):
-    """Training was stopped on request; its checkpoint is whole, and the next run goes on from there."""
 
 
 def fit(

@@ -14,7 +14,8 @@ import pytest
 from conftest import awkward_psf
 from toys import tiny_recipe, tiny_survey
 
-from hiergal.svi import Stopped, fit, read_history
+from hiergal.progress import Stopped
+from hiergal.svi import fit, read_history
 
 SHAPE, N = (16, 24), 64
 RECIPE = tiny_recipe(SHAPE, learning_rate=5e-3)
