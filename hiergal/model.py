@@ -20,6 +20,7 @@ from numpyro.contrib.module import flax_module
 from hiergal.noise import NoisyImage
 from hiergal.observation import Observation
 from hiergal.psf import PSF, convolve
+from hiergal.records import Array
 
 __all__ = ["galaxy_model", "render", "total_variation"]
 
@@ -63,7 +64,7 @@ def galaxy_model(
 
 
 def render(
-    profile: Float[jax.Array, "*n y x"], psf: PSF, pixel_scale_arcsec: float
+    profile: Float[Array, "*n y x"], psf: PSF, pixel_scale_arcsec: float
 ) -> Float[jax.Array, "*n y x"]:
     """Turn light profiles into noise-free stamps: the convolution of Eq. (1), on the observation's grid.
 

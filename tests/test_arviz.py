@@ -31,7 +31,7 @@ def observation(make_psf, rng):
 
 @pytest.fixture
 def posterior(key, model, observation):
-    return infer(model, observation, key=key, draws=DRAWS)
+    return infer(model, observation, key=key, draws=DRAWS, batch=N)
 
 
 def test_groups_dimensions_and_coordinates(model, observation, posterior):
@@ -115,7 +115,7 @@ def test_arviz_summarises_it(model, observation, posterior):
 
 def test_without_a_mask_there_is_none(key, model, observation):
     observation = observation.replace(mask=None)
-    data = posterior_to_arviz(infer(model, observation, key=key, draws=2), observation, model)
+    data = posterior_to_arviz(infer(model, observation, key=key, draws=2, batch=N), observation, model)
     assert "mask" not in data["constant_data"]
 
 
@@ -133,7 +133,7 @@ def test_missing_file(tmp_path):
 
 def test_draws_count_as_one_chain_of_independent_draws(key, model, observation):
     """Effective sizes that ArviZ finds are about the number of draws at the median; those of repeated draws are not."""
-    posterior = infer(model, observation, key=jax.random.fold_in(key, 1), draws=400)
+    posterior = infer(model, observation, key=jax.random.fold_in(key, 1), draws=400, batch=N)
     z = np.asarray(posterior_to_arviz(posterior, observation, model)["posterior"]["z"]).reshape(1, 400, -1)
 
     def median_size(draws):

@@ -151,6 +151,7 @@ def test_what_goes_wrong_is_said_in_words(run, tmp_path, monkeypatch, words, mes
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_training_goes_on_to_the_same_weights(run, tmp_path, recipe_file, number):
     words = [

@@ -7,12 +7,13 @@ import pytest
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.guide import posterior_from
+from hiergal.hub import GalaxyModel
 from hiergal.model import render
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import infer, interval
 
-SHAPE = (16, 24)
+SHAPE, DRAWS, BATCH = (16, 24), 99, 4  # the same everywhere, so that the programs compile once
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def observation(make_psf):
 
 @pytest.fixture
 def posterior(key, model, observation):
-    return infer(model, observation, key=key, draws=30, batch=2)
+    return infer(model, observation, key=key, draws=DRAWS, batch=BATCH)
 
 
 @pytest.mark.parametrize(("draws", "probability"), [(9, 0.8), (9, 0.4), (39, 0.9), (39, 0.5)])
@@ -52,7 +53,7 @@ def test_interval_of_ranks():
 
 
 def test_shapes_and_types(posterior):
-    assert posterior.latents.shape == (30, 5, 8) and posterior.summary.flux.shape == (30, 5)
+    assert posterior.latents.shape == (DRAWS, 5, 8) and posterior.summary.flux.shape == (DRAWS, 5)
     assert posterior.profile_mean.shape == posterior.image_mean.shape == (5, *SHAPE)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(posterior))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(posterior))
@@ -76,16 +77,15 @@ def test_summaries_are_those_of_the_draws(model, observation, posterior):
 
 
 def test_does_not_depend_on_the_batches(key, model, observation, posterior):
-    for batch in (3, 8):
-        other = infer(model, observation, key=key, draws=30, batch=batch)
-        np.testing.assert_allclose(other.latents, posterior.latents, rtol=0.02, atol=0.02)
-    first = infer(model, observation[:3], key=key, draws=30, batch=2)
+    other = infer(model, observation, key=key, draws=DRAWS, batch=3)
+    np.testing.assert_allclose(other.latents, posterior.latents, rtol=0.02, atol=0.02)
+    first = infer(model, observation[:3], key=key, draws=DRAWS, batch=BATCH)
     np.testing.assert_allclose(first.latents, posterior.latents[:, :3], rtol=1e-3, atol=1e-3)
 
 
 def test_denoised_image_at_another_psf(key, model, observation, make_psf):
     other = make_psf(5, (7, 5), seed=9)
-    found = infer(model, observation, key=key, draws=4, psf=other)
+    found = infer(model, observation, key=key, draws=DRAWS, batch=BATCH, psf=other)
     expected = render(jnp.asarray(found.profile_mean), other, SCALE)
     np.testing.assert_allclose(found.image_mean, expected, rtol=1e-3, atol=1e-3)
 
@@ -108,7 +108,7 @@ def test_intervals_cover_the_truth(key, model, make_psf):
     image = render(model.decode(z), psf, SCALE)
     image = np.asarray(image + noise.sample(jax.random.fold_in(key, 1), image.shape))
     observation = Observation(image, psf, noise, None, {}, np.arange(n), SCALE)
-    posterior = infer(model, observation, key=key, draws=99, batch=100)
+    posterior = infer(model, observation, key=key, draws=DRAWS, batch=BATCH)
     low, high = interval(posterior.latents[..., :7], 0.68)
 
     def off(low, high):
@@ -124,9 +124,9 @@ def test_intervals_cover_the_truth(key, model, make_psf):
 
 
 def test_amortised_posterior_is_the_guide(key, model, observation):
-    guide = posterior_from(model.encode(observation), "full")
-    found = infer(model, observation, key=key, draws=2000, method="amortized")
-    error = np.sqrt(guide.variance / 2000)
+    guide = posterior_from(jax.jit(GalaxyModel.encode)(model, observation), "full")
+    found = infer(model, observation, key=key, draws=500, method="amortized")
+    error = np.sqrt(guide.variance / 500)
     assert np.all(np.abs(found.latents.mean(axis=0) - guide.mean) < 5 * error + 1e-3)
     np.testing.assert_array_equal(found.misfit, 1)
 

@@ -38,8 +38,10 @@ def compiled_once(tmp_path_factory):
     """All runs here compile the same programs: the first does, the others load them."""
     folder = tmp_path_factory.mktemp("compiled")
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     yield folder
     jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,8 @@ def test_same_key_same_result_after_ctrl_c(whole, tmp_path):
 
 def test_same_result_after_kill(whole, tmp_path, compiled_once):
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    environment = os.environ | {"PYTHONPATH": paths, "JAX_COMPILATION_CACHE_DIR": str(compiled_once)}
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(compiled_once), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = os.environ | {"PYTHONPATH": paths} | cache
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment)
     wait_for_history(tmp_path, lambda: process.poll() is None)
     process.kill()
