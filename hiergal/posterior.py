@@ -77,7 +77,7 @@ def infer(
     observation: Observation,
     *,
     key: jax.Array,
-    method: Method = "laplace",
+    method: Method | str = "laplace",
     draws: int = 200,
     psf: PSF | None = None,
     batch: int = 32,
@@ -100,6 +100,10 @@ def infer(
 
     Raises:
         ValueError: If the observations are wrong, or do not fit the model.
+
+    Example:
+        >>> posterior = infer(model, observation, key=jax.random.key(0))  # doctest: +SKIP
+        >>> low, high = interval(posterior.summary.flux, 0.68)  # doctest: +SKIP
     """
     _check(model, observation, method)
     n = len(observation)

@@ -153,6 +153,9 @@ def load_recipe(path: str | Path) -> Recipe:
     Raises:
         OSError: If the file cannot be read.
         ValueError: If it is not TOML, or not a recipe.
+
+    Example:
+        >>> recipe = load_recipe("models/small/recipe.toml")  # doctest: +SKIP
     """
     text = Path(path).read_text(encoding="utf-8")
     try:

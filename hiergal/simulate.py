@@ -69,6 +69,9 @@ def draw_profiles(model: GalaxyModel, catalog: Catalog, *, key: jax.Array) -> Fl
 
     Raises:
         ValueError: If the model has no flow, or the catalogue lacks a column.
+
+    Example:
+        >>> profiles = draw_profiles(model, store.catalog, key=jax.random.key(0))  # doctest: +SKIP
     """
     if model.flow is None:
         raise ValueError("expected a model with a flow, got one without; fit it with `hiergal flow`")
@@ -96,6 +99,10 @@ def draw_galsim(
 
     Returns:
         Unconvolved profiles, whose flux is that of the drawn galaxy; always a list.
+
+    Example:
+        >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}  # doctest: +SKIP
+        >>> galaxies = draw_galsim(model, catalog, key=jax.random.key(0))  # doctest: +SKIP
     """
     import galsim
 

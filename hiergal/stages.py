@@ -201,7 +201,7 @@ def infer_stage(
     *,
     seed: int,
     rows: np.ndarray | None = None,
-    method: Method = "laplace",
+    method: Method | str = "laplace",
     draws: int = 200,
     progress: bool = True,
 ) -> tuple[Observation, Posterior]:

@@ -146,6 +146,7 @@ def test_fit_standardises(gaussian, fitted):
     assert len(fitted.validation) == 20 and fitted.validation[-1] > fitted.validation[0]
 
 
+@pytest.mark.slow
 def test_same_key_gives_the_same_fit(gaussian):
     y, latents, _, _, config = gaussian
     config = FlowConfig(conditions=config.conditions, layers=1, hidden=8, steps=5, batch=32)

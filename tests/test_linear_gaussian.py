@@ -126,6 +126,7 @@ def test_guide_finds_the_exact_posterior(observation, key):
         np.testing.assert_allclose(q.covariance_matrix[i] / unit, e.covariance / unit, atol=0.1)
 
 
+@pytest.mark.slow
 def test_amortised_guide_finds_posteriors_of_galaxies_it_never_saw(x64, key, make_psf):
     """With one PSF and one noise level for all, a linear encoder is exact, and it generalises."""
     n = 400

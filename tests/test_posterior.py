@@ -64,7 +64,7 @@ def test_shapes_and_types(posterior):
 def test_summaries_are_those_of_the_draws(model, observation, posterior):
     """Means and standard deviations over draws, accumulated in blocks, against all profiles at once."""
     profiles = np.asarray(model.decode(jnp.asarray(posterior.latents.reshape(-1, 8))), float).reshape(
-        30, 5, *SHAPE
+        DRAWS, 5, *SHAPE
     )
     np.testing.assert_allclose(posterior.profile_mean, profiles.mean(axis=0), rtol=1e-3, atol=1e-3)
     spread = profiles.std(axis=0)
@@ -76,6 +76,7 @@ def test_summaries_are_those_of_the_draws(model, observation, posterior):
     np.testing.assert_allclose(posterior.chi_square, chi_square, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_does_not_depend_on_the_batches(key, model, observation, posterior):
     other = infer(model, observation, key=key, draws=DRAWS, batch=3)
     np.testing.assert_allclose(other.latents, posterior.latents, rtol=0.02, atol=0.02)
@@ -83,6 +84,7 @@ def test_does_not_depend_on_the_batches(key, model, observation, posterior):
     np.testing.assert_allclose(first.latents, posterior.latents[:, :3], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_denoised_image_at_another_psf(key, model, observation, make_psf):
     other = make_psf(5, (7, 5), seed=9)
     found = infer(model, observation, key=key, draws=DRAWS, batch=BATCH, psf=other)

@@ -107,9 +107,13 @@ def test_same_key_same_result_after_ctrl_c(whole, tmp_path):
     assert_resumes(tmp_path, whole[0])
 
 
+@pytest.mark.slow
 def test_same_result_after_kill(whole, tmp_path, compiled_once):
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(compiled_once), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(compiled_once),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     environment = os.environ | {"PYTHONPATH": paths} | cache
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment)
     wait_for_history(tmp_path, lambda: process.poll() is None)

@@ -57,6 +57,9 @@ def reconstructions(
 
     Raises:
         ValueError: If the posteriors are not those of the observations.
+
+    Example:
+        >>> figure = reconstructions(observation, posterior, truth, rows=6)  # doctest: +SKIP
     """
     if not np.array_equal(posterior.identifier, observation.identifier):
         raise ValueError(
@@ -120,6 +123,9 @@ def reconstruction_pages(
         truth: Unconvolved profiles [flux per pixel], where they are known.
         per_page: Galaxies on a figure.
         title: Title of the figures; their numbers are added.
+
+    Example:
+        >>> pages = reconstruction_pages(observation, posterior, title="Real galaxies")  # doctest: +SKIP
     """
     order = bright_to_faint(observation, len(observation))
     pages = [order[first : first + per_page] for first in range(0, len(order), per_page)]

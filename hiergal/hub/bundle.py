@@ -87,6 +87,9 @@ def save_model(model: GalaxyModel, folder: str | Path) -> None:
 
     Raises:
         OSError: If it cannot be written; what was there before stays.
+
+    Example:
+        >>> save_model(model, "runs/first/model")  # doctest: +SKIP
     """
     from safetensors.numpy import save_file
 
@@ -116,6 +119,9 @@ def load_model(folder: str | Path) -> GalaxyModel:
     Raises:
         OSError: If a file is missing or cannot be read.
         ValueError: If a file is damaged, of a newer schema, or does not fit the recipe.
+
+    Example:
+        >>> model = load_model("runs/quickstart/model")  # doctest: +SKIP
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

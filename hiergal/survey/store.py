@@ -209,6 +209,10 @@ def open_store(path: str | Path) -> Store:
     Raises:
         OSError: If the folder is missing, incomplete or damaged.
         ValueError: If it is something else, inconsistent, or was written by a newer version.
+
+    Example:
+        >>> store = open_store("survey.zarr")  # doctest: +SKIP
+        >>> observation = store.read([0, 5, 7])  # doctest: +SKIP
     """
     import zarr
 

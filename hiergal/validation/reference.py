@@ -134,6 +134,11 @@ def ks_distance(sample: Float[np.ndarray, "n"], curve: ReferenceCurve) -> float:
 
     Raises:
         ValueError: If the sample has values that are not finite, or too few.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> ks_distance(rng.uniform(5.0, 6.0, 100), cosmos_reference()["sigma"]) > 0.9  # no galaxy is that large
+        True
     """
     sample = np.asarray(sample, float)
     if not np.isfinite(sample).all():
