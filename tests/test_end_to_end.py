@@ -165,7 +165,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(run, tmp_path, reci
         "--recipe",
     ]
     recipe = tmp_path / "long.toml"
-    recipe.write_text(recipe_to_toml(TINY).replace("steps = 30", "steps = 600"))
+    recipe.write_text(
+        recipe_to_toml(TINY).replace("steps = 30", "steps = 600").replace("patience = 8", "patience = 99")
+    )
     child = subprocess.Popen([*words, str(recipe)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     history = tmp_path / "history.jsonl"
     deadline = time.monotonic() + 180
