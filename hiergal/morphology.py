@@ -1,6 +1,6 @@
 """Numbers that describe a noise-free light profile: flux, half-light radius, centroid, ellipticity.
 
-Everything is measured inside the stamp, differentiable and batched: the same functions measure posterior draws and,
+Everything is measured inside the stamp, and batched (all but the half-light radius is differentiable, too): the same functions measure posterior draws and,
 where a survey knows it, the truth. (Noisy images are measured by ``hiergal.validation.moments``.)
 """
 
