@@ -1,7 +1,8 @@
 """Numbers that describe a noise-free light profile: flux, half-light radius, centroid, ellipticity.
 
-Everything is measured inside the stamp, and batched (all but the half-light radius is differentiable, too): the same functions measure posterior draws and,
-where a survey knows it, the truth. (Noisy images are measured by ``hiergal.validation.moments``.)
+Everything is measured inside the stamp, and batched: the same functions measure posterior draws and, where a survey
+knows it, the truth. All but the half-light radius, a bisection, are differentiable. (Noisy images are measured by
+``hiergal.validation.moments``.)
 """
 
 import jax
