@@ -142,17 +142,41 @@ def coverage(draws: np.ndarray, truth: np.ndarray, probability: float) -> dict[s
 
 
 def drawn_metrics(survey: Table, drawn: Table) -> dict[str, Any]:
-    """Compare mean size and ellipticity of drawn galaxies with the survey's, with errors (paper, Fig. 6)."""
+    """Compare mean size and ellipticity of drawn galaxies with the survey's, with errors (paper, Fig. 6).
+
+    Args:
+        survey: Moments of the survey's galaxies, one row each.
+        drawn: Moments of galaxies drawn for the same conditions: the same number of rows, once or several times over.
+
+    Returns:
+        For size and ellipticity both means, their ratio and its standard error, to first order in the residuals of the
+        rows: a survey galaxy and those drawn for its conditions share much of their scatter.
+
+    Example:
+        >>> survey = Table({"sigma": [0.1, 0.3], "g": [0.1, 0.2], "flag": [0, 0]})
+        >>> metrics = drawn_metrics(survey, survey)
+        >>> metrics["size_arcsec"]["ratio"], metrics["size_arcsec"]["ratio_error"]
+        (1.0, 0.0)
+    """
     result: dict[str, Any] = {}
+    n = len(survey)
     for name, column in (("size_arcsec", "sigma"), ("ellipticity", "g")):
-        ours, theirs = (np.asarray(table[column][table["flag"] == 0]) for table in (drawn, survey))
-        ratio = ours.mean() / theirs.mean()
-        error = ratio * np.hypot(
-            *(values.std() / values.mean() / np.sqrt(len(values)) for values in (ours, theirs))
-        )
+        used = [np.asarray(table["flag"] == 0).reshape(-1, n) for table in (drawn, survey)]
+        values = [
+            np.where(good, np.asarray(table[column]).reshape(-1, n), 0.0)
+            for table, good in zip((drawn, survey), used, strict=True)
+        ]
+        ours, theirs = (value.sum() / good.sum() for value, good in zip(values, used, strict=True))
+        ratio = ours / theirs
+        # What each row adds to the ratio's departure from its expectation.
+        parts = [
+            np.where(good, value / mean - 1, 0.0).sum(0) / good.sum()
+            for value, good, mean in zip(values, used, (ours, theirs), strict=True)
+        ]
+        error = ratio * np.sqrt(((parts[0] - parts[1]) ** 2).sum() * n / max(n - 1, 1))
         result[name] = {
-            "survey": float(theirs.mean()),
-            "drawn": float(ours.mean()),
+            "survey": float(theirs),
+            "drawn": float(ours),
             "ratio": float(ratio),
             "ratio_error": float(error),
         }
