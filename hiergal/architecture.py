@@ -1,11 +1,20 @@
 """From a recipe to networks, and from networks to the two NumPyro programs that share them."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
 
 from hiergal.guide import galaxy_guide, output_count
 from hiergal.model import Program, galaxy_model
-from hiergal.nets import Encoder, Generator
+from hiergal.nets import (
+    Encoder,
+    Generator,
+    PyramidEncoder,
+    PyramidEncoderConfig,
+    PyramidGenerator,
+    PyramidGeneratorConfig,
+)
 from hiergal.recipe import Recipe
 
 __all__ = ["Programs", "encoder_of", "generator_of", "programs_of"]
@@ -18,14 +27,17 @@ class Programs(NamedTuple):
     guide: Program
 
 
-def generator_of(recipe: Recipe) -> Generator:
+def generator_of(recipe: Recipe) -> Generator | PyramidGenerator:
     """Return the generator network that a recipe describes."""
-    return Generator(recipe.generator, recipe.shape)
+    paper = isinstance(recipe.generator, PyramidGeneratorConfig)
+    kind = PyramidGenerator if paper else Generator
+    return kind(recipe.generator, recipe.shape, _dtype(recipe))
 
 
-def encoder_of(recipe: Recipe) -> Encoder:
+def encoder_of(recipe: Recipe) -> Encoder | PyramidEncoder:
     """Return the network of the guide that a recipe describes."""
-    return Encoder(recipe.encoder, output_count(recipe.generator.latents, recipe.covariance))
+    kind = PyramidEncoder if isinstance(recipe.encoder, PyramidEncoderConfig) else Encoder
+    return kind(recipe.encoder, output_count(recipe.generator.latents, recipe.covariance), _dtype(recipe))
 
 
 def programs_of(recipe: Recipe, population: int | None = None) -> Programs:
@@ -46,8 +58,16 @@ def programs_of(recipe: Recipe, population: int | None = None) -> Programs:
         population=population,
         total_variation_weight=recipe.objective.total_variation_weight,
         inflate=recipe.objective.inflate,
+        blur=recipe.objective.blur,
+        noise=recipe.objective.noise,
+        noise_sigma=recipe.objective.noise_sigma,
     )
     guide = partial(
         galaxy_guide, encoder=encoder_of(recipe), covariance=recipe.covariance, population=population
     )
     return Programs(model, guide)
+
+
+def _dtype(recipe: Recipe) -> Any:
+    """What the networks compute in; None is the type of their inputs."""
+    return jnp.bfloat16 if recipe.training.precision == "bfloat16" else None

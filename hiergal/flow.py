@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
+from hiergal.optimizer import learning_rate_at
 from hiergal.progress import progress_bar
 from hiergal.recipe import FlowConfig
 from hiergal.records import Array, Record, record, static
@@ -35,9 +36,11 @@ class MaskedAutoregression(nn.Module):
 
     Attributes:
         hidden: Width of the two hidden layers.
+        limit: How log-scales are kept within +-3: ``"smooth"`` or ``"hard"``.
     """
 
     hidden: int
+    limit: str = "smooth"
 
     @nn.compact
     def __call__(self, z: Float[jax.Array, "n d"], y: Float[jax.Array, "n c"]):
@@ -48,6 +51,8 @@ class MaskedAutoregression(nn.Module):
         h = nn.gelu(_MaskedDense(hidden[None] >= hidden[:, None])(h) + nn.Dense(self.hidden)(y))
         last = outputs[None] > hidden[:, None]
         shift, log_scale = (_MaskedDense(last, scale=1e-2)(h) for _ in range(2))
+        if self.limit == "hard":
+            return shift, jnp.clip(log_scale, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
         return shift, LOG_SCALE_LIMIT * jnp.tanh(log_scale / LOG_SCALE_LIMIT)
 
 
@@ -68,12 +73,12 @@ class _MaskedDense(nn.Module):
 class _Stack(nn.Module):
     """All layers, with the permutations between them."""
 
-    layers: int
-    hidden: int
+    config: FlowConfig
     latents: int
 
     def setup(self) -> None:
-        self.masked = [MaskedAutoregression(self.hidden) for _ in range(self.layers)]
+        c = self.config
+        self.masked = [MaskedAutoregression(c.hidden, c.limit) for _ in range(c.layers)]
 
     def to_base(self, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return base variables and log |du/dz| (Eqs. 12 and 14)."""
@@ -96,10 +101,14 @@ class _Stack(nn.Module):
         return u
 
     def _orders(self) -> list[np.ndarray]:
-        """Reversals and fixed shuffles in turn (Sec. 4.2.2)."""
+        """Reversals and fixed shuffles in turn (Sec. 4.2.2), or shuffles alone."""
         shuffle = np.random.default_rng(0)
         reverse = np.arange(self.latents)[::-1]
-        return [reverse if i % 2 == 0 else shuffle.permutation(self.latents) for i in range(self.layers)]
+        alternate = self.config.permutations == "alternate"
+        return [
+            reverse if alternate and i % 2 == 0 else shuffle.permutation(self.latents)
+            for i in range(self.config.layers)
+        ]
 
 
 @record
@@ -122,7 +131,7 @@ class ConditionalFlow(Record):
     def untrained(cls, key: jax.Array, config: FlowConfig, latents: int) -> "ConditionalFlow":
         """Return a flow near the identity, for latents and conditions that are standardised already."""
         z, y = jnp.zeros((1, latents)), jnp.zeros((1, len(config.conditions)))
-        params = _Stack(config.layers, config.hidden, latents).init(key, z, y, method="to_base")["params"]
+        params = _Stack(config, latents).init(key, z, y, method="to_base")["params"]
         unit = (jnp.stack([jnp.zeros(n), jnp.ones(n)]) for n in (latents, len(config.conditions)))
         return cls(params, *unit, config)
 
@@ -145,7 +154,7 @@ class ConditionalFlow(Record):
 
     @property
     def _stack(self) -> _Stack:
-        return _Stack(self.config.layers, self.config.hidden, self.center.shape[-1])
+        return _Stack(self.config, self.center.shape[-1])
 
     def _standard(self, conditions: Array) -> jax.Array:
         return (conditions - self.conditions_center[:1]) / self.conditions_center[1:]
@@ -197,8 +206,8 @@ def fit_flow(
 
     order = jax.random.permutation(split_key, len(conditions))
     held_out, used = jnp.split(order, [max(1, round(VALIDATION_FRACTION * len(conditions)))])
-    schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps, alpha=0.01)
-    optimizer = optax.chain(optax.clip_by_global_norm(2.0), optax.adam(schedule))
+    rate = learning_rate_at(config.schedule, config.learning_rate, config.warmup, config.steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(2.0), optax.adam(rate, *config.betas))
 
     def loss(params, draw, rows):
         return -jnp.mean(flow.replace(params=params).log_prob(latents[draw, rows], conditions[rows]))

@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
+from hiergal.aids import Aids
 from hiergal.observation import Observation
 
 __all__ = ["Covariance", "galaxy_guide", "output_count", "posterior_from"]
@@ -25,23 +26,33 @@ LOG_SCALE_RANGE = (-9.0, 1.0)  # keeps an untrained network from overflowing
 
 def galaxy_guide(
     observation: Observation,
+    aids: Aids | None = None,
     *,
     encoder: nn.Module,
     covariance: Covariance = "full",
     population: int | None = None,
-) -> None:
+) -> tuple[jax.Array, ...] | None:
     """State the approximate posterior of the latents of each galaxy (Eq. 8).
 
     Args:
         observation: A batch of galaxies with images.
+        aids: Aids of this step, in training alone.
         encoder: Network from an observation to :func:`output_count` numbers for each galaxy.
         covariance: Structure of the posterior's covariance.
         population: Number of galaxies that the batch stands for, as in the model.
+
+    Returns:
+        In training with aids, the encoder's features, for the model; else nothing.
     """
     q = flax_module("encoder", encoder, observation)
-    n = len(observation)
+    n, features = len(observation), None
+    if aids is None:
+        outputs = q(observation)
+    else:
+        outputs, features = q(observation, training=True, rngs={"dropout": numpyro.prng_key()})
     with numpyro.plate("galaxies", population or n, subsample_size=n):
-        numpyro.sample("z", posterior_from(q(observation), covariance))
+        numpyro.sample("z", posterior_from(outputs, covariance))
+    return features
 
 
 def output_count(latents: int, covariance: Covariance) -> int:

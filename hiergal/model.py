@@ -4,7 +4,7 @@
     I_i = g(z_i)                               light profile, by a neural generator
     x_i ~ Normal(PSF_i * I_i, Sigma_i)         observed stamp
 
-One NumPyro program, used unchanged by SVI, ``Predictive`` and NUTS.
+One NumPyro program, used unchanged by SVI, ``Predictive`` and NUTS. Training may hand it the aids of a deep generator.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,10 @@ import numpyro.distributions as dist
 from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
-from hiergal.noise import NoisyImage
+from hiergal.aids import Aids, aided_profile
+from hiergal.noise import NoiseChoice, NoisyImage, chosen_noise
 from hiergal.observation import Observation
-from hiergal.psf import PSF, convolve
+from hiergal.psf import PSF, Blur, convolve, convolve_by_modulus
 from hiergal.records import Array
 
 __all__ = ["galaxy_model", "render", "total_variation"]
@@ -27,6 +28,8 @@ __all__ = ["galaxy_model", "render", "total_variation"]
 
 def galaxy_model(
     observation: Observation,
+    aids: Aids | None = None,
+    features: tuple[jax.Array, ...] | None = None,
     *,
     generator: nn.Module,
     latents: int,
@@ -34,11 +37,16 @@ def galaxy_model(
     population: int | None = None,
     total_variation_weight: float = 0.0,
     inflate: bool = False,
+    blur: Blur = "exact",
+    noise: NoiseChoice = "survey",
+    noise_sigma: float = 0.0,
 ) -> None:
     """State how a batch of stamps comes about (Fig. 2).
 
     Args:
         observation: A batch of galaxies; with ``image=None`` the stamps are simulated.
+        aids: Aids of this step, in training alone.
+        features: What the guide hands over in training with aids.
         generator: Network from latents [n, d] to light profiles [n, y, x].
         latents: Number of latents d.
         pixel_scale_arcsec: Pixel scale of the generator's profiles [arcsec].
@@ -46,6 +54,9 @@ def galaxy_model(
             the batch itself.
         total_variation_weight: Weight of the penalty on the total variation of the profile (Sec. 4.2.1).
         inflate: Whether misfit counts as noise: see :class:`~hiergal.noise.NoisyImage`.
+        blur: How profiles are convolved: see :func:`render`.
+        noise: Which noise the likelihood takes: see :func:`~hiergal.noise.chosen_noise`.
+        noise_sigma: Standard deviation of ``"constant"`` noise [flux per pixel].
 
     Example:
         >>> from numpyro.infer import Predictive  # doctest: +SKIP
@@ -55,16 +66,19 @@ def galaxy_model(
     n = len(observation)
     with numpyro.plate("galaxies", population or n, subsample_size=n):
         z = numpyro.sample("z", dist.Normal(0, 1).expand([latents]).to_event(1))
-        profile = numpyro.deterministic("profile", g(z))
-        mean = render(profile, observation.psf, pixel_scale_arcsec)
+        unaided = aids is None or features is None
+        profile = numpyro.deterministic("profile", g(z) if unaided else aided_profile(g, z, aids, features))
+        mean = render(profile, observation.psf, pixel_scale_arcsec, blur)
         if total_variation_weight:
             numpyro.factor("smoothness", -total_variation_weight * total_variation(profile))
-        likelihood = NoisyImage(mean, observation.noise, observation.mask, inflate=inflate)
+        likelihood = NoisyImage(
+            mean, chosen_noise(observation.noise, noise, noise_sigma), observation.mask, inflate=inflate
+        )
         numpyro.sample("image", likelihood, obs=observation.image)
 
 
 def render(
-    profile: Float[Array, "*n y x"], psf: PSF, pixel_scale_arcsec: float
+    profile: Float[Array, "*n y x"], psf: PSF, pixel_scale_arcsec: float, blur: Blur = "exact"
 ) -> Float[jax.Array, "*n y x"]:
     """Turn light profiles into noise-free stamps: the convolution of Eq. (1), on the observation's grid.
 
@@ -72,6 +86,7 @@ def render(
         profile: Unconvolved profiles [flux per pixel].
         psf: Effective PSFs.
         pixel_scale_arcsec: Pixel scale of the profiles [arcsec].
+        blur: ``"exact"``, or ``"modulus"`` as the paper's code had it.
 
     Raises:
         ValueError: If the PSF is sampled on another pixel scale than the profile.
@@ -81,7 +96,7 @@ def render(
             f"expected a PSF on the pixel scale of the profiles, {pixel_scale_arcsec} arcsec, got "
             f"{psf.pixel_scale_arcsec} arcsec; resample the PSF, or use a model trained at that scale"
         )
-    return convolve(profile, psf)
+    return convolve(profile, psf) if blur == "exact" else convolve_by_modulus(profile, psf)
 
 
 def total_variation(profile: Float[jax.Array, "*n y x"]) -> Float[jax.Array, "*n"]:

@@ -17,6 +17,7 @@ pixel is *excluded*.
 """
 
 from abc import abstractmethod
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,18 @@ from jaxtyping import Bool, Float, Int
 
 from hiergal.records import Array, Record, record, static
 
-__all__ = ["NoiseModel", "NoisyImage", "PixelNoise", "StationaryNoise", "WhiteNoise", "used_pixels"]
+__all__ = [
+    "NoiseChoice",
+    "NoiseModel",
+    "NoisyImage",
+    "PixelNoise",
+    "StationaryNoise",
+    "WhiteNoise",
+    "chosen_noise",
+    "used_pixels",
+]
+
+NoiseChoice = Literal["survey", "pixel", "constant"]
 
 LOG_2PI = float(np.log(2 * np.pi))
 Mask = Bool[Array, "*#batch y x"] | None
@@ -245,6 +257,30 @@ class NoisyImage(dist.Distribution):
             scale_squared
         )
         return -0.5 * (chi_square / scale_squared + log_determinant + pixels * LOG_2PI)
+
+
+def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> NoiseModel:
+    """Return the noise that a likelihood takes, for what a survey knows.
+
+    Args:
+        noise: What the survey knows.
+        choice: ``"survey"`` for just that (Eq. 5 for correlated noise); ``"pixel"`` for its variance alone, the
+            diagonal approximation that the paper trained with (Eq. 4); ``"constant"`` for one standard deviation for
+            every pixel of every galaxy, as the paper's code had it.
+        sigma: That standard deviation [flux per pixel].
+
+    Example:
+        >>> noise = StationaryNoise(np.full((1, 4, 3), 4.0), width=4)
+        >>> chosen_noise(noise, "pixel").sigma.tolist()
+        [2.0]
+    """
+    match choice:
+        case "survey":
+            return noise
+        case "pixel":
+            return WhiteNoise(noise.level()) if isinstance(noise, StationaryNoise) else noise
+        case _:
+            return WhiteNoise(jnp.full(noise.level().shape, sigma))
 
 
 def used_pixels(shape: tuple[int, ...], mask: Mask) -> Int[Array, "*batch"]:

@@ -7,13 +7,17 @@ shifts. Convolution is linear: both operands are padded with zeros, and nothing 
 Arrays are ``[..., y, x]`` with any leading batch axes; stamps have an odd number of pixels along each axis.
 """
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jaxtyping import Complex, Float
 from scipy.fft import next_fast_len
 
 from hiergal.records import Array, Record, record, static
 
-__all__ = ["PSF", "convolve"]
+__all__ = ["PSF", "Blur", "convolve", "convolve_by_modulus"]
+
+Blur = Literal["exact", "modulus"]
 
 
 @record
@@ -74,6 +78,26 @@ def convolve(profile: Float[Array, "*batch y x"], psf: PSF) -> Float[Array, "*ou
     grid = (next_fast_len(ny + py // 2, real=True), next_fast_len(nx + px // 2, real=True))
     spectrum, transfer = jnp.broadcast_arrays(jnp.fft.rfft2(profile, s=grid), psf.transfer(grid))
     return jnp.fft.irfft2(spectrum * transfer, s=grid)[..., :ny, :nx]
+
+
+def convolve_by_modulus(profile: Float[Array, "*batch y x"], psf: PSF) -> Float[Array, "*out y x"]:
+    """Convolve as the code of Lanusse et al. (2020) did: periodic, with the modulus of the transfer function.
+
+    Nothing is shifted or made asymmetric by such a PSF, and light that leaves the stamp comes in on the other side. It
+    is here to repeat that work; :func:`convolve` is right.
+
+    Example:
+        >>> import numpy as np
+        >>> point = np.zeros((6, 6)); point[0, 3] = 1.0
+        >>> off_centre = PSF(np.eye(3)[[0]].T / 1.0, pixel_scale_arcsec=0.03)
+        >>> bool(np.allclose(convolve_by_modulus(point, off_centre), point, atol=1e-6))
+        True
+    """
+    shape = profile.shape[-2:]
+    spectrum, transfer = jnp.broadcast_arrays(
+        jnp.fft.rfft2(profile), jnp.abs(_reachable(psf, *shape).transfer(shape))
+    )
+    return jnp.fft.irfft2(spectrum * transfer, s=shape)
 
 
 def _reachable(psf: PSF, ny: int, nx: int) -> PSF:

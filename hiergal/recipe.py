@@ -6,13 +6,16 @@ the recipe ``small``: a model of 64x64 stamps that trains in minutes on two core
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
+from hiergal.aids import AidsConfig
 from hiergal.guide import Covariance
-from hiergal.nets import EncoderConfig, GeneratorConfig
+from hiergal.nets import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
+from hiergal.noise import NoiseChoice
+from hiergal.psf import Blur
 
 __all__ = [
     "FlowConfig",
@@ -37,12 +40,20 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         reduction: What lambda bounds: see :class:`hiergal.elbo.FreeBitsELBO`.
         total_variation_weight: Weight of the total variation of the profile.
         inflate: Whether misfit counts as noise in training: see :class:`hiergal.noise.NoisyImage`.
+        divergence_weight: Factor on the divergence, free bits included.
+        noise: Which noise the likelihood takes: see :func:`hiergal.noise.chosen_noise`.
+        noise_sigma: Standard deviation of ``constant`` noise [flux per pixel].
+        blur: ``exact``, or ``modulus``: see :func:`hiergal.psf.convolve_by_modulus`.
     """
 
     free_bits: NotNegative = 4.0
     reduction: Literal["total", "dimension", "mean"] = "total"
     total_variation_weight: NotNegative = 0.01
     inflate: bool = True
+    divergence_weight: Positive = 1.0
+    noise: NoiseChoice = "survey"
+    noise_sigma: Positive = 0.03
+    blur: Blur = "exact"
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,8 +62,16 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         steps: Number of optimiser steps.
         batch: Galaxies in a step.
-        learning_rate: Peak of the schedule: linear warm-up, then a cosine to nearly zero.
+        learning_rate: Peak of the schedule, at the end of a linear warm-up.
         warmup: Fraction of the steps spent warming up.
+        schedule: What follows: a ``cosine`` to nearly zero, or ``rsqrt``, one over the square root of the step.
+        optimizer: ``adam`` (beta2 0.99), or ``adafactor`` (Shazeer & Stern 2018: factored, without momentum).
+        parameter_scale: Whether Adafactor's steps are in units of the size of each array.
+        clip_norm: Largest norm of the gradient of the bound per galaxy; 0 for no limit.
+        average: Decay of the exponential moving average of the parameters that is evaluated and kept; 0 for none.
+        favour_bright: Power of the flux with which a galaxy is drawn into a batch, relative to the faintest; 0 for all
+            alike. The flow is fitted to every galaxy once, so the population stays the survey's.
+        precision: What the networks compute in; parameters and likelihood stay float32.
         evaluate_every: Steps between evaluations on the validation galaxies, and between checkpoints.
         patience: Evaluations without a better bound before training stops early.
         validation_fraction: Part of the survey's galaxies that the fit is watched with.
@@ -63,6 +82,13 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: Count = 32
     learning_rate: Positive = 2e-3
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.08
+    schedule: Literal["cosine", "rsqrt"] = "cosine"
+    optimizer: Literal["adam", "adafactor"] = "adam"
+    parameter_scale: bool = True
+    clip_norm: NotNegative = 0.0
+    average: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    favour_bright: NotNegative = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_every: Count = 100
     patience: Count = 8
     validation_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
@@ -79,7 +105,13 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         steps: Number of optimiser steps.
         batch: Galaxies in a step.
         learning_rate: Peak of the schedule.
+        warmup: Fraction of the steps spent warming up.
+        schedule: What follows: a ``cosine`` to nearly zero, or ``rsqrt``, one over the square root of the step.
+        betas: Decays of the moments of Adam.
+        target: What is learnt: ``samples`` of the posteriors, or their ``means`` alone.
         draws: Posterior samples of each galaxy to learn from.
+        permutations: Between layers, ``alternate`` reversals and shuffles, or fixed shuffles alone (``shuffle``).
+        limit: How the logarithm of a scale is kept in [-3, 3]: ``smooth`` (a tanh), or ``hard``.
     """
 
     conditions: tuple[str, ...] = ("mag_auto", "flux_radius", "zphot")
@@ -88,7 +120,13 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: Count = 1000
     batch: Count = 512
     learning_rate: Positive = 2e-3
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    schedule: Literal["cosine", "rsqrt"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    target: Literal["samples", "means"] = "samples"
     draws: Count = 16
+    permutations: Literal["alternate", "shuffle"] = "alternate"
+    limit: Literal["smooth", "hard"] = "smooth"
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +140,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         generator: Architecture of g.
         encoder: Architecture of the guide's network.
         objective: What training maximises.
+        aids: What helps a deep generator through its first steps.
         training: How.
         flow: The distribution of the latents.
     """
@@ -110,18 +149,40 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: tuple[Count, Count] = (64, 64)
     pixel_scale_arcsec: Positive = 0.03
     covariance: Covariance = "full"
-    generator: GeneratorConfig = GeneratorConfig()
-    encoder: EncoderConfig = EncoderConfig()
+    generator: GeneratorConfig | PyramidGeneratorConfig = GeneratorConfig()
+    encoder: EncoderConfig | PyramidEncoderConfig = EncoderConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    aids: AidsConfig = AidsConfig()
     training: TrainingConfig = TrainingConfig()
     flow: FlowConfig = FlowConfig()
 
     def __post_init__(self) -> None:
         """Check what types alone do not say."""
-        if any(side % 8 for side in self.shape):
-            raise ValueError(f"shape: expected multiples of 8 pixels, got {self.shape}")
-        if self.generator.latents < 7:
+        unit = max(network.resolution_unit for network in (self.generator, self.encoder))
+        if any(side % unit for side in self.shape):
+            raise ValueError(f"shape: expected multiples of {unit} pixels, got {self.shape}")
+        if isinstance(self.generator, GeneratorConfig) and self.generator.latents < 7:
             raise ValueError(f"generator.latents: expected at least 7, got {self.generator.latents}")
+        if self.aided:
+            self._check_mirrored()
+        elif self.aids != AidsConfig():
+            raise ValueError("aids: expected none unless generator and encoder are of kind pyramid")
+
+    @property
+    def aided(self) -> bool:
+        """Whether training goes through the paper's networks and their aids."""
+        return isinstance(self.generator, PyramidGeneratorConfig) and isinstance(
+            self.encoder, PyramidEncoderConfig
+        )
+
+    def _check_mirrored(self) -> None:
+        down = (self.encoder.embedding, *self.encoder.depths)[::-1]
+        up = (self.encoder.depths[-1], *self.generator.depths)
+        if up != down or self.generator.depths[0] != down[0]:
+            raise ValueError(
+                f"generator.depths: expected the encoder's upside down, {list(down[1:])}, after a bottleneck of "
+                f"{down[0]}, got {list(self.generator.depths)}"
+            )
 
 
 def recipe_from(content: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -141,10 +202,16 @@ def recipe_from(content: dict[str, Any], where: str = "recipe") -> Recipe:
         ValueError: recipe: Object contains unknown field `step` - at `$.training`; known there: steps, batch, \
 learning_rate, warmup, evaluate_every, patience, validation_fraction, test_fraction
     """
+    networks = {
+        name: {"kind": "patches"} | table
+        for name, table in content.items()
+        if name in ("generator", "encoder") and isinstance(table, dict)
+    }
+    content = content | networks
     try:
         return msgspec.convert(content, Recipe)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{where}: {error}{_known(str(error))}") from None
+        raise ValueError(f"{where}: {error}{_known(str(error), content)}") from None
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -185,11 +252,13 @@ def _without_none(content: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _known(message: str) -> str:
+def _known(message: str, content: dict[str, Any]) -> str:
     """List the keys that exist where an unknown one was found."""
     if "unknown field" not in message:
         return ""
     kind: Any = Recipe
     for part in message.partition("`$.")[2].rstrip("`").split("."):
         kind = next((f.type for f in msgspec.structs.fields(kind) if f.name == part), kind)
+        if get_args(kind):  # one of several kinds of network
+            kind = next(k for k in get_args(kind) if k.__struct_config__.tag == content[part]["kind"])
     return f"; known there: {', '.join(f.name for f in msgspec.structs.fields(kind))}"

@@ -18,6 +18,7 @@ from hiergal import __version__
 from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
+from hiergal.nets import GeneratorConfig
 from hiergal.nets.encoder import rough_flux
 from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
@@ -128,9 +129,11 @@ def train_stage(
 
 
 def measure_flux_scale(recipe: Recipe, observation: Observation) -> Recipe:
-    """Set the generator's flux scale from the fluxes of training galaxies, unless the recipe names it."""
+    """Set the flux scale of a generator that has one from training galaxies, unless the recipe names it."""
     log_flux = np.log(np.asarray(jax.jit(rough_flux)(observation)))
     generator = recipe.generator
+    if not isinstance(generator, GeneratorConfig):
+        return recipe
     if generator.log_flux_mean is None:
         generator = msgspec.structs.replace(generator, log_flux_mean=float(log_flux.mean()))
     if generator.log_flux_spread is None:
@@ -164,7 +167,8 @@ def fit_flow_stage(
     rows = split_of(store, recipe).train
     catalog = {name: column[rows] for name, column in store.catalog.items()}
     table = conditions_from(recipe.flow.conditions, catalog)
-    latents = aggregate_posterior(model, store, rows, key_for(seed, FLOW_DRAWS), recipe.flow.draws)
+    draws = recipe.flow.draws if recipe.flow.target == "samples" else None
+    latents = aggregate_posterior(model, store, rows, key_for(seed, FLOW_DRAWS), draws)
     fitted = fit_flow(key_for(seed, FLOW), recipe.flow, latents, table, progress=progress)
     ranges = {
         name: (float(low), float(high))
@@ -177,14 +181,14 @@ def fit_flow_stage(
 
 
 def aggregate_posterior(
-    model: GalaxyModel, store: Store, rows: np.ndarray, key: jax.Array, draws: int
+    model: GalaxyModel, store: Store, rows: np.ndarray, key: jax.Array, draws: int | None
 ) -> np.ndarray:
-    """Draw latents of many galaxies from the guide, [s, n, d] (paper, Sec. 4.2.2)."""
+    """Draw latents of many galaxies from the guide, [s, n, d] (paper, Sec. 4.2.2); its means if ``draws`` is None."""
 
     @jax.jit
     def sample(key, observation):
         q = posterior_from(model.encode(observation), model.recipe.covariance)
-        return jax.vmap(q.sample)(jax.random.split(key, draws))
+        return q.mean[None] if draws is None else jax.vmap(q.sample)(jax.random.split(key, draws))
 
     parts = []
     for first in range(0, len(rows), CHUNK):

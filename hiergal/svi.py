@@ -8,7 +8,7 @@ step needs; ``TrainInfo`` is what a person wants to see.
 import math
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +19,20 @@ import msgspec
 import numpy as np
 import numpyro.distributions as dist
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
+from hiergal.aids import aids_at
 from hiergal.architecture import encoder_of, generator_of, programs_of
 from hiergal.checkpoints import Checkpoints
 from hiergal.elbo import FreeBitsELBO, divergence_per_latent
 from hiergal.guide import posterior_from
 from hiergal.model import render
-from hiergal.noise import NoisyImage, used_pixels
+from hiergal.nets.encoder import rough_flux
+from hiergal.noise import NoisyImage, chosen_noise, used_pixels
 from hiergal.observation import Observation
+from hiergal.optimizer import adafactor, learning_rate_at
 from hiergal.progress import Stopped, progress_bar, stop_requested
 from hiergal.recipe import Recipe, TrainingConfig
 from hiergal.records import Record, record
@@ -36,6 +40,7 @@ from hiergal.records import Record, record
 __all__ = ["Fit", "TrainInfo", "TrainState", "fit", "read_history"]
 
 HISTORY = "history.jsonl"
+EVALUATED_AT_ONCE = 256
 
 Params = dict[str, Any]
 
@@ -46,12 +51,16 @@ class TrainState(Record):
 
     Attributes:
         svi: State of NumPyro's SVI: parameters, optimiser, key.
+        average: Moving average of the parameters, or None where the recipe has none.
+        loss: Sum of the losses since the last evaluation [nats per galaxy].
         best: The parameters with the best bound so far on the validation galaxies.
         best_bound: That bound [nats per galaxy].
         stale: Evaluations since.
     """
 
     svi: SVIState
+    average: Params | None
+    loss: jax.Array
     best: Params
     best_bound: jax.Array
     stale: jax.Array
@@ -63,16 +72,23 @@ class TrainInfo(NamedTuple):
     Attributes:
         step: Steps done.
         seconds: Time since this process began to train [s].
+        loss: Mean loss of the training batches since the evaluation before: penalties and free bits included [nats per
+            galaxy].
         bound: Evidence lower bound, without free bits, with the likelihood that is trained [nats per galaxy].
+        distortion: Mean negative log-likelihood of a posterior draw [nats per galaxy].
+        divergence: Mean divergence of the posteriors from the prior: the rate [nats per galaxy].
+        divergence_per_latent: What each latent contributes to it [nats per galaxy].
         chi_square: Median reduced chi-square of a posterior draw.
-        divergence: Mean divergence of the posteriors from the prior [nats].
     """
 
     step: int
     seconds: float
+    loss: float
     bound: float
-    chi_square: float
+    distortion: float
     divergence: float
+    divergence_per_latent: tuple[float, ...]
+    chi_square: float
 
 
 class Fit(NamedTuple):
@@ -89,6 +105,7 @@ def fit(
     validation: Observation,
     *,
     folder: str | Path,
+    devices: Sequence[jax.Device] | None = None,
     progress: bool = True,
 ) -> Fit:
     """Fit the generator and the encoder by amortised SVI (paper, Sec. 3).
@@ -100,6 +117,7 @@ def fit(
         validation: Other galaxies, to watch the fit and to stop it.
         folder: Where checkpoints and ``history.jsonl`` go. A run with the same recipe, key and galaxies that was
             interrupted goes on; files of any other run are replaced.
+        devices: What to spread each batch over; default all there are. Results do not depend on it but for rounding.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -107,24 +125,29 @@ def fit(
 
     Raises:
         Stopped: After Ctrl-C, once a checkpoint is written.
-        ValueError: If there are fewer galaxies than a batch takes.
+        ValueError: If there are fewer galaxies than a batch takes, or the devices do not divide a batch.
         FloatingPointError: If the bound is not finite any more.
     """
     config = recipe.training
     if len(train) < config.batch:
         raise ValueError(f"expected at least {config.batch} training galaxies (one batch), got {len(train)}")
-    svi = SVI(*programs_of(recipe, population=len(train)), _optimizer(config), _objective(recipe))
+    mesh = _mesh(devices, config.batch)
+    svi = SVI(*programs_of(recipe, population=len(train)), _optimizer(config, len(train)), _objective(recipe))
     start_key, order_key, evaluation_key = jax.random.split(key, 3)
-    train, validation = jax.device_put((train, validation))
-    step, evaluate = _compile(svi, recipe, order_key, evaluation_key)
-
     fingerprint = _fingerprint(recipe, key, train)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    train, validation = jax.device_put((train, validation), everywhere)
+    step, evaluate = _compile(svi, recipe, order_key, evaluation_key, mesh)
+    chances = _chances(train, config.favour_bright)
+
     checkpoints = Checkpoints(Path(folder) / "checkpoints", fingerprint)
     history = _History(Path(folder))
-    state = jax.jit(partial(_initial_state, svi))(start_key, train[: min(4, len(train))])
+    start = partial(_initial_state, svi, averaged=config.average > 0)
+    state = jax.jit(start, out_shardings=everywhere)(start_key, train[: min(4, len(train))])
+    judge = jax.jit(partial(_judge, svi), out_shardings=everywhere, donate_argnums=0)
     done = 0
     if checkpoints.latest is not None:
-        state, done = checkpoints.restore(state), checkpoints.latest
+        state, done = jax.device_put(checkpoints.restore(state), everywhere), checkpoints.latest
     history.cut(done)
 
     began = time.perf_counter()
@@ -133,22 +156,28 @@ def fit(
         while done < config.steps and int(state.stale) < config.patience and not stop():
             until = min(config.steps, (done // config.evaluate_every + 1) * config.evaluate_every)
             while done < until and not stop():
-                state = state.replace(svi=step(state.svi, done, train))
+                state = step(state, done, train, chances)
                 done += 1
                 advance(1)
             if done == until:
-                bound, chi_square, divergence = (
-                    float(x) for x in evaluate(svi.get_params(state.svi), validation)
+                steps = (done - 1) % config.evaluate_every + 1
+                info = _summarise(
+                    done,
+                    time.perf_counter() - began,
+                    float(state.loss) / steps,
+                    evaluate(_evaluated(svi, state), validation),
                 )
-                if not math.isfinite(bound):
+                if not math.isfinite(info.bound):
                     raise FloatingPointError(
-                        f"the bound became {bound} at step {done}: lower training.learning_rate, or check the data "
-                        "with hiergal.check_observation"
+                        f"the bound became {info.bound} at step {done}: lower training.learning_rate, or check the "
+                        "data with hiergal.check_observation"
                     )
-                info = TrainInfo(done, time.perf_counter() - began, bound, chi_square, divergence)
-                state = _judge(state, svi.get_params(state.svi), bound)
+                state = judge(state, info.bound)
                 history.add(info)
-                advance(0, note=f"ELBO {bound:.0f}  chi2 {chi_square:.3f}  KL {divergence:.1f} nats")
+                advance(
+                    0,
+                    note=f"ELBO {info.bound:.0f}  chi2 {info.chi_square:.3f}  KL {info.divergence:.1f} nats",
+                )
             checkpoints.save(done, state)
         stopped = stop()
     checkpoints.close()
@@ -161,69 +190,158 @@ def read_history(folder: str | Path) -> tuple[TrainInfo, ...]:
     """Return the evaluations of a run, from its ``history.jsonl``; none if there is no such file."""
     path = Path(folder) / HISTORY
     lines = path.read_bytes().splitlines() if path.exists() else []
-    return tuple(TrainInfo(**msgspec.json.decode(line)) for line in lines)
+    rows = (msgspec.json.decode(line) for line in lines)
+    return tuple(
+        TrainInfo(**row | {"divergence_per_latent": tuple(row["divergence_per_latent"])}) for row in rows
+    )
 
 
-def _compile(svi: SVI, recipe: Recipe, order_key: jax.Array, evaluation_key: jax.Array):
+def _compile(svi: SVI, recipe: Recipe, order_key: jax.Array, evaluation_key: jax.Array, mesh: Mesh):
     """One compiled step and one compiled evaluation.
 
-    A loop of steps inside one program would be slower: XLA runs convolutions inside loops on one core.
+    A loop of steps inside one program would be slower: XLA runs convolutions inside loops on one core. A batch is
+    spread over the devices of the mesh; parameters are on each of them.
     """
-    batch = recipe.training.batch
+    config, spread = recipe.training, NamedSharding(mesh, PartitionSpec("galaxies"))
+    batch, levels = config.batch, recipe.encoder.levels if recipe.aided else 0
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: SVIState, number: jax.Array | int, train: Observation) -> SVIState:
-        epoch, place = jnp.divmod(number, len(train) // batch)
-        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(train))
-        rows = jax.lax.dynamic_slice_in_dim(order, place * batch, batch)
-        return svi.update(state, train[rows])[0]
+    def rows_of(number: jax.Array, galaxies: int, chances: jax.Array | None) -> jax.Array:
+        """Shuffled epochs; or, if some galaxies are favoured, independent draws."""
+        if chances is not None:
+            key = jax.random.fold_in(order_key, number)
+            return jnp.searchsorted(chances, jax.random.uniform(key, (batch,)) * chances[-1])
+        epoch, place = jnp.divmod(number, galaxies // batch)
+        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), galaxies)
+        return jax.lax.dynamic_slice_in_dim(order, place * batch, batch)
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def step(
+        state: TrainState, number: jax.Array | int, train: Observation, chances: jax.Array | None
+    ) -> TrainState:
+        rows = rows_of(number, len(train), chances)
+        galaxies = jax.lax.with_sharding_constraint(train[rows], spread)
+        aids = (aids_at(number, recipe.aids, levels),) if recipe.aided else ()
+        after, loss = svi.update(state.svi, galaxies, *aids)
+        average = state.average
+        if average is not None:
+            # Young averages forget faster, or the start would stay in them.
+            decay = jnp.minimum(config.average, (1 + number) / (10 + number))
+            average = jax.tree.map(
+                lambda old, new: decay * old + (1 - decay) * new, average, svi.get_params(after)
+            )
+        return state.replace(svi=after, average=average, loss=state.loss + loss / len(train))
 
     @jax.jit
-    def evaluate(params: Params, observation: Observation):
+    def evaluate_some(params: Params, galaxies: Observation, rows: jax.Array, key: jax.Array):
+        observation = galaxies[rows]
         outputs = encoder_of(recipe).apply({"params": params["encoder$params"]}, observation)
         q = posterior_from(outputs, recipe.covariance)
-        z = q.sample(evaluation_key)
+        z = q.sample(key)
         profile = generator_of(recipe).apply({"params": params["generator$params"]}, z)
-        mean = render(profile, observation.psf, recipe.pixel_scale_arcsec)
+        objective, mask = recipe.objective, observation.mask
+        mean = render(profile, observation.psf, recipe.pixel_scale_arcsec, objective.blur)
         # As it is trained: a mean over exact likelihoods is a statement about the few brightest galaxies.
-        noise, mask = observation.noise, observation.mask
-        likelihood = NoisyImage(mean, noise, mask, inflate=recipe.objective.inflate)
-        divergence = divergence_per_latent(q, dist.Normal(jnp.zeros_like(q.mean), 1.0).to_event(1)).sum(-1)
-        bound = likelihood.log_prob(observation.image) - divergence
-        chi_square = noise.chi_square(observation.image - mean, mask) / used_pixels(mean.shape, mask)
-        return bound.mean(), jnp.median(chi_square), divergence.mean()
+        noise = chosen_noise(observation.noise, objective.noise, objective.noise_sigma)
+        likelihood = NoisyImage(mean, noise, mask, inflate=objective.inflate).log_prob(observation.image)
+        divergence = divergence_per_latent(q, dist.Normal(jnp.zeros_like(q.mean), 1.0).to_event(1))
+        residual = observation.image - mean
+        chi_square = observation.noise.chi_square(residual, mask) / used_pixels(mean.shape, mask)
+        return likelihood, divergence, chi_square
+
+    def evaluate(params: Params, observation: Observation):
+        """Likelihood [n], divergence [n, d] and chi-square [n], some galaxies at a time."""
+        n = len(observation)
+        size, parts = min(n, EVALUATED_AT_ONCE), []
+        for first in range(0, n, size):
+            rows = np.minimum(np.arange(first, first + size), n - 1)
+            some = evaluate_some(params, observation, rows, jax.random.fold_in(evaluation_key, first))
+            parts.append(jax.tree.map(lambda x, left=n - first: np.asarray(x)[:left], some))
+        return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
     return step, evaluate
 
 
-def _optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=config.learning_rate / 20,
-        peak_value=config.learning_rate,
-        warmup_steps=max(1, round(config.warmup * config.steps)),
-        decay_steps=max(2, config.steps),
-        end_value=config.learning_rate / 50,
+def _summarise(step: int, seconds: float, loss: float, evaluation: tuple[np.ndarray, ...]) -> TrainInfo:
+    likelihood, divergence, chi_square = (np.asarray(x, float) for x in evaluation)
+    rate = divergence.sum(-1).mean()
+    return TrainInfo(
+        step,
+        seconds,
+        loss,
+        float(likelihood.mean() - rate),
+        float(-likelihood.mean()),
+        float(rate),
+        tuple(divergence.mean(0).tolist()),
+        float(np.median(chi_square)),
     )
-    return optax.adam(schedule, b2=0.99)
+
+
+def _mesh(devices: Sequence[jax.Device] | None, batch: int) -> Mesh:
+    devices = jax.devices() if devices is None else devices
+    if batch % len(devices):
+        raise ValueError(
+            f"training.batch: expected a multiple of the {len(devices)} devices, got {batch}; change it, or name fewer "
+            "devices"
+        )
+    return Mesh(np.asarray(devices), ("galaxies",))
+
+
+def _chances(train: Observation, power: float) -> jax.Array | None:
+    """Cumulated chances of being drawn, up to a factor: a power of the flux, at least that of the faintest tenth."""
+    if not power:
+        return None
+    flux = np.asarray(jax.jit(rough_flux)(train), float)
+    chances = np.maximum(flux, np.quantile(flux, 0.1)) ** power
+    return jnp.asarray(np.cumsum(chances / chances.sum()), jnp.float32)
+
+
+def _optimizer(config: TrainingConfig, population: int) -> optax.GradientTransformation:
+    rate = learning_rate_at(config.schedule, config.learning_rate, config.warmup, config.steps)
+    steps = (
+        optax.adam(rate, b2=0.99)
+        if config.optimizer == "adam"
+        else adafactor(rate, parameter_scale=config.parameter_scale)
+    )
+    if not config.clip_norm:
+        return steps
+    return optax.chain(optax.scale(1 / population), optax.clip_by_global_norm(config.clip_norm), steps)
 
 
 def _objective(recipe: Recipe) -> FreeBitsELBO:
-    return FreeBitsELBO(recipe.objective.free_bits, recipe.objective.reduction)
+    objective = recipe.objective
+    return FreeBitsELBO(objective.free_bits, objective.reduction, objective.divergence_weight)
 
 
-def _initial_state(svi: SVI, key: jax.Array, example: Observation) -> TrainState:
+def _initial_state(svi: SVI, key: jax.Array, example: Observation, *, averaged: bool) -> TrainState:
     state = svi.init(key, example)
-    params = jax.tree.map(jnp.copy, svi.get_params(state))
-    return TrainState(state, params, jnp.array(-jnp.inf), jnp.array(0))
+    params = svi.get_params(state)
+    average = jax.tree.map(jnp.copy, params) if averaged else None
+    best = jax.tree.map(jnp.copy, params)
+    return TrainState(
+        svi=state,
+        average=average,
+        loss=jnp.zeros(()),  # not jnp.array(0.0), whose weak type would compile the step twice
+        best=best,
+        best_bound=jnp.full((), -jnp.inf),
+        stale=jnp.zeros((), int),
+    )
 
 
-def _judge(state: TrainState, params: Params, bound: float) -> TrainState:
-    """Remember the parameters if they are the best so far."""
-    if bound > float(state.best_bound):
-        return state.replace(
-            best=jax.tree.map(jnp.copy, params), best_bound=jnp.array(bound), stale=jnp.array(0)
-        )
-    return state.replace(stale=state.stale + 1)
+def _judge(svi: SVI, state: TrainState, bound: jax.Array | float) -> TrainState:
+    """Remember the parameters if they are the best so far, and begin a new sum of losses."""
+    better = bound > state.best_bound
+    best = jax.tree.map(partial(jnp.where, better), _evaluated(svi, state), state.best)
+    return state.replace(
+        best=best,
+        best_bound=jnp.maximum(state.best_bound, bound),
+        stale=jnp.where(better, 0, state.stale + 1),
+        loss=jnp.zeros_like(state.loss),
+    )
+
+
+def _evaluated(svi: SVI, state: TrainState) -> Params:
+    """The parameters that are evaluated and kept."""
+    return svi.get_params(state.svi) if state.average is None else state.average
 
 
 def _fingerprint(recipe: Recipe, key: jax.Array, train: Observation) -> dict[str, Any]:

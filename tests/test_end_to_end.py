@@ -72,6 +72,7 @@ def test_the_quickstart_leaves_everything_that_it_promises(run):
     assert 'src="http' not in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_metrics_and_a_finished_stage_is_kept(run, tmp_path, monkeypatch):
     monkeypatch.delenv("HIERGAL_DATA", raising=False)
     run_quickstart(tmp_path / "again", TINY, galaxies=GALAXIES, seed=SEED, progress=False)

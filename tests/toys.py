@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hiergal.aids import AidsConfig
 from hiergal.architecture import encoder_of, generator_of
 from hiergal.flow import ConditionalFlow
 from hiergal.hub.bundle import GalaxyModel, Provenance
-from hiergal.nets import EncoderConfig, GeneratorConfig
+from hiergal.nets import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
@@ -132,6 +133,34 @@ def tiny_recipe(shape: tuple[int, int] = (16, 24), **training) -> Recipe:
         encoder=EncoderConfig(channels=4, blocks=0, templates=8, features=16),
         objective=ObjectiveConfig(free_bits=1.0),
         training=TrainingConfig(**{"steps": 40, "batch": 16, "evaluate_every": 10} | training),
+        flow=FlowConfig(layers=2, hidden=16, steps=20, batch=32),
+    )
+
+
+def pyramid_recipe(shape: tuple[int, int] = (16, 24), *, dropout: float = 0.1, **training) -> Recipe:
+    """The paper's networks in small, with all their aids."""
+    return Recipe(
+        name="pyramid",
+        shape=shape,
+        pixel_scale_arcsec=SCALE,
+        covariance="diagonal",
+        generator=PyramidGeneratorConfig(latents=6, depths=(8, 6, 4), dropout=dropout, taper_pix=3),
+        encoder=PyramidEncoderConfig(embedding=4, psf_embedding=2, depths=(6, 8, 8), dropout=dropout),
+        objective=ObjectiveConfig(free_bits=1.0),
+        aids=AidsConfig(transverse_steps=4, bottleneck_weight=0.05, bottleneck_steps=20, border_weight=0.01),
+        training=TrainingConfig(
+            **{
+                "steps": 40,
+                "batch": 16,
+                "evaluate_every": 10,
+                "optimizer": "adafactor",
+                "schedule": "rsqrt",
+                "clip_norm": 1.0,
+                "average": 0.9,
+                "learning_rate": 3e-2,
+            }
+            | training
+        ),
         flow=FlowConfig(layers=2, hidden=16, steps=20, batch=32),
     )
 

@@ -9,7 +9,7 @@ name, shape and type that they expect. A bundle is written beside its target and
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from hiergal.psf import PSF
 from hiergal.recipe import Recipe, load_recipe, recipe_to_toml
 from hiergal.records import Record, record, static
 
-__all__ = ["GalaxyModel", "Provenance", "load_model", "save_model"]
+__all__ = ["GalaxyModel", "ParameterCounts", "Provenance", "load_model", "parameter_counts", "save_model"]
 
 SCHEMA_VERSION = 1
 RECIPE, WEIGHTS, METADATA = "recipe.toml", "weights.safetensors", "model.json"
@@ -143,6 +143,33 @@ def load_model(folder: str | Path) -> GalaxyModel:
         raise ValueError(f"{folder / WEIGHTS}: expected a safetensors file: {error}") from None
     template = jax.eval_shape(lambda: _blank(recipe, metadata.provenance, metadata.flow))
     return _fill(template, arrays, str(folder / WEIGHTS))
+
+
+class ParameterCounts(NamedTuple):
+    """How many numbers a model has.
+
+    Attributes:
+        encoder: Of the guide's network.
+        generator: Of the generator.
+        flow: Of the flow over the latents.
+    """
+
+    encoder: int
+    generator: int
+    flow: int
+
+
+def parameter_counts(recipe: Recipe) -> ParameterCounts:
+    """Count the parameters of the networks that a recipe describes, without building them.
+
+    Example:
+        >>> parameter_counts(Recipe()).flow
+        63200
+    """
+    nobody = Provenance("", "", "", 0.0, 0, 0, "")
+    model = jax.eval_shape(lambda: _blank(recipe, nobody, True))
+    parts = (model.params["encoder$params"], model.params["generator$params"], model.flow.params)
+    return ParameterCounts(*(sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts))
 
 
 class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

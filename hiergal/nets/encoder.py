@@ -6,6 +6,8 @@ needs to the last per cent; and as moments under round Gaussian apertures, from 
 follow almost linearly, so that the guide is useful after a few steps.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,13 +18,13 @@ from jaxtyping import Float
 from hiergal.nets.layers import ResidualBlock, space_to_depth
 from hiergal.observation import Observation
 
-__all__ = ["Encoder", "EncoderConfig", "rough_flux"]
+__all__ = ["Encoder", "EncoderConfig", "centred", "rough_flux", "visible"]
 
 APERTURES_PIX = (2.0, 3.5, 6.0, 10.0, 17.0)
 PSF_WINDOW_PIX = 15
 
 
-class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="patches"):
     """Architecture of the encoder.
 
     Attributes:
@@ -37,6 +39,11 @@ class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     templates: int = 64
     features: int = 128
 
+    @property
+    def resolution_unit(self) -> int:
+        """Pixels that a stamp's side must be a multiple of."""
+        return 8
+
 
 class Encoder(nn.Module):
     """Network of the guide.
@@ -44,16 +51,18 @@ class Encoder(nn.Module):
     Attributes:
         config: Architecture.
         outputs: Number of outputs.
+        dtype: Type to compute the convolutional part in; the rest stays float32.
     """
 
     config: EncoderConfig
     outputs: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
         """Return the outputs for each galaxy."""
         c = self.config
-        image, level = _visible(observation), jnp.asarray(observation.noise.level())[:, None]
+        image, level = visible(observation), jnp.asarray(observation.noise.level())[:, None]
         moments, flux = _aperture_moments(image, level)
         templates = nn.Dense(c.templates, use_bias=False)((image / flux[..., None]).reshape(len(image), -1))
         numbers = [
@@ -64,13 +73,15 @@ class Encoder(nn.Module):
             nn.gelu(nn.Dense(c.features // 4)(_psf_window(jnp.asarray(observation.psf.stamp)))),
         ]
         h = space_to_depth(jnp.arcsinh(image / level[..., None])[..., None], 4)
-        h = nn.Dense(c.channels)(h)
+        h = nn.Dense(c.channels, dtype=self.dtype)(h)
         for _ in range(c.blocks):
-            h = ResidualBlock()(h)
-        h = nn.Dense(2 * c.channels)(space_to_depth(h, 2))
+            h = ResidualBlock(self.dtype)(h)
+        h = nn.Dense(2 * c.channels, dtype=self.dtype)(space_to_depth(h, 2))
         for _ in range(c.blocks):
-            h = ResidualBlock()(h)
-        h = nn.gelu(nn.Dense(c.features)(nn.gelu(h).reshape(len(h), -1)))
+            h = ResidualBlock(self.dtype)(h)
+        h = nn.gelu(nn.Dense(c.features, dtype=self.dtype)(nn.gelu(h).reshape(len(h), -1))).astype(
+            image.dtype
+        )
         h = jnp.concatenate([h, *numbers], axis=-1)
         h = nn.gelu(nn.Dense(c.features)(h))
         h = h + nn.gelu(nn.Dense(c.features)(h))
@@ -81,13 +92,7 @@ class Encoder(nn.Module):
 
 def rough_flux(observation: Observation) -> Float[jax.Array, "n"]:
     """Return the flux under a wide aperture, at least that of its noise: positive, for scales and starts."""
-    return _aperture_moments(_visible(observation), observation.noise.level()[:, None])[1][:, 0]
-
-
-def _visible(observation: Observation) -> jax.Array:
-    """The image with masked pixels at zero, whatever they held."""
-    image, mask = jnp.asarray(observation.image), observation.mask
-    return image if mask is None else jnp.where(mask, 0.0, image)
+    return _aperture_moments(visible(observation), observation.noise.level()[:, None])[1][:, 0]
 
 
 def _aperture_moments(image: jax.Array, level: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -110,15 +115,32 @@ def _aperture_moments(image: jax.Array, level: jax.Array) -> tuple[jax.Array, ja
     return jnp.concatenate([logs, ratios.reshape(len(image), -1)], axis=-1), flux[:, -1:]
 
 
+def visible(observation: Observation) -> Float[jax.Array, "n y x"]:
+    """Return the image with masked pixels at zero, whatever they held."""
+    image, mask = jnp.asarray(observation.image), observation.mask
+    return image if mask is None else jnp.where(mask, 0.0, image)
+
+
+def centred(stamp: Float[jax.Array, "n py px"], shape: tuple[int, int]) -> Float[jax.Array, "n y x"]:
+    """Crop PSFs, or pad them with zeros, so that their central pixel is pixel (ny // 2, nx // 2) of another shape.
+
+    Example:
+        >>> centred(jnp.ones((1, 1, 3)), (2, 2))[0].tolist()
+        [[0.0, 0.0], [1.0, 1.0]]
+    """
+    for axis, size in zip((-2, -1), shape, strict=True):
+        has = stamp.shape[axis]
+        before = size // 2 - has // 2
+        after = size - has - before
+        pad = [(0, 0)] * stamp.ndim
+        pad[axis] = (max(before, 0), max(after, 0))
+        start = max(-before, 0)
+        stamp = jax.lax.slice_in_dim(stamp, start, has - max(-after, 0), axis=axis)
+        stamp = jnp.pad(stamp, pad)
+    return stamp
+
+
 def _psf_window(stamp: jax.Array) -> Float[jax.Array, "n pixels"]:
-    """The core of the PSF, cropped or padded to a size that does not depend on the survey's stamp."""
-    for axis in (-2, -1):
-        size = stamp.shape[axis]
-        if size < PSF_WINDOW_PIX:
-            pad = [(0, 0)] * stamp.ndim
-            pad[axis] = ((PSF_WINDOW_PIX - size) // 2,) * 2
-            stamp = jnp.pad(stamp, pad)
-        elif size > PSF_WINDOW_PIX:
-            start = (size - PSF_WINDOW_PIX) // 2
-            stamp = jax.lax.slice_in_dim(stamp, start, start + PSF_WINDOW_PIX, axis=axis)
-    return stamp.reshape(len(stamp), -1) * stamp.shape[-1]
+    """The core of the PSF, in a window that does not depend on the survey's stamp."""
+    window = centred(stamp, (PSF_WINDOW_PIX, PSF_WINDOW_PIX))
+    return window.reshape(len(stamp), -1) * PSF_WINDOW_PIX

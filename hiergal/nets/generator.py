@@ -11,6 +11,8 @@ the logarithm:
 spiral arms, knots, bars, asymmetry. Both are trained together, from noisy, blurred stamps alone.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,7 +37,9 @@ ELLIPSE = {
 CORE_PIX = 0.5  # rounds off the cusp of a Sersic profile, which no pixel resolves
 
 
-class GeneratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GeneratorConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="patches"
+):
     """Architecture of the generator.
 
     Attributes:
@@ -52,6 +56,11 @@ class GeneratorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_flux_mean: float | None = None
     log_flux_spread: float | None = None
 
+    @property
+    def resolution_unit(self) -> int:
+        """Pixels that a stamp's side must be a multiple of."""
+        return 8
+
 
 class Generator(nn.Module):
     """The network g.
@@ -59,10 +68,12 @@ class Generator(nn.Module):
     Attributes:
         config: Architecture.
         shape: (ny, nx) of the profiles, multiples of 8.
+        dtype: Type to compute the network in; the ellipse and the profile stay float32.
     """
 
     config: GeneratorConfig
     shape: tuple[int, int]
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
@@ -84,14 +95,17 @@ class Generator(nn.Module):
     def _network(self, z: jax.Array) -> jax.Array:
         c = self.config
         ny, nx = self.shape
-        h = nn.gelu(nn.Dense(4 * c.channels)(z))
-        h = nn.Dense(ny // 8 * (nx // 8) * 2 * c.channels)(h).reshape(-1, ny // 8, nx // 8, 2 * c.channels)
+        h = nn.gelu(nn.Dense(4 * c.channels, dtype=self.dtype)(z))
+        h = nn.Dense(ny // 8 * (nx // 8) * 2 * c.channels, dtype=self.dtype)(h).reshape(
+            -1, ny // 8, nx // 8, 2 * c.channels
+        )
         for _ in range(c.blocks):
-            h = ResidualBlock()(h)
-        h = depth_to_space(nn.Dense(4 * c.channels)(h), 2)
+            h = ResidualBlock(self.dtype)(h)
+        h = depth_to_space(nn.Dense(4 * c.channels, dtype=self.dtype)(h), 2)
         for _ in range(c.blocks):
-            h = ResidualBlock()(h)
-        h = nn.Dense(16, kernel_init=nn.initializers.normal(1e-3))(nn.gelu(nn.LayerNorm()(h)))
+            h = ResidualBlock(self.dtype)(h)
+        h = nn.gelu(nn.LayerNorm(dtype=self.dtype)(h)).astype(z.dtype)
+        h = nn.Dense(16, kernel_init=nn.initializers.normal(1e-3))(h)
         return smooth_patches(depth_to_space(h, 4)[..., 0])
 
 

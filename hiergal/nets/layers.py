@@ -4,12 +4,24 @@ Strided and transposed convolutions are slow on CPUs, so resolution changes by s
 with dense layers; convolutions are plain 3x3 with stride one. Images are ``[..., y, x, channel]`` here.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-__all__ = ["ResidualBlock", "depth_to_space", "smooth_patches", "space_to_depth"]
+__all__ = [
+    "DoublingConv",
+    "HalvingConv",
+    "ResidualBlock",
+    "SeparableBlock",
+    "SeparableConv",
+    "depth_to_space",
+    "smooth_patches",
+    "space_to_depth",
+]
 
 PATCH_KERNEL = (0.125, 0.25, 0.25, 0.25, 0.125)  # no response at periods of 4 and 2 pixels
 
@@ -60,13 +72,134 @@ def smooth_patches(image: Float[jax.Array, "n y x"]) -> Float[jax.Array, "n y x"
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a skip connection, layer-normalised: no state, no batch statistics."""
+    """Two 3x3 convolutions around a skip connection, layer-normalised: no state, no batch statistics.
+
+    Attributes:
+        dtype: Type to compute in.
+    """
+
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "n y x c"]) -> Float[jax.Array, "n y x c"]:
         """Return x plus a learned correction, small at first."""
         channels = x.shape[-1]
-        h = nn.Conv(channels, (3, 3))(nn.gelu(nn.LayerNorm()(x)))
-        return x + nn.Conv(channels, (3, 3), kernel_init=nn.initializers.normal(1e-2 / channels**0.5))(
-            nn.gelu(h)
+        h = nn.Conv(channels, (3, 3), dtype=self.dtype)(nn.gelu(nn.LayerNorm(dtype=self.dtype)(x)))
+        small = nn.initializers.normal(1e-2 / channels**0.5)
+        return x + nn.Conv(channels, (3, 3), kernel_init=small, dtype=self.dtype)(nn.gelu(h))
+
+
+class HalvingConv(nn.Module):
+    """A 4x4 convolution with stride 2 and one pixel of padding, which halves the resolution.
+
+    The same numbers as ``nn.Conv(features, (4, 4), strides=2, padding=1)``: with each 2x2 patch of pixels in the
+    channels of one, it is a plain 2x2 convolution.
+
+    Attributes:
+        features: Number of output channels.
+        dtype: Type to compute in.
+    """
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "n y x c"]) -> Float[jax.Array, "n hy hx f"]:
+        """Return the image at half the resolution."""
+        channels = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, channels, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        patches = space_to_depth(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 2)
+        taps = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+        return _convolve_2x2(patches, taps.reshape(2, 2, 4 * channels, -1)) + bias[None, None, None]
+
+
+class DoublingConv(nn.Module):
+    """The transpose of a 4x4 convolution with stride 2 and one pixel of padding, which doubles the resolution.
+
+    The same numbers as PyTorch's ``ConvTranspose2d(channels, features, 4, stride=2, padding=1)``: a plain 2x2
+    convolution whose channels become patches of 2x2 pixels.
+
+    Attributes:
+        features: Number of output channels.
+        dtype: Type to compute in.
+    """
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "n y x c"]) -> Float[jax.Array, "n dy dx f"]:
+        """Return the image at twice the resolution."""
+        channels = x.shape[-1]
+        # Each output pixel sees 2 x 2 of the 4 x 4 taps.
+        start = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
+        kernel = self.param("kernel", start, (4, 4, channels, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        taps = kernel.reshape(2, 2, 2, 2, channels, -1)[::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        patches = _convolve_2x2(padded, taps.reshape(2, 2, channels, -1))
+        return depth_to_space(patches, 2)[:, 1:-1, 1:-1] + bias[None, None, None]
+
+
+class SeparableConv(nn.Module):
+    """A 3x3 convolution of each channel, then a mixture of the channels of each pixel.
+
+    Attributes:
+        features: Number of output channels.
+        kernel_init: Initialiser of the mixture.
+        dtype: Type to compute in.
+    """
+
+    features: int
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "n y x c"]) -> Float[jax.Array, "n y x f"]:
+        """Return the mixed channels."""
+        channels = x.shape[-1]
+        start = nn.initializers.variance_scaling(
+            1.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=()
         )
+        kernel = self.param("kernel", start, (3, 3, channels))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        ny, nx = x.shape[1:3]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        # Sums of shifted images: XLA has no fast grouped convolution on CPUs.
+        mixed = sum(
+            padded[:, i : i + ny, j : j + nx] * kernel[i, j][None, None, None]
+            for i in range(3)
+            for j in range(3)
+        )
+        return nn.Dense(self.features, kernel_init=self.kernel_init, dtype=self.dtype)(mixed)
+
+
+class SeparableBlock(nn.Module):
+    """Two separable convolutions around a skip connection, with twice the channels inside, layer-normalised.
+
+    Attributes:
+        dropout: Fraction of its output that is left out in training.
+        dtype: Type to compute in.
+    """
+
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "n y x c"], training: bool = False) -> Float[jax.Array, "n y x c"]:
+        """Return x plus a learned correction, small at first."""
+        channels = x.shape[-1]
+        h = nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
+        h = nn.relu(nn.LayerNorm(dtype=self.dtype)(SeparableConv(2 * channels, dtype=self.dtype)(h)))
+        small = nn.initializers.normal(1e-2 / channels**0.5)
+        h = SeparableConv(channels, kernel_init=small, dtype=self.dtype)(h)
+        return x + nn.Dropout(self.dropout)(h, deterministic=not training)
+
+
+def _convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 2x2 convolution without padding, as four matrix products: fast forward and backward on any device."""
+    ny, nx = x.shape[1] - 1, x.shape[2] - 1
+    return sum(x[:, i : i + ny, j : j + nx] @ kernel[i, j] for i in range(2) for j in range(2))

@@ -1,0 +1,103 @@
+"""Aids to the training of a deep generator (Lanusse et al. 2020, Sec. 4.2.1).
+
+The last stages of a deep generator cannot learn while those before them put out noise. Two aids carry them through
+that time, and fade: maps of the encoder copied to the same level of the generator (transverse connections), and a
+penalty that makes the bottleneck an identity. A third stays: a penalty on light at the edge, which the taper cuts.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpyro
+from jaxtyping import Float
+
+from hiergal.nets.pyramid import Aided, Transverse
+from hiergal.records import Array, Record, record
+
+__all__ = ["Aids", "AidsConfig", "aided_profile", "aids_at"]
+
+HIGHEST_CEILING = 1000.0  # of the bottleneck's penalty, before it is annealed to 1
+
+
+class AidsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which aids training gets; none by default.
+
+    Attributes:
+        transverse_steps: Steps until no map is copied any more at full resolution; each level below takes twice as
+            many as the one above it. 0 copies nothing.
+        bottleneck_weight: Weight of the mean squared difference between the two sides of the bottleneck.
+        bottleneck_steps: Steps over which the ceiling of that penalty falls from 1000 to 1, exponentially.
+        border_weight: Weight of the light that the taper takes off the edge [nats per unit of flux].
+    """
+
+    transverse_steps: int = 0
+    bottleneck_weight: float = 0.0
+    bottleneck_steps: int = 32_000
+    border_weight: float = 0.0
+
+
+@record
+class Aids(Record):
+    """The aids at one step of training.
+
+    Attributes:
+        copied: Probability of copying a map at each level, full resolution first, [levels].
+        bottleneck_weight: Weight of the bottleneck's penalty.
+        bottleneck_ceiling: Its ceiling, beyond which its gradient does not grow.
+        border_weight: Weight of the light at the edge.
+    """
+
+    copied: Float[Array, "levels"]
+    bottleneck_weight: Float[Array, ""]
+    bottleneck_ceiling: Float[Array, ""]
+    border_weight: Float[Array, ""]
+
+
+def aids_at(step: jax.Array | int, config: AidsConfig, levels: int) -> Aids:
+    """Return the aids at a step.
+
+    Args:
+        step: Number of the step, from 0.
+        config: What fades how fast.
+        levels: Levels of the networks, full resolution and bottleneck included.
+
+    Example:
+        >>> aids = aids_at(250, AidsConfig(transverse_steps=250), levels=3)
+        >>> aids.copied.tolist()
+        [0.0, 0.5, 0.75]
+    """
+    lasts = config.transverse_steps * 2.0 ** jnp.arange(levels)
+    copied = (
+        jnp.clip(1 - step / jnp.maximum(lasts, 1), 0, 1) if config.transverse_steps else jnp.zeros(levels)
+    )
+    done = jnp.clip(step / max(config.bottleneck_steps, 1), 0, 1)
+    return Aids(
+        copied,
+        jnp.asarray(config.bottleneck_weight, float),
+        HIGHEST_CEILING ** (1 - done),
+        jnp.asarray(config.border_weight, float),
+    )
+
+
+def aided_profile(
+    generator: Callable, z: Float[Array, "n d"], aids: Aids, features: tuple[jax.Array, ...]
+) -> Float[jax.Array, "n y x"]:
+    """Generate profiles with the aids of a step, and add its penalties to the model, inside its plate.
+
+    Args:
+        generator: The network, with parameters.
+        z: Latents.
+        aids: The aids of this step.
+        features: The encoder's features at each level.
+    """
+    keys = dict(zip(("dropout", "transverse"), jax.random.split(numpyro.prng_key()), strict=True))
+    out: Aided = generator(z, Transverse(features, aids.copied), rngs=keys)
+    # Above the ceiling the penalty keeps its slope, scaled down so that it cannot drown the rest.
+    scale = jnp.minimum(
+        1.0, aids.bottleneck_ceiling / jnp.maximum(jax.lax.stop_gradient(out.bottleneck), 1e-12)
+    )
+    numpyro.factor("bottleneck", -aids.bottleneck_weight * scale * out.bottleneck)
+    numpyro.factor("border", -aids.border_weight * out.border)
+    return out.profile

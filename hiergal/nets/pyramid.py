@@ -1,0 +1,204 @@
+"""The networks of Lanusse et al. (2020), Sec. 4.2.1 and Table 1: a residual pyramid down to one pixel, and back up.
+
+The encoder embeds each pixel of the stamp, and beside it an image of the PSF; seven stages halve the resolution, each
+a strided convolution and a residual block of two separable convolutions; a dense layer ends in the posterior. The
+generator mirrors it, and ends in a softplus. The counts agree with the published weights: 14.7 and 13.7 million.
+
+The stages of the two face each other: what the encoder has at a resolution can stand in for what the generator should
+have there (the transverse connections of the paper). Level 0 is the full resolution; the last level is the bottleneck.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Float
+
+from hiergal.nets.encoder import centred, visible
+from hiergal.nets.layers import DoublingConv, HalvingConv, SeparableBlock
+from hiergal.observation import Observation
+
+__all__ = [
+    "Aided",
+    "PyramidEncoder",
+    "PyramidEncoderConfig",
+    "PyramidGenerator",
+    "PyramidGeneratorConfig",
+    "Transverse",
+    "tukey_taper",
+]
+
+START = -6.0  # before the softplus: a dark stamp, a hundredth of the noise of a bright survey
+
+
+class PyramidGeneratorConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pyramid"
+):
+    """Architecture of the paper's generator.
+
+    Attributes:
+        latents: Number of latents.
+        depths: Channels of each stage, from the bottleneck up; each stage doubles the resolution.
+        dropout: Fraction of a residual block's output that is left out in training.
+        taper_pix: Width of the edge on which a Tukey window dims the profile [pixels]; 0 for none.
+    """
+
+    latents: int = 16
+    depths: tuple[int, ...] = (512, 512, 256, 128, 64, 32, 16)
+    dropout: float = 0.1
+    taper_pix: int = 8
+
+    @property
+    def resolution_unit(self) -> int:
+        """Pixels that a stamp's side must be a multiple of."""
+        return 2 ** len(self.depths)
+
+
+class PyramidEncoderConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pyramid"
+):
+    """Architecture of the paper's encoder.
+
+    Attributes:
+        embedding: Channels of the embedding of the image; the generator's last depth.
+        psf_embedding: Channels of the embedding of the PSF.
+        depths: Channels of each stage, from the image down; each stage halves the resolution.
+        dropout: Fraction of a residual block's output that is left out in training.
+    """
+
+    embedding: int = 16
+    psf_embedding: int = 4
+    depths: tuple[int, ...] = (32, 64, 128, 256, 512, 512, 512)
+    dropout: float = 0.1
+
+    @property
+    def resolution_unit(self) -> int:
+        """Pixels that a stamp's side must be a multiple of."""
+        return 2 ** len(self.depths)
+
+    @property
+    def levels(self) -> int:
+        """Levels of the features, full resolution and bottleneck included."""
+        return len(self.depths) + 1
+
+
+class Transverse(NamedTuple):
+    """What the encoder lends to the generator in training.
+
+    Attributes:
+        features: The encoder's image at each level, from the full resolution to the bottleneck.
+        copied: Probability with which a map of each level is copied, [levels].
+    """
+
+    features: tuple[jax.Array, ...]
+    copied: jax.Array
+
+
+class Aided(NamedTuple):
+    """What the generator returns in training.
+
+    Attributes:
+        profile: Light profiles [flux per pixel], [n, y, x].
+        bottleneck: Mean squared difference between what enters the bottleneck and what leaves it, [n].
+        border: Light that the taper takes off the edge [flux], [n].
+    """
+
+    profile: jax.Array
+    bottleneck: jax.Array
+    border: jax.Array
+
+
+class PyramidEncoder(nn.Module):
+    """The paper's recognition network.
+
+    Attributes:
+        config: Architecture.
+        outputs: Number of outputs.
+        dtype: Type to compute in; parameters and outputs stay float32.
+    """
+
+    config: PyramidEncoderConfig
+    outputs: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, observation: Observation, training: bool = False):
+        """Return the outputs for each galaxy; in training also the features of each level."""
+        c = self.config
+        image = visible(observation)
+        h = nn.Dense(c.embedding, dtype=self.dtype, name="embedding")(image[..., None])
+        psf = centred(jnp.asarray(observation.psf.stamp), image.shape[1:])
+        psf = nn.Dense(c.psf_embedding, dtype=self.dtype, name="psf_embedding")(psf[..., None])
+        features, h = [h], jnp.concatenate([h, psf], axis=-1)
+        for i, depth in enumerate(c.depths):
+            h = HalvingConv(depth, dtype=self.dtype, name=f"halve_{i}")(h)
+            h = SeparableBlock(c.dropout, dtype=self.dtype, name=f"block_{i}")(h, training)
+            features.append(h)
+        h = nn.relu(nn.LayerNorm(dtype=self.dtype, name="norm")(h)).reshape(len(h), -1)
+        start = nn.initializers.normal(1e-2)
+        outputs = nn.Dense(self.outputs, kernel_init=start, name="posterior")(h.astype(jnp.float32))
+        return (outputs, tuple(features)) if training else outputs
+
+
+class PyramidGenerator(nn.Module):
+    """The paper's generator.
+
+    Attributes:
+        config: Architecture.
+        shape: (ny, nx) of the profiles, multiples of two to the number of stages.
+        dtype: Type to compute in; parameters and profiles stay float32.
+    """
+
+    config: PyramidGeneratorConfig
+    shape: tuple[int, int]
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, z: Float[jax.Array, "n d"], transverse: Transverse | None = None):
+        """Return light profiles [flux per pixel] for latents; with transverse connections, :class:`Aided`."""
+        c, training = self.config, transverse is not None
+        ny, nx = (size >> len(c.depths) for size in self.shape)
+        bottom = c.depths[0]
+        h = nn.Dense(ny * nx * bottom, dtype=self.dtype, name="latents")(z).reshape(-1, ny, nx, bottom)
+        level, left = len(c.depths), h
+        if training:
+            h = self._copy(h, transverse, level)
+        for i, depth in enumerate(c.depths):
+            h = DoublingConv(depth, dtype=self.dtype, name=f"double_{i}")(h)
+            h = SeparableBlock(c.dropout, dtype=self.dtype, name=f"block_{i}")(h, training)
+            level -= 1
+            if training:
+                h = self._copy(h, transverse, level)
+        h = nn.relu(nn.LayerNorm(dtype=self.dtype, name="norm")(h)).astype(jnp.float32)
+        bias = nn.initializers.constant(START)
+        bright = nn.softplus(nn.Dense(1, bias_init=bias, name="brightness")(h)[..., 0])
+        profile = bright * tukey_taper(self.shape, c.taper_pix)[None]
+        if transverse is None:
+            return profile
+        entered = transverse.features[-1].astype(jnp.float32)
+        bottleneck = jnp.mean((entered - left.astype(jnp.float32)) ** 2, axis=(1, 2, 3))
+        return Aided(profile, bottleneck, jnp.sum(bright - profile, axis=(1, 2)))
+
+    def _copy(self, h: jax.Array, transverse: Transverse, level: int) -> jax.Array:
+        """Put the encoder's maps in the place of a random part of the generator's."""
+        maps = (len(h), 1, 1, h.shape[-1])
+        copied = jax.random.bernoulli(self.make_rng("transverse"), transverse.copied[level], maps)
+        return jnp.where(copied, transverse.features[level], h)
+
+
+def tukey_taper(shape: tuple[int, int], width: int) -> Float[np.ndarray, "y x"]:
+    """Return a window that is 1 inside and falls as a cosine to zero beyond each edge, over ``width`` pixels.
+
+    Example:
+        >>> tukey_taper((2, 8), 0).min(), tukey_taper((8, 8), 2)[4].round(2).tolist()
+        (1.0, [0.25, 0.75, 1.0, 1.0, 1.0, 1.0, 0.75, 0.25])
+    """
+
+    def window(size: int) -> np.ndarray:
+        inside = np.minimum(np.arange(size), np.arange(size)[::-1])
+        return np.where(inside < width, 0.5 - 0.5 * np.cos(np.pi * (inside + 1) / (width + 1)), 1.0)
+
+    return np.outer(window(shape[0]), window(shape[1])).astype(np.float32)
