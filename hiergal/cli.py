@@ -6,9 +6,11 @@ hiergal train OUT.zarr --out RUN                          the model and its guid
 hiergal flow RUN/model OUT.zarr                           the density of the latents
 hiergal infer RUN/model OUT.zarr --out posterior.nc       posteriors of observed galaxies
 hiergal sample RUN/model CATALOG --out galaxies.fits      new galaxies
+hiergal models info RECIPE|MODEL                          what a recipe or a model consists of
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +34,8 @@ survey = typer.Typer(
     no_args_is_help=True, help="Prepare a survey: stamps with their PSFs and noise, in one store."
 )
 app.add_typer(survey, name="survey")
+models = typer.Typer(no_args_is_help=True, help="Look at recipes and trained models.")
+app.add_typer(models, name="models")
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same files.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
@@ -163,14 +167,24 @@ def train(
     store: StorePath,
     out: Annotated[Path, typer.Option(help="Folder of the run: model, checkpoints, history.")],
     recipe: Annotated[Path | None, typer.Option(help="A recipe in TOML; default the small one.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Other than the recipe's number of steps.", min=1)] = None,
     seed: Seed = 0,
 ) -> None:
     """Fit the generator and the guide. A run that was stopped goes on with the same command."""
+    from msgspec.structs import replace
+
     from hiergal.recipe import Recipe, load_recipe
     from hiergal.stages import train_stage
     from hiergal.survey import open_store
 
-    _, fitted = train_stage(open_store(store), load_recipe(recipe) if recipe else Recipe(), out, seed=seed)
+    plan = load_recipe(recipe) if recipe else Recipe()
+    if steps is not None:
+        plan = replace(plan, training=replace(plan.training, steps=steps))
+    _, fitted = train_stage(open_store(store), plan, out, seed=seed)
+    if find_spec("matplotlib"):  # an extra
+        from hiergal.figures import training_curves
+
+        training_curves(fitted.history).savefig(out / "training.png")
     last = fitted.history[-1]
     typer.echo(
         f"{out / 'model'}: chi-square {last.chi_square:.3f}, ELBO {last.bound:.1f} nats after {last.step} steps"
@@ -185,15 +199,15 @@ def flow(
         list[str] | None,
         typer.Option(help="A column to condition on; repeat for more. Default the recipe's."),
     ] = None,
+    steps: Annotated[int | None, typer.Option(help="Other than the recipe's number of steps.", min=1)] = None,
     seed: Seed = 0,
 ) -> None:
     """Fit the density of the latents given magnitude, size and redshift, or other columns."""
     from hiergal.stages import fit_flow_stage
     from hiergal.survey import open_store
 
-    _, fitted = fit_flow_stage(
-        model, open_store(store), seed=seed, conditions=tuple(condition) if condition else None
-    )
+    conditions = tuple(condition) if condition else None
+    _, fitted = fit_flow_stage(model, open_store(store), seed=seed, conditions=conditions, steps=steps)
     typer.echo(f"{model}: flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
@@ -247,6 +261,24 @@ def sample(
         rows = Table.read(catalog)
     sample_stage(load_model(model), rows, out, seed=seed, overwrite=overwrite)
     typer.echo(f"{out}: {len(next(iter(rows.values())))} galaxies")
+
+
+@models.command("info")
+def models_info(
+    path: Annotated[Path, typer.Argument(help="A recipe in TOML, or a trained model's folder.")],
+) -> None:
+    """Print what a recipe describes, and how many parameters its networks have."""
+    from hiergal.hub import load_model, parameter_counts
+    from hiergal.recipe import load_recipe
+
+    recipe = load_model(path).recipe if path.is_dir() else load_recipe(path)
+    ny, nx = recipe.shape
+    typer.echo(f"{recipe.name}: {ny} x {nx} pixels of {recipe.pixel_scale_arcsec} arcsec")
+    typer.echo(f"latents      {recipe.generator.latents}, {recipe.covariance} covariance")
+    typer.echo(f"conditions   {', '.join(recipe.flow.conditions)}")
+    typer.echo(f"training     {recipe.training.steps:,} steps of {recipe.training.batch}")
+    for name, count in parameter_counts(recipe)._asdict().items():
+        typer.echo(f"{name:<12} {count:,} parameters ({4e-6 * count:.2f} MB)")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from astropy.table import Table
 
 from hiergal import __version__
+from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.model import render
 from hiergal.morphology import summarize_profile
@@ -25,7 +26,6 @@ from hiergal.recipe import Recipe
 from hiergal.simulate import draw_profiles
 from hiergal.stages import fit_flow_stage, infer_stage, key_for, split_of, train_stage, write_mock_survey
 from hiergal.survey import Store, open_store
-from hiergal.svi import read_history
 from hiergal.validation.moments import measure_moments
 
 __all__ = ["coverage", "drawn_metrics", "posterior_metrics", "run_quickstart"]

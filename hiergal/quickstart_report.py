@@ -9,6 +9,7 @@ from astropy.table import Table
 
 from hiergal import figures
 from hiergal.guide import posterior_from
+from hiergal.history import TrainInfo
 from hiergal.hub import GalaxyModel
 from hiergal.morphology import summarize_profile
 from hiergal.observation import Observation
@@ -18,7 +19,6 @@ from hiergal.report import Finding, package_versions, write_report
 from hiergal.simulate import conditions_from
 from hiergal.stages import SAMPLE, key_for
 from hiergal.survey import Store
-from hiergal.svi import TrainInfo
 
 if TYPE_CHECKING:
     from hiergal.quickstart import Drawn

@@ -147,6 +147,7 @@ def fit_flow_stage(
     *,
     seed: int,
     conditions: tuple[str, ...] | None = None,
+    steps: int | None = None,
     progress: bool = True,
 ) -> tuple[GalaxyModel, FlowFit]:
     """Fit the flow of a trained model on the training galaxies of its survey, and save it with the model.
@@ -156,14 +157,14 @@ def fit_flow_stage(
         store: The survey that it was trained on.
         seed: Seed of the fit.
         conditions: Columns to condition on; default the recipe's.
+        steps: Steps of the fit; default the recipe's.
         progress: Whether to show a progress bar.
     """
     model = load_model(model_path)
     recipe = model.recipe
-    if conditions is not None:
-        recipe = msgspec.structs.replace(
-            recipe, flow=msgspec.structs.replace(recipe.flow, conditions=conditions)
-        )
+    changes = {"conditions": conditions, "steps": steps}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    recipe = msgspec.structs.replace(recipe, flow=msgspec.structs.replace(recipe.flow, **changes))
     rows = split_of(store, recipe).train
     catalog = {name: column[rows] for name, column in store.catalog.items()}
     table = conditions_from(recipe.flow.conditions, catalog)

@@ -2,13 +2,13 @@
 
 Each step is one compiled program whose state is donated. The galaxies of a step are a function of the seed and the
 number of the step, so that a run that was stopped goes on as if nothing had happened. ``TrainState`` is what the next
-step needs; ``TrainInfo`` is what a person wants to see.
+step needs; :class:`~hiergal.history.TrainInfo` is what a person wants to see.
 """
 
 import math
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +25,12 @@ from numpyro.infer.svi import SVIState
 
 from hiergal.aids import aids_at
 from hiergal.architecture import encoder_of, generator_of, programs_of
+from hiergal.batches import chances_of, favoured_rows, shuffled_rows
 from hiergal.checkpoints import Checkpoints
 from hiergal.elbo import FreeBitsELBO, divergence_per_latent
 from hiergal.guide import posterior_from
+from hiergal.history import History, TrainInfo
 from hiergal.model import render
-from hiergal.nets.encoder import rough_flux
 from hiergal.noise import NoisyImage, chosen_noise, used_pixels
 from hiergal.observation import Observation
 from hiergal.optimizer import adafactor, learning_rate_at
@@ -37,9 +38,8 @@ from hiergal.progress import Stopped, progress_bar, stop_requested
 from hiergal.recipe import Recipe, TrainingConfig
 from hiergal.records import Record, record
 
-__all__ = ["Fit", "TrainInfo", "TrainState", "fit", "read_history"]
+__all__ = ["Fit", "TrainState", "fit"]
 
-HISTORY = "history.jsonl"
 EVALUATED_AT_ONCE = 256
 
 Params = dict[str, Any]
@@ -64,31 +64,6 @@ class TrainState(Record):
     best: Params
     best_bound: jax.Array
     stale: jax.Array
-
-
-class TrainInfo(NamedTuple):
-    """What a person wants to see of an evaluation on the validation galaxies.
-
-    Attributes:
-        step: Steps done.
-        seconds: Time since this process began to train [s].
-        loss: Mean loss of the training batches since the evaluation before: penalties and free bits included [nats per
-            galaxy].
-        bound: Evidence lower bound, without free bits, with the likelihood that is trained [nats per galaxy].
-        distortion: Mean negative log-likelihood of a posterior draw [nats per galaxy].
-        divergence: Mean divergence of the posteriors from the prior: the rate [nats per galaxy].
-        divergence_per_latent: What each latent contributes to it [nats per galaxy].
-        chi_square: Median reduced chi-square of a posterior draw.
-    """
-
-    step: int
-    seconds: float
-    loss: float
-    bound: float
-    distortion: float
-    divergence: float
-    divergence_per_latent: tuple[float, ...]
-    chi_square: float
 
 
 class Fit(NamedTuple):
@@ -125,12 +100,14 @@ def fit(
 
     Raises:
         Stopped: After Ctrl-C, once a checkpoint is written.
-        ValueError: If there are fewer galaxies than a batch takes, or the devices do not divide a batch.
+        ValueError: If there are no galaxies, or the devices do not divide a batch.
         FloatingPointError: If the bound is not finite any more.
     """
     config = recipe.training
-    if len(train) < config.batch:
-        raise ValueError(f"expected at least {config.batch} training galaxies (one batch), got {len(train)}")
+    if not len(train) or not len(validation):
+        raise ValueError(
+            f"expected galaxies to train and to validate with, got {len(train)} and {len(validation)}"
+        )
     mesh = _mesh(devices, config.batch)
     svi = SVI(*programs_of(recipe, population=len(train)), _optimizer(config, len(train)), _objective(recipe))
     start_key, order_key, evaluation_key = jax.random.split(key, 3)
@@ -138,10 +115,10 @@ def fit(
     everywhere = NamedSharding(mesh, PartitionSpec())
     train, validation = jax.device_put((train, validation), everywhere)
     step, evaluate = _compile(svi, recipe, order_key, evaluation_key, mesh)
-    chances = _chances(train, config.favour_bright)
+    chances = chances_of(train, config.favour_bright) if config.favour_bright else None
 
     checkpoints = Checkpoints(Path(folder) / "checkpoints", fingerprint)
-    history = _History(Path(folder))
+    history = History(Path(folder))
     start = partial(_initial_state, svi, averaged=config.average > 0)
     state = jax.jit(start, out_shardings=everywhere)(start_key, train[: min(4, len(train))])
     judge = jax.jit(partial(_judge, svi), out_shardings=everywhere, donate_argnums=0)
@@ -186,16 +163,6 @@ def fit(
     return Fit(state.best, history.rows())
 
 
-def read_history(folder: str | Path) -> tuple[TrainInfo, ...]:
-    """Return the evaluations of a run, from its ``history.jsonl``; none if there is no such file."""
-    path = Path(folder) / HISTORY
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    rows = (msgspec.json.decode(line) for line in lines)
-    return tuple(
-        TrainInfo(**row | {"divergence_per_latent": tuple(row["divergence_per_latent"])}) for row in rows
-    )
-
-
 def _compile(svi: SVI, recipe: Recipe, order_key: jax.Array, evaluation_key: jax.Array, mesh: Mesh):
     """One compiled step and one compiled evaluation.
 
@@ -205,20 +172,14 @@ def _compile(svi: SVI, recipe: Recipe, order_key: jax.Array, evaluation_key: jax
     config, spread = recipe.training, NamedSharding(mesh, PartitionSpec("galaxies"))
     batch, levels = config.batch, recipe.encoder.levels if recipe.aided else 0
 
-    def rows_of(number: jax.Array, galaxies: int, chances: jax.Array | None) -> jax.Array:
-        """Shuffled epochs; or, if some galaxies are favoured, independent draws."""
-        if chances is not None:
-            key = jax.random.fold_in(order_key, number)
-            return jnp.searchsorted(chances, jax.random.uniform(key, (batch,)) * chances[-1])
-        epoch, place = jnp.divmod(number, galaxies // batch)
-        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), galaxies)
-        return jax.lax.dynamic_slice_in_dim(order, place * batch, batch)
-
     @partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def step(
         state: TrainState, number: jax.Array | int, train: Observation, chances: jax.Array | None
     ) -> TrainState:
-        rows = rows_of(number, len(train), chances)
+        if chances is None:
+            rows = shuffled_rows(order_key, number, len(train), batch)
+        else:
+            rows = favoured_rows(order_key, number, chances, batch)
         galaxies = jax.lax.with_sharding_constraint(train[rows], spread)
         aids = (aids_at(number, recipe.aids, levels),) if recipe.aided else ()
         after, loss = svi.update(state.svi, galaxies, *aids)
@@ -286,15 +247,6 @@ def _mesh(devices: Sequence[jax.Device] | None, batch: int) -> Mesh:
     return Mesh(np.asarray(devices), ("galaxies",))
 
 
-def _chances(train: Observation, power: float) -> jax.Array | None:
-    """Cumulated chances of being drawn, up to a factor: a power of the flux, at least that of the faintest tenth."""
-    if not power:
-        return None
-    flux = np.asarray(jax.jit(rough_flux)(train), float)
-    chances = np.maximum(flux, np.quantile(flux, 0.1)) ** power
-    return jnp.asarray(np.cumsum(chances / chances.sum()), jnp.float32)
-
-
 def _optimizer(config: TrainingConfig, population: int) -> optax.GradientTransformation:
     rate = learning_rate_at(config.schedule, config.learning_rate, config.warmup, config.steps)
     steps = (
@@ -352,26 +304,3 @@ def _fingerprint(recipe: Recipe, key: jax.Array, train: Observation) -> dict[str
         "galaxies": len(train),
         "pixels_crc32": zlib.crc32(np.ascontiguousarray(train.image)),
     }
-
-
-class _History:
-    """The evaluations of a run, one JSON object a line, in step with its checkpoints."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / HISTORY
-
-    def rows(self) -> tuple[TrainInfo, ...]:
-        return read_history(self.folder)
-
-    def cut(self, step: int) -> None:
-        """Forget what came after the checkpoint that training goes on from."""
-        self._write(info for info in self.rows() if info.step <= step)
-
-    def add(self, info: TrainInfo) -> None:
-        self._write((*self.rows(), info))
-
-    def _write(self, rows: Iterable[TrainInfo]) -> None:
-        content = b"".join(msgspec.json.encode(info._asdict()) + b"\n" for info in rows)
-        partial_path = self.path.with_name(f"{self.path.name}.partial")
-        partial_path.write_bytes(content)
-        partial_path.replace(self.path)

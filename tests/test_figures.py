@@ -10,11 +10,11 @@ from conftest import awkward_psf
 
 from hiergal import figures
 from hiergal.figures.style import bright_to_faint, stretch
+from hiergal.history import TrainInfo
 from hiergal.morphology import ProfileSummary
 from hiergal.noise import PixelNoise, StationaryNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
-from hiergal.svi import TrainInfo
 
 N, SHAPE, DRAWS = 7, (16, 21), 12
 MAGNITUDES = np.array([24.0, 21.5, 23.0, 25.0, 22.0, 24.5, 20.0], np.float32)
@@ -147,7 +147,9 @@ def test_drawn_galaxies_share_the_stretch_of_their_column():
 
 def test_training_curves_mark_the_best_bound():
     bounds = [-1e6, 10.0, 40.0, 30.0, 20.0, 25.0, 24.0, 23.0, 22.0]
-    history = tuple(TrainInfo(100 * (i + 1), 1.0, b, 1.1, 8.0) for i, b in enumerate(bounds))
+    history = tuple(
+        TrainInfo(100 * (i + 1), 1.0, -b, b, 8.0 - b, 8.0, (4.0, 4.0), 1.1) for i, b in enumerate(bounds)
+    )
     figure = figures.training_curves(history)
     assert drawable(figure)
     bound = figure.axes[0]

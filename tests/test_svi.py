@@ -14,8 +14,9 @@ import pytest
 from conftest import awkward_psf
 from toys import tiny_recipe, tiny_survey
 
+from hiergal.history import read_history
 from hiergal.progress import Stopped
-from hiergal.svi import fit, read_history
+from hiergal.svi import fit
 
 SHAPE, N = (16, 24), 64
 RECIPE = tiny_recipe(SHAPE, learning_rate=5e-3)
@@ -123,10 +124,16 @@ def test_same_result_after_kill(whole, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
-def test_too_few_galaxies(tmp_path):
+def test_no_galaxies(tmp_path):
     train, validation = survey()
-    with pytest.raises(ValueError, match=r"expected at least 16 training galaxies \(one batch\), got 15"):
-        fit(jax.random.key(0), RECIPE, train[:15], validation, folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="expected galaxies to train and to validate with, got 64 and 0"):
+        fit(jax.random.key(0), RECIPE, train, validation[:0], folder=tmp_path, progress=False)
+
+
+def test_a_batch_has_to_fit_the_devices(tmp_path):
+    devices = jax.devices()[:1] * 3
+    with pytest.raises(ValueError, match="expected a multiple of the 3 devices, got 16"):
+        fit(jax.random.key(0), RECIPE, *survey(), folder=tmp_path, devices=devices, progress=False)
 
 
 def test_a_bound_that_is_not_finite(tmp_path):

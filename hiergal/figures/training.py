@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hiergal.figures.style import BLUE, GREY, plain_axes, plain_figure
-from hiergal.svi import TrainInfo
+from hiergal.history import TrainInfo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def training_curves(
         ValueError: If there are no evaluations.
 
     Example:
-        >>> history = tuple(TrainInfo(100 * i, 1.0 * i, 8e3 - 1e3 / i, 1 + 1 / i, 20.0) for i in range(1, 5))
+        >>> history = tuple(TrainInfo(100 * i, 1.0, 0.0, 8e3 - 1e3 / i, 0.0, 20.0, (), 1.1) for i in range(1, 5))
         >>> len(training_curves(history).axes)
         3
     """

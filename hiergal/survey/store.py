@@ -137,8 +137,8 @@ class Store:
         """Split the rows in catalogue order: training first, validation after it, test last.
 
         Args:
-            validation: Number of galaxies (an integer), or their fraction (below 1), to watch the training
-                with.
+            validation: Number of galaxies (an integer), or their fraction (below 1; at least one galaxy then),
+                to watch the training with.
             test: The same for the galaxies kept apart.
 
         Returns:
@@ -148,7 +148,7 @@ class Store:
             ValueError: If no galaxy would be left to train with.
         """
         n = len(self)
-        counts = [round(part * n) if 0 < part < 1 else part for part in (validation, test)]
+        counts = [max(1, round(part * n)) if 0 < part < 1 else part for part in (validation, test)]
         if sum(counts) >= n or any(count < 0 or count % 1 for count in counts):
             raise ValueError(
                 f"expected validation and test to leave some of {n} galaxies to train with, got {validation} "
