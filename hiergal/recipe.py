@@ -196,11 +196,11 @@ def recipe_from(content: dict[str, Any], where: str = "recipe") -> Recipe:
         ValueError: For an unknown key, a wrong type, or a value out of range; it names the key.
 
     Example:
-        >>> recipe_from({"training": {"step": 10}})
+        >>> recipe_from({"encoder": {"channel": 10}})
         Traceback (most recent call last):
         ...
-        ValueError: recipe: Object contains unknown field `step` - at `$.training`; known there: steps, batch, \
-learning_rate, warmup, evaluate_every, patience, validation_fraction, test_fraction
+        ValueError: recipe: Object contains unknown field `channel` - at `$.encoder`; known there: channels, blocks, \
+templates, features
     """
     networks = {
         name: {"kind": "patches"} | table

@@ -17,21 +17,18 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
-import numpyro.distributions as dist
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
 from hiergal.aids import aids_at
-from hiergal.architecture import encoder_of, generator_of, programs_of
+from hiergal.architecture import programs_of
 from hiergal.batches import chances_of, favoured_rows, shuffled_rows
 from hiergal.checkpoints import Checkpoints
-from hiergal.elbo import FreeBitsELBO, divergence_per_latent
-from hiergal.guide import posterior_from
+from hiergal.elbo import FreeBitsELBO
+from hiergal.evaluation import evaluator
 from hiergal.history import History, TrainInfo
-from hiergal.model import render
-from hiergal.noise import NoisyImage, chosen_noise, used_pixels
 from hiergal.observation import Observation
 from hiergal.optimizer import adafactor, learning_rate_at
 from hiergal.progress import Stopped, progress_bar, stop_requested
@@ -39,8 +36,6 @@ from hiergal.recipe import Recipe, TrainingConfig
 from hiergal.records import Record, record
 
 __all__ = ["Fit", "TrainState", "fit"]
-
-EVALUATED_AT_ONCE = 256
 
 Params = dict[str, Any]
 
@@ -108,13 +103,13 @@ def fit(
         raise ValueError(
             f"expected galaxies to train and to validate with, got {len(train)} and {len(validation)}"
         )
-    mesh = _mesh(devices, config.batch)
+    mesh, batch = _mesh(devices, config.batch, len(train))
     svi = SVI(*programs_of(recipe, population=len(train)), _optimizer(config, len(train)), _objective(recipe))
     start_key, order_key, evaluation_key = jax.random.split(key, 3)
     fingerprint = _fingerprint(recipe, key, train)
     everywhere = NamedSharding(mesh, PartitionSpec())
     train, validation = jax.device_put((train, validation), everywhere)
-    step, evaluate = _compile(svi, recipe, order_key, evaluation_key, mesh)
+    step, evaluate = _compile_step(svi, recipe, batch, order_key, mesh), evaluator(recipe, evaluation_key)
     chances = chances_of(train, config.favour_bright) if config.favour_bright else None
 
     checkpoints = Checkpoints(Path(folder) / "checkpoints", fingerprint)
@@ -138,12 +133,9 @@ def fit(
                 advance(1)
             if done == until:
                 steps = (done - 1) % config.evaluate_every + 1
-                info = _summarise(
-                    done,
-                    time.perf_counter() - began,
-                    float(state.loss) / steps,
-                    evaluate(_evaluated(svi, state), validation),
-                )
+                evaluation = evaluate(_evaluated(svi, state), validation)
+                seconds = time.perf_counter() - began
+                info = TrainInfo(done, seconds, float(state.loss) / steps, **evaluation._asdict())
                 if not math.isfinite(info.bound):
                     raise FloatingPointError(
                         f"the bound became {info.bound} at step {done}: lower training.learning_rate, or check the "
@@ -163,14 +155,14 @@ def fit(
     return Fit(state.best, history.rows())
 
 
-def _compile(svi: SVI, recipe: Recipe, order_key: jax.Array, evaluation_key: jax.Array, mesh: Mesh):
-    """One compiled step and one compiled evaluation.
+def _compile_step(svi: SVI, recipe: Recipe, batch: int, order_key: jax.Array, mesh: Mesh):
+    """One compiled step of training.
 
     A loop of steps inside one program would be slower: XLA runs convolutions inside loops on one core. A batch is
     spread over the devices of the mesh; parameters are on each of them.
     """
     config, spread = recipe.training, NamedSharding(mesh, PartitionSpec("galaxies"))
-    batch, levels = config.batch, recipe.encoder.levels if recipe.aided else 0
+    levels = recipe.encoder.levels if recipe.aided else 0
 
     @partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def step(
@@ -192,59 +184,20 @@ def _compile(svi: SVI, recipe: Recipe, order_key: jax.Array, evaluation_key: jax
             )
         return state.replace(svi=after, average=average, loss=state.loss + loss / len(train))
 
-    @jax.jit
-    def evaluate_some(params: Params, galaxies: Observation, rows: jax.Array, key: jax.Array):
-        observation = galaxies[rows]
-        outputs = encoder_of(recipe).apply({"params": params["encoder$params"]}, observation)
-        q = posterior_from(outputs, recipe.covariance)
-        z = q.sample(key)
-        profile = generator_of(recipe).apply({"params": params["generator$params"]}, z)
-        objective, mask = recipe.objective, observation.mask
-        mean = render(profile, observation.psf, recipe.pixel_scale_arcsec, objective.blur)
-        # As it is trained: a mean over exact likelihoods is a statement about the few brightest galaxies.
-        noise = chosen_noise(observation.noise, objective.noise, objective.noise_sigma)
-        likelihood = NoisyImage(mean, noise, mask, inflate=objective.inflate).log_prob(observation.image)
-        divergence = divergence_per_latent(q, dist.Normal(jnp.zeros_like(q.mean), 1.0).to_event(1))
-        residual = observation.image - mean
-        chi_square = observation.noise.chi_square(residual, mask) / used_pixels(mean.shape, mask)
-        return likelihood, divergence, chi_square
-
-    def evaluate(params: Params, observation: Observation):
-        """Likelihood [n], divergence [n, d] and chi-square [n], some galaxies at a time."""
-        n = len(observation)
-        size, parts = min(n, EVALUATED_AT_ONCE), []
-        for first in range(0, n, size):
-            rows = np.minimum(np.arange(first, first + size), n - 1)
-            some = evaluate_some(params, observation, rows, jax.random.fold_in(evaluation_key, first))
-            parts.append(jax.tree.map(lambda x, left=n - first: np.asarray(x)[:left], some))
-        return jax.tree.map(lambda *values: np.concatenate(values), *parts)
-
-    return step, evaluate
+    return step
 
 
-def _summarise(step: int, seconds: float, loss: float, evaluation: tuple[np.ndarray, ...]) -> TrainInfo:
-    likelihood, divergence, chi_square = (np.asarray(x, float) for x in evaluation)
-    rate = divergence.sum(-1).mean()
-    return TrainInfo(
-        step,
-        seconds,
-        loss,
-        float(likelihood.mean() - rate),
-        float(-likelihood.mean()),
-        float(rate),
-        tuple(divergence.mean(0).tolist()),
-        float(np.median(chi_square)),
-    )
-
-
-def _mesh(devices: Sequence[jax.Device] | None, batch: int) -> Mesh:
+def _mesh(devices: Sequence[jax.Device] | None, batch: int, galaxies: int) -> tuple[Mesh, int]:
+    """The devices, and how many galaxies a step takes: all of a survey that is smaller than a batch."""
     devices = jax.devices() if devices is None else devices
     if batch % len(devices):
         raise ValueError(
             f"training.batch: expected a multiple of the {len(devices)} devices, got {batch}; change it, or name fewer "
             "devices"
         )
-    return Mesh(np.asarray(devices), ("galaxies",))
+    if galaxies < len(devices):
+        raise ValueError(f"expected a training galaxy for each of {len(devices)} devices, got {galaxies}")
+    return Mesh(np.asarray(devices), ("galaxies",)), min(batch, galaxies // len(devices) * len(devices))
 
 
 def _optimizer(config: TrainingConfig, population: int) -> optax.GradientTransformation:

@@ -75,6 +75,15 @@ def test_separable_is_a_grouped_convolution(x64, rng):
     np.testing.assert_allclose(found, twin @ mixture, rtol=1e-10, atol=1e-10)
 
 
+def test_separable_has_the_same_gradient_in_training(x64, rng):
+    x, layer = jnp.asarray(rng.normal(size=(3, 5, 7, 2))), SeparableConv(3)
+    params = layer.init(jax.random.key(0), x)
+    weight = jnp.asarray(rng.normal(size=(3, 5, 7, 3)))
+    loss = lambda training: lambda p, x: jnp.sum(weight * jnp.tanh(layer.apply(p, x, training)))  # noqa: E731
+    found, twin = (jax.jit(jax.grad(loss(t), argnums=(0, 1)))(params, x) for t in (True, False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), found, twin)
+
+
 @pytest.mark.parametrize("path", PAPER)
 def test_counts_are_those_of_the_published_weights(path):
     """59.0, 54.7 and 2.58 MB of float32."""

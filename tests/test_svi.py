@@ -130,6 +130,13 @@ def test_no_galaxies(tmp_path):
         fit(jax.random.key(0), RECIPE, train, validation[:0], folder=tmp_path, progress=False)
 
 
+def test_a_survey_smaller_than_a_batch(tmp_path):
+    train, validation = survey()
+    recipe = tiny_recipe(SHAPE, steps=2, batch=16)
+    found = fit(jax.random.key(0), recipe, train[:9], validation, folder=tmp_path, progress=False)
+    assert np.isfinite(found.history[-1].bound)
+
+
 def test_a_batch_has_to_fit_the_devices(tmp_path):
     devices = jax.devices()[:1] * 3
     with pytest.raises(ValueError, match="expected a multiple of the 3 devices, got 16"):

@@ -164,7 +164,7 @@ def parameter_counts(recipe: Recipe) -> ParameterCounts:
 
     Example:
         >>> parameter_counts(Recipe()).flow
-        63200
+        39200
     """
     nobody = Provenance("", "", "", 0.0, 0, 0, "")
     model = jax.eval_shape(lambda: _blank(recipe, nobody, True))

@@ -158,22 +158,15 @@ class SeparableConv(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "n y x c"]) -> Float[jax.Array, "n y x f"]:
-        """Return the mixed channels."""
+    def __call__(self, x: Float[jax.Array, "n y x c"], training: bool = False) -> Float[jax.Array, "n y x f"]:
+        """Return the mixed channels; in training, in a form with a fast gradient and no forward mode."""
         channels = x.shape[-1]
         start = nn.initializers.variance_scaling(
             1.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=()
         )
         kernel = self.param("kernel", start, (3, 3, channels))
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        ny, nx = x.shape[1:3]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        # Sums of shifted images: XLA has no fast grouped convolution on CPUs.
-        mixed = sum(
-            padded[:, i : i + ny, j : j + nx] * kernel[i, j][None, None, None]
-            for i in range(3)
-            for j in range(3)
-        )
+        mixed = (_trained_depthwise if training else _depthwise)(x, kernel)
         return nn.Dense(self.features, kernel_init=self.kernel_init, dtype=self.dtype)(mixed)
 
 
@@ -193,10 +186,64 @@ class SeparableBlock(nn.Module):
         """Return x plus a learned correction, small at first."""
         channels = x.shape[-1]
         h = nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
-        h = nn.relu(nn.LayerNorm(dtype=self.dtype)(SeparableConv(2 * channels, dtype=self.dtype)(h)))
+        h = SeparableConv(2 * channels, dtype=self.dtype)(h, training)
+        h = nn.relu(nn.LayerNorm(dtype=self.dtype)(h))
         small = nn.initializers.normal(1e-2 / channels**0.5)
-        h = SeparableConv(channels, kernel_init=small, dtype=self.dtype)(h)
+        h = SeparableConv(channels, kernel_init=small, dtype=self.dtype)(h, training)
         return x + nn.Dropout(self.dropout)(h, deterministic=not training)
+
+
+def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 3x3 convolution of each channel, zeros outside: sums of shifted images, as XLA has no fast one on CPUs."""
+    padded, (ny, nx) = _bordered(x), x.shape[1:3]
+    return sum(
+        padded[:, i : i + ny, j : j + nx] * kernel[i, j][None, None, None] for i in range(3) for j in range(3)
+    )
+
+
+@jax.custom_vjp
+def _trained_depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _depthwise(x, kernel)
+
+
+def _depthwise_forward(x, kernel):
+    return _depthwise(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(saved, cotangent):
+    x, kernel = saved
+    # Nine long sums: a galaxy at a time they stay in the cache, which is several times faster on CPUs.
+    of_kernel = jax.lax.platform_dependent(
+        _bordered(x), cotangent, cpu=_kernel_gradient_by_galaxy, default=_kernel_gradient
+    )
+    return _depthwise(cotangent, kernel[::-1, ::-1]), of_kernel.astype(kernel.dtype)
+
+
+_trained_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _kernel_gradient(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
+    ny, nx, channels = cotangent.shape[1:]
+    sums = [
+        (padded[:, i : i + ny, j : j + nx] * cotangent).sum((0, 1, 2)) for i in range(3) for j in range(3)
+    ]
+    return jnp.stack(sums).reshape(3, 3, channels)
+
+
+def _kernel_gradient_by_galaxy(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
+    ny, nx, channels = cotangent.shape[1:]
+    ones = jnp.ones((1, ny * nx), cotangent.dtype)
+
+    def of_one(galaxy):
+        image, ct = galaxy
+        products = (image[i : i + ny, j : j + nx] * ct for i in range(3) for j in range(3))
+        return jnp.concatenate([ones @ product.reshape(-1, channels) for product in products])
+
+    return jax.lax.map(of_one, (padded, cotangent)).sum(0).reshape(3, 3, channels)
+
+
+def _bordered(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 def _convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -193,8 +193,8 @@ def tukey_taper(shape: tuple[int, int], width: int) -> Float[np.ndarray, "y x"]:
     """Return a window that is 1 inside and falls as a cosine to zero beyond each edge, over ``width`` pixels.
 
     Example:
-        >>> tukey_taper((2, 8), 0).min(), tukey_taper((8, 8), 2)[4].round(2).tolist()
-        (1.0, [0.25, 0.75, 1.0, 1.0, 1.0, 1.0, 0.75, 0.25])
+        >>> tukey_taper((8, 8), 2)[4].round(2).tolist()
+        [0.25, 0.75, 1.0, 1.0, 1.0, 1.0, 0.75, 0.25]
     """
 
     def window(size: int) -> np.ndarray:
