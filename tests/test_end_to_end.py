@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_metrics_and_a_finished_stage_is_kept(run, 
 
 def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
     survey, out = tmp_path / "survey.zarr", tmp_path / "run"
-    command("survey", "mock", survey, "--galaxies", 60, "--stamp", 32, "--seed", 1)
+    command("survey", "mock", survey, "--galaxies", GALAXIES, "--stamp", 32, "--seed", 1)
     assert "chi-square" in command("train", survey, "--out", out, "--recipe", recipe_file)
     assert "log p(z | y)" in command("flow", out / "model", survey, "--condition", "mag_auto")
     command("infer", out / "model", survey, "--out", tmp_path / "p.nc", "--limit", 3, "--draws", 10)
@@ -95,9 +95,9 @@ def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
     from astropy.io import fits
 
     with fits.open(tmp_path / "g.fits") as file:
-        assert file[0].data.shape == (60, 32, 32)
+        assert file[0].data.shape == (GALAXIES, 32, 32)
         assert file[0].header["PIXSCALE"] == 0.03
-        assert file["CONDITIONS"].data["mag_auto"].shape == (60,)
+        assert file["CONDITIONS"].data["mag_auto"].shape == (GALAXIES,)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The paper's networks: each layer against XLA's own, the published counts, and what the aids do as they fade."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,8 @@ def networks():
     z = jax.random.normal(jax.random.key(1), (3, RECIPE.generator.latents))
     start = jax.jit(lambda key: (encoder.init(key, observation), generator.init(key, z)))
     weights = jax.tree.map(lambda w: w + 0.1, start(jax.random.key(2)))
-    features = encoder.apply(weights[0], observation, training=True, rngs={"dropout": jax.random.key(3)})[1]
+    encode = jax.jit(partial(encoder.apply, training=True))
+    features = encode(weights[0], observation, rngs={"dropout": jax.random.key(3)})[1]
 
     @jax.jit
     def aided(z, copied, seed=0):
@@ -126,8 +129,8 @@ def test_nothing_is_copied_at_the_end(networks):
     params = jax.jit(generator.init)(jax.random.key(0), z)
     keys = {"dropout": jax.random.key(1), "transverse": jax.random.key(2)}
     done = Transverse(features, jnp.zeros(recipe.encoder.levels))
-    aided = generator.apply(params, z, done, rngs=keys)
-    np.testing.assert_allclose(aided.profile, generator.apply(params, z), rtol=1e-5)
+    aided = jax.jit(generator.apply)(params, z, done, rngs=keys)
+    np.testing.assert_allclose(aided.profile, jax.jit(generator.apply)(params, z), rtol=1e-5)
 
 
 def test_dropout_acts_in_training_alone(networks):
@@ -157,17 +160,17 @@ def test_schedules_at_start_middle_and_end():
     np.testing.assert_array_equal(aids_at(0, AidsConfig(), 8).copied, 0)
 
 
-@pytest.mark.parametrize(("step", "ceiling"), [(0, 1000.0), (50, 1000**0.5), (100, 1.0)])
-def test_the_bottleneck_penalty_has_a_ceiling(step, ceiling):
+def test_the_bottleneck_penalty_has_a_ceiling():
     """What SVI adds to the loss: the weight times the distance, or times the ceiling where that is less."""
     config = AidsConfig(bottleneck_weight=0.05, bottleneck_steps=100)
     recipe = recipe_from({"aids": {"bottleneck_weight": 0.05}, **_pyramid(1e2)})
     assert recipe.aids.bottleneck_weight == config.bottleneck_weight
-    aids = aids_at(step, config, recipe.encoder.levels)
-    observation = tiny_survey(3, SHAPE, awkward_psf(3))
-    terms = _factors(recipe, observation, aids)
-    distance = terms["distance"]
-    np.testing.assert_allclose(terms["bottleneck"], -0.05 * np.minimum(distance, ceiling), rtol=1e-4)
+    factors = jax.jit(partial(_factors, recipe, tiny_survey(3, SHAPE, awkward_psf(3))))
+    for step, ceiling in ((0, 1000.0), (50, 1000**0.5), (100, 1.0)):
+        terms = factors(aids_at(step, config, recipe.encoder.levels))
+        np.testing.assert_allclose(
+            terms["bottleneck"], -0.05 * np.minimum(terms["distance"], ceiling), rtol=1e-4
+        )
 
 
 def _pyramid(scale: float) -> dict:
