@@ -1,12 +1,14 @@
 """From a recipe to networks, and from networks to the two NumPyro programs that share them."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from hiergal.guide import galaxy_guide, output_count
-from hiergal.model import Program, galaxy_model
+from hiergal.model import Program, galaxy_model, render
 from hiergal.nets import (
     Encoder,
     Generator,
@@ -15,9 +17,10 @@ from hiergal.nets import (
     PyramidGenerator,
     PyramidGeneratorConfig,
 )
+from hiergal.psf import PSF
 from hiergal.recipe import Recipe
 
-__all__ = ["Programs", "encoder_of", "generator_of", "programs_of"]
+__all__ = ["Programs", "encoder_of", "generator_of", "programs_of", "renderer_of"]
 
 
 class Programs(NamedTuple):
@@ -40,6 +43,16 @@ def encoder_of(recipe: Recipe) -> Encoder | PyramidEncoder:
     return kind(recipe.encoder, output_count(recipe.generator.latents, recipe.covariance), _dtype(recipe))
 
 
+def renderer_of(recipe: Recipe) -> Callable[[jax.Array, PSF], jax.Array]:
+    """Return :func:`hiergal.model.render` for the profiles of a recipe: a function of profiles and PSFs."""
+    return partial(
+        render,
+        pixel_scale_arcsec=recipe.pixel_scale_arcsec,
+        profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
+        blur=recipe.objective.blur,
+    )
+
+
 def programs_of(recipe: Recipe, population: int | None = None) -> Programs:
     """Return the model and the guide that a recipe describes.
 
@@ -55,6 +68,7 @@ def programs_of(recipe: Recipe, population: int | None = None) -> Programs:
         generator=generator_of(recipe),
         latents=recipe.generator.latents,
         pixel_scale_arcsec=recipe.pixel_scale_arcsec,
+        profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
         population=population,
         total_variation_weight=recipe.objective.total_variation_weight,
         inflate=recipe.objective.inflate,

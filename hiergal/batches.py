@@ -1,68 +1,137 @@
-"""Which galaxies a step of training sees: a function of the key and the number of the step alone.
+"""Which galaxies a step of training sees, and how they come to the devices.
 
-A run that was stopped therefore goes on with just the galaxies that it would have seen, and no state of an iterator has
-to be kept.
+The order is a function of a seed and the number of the step alone: a run that was stopped goes on with just the
+galaxies that it would have seen, on any number of devices and processes, from memory or from disk.
 """
 
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
+from hiergal.devices import everywhere, put, spread
 from hiergal.nets.encoder import rough_flux
 from hiergal.observation import Observation
 from hiergal.records import Array
 
-__all__ = ["chances_of", "favoured_rows", "shuffled_rows"]
+if TYPE_CHECKING:
+    import grain
+
+__all__ = ["Galaxies", "batches_from", "chances_of", "checksum_of", "order_of", "rough_fluxes"]
 
 FAINT_QUANTILE = 0.1
+CHUNK = 512
+THREADS, READ_AHEAD = 2, 4
+CHECKED = 16
 
 
-def shuffled_rows(
-    key: jax.Array, step: jax.Array | int, galaxies: int, batch: int
-) -> Int[jax.Array, "batch"]:
-    """Return the rows of a step of shuffled epochs: each galaxy once before any comes again.
+@runtime_checkable
+class Galaxies(Protocol):
+    """Galaxies that are there when they are asked for: an ``Observation``, or rows of a store on disk."""
+
+    def __len__(self) -> int:
+        """Return the number of galaxies."""
+
+    def __getitem__(self, rows: Int[np.ndarray, "n"]) -> Observation:
+        """Return some of the galaxies."""
+
+
+def order_of(
+    seed: int, galaxies: int, batch: int, chances: Float[np.ndarray, "n"] | None = None
+) -> "grain.MapDataset":
+    """Return the rows of each step, as a dataset of endless length.
 
     Args:
-        key: PRNG key of the order.
-        step: Number of the step, from 0.
-        galaxies: Number of galaxies; it need not be a multiple of the batch, nor as many.
+        seed: Seed of the order.
+        galaxies: Number of galaxies; it need not be a multiple of the batch.
         batch: Galaxies in a step.
+        chances: The chance of each galaxy, drawn independently. Default each galaxy once before any comes again.
 
     Example:
-        >>> rows = jnp.stack([shuffled_rows(jax.random.key(0), step, 5, 2) for step in range(5)])
-        >>> jnp.bincount(rows.ravel()).tolist()
+        >>> order = order_of(0, 5, 2)
+        >>> np.bincount(np.concatenate([order[step] for step in range(5)])).tolist()
         [2, 2, 2, 2, 2]
     """
-    epoch, place = jnp.divmod(step * batch + jnp.arange(batch), galaxies)
-    first = epoch[0]
-    epochs = first + jnp.arange(batch // galaxies + 2)  # a batch touches no more than these
-    orders = jax.vmap(lambda e: jax.random.permutation(jax.random.fold_in(key, e), galaxies))(epochs)
-    return orders[epoch - first, place]
+    import grain
+
+    rows = grain.MapDataset.range(galaxies).seed(seed)
+    if chances is None:
+        return rows.shuffle().repeat().batch(batch)
+    cumulated = np.cumsum(chances / chances.sum())
+    cumulated[-1] = 1.0
+
+    def draw(_: int, rng: np.random.Generator) -> int:
+        return int(np.searchsorted(cumulated, rng.random(), side="right"))
+
+    return rows.repeat().random_map(draw).batch(batch)
 
 
-def favoured_rows(
-    key: jax.Array, step: jax.Array | int, chances: Float[Array, "n"], batch: int
-) -> Int[jax.Array, "batch"]:
-    """Return the rows of a step in which each galaxy is drawn with a chance of its own, and independently.
+def batches_from(
+    galaxies: Galaxies, order: "grain.MapDataset", first: int, mesh: Mesh
+) -> Iterator[tuple[Observation, Int[Array, "batch"] | None]]:
+    """Yield what each step sees, from step ``first`` on.
+
+    A survey in memory goes to the devices once, and a step gets the numbers of its rows. One on disk is read ahead by
+    threads, by each process its own part of a batch.
 
     Args:
-        key: PRNG key of the draws.
-        step: Number of the step.
-        chances: Cumulated chances of the galaxies, as :func:`chances_of` gives them.
-        batch: Galaxies in a step.
+        galaxies: All training galaxies.
+        order: The rows of each step.
+        first: The step to begin with.
+        mesh: The devices.
+
+    Yields:
+        Galaxies on the devices, and the rows to take of them, or None for all.
     """
-    draws = jax.random.uniform(jax.random.fold_in(key, step), (batch,), maxval=chances[-1])
-    return jnp.minimum(jnp.searchsorted(chances, draws, side="right"), len(chances) - 1)
+    layout = spread(mesh)
+    batch = len(order[0])
+    if isinstance(galaxies, Observation) and jax.process_count() == 1:
+        galaxies = put(galaxies, everywhere(mesh))
+        yield from ((galaxies, rows) for rows in _read_ahead(order, first))
+    else:
+        slices = layout.addressable_devices_indices_map((batch,)).values()
+        own = np.concatenate(sorted((np.arange(batch)[part] for part in slices), key=lambda rows: rows[0]))
+        place = partial(jax.make_array_from_process_local_data, layout)
+        for part in _read_ahead(order.map(lambda rows: galaxies[rows[own]]), first):
+            yield jax.tree.map(place, part), None
 
 
-def chances_of(observation: Observation, power: float) -> Float[np.ndarray, "n"]:
-    """Return cumulated chances of galaxies, each a power of its flux or of that of the faintest tenth, if larger.
+def _read_ahead(dataset: "grain.MapDataset", first: int) -> Iterator:
+    import grain
+
+    iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(THREADS, READ_AHEAD)))
+    iterator.set_state({"next_index": first})
+    return iterator
+
+
+def chances_of(galaxies: Galaxies, power: float) -> Float[np.ndarray, "n"]:
+    """Return the chance of each galaxy: a power of its flux, or of that of the faintest tenth if larger.
 
     Args:
-        observation: All training galaxies.
+        galaxies: All training galaxies.
         power: Power of the flux.
     """
-    flux = np.asarray(jax.jit(rough_flux)(observation), float)
+    flux = rough_fluxes(galaxies)
     chances = np.maximum(flux, np.quantile(flux, FAINT_QUANTILE)) ** power
-    return np.cumsum(chances / chances.sum()).astype(np.float32)
+    return chances / chances.sum()
+
+
+def rough_fluxes(galaxies: Galaxies) -> Float[np.ndarray, "n"]:
+    """Measure the flux of each galaxy under a wide aperture, some galaxies at a time."""
+    measure, n = jax.jit(rough_flux), len(galaxies)
+    parts = []
+    for start in range(0, n, CHUNK):
+        rows = np.minimum(np.arange(start, start + min(CHUNK, n)), n - 1)
+        parts.append(np.asarray(measure(galaxies[rows]), float)[: n - start])
+    return np.concatenate(parts)
+
+
+def checksum_of(galaxies: Galaxies) -> int:
+    """Return what tells one set of galaxies from another: a checksum of the first ones, and of how many there are."""
+    first = galaxies[np.arange(min(CHECKED, len(galaxies)))]
+    return zlib.crc32(np.ascontiguousarray(first.image), zlib.crc32(str(len(galaxies)).encode()))

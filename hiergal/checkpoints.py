@@ -1,7 +1,8 @@
 """Checkpoints of training: whole or absent, and never those of another run.
 
 Orbax writes each checkpoint to a temporary folder and renames it, so a killed run leaves the previous one. A
-fingerprint of the recipe and the survey lies beside them; checkpoints that do not match it are replaced.
+fingerprint of the recipe and the survey lies beside them; checkpoints that do not match it are replaced. Processes that
+were joined write one checkpoint together.
 """
 
 import json
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from hiergal.devices import is_first_process, wait
 
 __all__ = ["Checkpoints"]
 
@@ -29,13 +32,11 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.folder = Path(folder).absolute()
-        fingerprint = json.loads(json.dumps(fingerprint))  # as it comes back from the file: tuples are lists
-        if self._stored_fingerprint() != fingerprint:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{FINGERPRINT}.partial"
-        partial.write_text(json.dumps(fingerprint, indent=1))
-        partial.replace(self.folder / FINGERPRINT)
+        if is_first_process():
+            self._begin(
+                json.loads(json.dumps(fingerprint))
+            )  # as it comes back from the file: tuples are lists
+        wait("checkpoints")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -61,6 +62,14 @@ class Checkpoints:
     def close(self) -> None:
         """Release the folder."""
         self._manager.close()
+
+    def _begin(self, fingerprint: dict[str, Any]) -> None:
+        if self._stored_fingerprint() != fingerprint:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{FINGERPRINT}.partial"
+        partial.write_text(json.dumps(fingerprint, indent=1))
+        partial.replace(self.folder / FINGERPRINT)
 
     def _stored_fingerprint(self) -> dict[str, Any] | None:
         try:

@@ -168,11 +168,25 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run: model, checkpoints, history.")],
     recipe: Annotated[Path | None, typer.Option(help="A recipe in TOML; default the small one.")] = None,
     steps: Annotated[int | None, typer.Option(help="Other than the recipe's number of steps.", min=1)] = None,
+    in_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--in-memory/--from-disk",
+            help="Keep the galaxies on the devices, or read them as they are needed; default by their size.",
+        ),
+    ] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Join the processes of a job (SLURM, Open MPI).")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Fit the generator and the guide. A run that was stopped goes on with the same command."""
     from msgspec.structs import replace
 
+    from hiergal.devices import is_first_process, join_processes
+
+    if distributed:
+        join_processes()  # before anything else of JAX
     from hiergal.recipe import Recipe, load_recipe
     from hiergal.stages import train_stage
     from hiergal.survey import open_store
@@ -180,7 +194,9 @@ def train(
     plan = load_recipe(recipe) if recipe else Recipe()
     if steps is not None:
         plan = replace(plan, training=replace(plan.training, steps=steps))
-    _, fitted = train_stage(open_store(store), plan, out, seed=seed)
+    _, fitted = train_stage(open_store(store), plan, out, seed=seed, in_memory=in_memory)
+    if not is_first_process():
+        return
     if find_spec("matplotlib"):  # an extra
         from hiergal.figures import training_curves
 

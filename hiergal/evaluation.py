@@ -1,17 +1,20 @@
 """How well a model in training explains galaxies that it does not learn from."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.sharding import Mesh
 
-from hiergal.architecture import encoder_of, generator_of
+from hiergal.architecture import encoder_of, generator_of, renderer_of
+from hiergal.batches import Galaxies
+from hiergal.devices import everywhere, put, spread
 from hiergal.elbo import divergence_per_latent
 from hiergal.guide import posterior_from
-from hiergal.model import render
 from hiergal.noise import NoisyImage, chosen_noise, used_pixels
 from hiergal.observation import Observation
 from hiergal.recipe import Recipe
@@ -31,24 +34,24 @@ class Evaluation(NamedTuple):
     chi_square: float
 
 
-def evaluator(recipe: Recipe, key: jax.Array) -> Callable[[dict[str, Any], Observation], Evaluation]:
+def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str, Any], Galaxies], Evaluation]:
     """Return a function of parameters and galaxies; it is compiled once, and takes some galaxies at a time.
 
     Args:
         recipe: What is trained.
         key: PRNG key of the posterior draws, the same ones in each evaluation.
+        mesh: The devices to spread the galaxies over.
     """
     objective = recipe.objective
 
-    @jax.jit
-    def evaluate_some(params: dict[str, Any], galaxies: Observation, rows: jax.Array, key: jax.Array):
-        observation = galaxies[rows]
+    @partial(jax.jit, out_shardings=everywhere(mesh))
+    def evaluate_some(params: dict[str, Any], observation: Observation, key: jax.Array):
         outputs = encoder_of(recipe).apply({"params": params["encoder$params"]}, observation)
         q = posterior_from(outputs, recipe.covariance)
         z = q.sample(key)
         profile = generator_of(recipe).apply({"params": params["generator$params"]}, z)
         mask = observation.mask
-        mean = render(profile, observation.psf, recipe.pixel_scale_arcsec, objective.blur)
+        mean = renderer_of(recipe)(profile, observation.psf)
         # As it is trained: a mean over exact likelihoods is a statement about the few brightest galaxies.
         noise = chosen_noise(observation.noise, objective.noise, objective.noise_sigma)
         likelihood = NoisyImage(mean, noise, mask, inflate=objective.inflate).log_prob(observation.image)
@@ -56,12 +59,14 @@ def evaluator(recipe: Recipe, key: jax.Array) -> Callable[[dict[str, Any], Obser
         chi_square = observation.noise.chi_square(observation.image - mean, mask)
         return likelihood, divergence, chi_square / used_pixels(mean.shape, mask)
 
-    def evaluate(params: dict[str, Any], observation: Observation) -> Evaluation:
-        n = len(observation)
-        size, parts = min(n, EVALUATED_AT_ONCE), []
+    def evaluate(params: dict[str, Any], galaxies: Galaxies) -> Evaluation:
+        n = len(galaxies)
+        size = -(-min(n, EVALUATED_AT_ONCE) // mesh.size) * mesh.size
+        parts = []
         for first in range(0, n, size):
             rows = np.minimum(np.arange(first, first + size), n - 1)
-            part = evaluate_some(params, observation, rows, jax.random.fold_in(key, first))
+            here = put(jax.tree.map(np.asarray, galaxies[rows]), spread(mesh))
+            part = evaluate_some(params, here, jax.random.fold_in(key, first))
             parts.append(jax.tree.map(lambda x, left=n - first: np.asarray(x, float)[:left], part))
         likelihood, divergence, chi_square = jax.tree.map(lambda *values: np.concatenate(values), *parts)
         rate = divergence.sum(-1).mean()

@@ -34,6 +34,7 @@ def galaxy_model(
     generator: nn.Module,
     latents: int,
     pixel_scale_arcsec: float,
+    profile_fwhm_arcsec: float = 0.0,
     population: int | None = None,
     total_variation_weight: float = 0.0,
     inflate: bool = False,
@@ -50,6 +51,7 @@ def galaxy_model(
         generator: Network from latents [n, d] to light profiles [n, y, x].
         latents: Number of latents d.
         pixel_scale_arcsec: Pixel scale of the generator's profiles [arcsec].
+        profile_fwhm_arcsec: What these are blurred with: see :class:`~hiergal.psf.PSF` [arcsec].
         population: Number of galaxies that the batch stands for, by which all its terms are scaled; default
             the batch itself.
         total_variation_weight: Weight of the penalty on the total variation of the profile (Sec. 4.2.1).
@@ -68,7 +70,7 @@ def galaxy_model(
         z = numpyro.sample("z", dist.Normal(0, 1).expand([latents]).to_event(1))
         unaided = aids is None or features is None
         profile = numpyro.deterministic("profile", g(z) if unaided else aided_profile(g, z, aids, features))
-        mean = render(profile, observation.psf, pixel_scale_arcsec, blur)
+        mean = render(profile, observation.psf, pixel_scale_arcsec, profile_fwhm_arcsec, blur)
         if total_variation_weight:
             numpyro.factor("smoothness", -total_variation_weight * total_variation(profile))
         likelihood = NoisyImage(
@@ -78,7 +80,11 @@ def galaxy_model(
 
 
 def render(
-    profile: Float[Array, "*n y x"], psf: PSF, pixel_scale_arcsec: float, blur: Blur = "exact"
+    profile: Float[Array, "*n y x"],
+    psf: PSF,
+    pixel_scale_arcsec: float,
+    profile_fwhm_arcsec: float = 0.0,
+    blur: Blur = "exact",
 ) -> Float[jax.Array, "*n y x"]:
     """Turn light profiles into noise-free stamps: the convolution of Eq. (1), on the observation's grid.
 
@@ -86,6 +92,7 @@ def render(
         profile: Unconvolved profiles [flux per pixel].
         psf: Effective PSFs.
         pixel_scale_arcsec: Pixel scale of the profiles [arcsec].
+        profile_fwhm_arcsec: What the profiles are blurred with already: see :class:`~hiergal.psf.PSF` [arcsec].
         blur: ``"exact"``, or ``"modulus"`` as the paper's code had it.
 
     Raises:
@@ -96,6 +103,7 @@ def render(
             f"expected a PSF on the pixel scale of the profiles, {pixel_scale_arcsec} arcsec, got "
             f"{psf.pixel_scale_arcsec} arcsec; resample the PSF, or use a model trained at that scale"
         )
+    psf = psf.replace(profile_fwhm_arcsec=profile_fwhm_arcsec)
     return convolve(profile, psf) if blur == "exact" else convolve_by_modulus(profile, psf)
 
 

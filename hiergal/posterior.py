@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.laplace import misfit, sharpen
-from hiergal.model import render
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
@@ -40,7 +39,7 @@ class Posterior(Record):
     Attributes:
         latents: Draws of z.
         summary: Flux, half-light radius, centroid and ellipticity of each draw's profile.
-        profile_mean: Mean of the deconvolved profile [flux per pixel].
+        profile_mean: Mean of the deconvolved profile (but for the recipe's ``profile_fwhm_arcsec``) [flux per pixel].
         profile_std: Its standard deviation [flux per pixel].
         image_mean: Mean of the profile convolved with the galaxy's PSF: the denoised image [flux per pixel].
         chi_square: Reduced chi-square of ``image_mean`` against the data.
@@ -147,9 +146,7 @@ def _latents(model: GalaxyModel, observation: Observation, keys: jax.Array, meth
     """Draw the latents of a batch, [s, n, d], and return the misfit of each galaxy."""
 
     def residual(z):
-        difference = (
-            render(model.decode(z), observation.psf, model.recipe.pixel_scale_arcsec) - observation.image
-        )
+        difference = model.render(model.decode(z), observation.psf) - observation.image
         return observation.noise.whiten(difference, observation.mask).reshape(len(z), -1)
 
     guide = posterior_from(model.encode(observation), model.recipe.covariance)
@@ -180,10 +177,10 @@ def _measure(model: GalaxyModel, latents: Float[Array, "s n d"]):
 @jax.jit
 def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile: Float[Array, "n y x"]):
     """Denoised images at the target PSF, and the reduced chi-square at the observation's own."""
-    scale_arcsec, mask = model.recipe.pixel_scale_arcsec, observation.mask
-    residual = observation.image - render(profile, observation.psf, scale_arcsec)
+    mask = observation.mask
+    residual = observation.image - model.render(profile, observation.psf)
     chi_square = observation.noise.chi_square(residual, mask) / used_pixels(residual.shape, mask)
-    return render(profile, target, scale_arcsec), chi_square
+    return model.render(profile, target), chi_square
 
 
 def _infer_batch(model, observation, target, keys, method, draws) -> Posterior:

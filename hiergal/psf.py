@@ -10,13 +10,17 @@ Arrays are ``[..., y, x]`` with any leading batch axes; stamps have an odd numbe
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Complex, Float
 from scipy.fft import next_fast_len
 
 from hiergal.records import Array, Record, record, static
 
-__all__ = ["PSF", "Blur", "convolve", "convolve_by_modulus"]
+__all__ = ["PSF", "Blur", "check_wider", "convolve", "convolve_by_modulus", "gaussian_transfer"]
 
+FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
+SMALLEST_TRANSFER = 1e-4
+LARGEST_TRANSFER = 1.1
 Blur = Literal["exact", "modulus"]
 
 
@@ -27,6 +31,8 @@ class PSF(Record):
     Attributes:
         stamp: PSF images that sum to one, [..., py, px], py and px odd; the central pixel is the origin.
         pixel_scale_arcsec: Width of one pixel of the stamp [arcsec].
+        profile_fwhm_arcsec: Full width at half maximum of a round Gaussian that profiles have been blurred with before
+            they meet this PSF: its transfer function is divided by the Gaussian's [arcsec].
 
     Example:
         >>> import numpy as np
@@ -37,6 +43,7 @@ class PSF(Record):
 
     stamp: Float[Array, "*batch py px"]
     pixel_scale_arcsec: float = static()
+    profile_fwhm_arcsec: float = static(default=0.0)
 
     def transfer(self, shape: tuple[int, int]) -> Complex[Array, "*batch fy fx"]:
         """Return the complex transfer function on the half plane of an FFT grid.
@@ -45,12 +52,63 @@ class PSF(Record):
             shape: (ny, nx) of the periodic grid; the stamp has to fit into it.
 
         Returns:
-            rfft2 of the stamp with its central pixel moved to the origin, [..., ny, nx // 2 + 1].
+            rfft2 of the stamp with its central pixel moved to the origin, [..., ny, nx // 2 + 1], divided by the
+            transfer function of what the profiles are blurred with.
         """
         py, px = self.stamp.shape[-2:]
         padded = jnp.zeros((*self.stamp.shape[:-2], *shape), jnp.asarray(self.stamp).dtype)
         padded = padded.at[..., :py, :px].set(self.stamp)
-        return jnp.fft.rfft2(jnp.roll(padded, (-(py // 2), -(px // 2)), axis=(-2, -1)))
+        transfer = jnp.fft.rfft2(jnp.roll(padded, (-(py // 2), -(px // 2)), axis=(-2, -1)))
+        if not self.profile_fwhm_arcsec:
+            return transfer
+        # Where the Gaussian lets nothing through, neither does the wider PSF: what is left there is rounding.
+        gaussian = gaussian_transfer(self.profile_fwhm_arcsec / self.pixel_scale_arcsec, shape)
+        gaussian = np.maximum(gaussian, SMALLEST_TRANSFER).astype(self.stamp.dtype)
+        return transfer / jnp.broadcast_to(gaussian, transfer.shape)
+
+
+def gaussian_transfer(fwhm_pix: float, shape: tuple[int, int]) -> Float[np.ndarray, "fy fx"]:
+    """Return the transfer function of a round Gaussian on the half plane of an FFT grid.
+
+    Args:
+        fwhm_pix: Full width at half maximum [pixels].
+        shape: (ny, nx) of the grid.
+
+    Example:
+        >>> gaussian_transfer(2.0, (4, 4)).shape
+        (4, 3)
+    """
+    sigma = fwhm_pix / FWHM_PER_SIGMA
+    squared = np.fft.fftfreq(shape[0])[:, None] ** 2 + np.fft.rfftfreq(shape[1])[None] ** 2
+    return np.exp(-2 * np.pi**2 * sigma**2 * squared)
+
+
+def check_wider(psf: PSF, fwhm_arcsec: float) -> None:
+    """Check that PSFs are wider than a round Gaussian that profiles are blurred with, at every frequency.
+
+    Args:
+        psf: PSFs of a survey.
+        fwhm_arcsec: Full width at half maximum of the Gaussian [arcsec]; 0 for none.
+
+    Raises:
+        ValueError: If they are not.
+
+    Example:
+        >>> check_wider(PSF(np.ones((1, 3, 3)) / 9, pixel_scale_arcsec=0.03), 0.1)
+        Traceback (most recent call last):
+        ...
+        ValueError: profile_fwhm_arcsec: expected less than the PSFs' resolution, got 0.1 arcsec, at which 1 of 1 PSFs \
+are narrower; set a smaller one
+    """
+    if not fwhm_arcsec:
+        return
+    transfer = np.abs(psf.replace(profile_fwhm_arcsec=fwhm_arcsec).transfer(psf.stamp.shape[-2:]))
+    narrow = transfer.max(axis=(-2, -1)) > LARGEST_TRANSFER
+    if narrow.any():
+        raise ValueError(
+            f"profile_fwhm_arcsec: expected less than the PSFs' resolution, got {fwhm_arcsec} arcsec, at which "
+            f"{narrow.sum()} of {len(narrow)} PSFs are narrower; set a smaller one"
+        )
 
 
 def convolve(profile: Float[Array, "*batch y x"], psf: PSF) -> Float[Array, "*out y x"]:

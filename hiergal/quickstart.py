@@ -18,10 +18,10 @@ from astropy.table import Table
 from hiergal import __version__
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, load_model
-from hiergal.model import render
 from hiergal.morphology import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior, interval
+from hiergal.psf import gaussian_transfer
 from hiergal.recipe import Recipe
 from hiergal.simulate import draw_profiles
 from hiergal.stages import fit_flow_stage, infer_stage, key_for, split_of, train_stage, write_mock_survey
@@ -39,8 +39,10 @@ FAINT_MAG = 23.0
 
 
 class Drawn(NamedTuple):
-    """Galaxies drawn for the conditions of test galaxies: noise-free stamps, noisy ones, and their moments."""
+    """Survey galaxies, and galaxies drawn for their conditions: noise-free stamps, noisy ones, moments of both."""
 
+    survey: Observation
+    survey_moments: Table
     clean: np.ndarray
     noisy: np.ndarray
     moments: Table
@@ -76,12 +78,11 @@ def run_quickstart(out: Path, recipe: Recipe, *, galaxies: int, seed: int, progr
     observation, posterior = infer_stage(
         model, store, out / "posterior.nc", seed=seed, rows=rows, draws=DRAWS, progress=progress
     )
-    truth = store.truth(rows)
-    survey_moments = measure_moments(observation.image, pixel_scale_arcsec=observation.pixel_scale_arcsec)
-    drawn = _draw(model, observation, seed)
+    truth = blurred_truth(store.truth(rows), model.recipe)
+    drawn = _draw(model, _compared(store, model.recipe, observation), seed)
     metrics: dict[str, Any] = {
         "mock": posterior_metrics(observation, posterior, truth),
-        "drawn": drawn_metrics(survey_moments, drawn.moments),
+        "drawn": drawn_metrics(drawn.survey_moments, drawn.moments),
     }
     real = _cosmos_dev(model, out, seed, progress)
     if real is not None:
@@ -96,10 +97,18 @@ def run_quickstart(out: Path, recipe: Recipe, *, galaxies: int, seed: int, progr
         observation=observation,
         posterior=posterior,
         truth=truth,
-        survey_moments=survey_moments,
         drawn=drawn,
         real=real,
     )
+
+
+def blurred_truth(truth: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Return true profiles at the resolution of a recipe's, [n, y, x]."""
+    fwhm_pix = recipe.profile_fwhm_arcsec / recipe.pixel_scale_arcsec
+    if not fwhm_pix:
+        return truth
+    shape = truth.shape[1:]
+    return np.fft.irfft2(np.fft.rfft2(truth) * gaussian_transfer(fwhm_pix, shape), s=shape)
 
 
 def posterior_metrics(observation: Observation, posterior: Posterior, truth: np.ndarray) -> dict[str, Any]:
@@ -234,14 +243,22 @@ def _survey(path: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool
         return write_mock_survey(path, galaxies, seed=seed, stamp=ny, overwrite=True, progress=progress)
 
 
-def _draw(model: GalaxyModel, observation: Observation, seed: int) -> Drawn:
+def _compared(store: Store, recipe: Recipe, test: Observation) -> Observation:
+    """Return the galaxies for whose conditions others are drawn: unseen ones, unless the recipe says otherwise."""
+    if recipe.flow.compared_at == "test":
+        return test
+    return store.read(split_of(store, recipe).train[: len(test)])
+
+
+def _draw(model: GalaxyModel, survey: Observation, seed: int) -> Drawn:
     """Draw galaxies for each row's conditions, and observe them with that row's PSF and noise."""
-    rows = np.tile(np.arange(len(observation)), DRAWS_PER_ROW)
-    alike = observation[rows]
+    rows = np.tile(np.arange(len(survey)), DRAWS_PER_ROW)
+    alike, scale = survey[rows], model.recipe.pixel_scale_arcsec
     profiles = draw_profiles(model, alike.catalog, key=key_for(seed, DRAWN))
-    clean = np.asarray(render(profiles, alike.psf, model.recipe.pixel_scale_arcsec))
+    clean = np.asarray(model.render(profiles, alike.psf))
     noisy = clean + np.asarray(alike.noise.sample(key_for(seed, NOISE), clean.shape))
-    return Drawn(clean, noisy, measure_moments(noisy, pixel_scale_arcsec=model.recipe.pixel_scale_arcsec))
+    ours, theirs = (measure_moments(images, pixel_scale_arcsec=scale) for images in (noisy, survey.image))
+    return Drawn(survey, theirs, clean, noisy, ours)
 
 
 def _cosmos_dev(

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from astropy.table import Table
 
 from hiergal import figures
 from hiergal.guide import posterior_from
@@ -43,7 +42,6 @@ def write_quickstart_report(
     observation: Observation,
     posterior: Posterior,
     truth: np.ndarray,
-    survey_moments: Table,
     drawn: "Drawn",
     real: tuple[Observation, Posterior] | None,
 ) -> Path:
@@ -58,7 +56,6 @@ def write_quickstart_report(
         observation: Unseen galaxies.
         posterior: Their posteriors.
         truth: Their true profiles [flux per pixel].
-        survey_moments: Adaptive moments of their stamps.
         drawn: Galaxies drawn for their conditions.
         real: Real galaxies and their posteriors, if there are any.
 
@@ -85,12 +82,12 @@ def write_quickstart_report(
             "(lower left); dashed: the prior. Compare Fig. 4 of the paper.",
         ),
         "drawn": (
-            _drawn(observation, drawn),
+            _drawn(drawn),
             "Survey galaxies; galaxies drawn for the same magnitude, size and redshift with the same PSF and noise; "
             "the same without noise. Compare Fig. 1 of the paper.",
         ),
         "moments": (
-            figures.sizes_and_ellipticities(survey_moments, drawn.moments),
+            figures.sizes_and_ellipticities(drawn.survey_moments, drawn.moments),
             "Adaptive second moments of survey and drawn galaxies. Compare Fig. 6 of the paper.",
         ),
         "coverage": (
@@ -145,7 +142,8 @@ def _corner(model: GalaxyModel, observation: Observation):
     return figures.latent_corner(survey, magnitude, flow, magnitude)
 
 
-def _drawn(observation: Observation, drawn: "Drawn"):
+def _drawn(drawn: "Drawn"):
+    observation = drawn.survey
     magnitude = observation.catalog["mag_auto"]
     rows = np.argsort(magnitude)[np.linspace(0, len(magnitude) - 1, 10).astype(int)]
     return figures.drawn_galaxies(

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from hiergal.aids import AidsConfig
+from hiergal.augment import AugmentationConfig
 from hiergal.guide import Covariance
 from hiergal.nets import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.noise import NoiseChoice
@@ -71,6 +72,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         average: Decay of the exponential moving average of the parameters that is evaluated and kept; 0 for none.
         favour_bright: Power of the flux with which a galaxy is drawn into a batch, relative to the faintest; 0 for all
             alike. The flow is fitted to every galaxy once, so the population stays the survey's.
+        augmentation: How the galaxies of a step are varied.
         precision: What the networks compute in; parameters and likelihood stay float32.
         evaluate_every: Steps between evaluations on the validation galaxies, and between checkpoints.
         patience: Evaluations without a better bound before training stops early.
@@ -88,6 +90,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip_norm: NotNegative = 0.0
     average: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     favour_bright: NotNegative = 0.0
+    augmentation: AugmentationConfig = AugmentationConfig()
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_every: Count = 100
     patience: Count = 8
@@ -112,6 +115,8 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         draws: Posterior samples of each galaxy to learn from.
         permutations: Between layers, ``alternate`` reversals and shuffles, or fixed shuffles alone (``shuffle``).
         limit: How the logarithm of a scale is kept in [-3, 3]: ``smooth`` (a tanh), or ``hard``.
+        compared_at: Whose conditions drawn galaxies are compared with the survey's at: those of ``test`` galaxies, or
+            of ``train`` galaxies, as the paper's code did.
     """
 
     conditions: tuple[str, ...] = ("mag_auto", "flux_radius", "zphot")
@@ -127,6 +132,7 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     draws: Count = 16
     permutations: Literal["alternate", "shuffle"] = "alternate"
     limit: Literal["smooth", "hard"] = "smooth"
+    compared_at: Literal["test", "train"] = "test"
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,6 +142,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: What to call it.
         shape: (ny, nx) of the stamps that it models, multiples of 8.
         pixel_scale_arcsec: Width of their pixels [arcsec].
+        profile_fwhm_arcsec: Full width at half maximum of the round Gaussian that profiles are blurred with: 0 for
+            none. Slightly narrower than any PSF of the survey, it leaves to the survey's resolution what no data can
+            tell (partial deconvolution) [arcsec].
         covariance: Structure of the guide's posterior.
         generator: Architecture of g.
         encoder: Architecture of the guide's network.
@@ -148,6 +157,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = "small"
     shape: tuple[Count, Count] = (64, 64)
     pixel_scale_arcsec: Positive = 0.03
+    profile_fwhm_arcsec: NotNegative = 0.0
     covariance: Covariance = "full"
     generator: GeneratorConfig | PyramidGeneratorConfig = GeneratorConfig()
     encoder: EncoderConfig | PyramidEncoderConfig = EncoderConfig()

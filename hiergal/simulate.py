@@ -22,7 +22,6 @@ __all__ = ["conditions_from", "draw_galsim", "draw_profiles"]
 
 BATCH = 128
 Catalog = Any  # an Astropy table, or a mapping from names to columns: not all tables are Mappings
-Catalog = Any  # an Astropy table, or a mapping from names to columns
 
 
 def conditions_from(names: tuple[str, ...], catalog: Catalog) -> Float[np.ndarray, "n c"]:
@@ -88,7 +87,7 @@ def draw_profiles(model: GalaxyModel, catalog: Catalog, *, key: jax.Array) -> Fl
 
 def draw_galsim(
     model: GalaxyModel, catalog: Catalog, *, key: jax.Array, **options
-) -> "list[galsim.InterpolatedImage]":
+) -> "list[galsim.GSObject]":
     """Draw one GalSim object for each row of a catalogue.
 
     Args:
@@ -98,7 +97,8 @@ def draw_galsim(
         options: Further arguments of ``galsim.InterpolatedImage``, such as ``x_interpolant`` or ``gsparams``.
 
     Returns:
-        Unconvolved profiles, whose flux is that of the drawn galaxy; always a list.
+        Unconvolved profiles, whose flux is that of the drawn galaxy; always a list. Those of a model with a
+        ``profile_fwhm_arcsec`` can be drawn with any PSF that is wider than that, and with no narrower one.
 
     Example:
         >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}  # doctest: +SKIP
@@ -106,9 +106,15 @@ def draw_galsim(
     """
     import galsim
 
-    scale = model.recipe.pixel_scale_arcsec
+    scale, fwhm = model.recipe.pixel_scale_arcsec, model.recipe.profile_fwhm_arcsec
     profiles = draw_profiles(model, catalog, key=key).astype(float)
-    return [galsim.InterpolatedImage(galsim.Image(profile, scale=scale), **options) for profile in profiles]
+    galaxies = [
+        galsim.InterpolatedImage(galsim.Image(profile, scale=scale), **options) for profile in profiles
+    ]
+    if not fwhm:
+        return galaxies
+    sharper = galsim.Deconvolve(galsim.Gaussian(fwhm=fwhm))
+    return [galsim.Convolve(galaxy, sharper) for galaxy in galaxies]
 
 
 @jax.jit

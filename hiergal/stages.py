@@ -15,13 +15,15 @@ import msgspec
 import numpy as np
 
 from hiergal import __version__
+from hiergal.batches import Galaxies, rough_fluxes
+from hiergal.devices import is_first_process
 from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
 from hiergal.nets import GeneratorConfig
-from hiergal.nets.encoder import rough_flux
 from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
+from hiergal.psf import check_wider
 from hiergal.recipe import Recipe
 from hiergal.records import Array
 from hiergal.simulate import Catalog, conditions_from, draw_profiles
@@ -32,6 +34,7 @@ __all__ = [
     "fit_flow_stage",
     "infer_stage",
     "measure_flux_scale",
+    "room_for_galaxies",
     "sample_stage",
     "split_of",
     "train_stage",
@@ -39,6 +42,7 @@ __all__ = [
 ]
 
 CHUNK = 512
+ROOM_OF_DEVICE, ROOM_OF_HOST = 0.4, 2**29  # a fraction of an accelerator's memory; bytes
 TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE = range(5)  # purposes of a seed
 
 
@@ -93,7 +97,13 @@ def split_of(store: Store, recipe: Recipe) -> Split:
 
 
 def train_stage(
-    store: Store, recipe: Recipe, folder: str | Path, *, seed: int, progress: bool = True
+    store: Store,
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    seed: int,
+    in_memory: bool | None = None,
+    progress: bool = True,
 ) -> tuple[GalaxyModel, Fit]:
     """Train a model on a store, and save it as ``folder/model`` (without a flow).
 
@@ -102,14 +112,20 @@ def train_stage(
         recipe: What to train.
         folder: Where the model, its checkpoints and its history go.
         seed: Seed of the training.
+        in_memory: Whether the training galaxies are kept on the devices, or read from the store as they are needed;
+            default on the devices if they take little of their memory (:func:`room_for_galaxies`).
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the store's stamps or pixels are not the recipe's.
+        ValueError: If the store's stamps or pixels are not the recipe's, or its PSFs too narrow for it.
     """
     _check_store(store, recipe)
     split = split_of(store, recipe)
-    train, validation = store.read(split.train), store.read(split.validation)
+    if in_memory is None:
+        in_memory = store.galaxy_bytes * len(split.train) <= room_for_galaxies()
+    train = store.read(split.train) if in_memory else store.subset(split.train)
+    validation = store.subset(split.validation)
+    check_wider(train[np.arange(min(CHUNK, len(train)))].psf, recipe.profile_fwhm_arcsec)
     recipe = measure_flux_scale(recipe, train)
     fitted = fit(key_for(seed, TRAIN), recipe, train, validation, folder=folder, progress=progress)
     header = store.header
@@ -124,16 +140,23 @@ def train_stage(
         survey_provenance=dict(header.provenance),
     )
     model = GalaxyModel(fitted.params, None, recipe, provenance)
-    save_model(model, Path(folder) / "model")
+    if is_first_process():
+        save_model(model, Path(folder) / "model")
     return model, fitted
 
 
-def measure_flux_scale(recipe: Recipe, observation: Observation) -> Recipe:
+def room_for_galaxies() -> int:
+    """Return how many bytes of galaxies are kept on the devices: a part of their memory, half a GiB of the host's."""
+    memory = jax.local_devices()[0].memory_stats() or {}
+    return int(ROOM_OF_DEVICE * memory["bytes_limit"]) if "bytes_limit" in memory else ROOM_OF_HOST
+
+
+def measure_flux_scale(recipe: Recipe, galaxies: Galaxies) -> Recipe:
     """Set the flux scale of a generator that has one from training galaxies, unless the recipe names it."""
-    log_flux = np.log(np.asarray(jax.jit(rough_flux)(observation)))
     generator = recipe.generator
     if not isinstance(generator, GeneratorConfig):
         return recipe
+    log_flux = np.log(rough_fluxes(galaxies))
     if generator.log_flux_mean is None:
         generator = msgspec.structs.replace(generator, log_flux_mean=float(log_flux.mean()))
     if generator.log_flux_spread is None:

@@ -1,13 +1,13 @@
 """Fitting the model and its guide: a loop of our own over NumPyro's ``SVI``.
 
-Each step is one compiled program whose state is donated. The galaxies of a step are a function of the seed and the
-number of the step, so that a run that was stopped goes on as if nothing had happened. ``TrainState`` is what the next
+Each step is one compiled program whose state is donated, and no step waits for numbers to come back from a device. The
+galaxies of a step are a function of the seed and the number of the step (:mod:`hiergal.batches`), so that a run that
+was stopped goes on as if nothing had happened. ``TrainState`` is what the next
 step needs; :class:`~hiergal.history.TrainInfo` is what a person wants to see.
 """
 
 import math
 import time
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,16 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
 from hiergal.aids import aids_at
 from hiergal.architecture import programs_of
-from hiergal.batches import chances_of, favoured_rows, shuffled_rows
+from hiergal.augment import augmented
+from hiergal.batches import Galaxies, batches_from, chances_of, checksum_of, order_of
 from hiergal.checkpoints import Checkpoints
+from hiergal.devices import agreed, everywhere, galaxy_mesh, is_first_process, put, spread
 from hiergal.elbo import FreeBitsELBO
 from hiergal.evaluation import evaluator
 from hiergal.history import History, TrainInfo
@@ -71,8 +73,8 @@ class Fit(NamedTuple):
 def fit(
     key: jax.Array,
     recipe: Recipe,
-    train: Observation,
-    validation: Observation,
+    train: Galaxies,
+    validation: Galaxies,
     *,
     folder: str | Path,
     devices: Sequence[jax.Device] | None = None,
@@ -83,11 +85,13 @@ def fit(
     Args:
         key: PRNG key; the same key gives the same result.
         recipe: What to fit, and how.
-        train: Galaxies to learn from.
+        train: Galaxies to learn from: an observation, which goes to the devices once, or rows of a store
+            (``Store.subset``), which are read ahead of the steps.
         validation: Other galaxies, to watch the fit and to stop it.
         folder: Where checkpoints and ``history.jsonl`` go. A run with the same recipe, key and galaxies that was
             interrupted goes on; files of any other run are replaced.
-        devices: What to spread each batch over; default all there are. Results do not depend on it but for rounding.
+        devices: What to spread each batch over; default all there are, of all processes that were joined
+            (:func:`~hiergal.devices.join_processes`). Results do not depend on it but for rounding.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -106,29 +110,30 @@ def fit(
     mesh, batch = _mesh(devices, config.batch, len(train))
     svi = SVI(*programs_of(recipe, population=len(train)), _optimizer(config, len(train)), _objective(recipe))
     start_key, order_key, evaluation_key = jax.random.split(key, 3)
-    fingerprint = _fingerprint(recipe, key, train)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    train, validation = jax.device_put((train, validation), everywhere)
-    step, evaluate = _compile_step(svi, recipe, batch, order_key, mesh), evaluator(recipe, evaluation_key)
     chances = chances_of(train, config.favour_bright) if config.favour_bright else None
+    order = order_of(int(jax.random.bits(order_key)), len(train), batch, chances)
+    step = _compile_step(svi, recipe, len(train), order_key, mesh)
+    evaluate = evaluator(recipe, evaluation_key, mesh)
+    state = put(_initial_state(svi, start_key, train, averaged=config.average > 0), everywhere(mesh))
+    judge = jax.jit(partial(_judge, svi), out_shardings=everywhere(mesh), donate_argnums=0)
 
-    checkpoints = Checkpoints(Path(folder) / "checkpoints", fingerprint)
+    checkpoints = Checkpoints(Path(folder) / "checkpoints", _fingerprint(recipe, key, train))
     history = History(Path(folder))
-    start = partial(_initial_state, svi, averaged=config.average > 0)
-    state = jax.jit(start, out_shardings=everywhere)(start_key, train[: min(4, len(train))])
-    judge = jax.jit(partial(_judge, svi), out_shardings=everywhere, donate_argnums=0)
     done = 0
     if checkpoints.latest is not None:
-        state, done = jax.device_put(checkpoints.restore(state), everywhere), checkpoints.latest
-    history.cut(done)
+        state, done = put(checkpoints.restore(state), everywhere(mesh)), checkpoints.latest
+    if is_first_process():
+        history.cut(done)
+    batches = batches_from(train, order, done, mesh)
 
     began = time.perf_counter()
-    with stop_requested() as stop, progress_bar("training", config.steps, shown=progress) as advance:
+    shown, alone = progress and is_first_process(), jax.process_count() == 1
+    with stop_requested() as asked, progress_bar("training", config.steps, shown=shown) as advance:
         advance(done)
-        while done < config.steps and int(state.stale) < config.patience and not stop():
+        while done < config.steps and int(state.stale) < config.patience and not agreed(asked()):
             until = min(config.steps, (done // config.evaluate_every + 1) * config.evaluate_every)
-            while done < until and not stop():
-                state = step(state, done, train, chances)
+            while done < until and not (alone and asked()):  # processes agree on a stop at evaluations only
+                state = step(state, done, *next(batches))
                 done += 1
                 advance(1)
             if done == until:
@@ -142,37 +147,35 @@ def fit(
                         "data with hiergal.check_observation"
                     )
                 state = judge(state, info.bound)
-                history.add(info)
+                if is_first_process():
+                    history.add(info)
                 advance(
                     0,
                     note=f"ELBO {info.bound:.0f}  chi2 {info.chi_square:.3f}  KL {info.divergence:.1f} nats",
                 )
             checkpoints.save(done, state)
-        stopped = stop()
+        stopped = agreed(asked())
     checkpoints.close()
     if stopped and done < config.steps:
         raise Stopped(f"stopped at step {done} of {config.steps}; the same command goes on from there")
     return Fit(state.best, history.rows())
 
 
-def _compile_step(svi: SVI, recipe: Recipe, batch: int, order_key: jax.Array, mesh: Mesh):
+def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Array, mesh: Mesh):
     """One compiled step of training.
 
     A loop of steps inside one program would be slower: XLA runs convolutions inside loops on one core. A batch is
     spread over the devices of the mesh; parameters are on each of them.
     """
-    config, spread = recipe.training, NamedSharding(mesh, PartitionSpec("galaxies"))
-    levels = recipe.encoder.levels if recipe.aided else 0
+    config, levels = recipe.training, recipe.encoder.levels if recipe.aided else 0
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    @partial(jax.jit, donate_argnums=0, out_shardings=everywhere(mesh))
     def step(
-        state: TrainState, number: jax.Array | int, train: Observation, chances: jax.Array | None
+        state: TrainState, number: jax.Array | int, galaxies: Observation, rows: jax.Array | None
     ) -> TrainState:
-        if chances is None:
-            rows = shuffled_rows(order_key, number, len(train), batch)
-        else:
-            rows = favoured_rows(order_key, number, chances, batch)
-        galaxies = jax.lax.with_sharding_constraint(train[rows], spread)
+        galaxies = galaxies if rows is None else galaxies[rows]
+        galaxies = jax.lax.with_sharding_constraint(galaxies, spread(mesh))
+        galaxies = augmented(jax.random.fold_in(order_key, number), galaxies, config.augmentation)
         aids = (aids_at(number, recipe.aids, levels),) if recipe.aided else ()
         after, loss = svi.update(state.svi, galaxies, *aids)
         average = state.average
@@ -182,22 +185,22 @@ def _compile_step(svi: SVI, recipe: Recipe, batch: int, order_key: jax.Array, me
             average = jax.tree.map(
                 lambda old, new: decay * old + (1 - decay) * new, average, svi.get_params(after)
             )
-        return state.replace(svi=after, average=average, loss=state.loss + loss / len(train))
+        return state.replace(svi=after, average=average, loss=state.loss + loss / population)
 
     return step
 
 
 def _mesh(devices: Sequence[jax.Device] | None, batch: int, galaxies: int) -> tuple[Mesh, int]:
     """The devices, and how many galaxies a step takes: all of a survey that is smaller than a batch."""
-    devices = jax.devices() if devices is None else devices
-    if batch % len(devices):
+    mesh = galaxy_mesh(devices)
+    if batch % mesh.size:
         raise ValueError(
-            f"training.batch: expected a multiple of the {len(devices)} devices, got {batch}; change it, or name fewer "
+            f"training.batch: expected a multiple of the {mesh.size} devices, got {batch}; change it, or name fewer "
             "devices"
         )
-    if galaxies < len(devices):
-        raise ValueError(f"expected a training galaxy for each of {len(devices)} devices, got {galaxies}")
-    return Mesh(np.asarray(devices), ("galaxies",)), min(batch, galaxies // len(devices) * len(devices))
+    if galaxies < mesh.size:
+        raise ValueError(f"expected a training galaxy for each of {mesh.size} devices, got {galaxies}")
+    return mesh, min(batch, galaxies // mesh.size * mesh.size)
 
 
 def _optimizer(config: TrainingConfig, population: int) -> optax.GradientTransformation:
@@ -217,8 +220,9 @@ def _objective(recipe: Recipe) -> FreeBitsELBO:
     return FreeBitsELBO(objective.free_bits, objective.reduction, objective.divergence_weight)
 
 
-def _initial_state(svi: SVI, key: jax.Array, example: Observation, *, averaged: bool) -> TrainState:
-    state = svi.init(key, example)
+def _initial_state(svi: SVI, key: jax.Array, train: Galaxies, *, averaged: bool) -> TrainState:
+    example = train[np.arange(min(4, len(train)))]
+    state = jax.jit(svi.init)(key, example)
     params = svi.get_params(state)
     average = jax.tree.map(jnp.copy, params) if averaged else None
     best = jax.tree.map(jnp.copy, params)
@@ -249,11 +253,11 @@ def _evaluated(svi: SVI, state: TrainState) -> Params:
     return svi.get_params(state.svi) if state.average is None else state.average
 
 
-def _fingerprint(recipe: Recipe, key: jax.Array, train: Observation) -> dict[str, Any]:
-    """What makes a run this run: recipe, key, and the pixels that it learns from."""
+def _fingerprint(recipe: Recipe, key: jax.Array, train: Galaxies) -> dict[str, Any]:
+    """What makes a run this run: recipe, key, and what it learns from."""
     return {
         "recipe": msgspec.to_builtins(recipe),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "galaxies": len(train),
-        "pixels_crc32": zlib.crc32(np.ascontiguousarray(train.image)),
+        "checksum": checksum_of(train),
     }

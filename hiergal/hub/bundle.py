@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.architecture import encoder_of, generator_of
+from hiergal.architecture import encoder_of, generator_of, renderer_of
 from hiergal.flow import ConditionalFlow
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.recipe import Recipe, load_recipe, recipe_to_toml
-from hiergal.records import Record, record, static
+from hiergal.records import Array, Record, record, static
 
 __all__ = ["GalaxyModel", "ParameterCounts", "Provenance", "load_model", "parameter_counts", "save_model"]
 
@@ -76,6 +76,10 @@ class GalaxyModel(Record):
     def decode(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
         """Return the light profiles g(z) [flux per pixel]."""
         return generator_of(self.recipe).apply({"params": self.params["generator$params"]}, z)
+
+    def render(self, profile: Float[Array, "*n y x"], psf: PSF) -> Float[jax.Array, "*n y x"]:
+        """Return noise-free stamps of profiles at PSFs [flux per pixel]: see :func:`hiergal.model.render`."""
+        return renderer_of(self.recipe)(profile, psf)
 
     def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
         """Return the outputs of the guide's network."""

@@ -22,6 +22,7 @@ store is written by :func:`write_store` to ``PATH.partial`` beside its target an
 it is whole, or it is not there.
 """
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +38,7 @@ from hiergal.psf import PSF
 from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, read_attributes
 from hiergal.survey.writer import write_store
 
-__all__ = ["Split", "Store", "StoreHeader", "open_store", "write_store"]
+__all__ = ["Split", "Store", "StoreHeader", "Subset", "open_store", "write_store"]
 
 Rows = slice | int | list[int] | np.ndarray
 
@@ -75,6 +76,7 @@ class Store:
         self.has_truth = "truth" in arrays
         self._columns: list[str] = attributes["catalog"]
         self._arrays = arrays
+        self._readers: dict[str, Any] = {}
 
     def __len__(self) -> int:
         """Return the number of galaxies."""
@@ -109,6 +111,16 @@ class Store:
             identifier=self.identifier[index],
             pixel_scale_arcsec=scale,
         )
+
+    def subset(self, rows: Rows) -> "Subset":
+        """Return some of the galaxies, to be read when they are asked for."""
+        return Subset(self, self._index(rows))
+
+    @property
+    def galaxy_bytes(self) -> int:
+        """Bytes that an observed galaxy takes in memory."""
+        names = [name for name in ("image", "psf", "noise", "mask") if name in self._arrays]
+        return sum(self._arrays[n].dtype.itemsize * math.prod(self._arrays[n].shape[1:]) for n in names)
 
     def truth(self, rows: Rows = slice(None)) -> Float[np.ndarray, "n y x"]:
         """Read unconvolved, noise-free profiles [flux per pixel] of simulated galaxies.
@@ -167,22 +179,32 @@ class Store:
             ) from None
 
     def _load(self, name: str, index: np.ndarray | None) -> np.ndarray:
-        """Read rows of one array; consecutive ones at once, others sorted and put back into order."""
-        array = self._arrays[name]
+        """Read rows of one array: consecutive ones at once, others sorted and put back into order."""
         try:
+            array = self._reader(name)
             if index is None:
-                return array[:]
+                return array.read().result()
             if len(index) == 0:
-                return np.empty((0, *array.shape[1:]), array.dtype)
+                return np.empty((0, *array.shape[1:]), array.dtype.numpy_dtype)
             if (np.diff(index) == 1).all():
-                return array[int(index[0]) : int(index[-1]) + 1]
+                return array[int(index[0]) : int(index[-1]) + 1].read().result()
             unique, place = np.unique(index, return_inverse=True)
-            return array.oindex[unique][place]
+            return array[unique].read().result()[place]
         except Exception as error:  # a checksum, a codec or the file system: all mean the same to the reader
             raise OSError(
                 f"expected intact data in {self.path}, got a damaged array {name!r} ({error}); copy the "
                 "store again from its source, or write the survey again"
             ) from error
+
+    def _reader(self, name: str) -> Any:
+        """TensorStore reads the same files as Zarr, and scattered rows ten times faster."""
+        import tensorstore
+
+        if name not in self._readers:
+            kvstore = {"driver": "file", "path": str((self.path / name).absolute())}
+            spec = {"driver": "zarr3", "kvstore": kvstore, "recheck_cached_data": False}
+            self._readers[name] = tensorstore.open(spec, read=True, open=True).result()
+        return self._readers[name]
 
     def _noise(self, index: np.ndarray) -> NoiseModel:
         values = self._load("noise", index)
@@ -193,6 +215,26 @@ class Store:
                 return PixelNoise(values)
             case _:
                 return StationaryNoise(values, width=self.shape[1])
+
+
+class Subset:
+    """Some galaxies of a store, on disk until they are asked for.
+
+    Args:
+        store: The survey.
+        rows: Rows of the store.
+    """
+
+    def __init__(self, store: Store, rows: Int[np.ndarray, "n"]) -> None:
+        self.store, self.rows = store, rows
+
+    def __len__(self) -> int:
+        """Return the number of galaxies."""
+        return len(self.rows)
+
+    def __getitem__(self, rows: Rows) -> Observation:
+        """Read some of these galaxies, in the order asked for."""
+        return self.store.read(self.rows[rows])
 
 
 def open_store(path: str | Path) -> Store:
