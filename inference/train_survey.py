@@ -1,0 +1,59 @@
+"""A whole study of a survey: train, fit the flow, infer galaxies that nothing was chosen by, draw new ones.
+
+    python inference/train_survey.py survey.zarr --recipe models/lanusse2020/recipe.toml --out runs/study
+    srun python inference/train_survey.py survey.zarr --out runs/study --distributed      # see inference/study.slurm
+
+Every step keeps what it has finished: the same command after an interruption goes on. With ``--distributed`` all
+processes of the job train together, and the first one does the rest.
+"""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from hiergal.devices import is_first_process, join_processes
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("survey", type=Path, help="a store written by `hiergal survey`")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--recipe", type=Path, help="a recipe in TOML; default the small one")
+    parser.add_argument("--steps", type=int, help="other than the recipe's number of steps")
+    parser.add_argument("--infer", type=int, default=100, help="test galaxies to infer")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--distributed", action="store_true", help="join the processes of a job")
+    args = parser.parse_args(words)
+    if args.distributed:
+        join_processes()  # before anything else of JAX
+
+    from hiergal.hub import load_model
+    from hiergal.recipe import Recipe, load_recipe
+    from hiergal.stages import fit_flow_stage, infer_stage, sample_stage, split_of, train_stage
+    from hiergal.survey import open_store
+
+    recipe = load_recipe(args.recipe) if args.recipe else Recipe()
+    if args.steps:
+        training = msgspec.structs.replace(recipe.training, steps=args.steps)
+        recipe = msgspec.structs.replace(recipe, training=training)
+    store, first = open_store(args.survey), is_first_process()
+    if not (args.out / "model").exists():
+        train_stage(store, recipe, args.out, seed=args.seed)
+    if not first:
+        return
+
+    model = load_model(args.out / "model")
+    if model.flow is None:
+        model, _ = fit_flow_stage(args.out / "model", store, seed=args.seed)
+    rows = split_of(store, model.recipe).test[: args.infer]
+    _, posterior = infer_stage(model, store, args.out / "posterior.nc", seed=args.seed, rows=rows)
+    catalog = {name: column[rows] for name, column in store.catalog.items()}
+    sample_stage(model, catalog, args.out / "galaxies.fits", seed=args.seed, overwrite=True)
+    print(f"{args.out}: median reduced chi-square of {len(rows)} test galaxies", np.median(posterior.chi_square))
+
+
+if __name__ == "__main__":
+    main()
