@@ -43,6 +43,7 @@ StorePath = Annotated[Path, typer.Argument(help="A survey's store, written by `h
 ModelPath = Annotated[Path, typer.Argument(help="A trained model's folder, such as runs/first/model.")]
 StoreOut = Annotated[Path, typer.Argument(help="The store to write, such as survey.zarr.")]
 Stamp = Annotated[int, typer.Option(help="Pixels along each side of a stamp.")]
+Workers = Annotated[int | None, typer.Option(help="Processes; default one per available core.", min=1)]
 
 
 @app.command()
@@ -73,12 +74,16 @@ def survey_mock(
     stamp: Stamp = 64,
     noise: Annotated[str, typer.Option(help="'correlated' as in ACS images, or 'white'.")] = "correlated",
     seed: Seed = 0,
+    workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw a survey like HST/ACS in COSMOS, with its truth."""
+    """Draw a survey like HST/ACS in COSMOS, with its truth. A run that was stopped goes on with the same command."""
     from hiergal.stages import write_mock_survey
 
-    typer.echo(write_mock_survey(out, galaxies, seed=seed, stamp=stamp, noise=noise, overwrite=overwrite))
+    store = write_mock_survey(
+        out, galaxies, seed=seed, stamp=stamp, noise=noise, workers=workers, overwrite=overwrite
+    )
+    typer.echo(store)
 
 
 @survey.command("cosmos")
@@ -109,9 +114,10 @@ def survey_cosmos(
         ),
     ] = "galsim",
     seed: Seed = 0,
+    workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read real galaxies, each with its own PSF and noise, through GalSim."""
+    """Read real galaxies through GalSim. A run that was stopped goes on with the same command."""
     from hiergal.survey.cosmos import write_cosmos_survey
 
     store = write_cosmos_survey(
@@ -124,6 +130,7 @@ def survey_cosmos(
         centre=centre,
         spectrum=spectrum,
         seed=seed,
+        workers=workers,
         progress=True,
         overwrite=overwrite,
     )
@@ -198,9 +205,10 @@ def train(
     if not is_first_process():
         return
     if find_spec("matplotlib"):  # an extra
-        from hiergal.figures import training_curves
+        from hiergal.figures import rate_and_distortion, training_curves
 
         training_curves(fitted.history).savefig(out / "training.png")
+        rate_and_distortion(fitted.history).savefig(out / "rate_and_distortion.png")
     last = fitted.history[-1]
     typer.echo(
         f"{out / 'model'}: chi-square {last.chi_square:.3f}, ELBO {last.bound:.1f} nats after {last.step} steps"

@@ -145,6 +145,18 @@ def test_drawn_galaxies_share_the_stretch_of_their_column():
     assert set("abcdefg") < set(texts(figure))
 
 
+def test_the_latents_are_shown_in_order_of_what_they_cost():
+    history = tuple(
+        TrainInfo(10 * i, 1.0, 0.0, -90.0, 80.0 / i, 6.0, (1.0, 3.0, 2.0), 1.1) for i in range(1, 4)
+    )
+    each, order, plane = figures.rate_and_distortion(history).axes
+    assert len(each.lines) == 3
+    assert [bar.get_height() for bar in order.patches] == [3.0, 2.0, 1.0]
+    np.testing.assert_allclose(plane.lines[0].get_ydata(), [80, 40, 80 / 3])
+    with pytest.raises(ValueError, match="expected at least one evaluation"):
+        figures.rate_and_distortion(())
+
+
 def test_training_curves_mark_the_best_bound():
     bounds = [-1e6, 10.0, 40.0, 30.0, 20.0, 25.0, 24.0, 23.0, 22.0]
     history = tuple(

@@ -230,7 +230,7 @@ def test_both_recipes_name_every_difference():
     for part, names in {
         "objective": ("reduction", "divergence_weight", "total_variation_weight", "noise", "blur"),
         "training": ("learning_rate", "parameter_scale"),
-        "flow": ("target", "permutations", "learning_rate", "conditions"),
+        "flow": ("target", "permutations", "learning_rate", "conditions", "compared_at"),
         "aids": ("bottleneck_weight",),
     }.items():
         for name in names:

@@ -9,13 +9,14 @@ from hiergal.figures.calibration import coverage, intervals
 from hiergal.figures.population import latent_corner, sizes_and_ellipticities
 from hiergal.figures.reconstruction import reconstruction_pages, reconstructions
 from hiergal.figures.stamps import drawn_galaxies, survey_stamps
-from hiergal.figures.training import training_curves
+from hiergal.figures.training import rate_and_distortion, training_curves
 
 __all__ = [
     "coverage",
     "drawn_galaxies",
     "intervals",
     "latent_corner",
+    "rate_and_distortion",
     "reconstruction_pages",
     "reconstructions",
     "sizes_and_ellipticities",

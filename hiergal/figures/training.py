@@ -10,7 +10,7 @@ from hiergal.history import TrainInfo
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["training_curves"]
+__all__ = ["rate_and_distortion", "training_curves"]
 
 LABELS = {
     "bound": "ELBO [nats per galaxy]",
@@ -55,6 +55,47 @@ def training_curves(
             axes.axhline(1, color=GREY, linewidth=1)
         if len(values) >= LEAST_TO_ZOOM and name != "divergence":
             _leave_out_the_start(axes, values)
+    return figure
+
+
+def rate_and_distortion(
+    history: tuple[TrainInfo, ...], *, title: str = "Rate and distortion, on validation galaxies"
+) -> "Figure":
+    """Show what the latents cost, each by itself, and what they buy.
+
+    Args:
+        history: Evaluations, as :func:`hiergal.svi.fit` returns them.
+        title: Title of the figure.
+
+    Returns:
+        Three panels: the divergence of each latent against the number of steps, that of the last evaluation in order
+        of size, and the path of the training in the plane of rate and distortion (Alemi et al. 2018).
+
+    Raises:
+        ValueError: If there are no evaluations.
+
+    Example:
+        >>> history = tuple(TrainInfo(i, 1.0, 0.0, 8e3, 9e3 - i, 3.0, (2.0, 1.0), 1.1) for i in range(1, 5))
+        >>> len(rate_and_distortion(history).axes)
+        3
+    """
+    if not history:
+        raise ValueError("history: expected at least one evaluation, got none; train for longer")
+    step = np.array([info.step for info in history])
+    each = np.array([info.divergence_per_latent for info in history])
+    rate, distortion = (np.array([getattr(i, name) for i in history]) for name in ("divergence", "distortion"))
+    figure = plain_figure(10, 3.2, title)
+    left, middle, right = figure.subplots(1, 3)
+    left.plot(step, each, color=BLUE, linewidth=1, alpha=0.6)
+    plain_axes(left, xlabel="step", ylabel="KL of each latent [nats per galaxy]")
+    left.set_xlim(0, None)
+    middle.bar(np.arange(1, each.shape[1] + 1), np.sort(each[-1])[::-1], color=BLUE)
+    plain_axes(middle, xlabel="latent, by its KL", ylabel="KL [nats per galaxy]")
+    right.plot(rate, distortion, color=BLUE, linewidth=1.6, marker="o", markersize=3)
+    right.plot(rate[-1:], distortion[-1:], color=GREY, marker="o", markersize=7, fillstyle="none")
+    plain_axes(right, xlabel="rate [nats per galaxy]", ylabel="distortion [nats per galaxy]")
+    if len(distortion) >= LEAST_TO_ZOOM:
+        _leave_out_the_start(right, distortion)
     return figure
 
 
