@@ -2,8 +2,8 @@
 
     python benchmarks/weighting.py --out runs/weighting
 
-Trains the same recipe with and without ``training.favour_bright``, with the same seed, steps and survey, and compares on
-galaxies of another seed: the reduced chi-square of the brightest tenth, pairwise, and the distributions of magnitude
+Trains the same recipe with and without ``training.favour_bright``, with the same seed, steps and survey, and compares
+on galaxies of another seed: the reduced chi-square of the brightest tenth, pairwise, and the distributions of magnitude
 and half-light radius of galaxies drawn for their conditions against their own. Errors are standard errors by bootstrap
 over galaxies.
 """

@@ -12,12 +12,12 @@ class Stopped(Exception):  # noqa: N818 (a wish, not an error)
 
 
 @contextmanager
-def progress_bar(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[..., None]]:
+def progress_bar(what: str, total: int | None, *, shown: bool = True) -> Iterator[Callable[..., None]]:
     """Show a progress bar while a block runs.
 
     Args:
         what: Name of the work.
-        total: Number of units in all.
+        total: Number of units in all; None if nobody knows.
         shown: Whether to show anything.
 
     Yields:

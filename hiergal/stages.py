@@ -7,7 +7,8 @@ Every stage writes beside its target and renames, so that what lies on disk is w
 files.
 """
 
-from collections.abc import Iterator
+import functools
+from concurrent.futures import Executor
 from pathlib import Path
 
 import jax
@@ -25,9 +26,8 @@ from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
 from hiergal.psf import check_wider
 from hiergal.recipe import Recipe
-from hiergal.records import Array
 from hiergal.simulate import Catalog, conditions_from, draw_profiles
-from hiergal.survey import Split, Store, StoreHeader, write_store
+from hiergal.survey import Split, Store, StoreHeader
 from hiergal.svi import Fit, fit
 
 __all__ = [
@@ -58,10 +58,13 @@ def write_mock_survey(
     seed: int,
     stamp: int = 64,
     noise: str = "correlated",
+    workers: int | Executor | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Store:
     """Draw the mock survey (:mod:`hiergal.survey.mock`) into a store, truths beside the stamps.
+
+    The same call goes on with a run that was stopped (:func:`~hiergal.survey.prepare.prepare_store`).
 
     Args:
         path: The store to write.
@@ -69,26 +72,31 @@ def write_mock_survey(
         seed: Seed of the survey.
         stamp: Pixels along each side of a stamp.
         noise: ``"correlated"`` or ``"white"``.
+        workers: Number of processes, None for one per available core; or an executor that draws.
         overwrite: Whether to replace a store that is there.
         progress: Whether to show a progress bar.
     """
-    from hiergal.survey.mock import draw_mock
+    from hiergal.survey.mock import draw_batch
+    from hiergal.survey.prepare import prepare_store
 
-    def batches() -> Iterator[tuple[Observation, Array]]:
-        for first in range(0, galaxies, CHUNK):
-            count = min(CHUNK, galaxies - first)
-            batch = draw_mock(count, seed=seed, stamp=stamp, noise=noise, first=first)
-            yield batch.observation, batch.truth
-
+    choices = {"seed": seed, "stamp": stamp, "noise": noise}
     header = StoreHeader(
         survey="mock",
         band="F814W",
         pixel_scale_arcsec=0.03,
         magnitude_zero_point=25.94,
-        provenance={"generator": "hiergal mock survey", "seed": seed, "noise": noise, "hiergal": __version__},
+        provenance={"generator": "hiergal mock survey", **choices, "hiergal": __version__},
         catalog_units={"sersic_index": "1", "axis_ratio": "1", "bulge_fraction": "1", "late_type": "1"},
     )
-    return write_store(path, header, batches(), total=galaxies, progress=progress, overwrite=overwrite)
+    return prepare_store(
+        path,
+        header,
+        functools.partial(draw_batch, **choices),
+        galaxies,
+        workers=workers,
+        progress=progress,
+        overwrite=overwrite,
+    )
 
 
 def split_of(store: Store, recipe: Recipe) -> Split:

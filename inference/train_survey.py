@@ -52,7 +52,9 @@ def main(words: list[str] | None = None) -> None:
     _, posterior = infer_stage(model, store, args.out / "posterior.nc", seed=args.seed, rows=rows)
     catalog = {name: column[rows] for name, column in store.catalog.items()}
     sample_stage(model, catalog, args.out / "galaxies.fits", seed=args.seed, overwrite=True)
-    print(f"{args.out}: median reduced chi-square of {len(rows)} test galaxies", np.median(posterior.chi_square))
+    print(
+        f"{args.out}: median reduced chi-square of {len(rows)} test galaxies", np.median(posterior.chi_square)
+    )
 
 
 if __name__ == "__main__":

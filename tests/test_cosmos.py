@@ -10,7 +10,7 @@ from astropy.io import fits
 
 from hiergal.noise import StationaryNoise
 from hiergal.psf import convolve
-from hiergal.survey import open_store
+from hiergal.survey import cosmos, open_store, prepare, workers
 from hiergal.survey.correlation import floored, noise_power
 from hiergal.survey.cosmos import open_catalog, padding_generator, read_stamps, write_cosmos_survey
 
@@ -290,6 +290,20 @@ def test_survey_goes_to_a_store(catalogue, tmp_path, capsys):
     assert not np.array_equal(other.image[0], back.image[0])
     margin = tuple(slice(part.start + 4, part.stop - 4) for part in inside)
     np.testing.assert_allclose(other.image[0][margin], back.image[0][margin], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_processes_read_the_same_galaxies(catalogue, tmp_path, monkeypatch):
+    """Each opens the catalogue itself; the parent holds no file when it is done."""
+    monkeypatch.setattr(prepare, "TASK_GALAXIES", 2)
+    monkeypatch.setattr(workers, "TASK_GALAXIES", 2)
+    one, two = (
+        write_cosmos_survey(catalogue, tmp_path / f"{n}.zarr", exclusion_level="none", workers=n).path
+        for n in (1, 2)
+    )
+    files = [file.relative_to(one) for file in one.rglob("*") if file.is_file()]
+    assert len(files) > 10 and all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
+    assert not cosmos._open
 
 
 @pytest.mark.parametrize(

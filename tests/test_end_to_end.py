@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -206,7 +207,7 @@ def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
 def test_readme_names_commands_that_exist():
     text = (ROOT / "README.md").read_text()
     verbs = set(re.findall(r"^hiergal ((?:survey )?\w+)", text, flags=re.MULTILINE))
-    assert verbs == {"survey mock", "train", "flow", "infer", "sample"}
+    assert verbs == {"survey mock", "survey cosmos", "train", "flow", "infer", "sample"}
     for line in re.findall(r"^hiergal (.*)$", text, flags=re.MULTILINE):
         shown = command(*line.split()[: 2 if line.startswith("survey") else 1], "--help")
         assert all(option in shown for option in re.findall(r"--[\w-]+", line)), line
@@ -225,6 +226,22 @@ def test_drawing_depends_on_the_row_alone(run):
     five = hiergal.draw_profiles(model, catalog, key=key)
     two = hiergal.draw_profiles(model, {name: column[:2] for name, column in catalog.items()}, key=key)
     np.testing.assert_array_equal(five[:2], two)
+
+
+@pytest.mark.slow
+def test_a_whole_study(run, tmp_path, recipe_file, capsys):
+    """The script does every stage, and a second time none of them."""
+    words = [str(run / "survey.zarr"), "--out", str(tmp_path), "--recipe", str(recipe_file), "--infer", "5"]
+    study = runpy.run_path(str(ROOT / "inference/train_survey.py"))["main"]
+    study(words)
+    assert "median reduced chi-square of 5 test galaxies" in capsys.readouterr().out
+    weights = tmp_path / "model/weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert (tmp_path / "posterior.nc").exists() and (tmp_path / "galaxies.fits").exists()
+    study(words)
+    assert weights.stat().st_mtime_ns == before
+    example = (ROOT / "inference/study.slurm").read_text()
+    assert "inference/train_survey.py" in example and "--distributed" in example
 
 
 @pytest.mark.slow

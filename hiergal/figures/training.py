@@ -89,7 +89,7 @@ def rate_and_distortion(
     left.plot(step, each, color=BLUE, linewidth=1, alpha=0.6)
     plain_axes(left, xlabel="step", ylabel="KL of each latent [nats per galaxy]")
     left.set_xlim(0, None)
-    middle.bar(np.arange(1, each.shape[1] + 1), np.sort(each[-1])[::-1], color=BLUE)
+    middle.bar([str(i + 1) for i in range(each.shape[1])], np.sort(each[-1])[::-1], color=BLUE)
     plain_axes(middle, xlabel="latent, by its KL", ylabel="KL [nats per galaxy]")
     right.plot(rate, distortion, color=BLUE, linewidth=1.6, marker="o", markersize=3)
     right.plot(rate[-1:], distortion[-1:], color=GREY, marker="o", markersize=7, fillstyle="none")

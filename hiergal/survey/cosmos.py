@@ -24,7 +24,8 @@ et al. 2015, arXiv:1407.7676). Conventions, ``galsim`` meaning that GalSim draws
   for inference.
 """
 
-from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,15 +36,15 @@ from hiergal.noise import StationaryNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.survey.correlation import Spectrum, catalog_noise, floored, noise_power
+from hiergal.survey.prepare import prepare_store
 from hiergal.survey.real_catalog import RealCatalog, open_catalog
-from hiergal.survey.store import Store, StoreHeader, write_store
+from hiergal.survey.store import Store, StoreHeader
 
 if TYPE_CHECKING:
     import galsim
 
 __all__ = ["RealCatalog", "open_catalog", "padding_generator", "read_stamps", "write_cosmos_survey"]
 
-BATCH_GALAXIES = 64
 OPEN_FILES = 4
 PSF_MARGIN_PIX = 5  # what a quintic interpolant adds to an image of even size, made odd
 COSMOS_ZERO_POINT = 25.94  # F814W, as Lanusse et al. (2020) and GalSim's documentation have it
@@ -140,10 +141,13 @@ def write_cosmos_survey(
     seed: int = 0,
     centre: Centre = "galsim",
     spectrum: Spectrum = "galsim",
+    workers: int | Executor | None = None,
     progress: bool = False,
     overwrite: bool = False,
 ) -> Store:
     """Write real galaxies into a store.
+
+    The same call goes on with a run that was stopped (:func:`~hiergal.survey.prepare.prepare_store`).
 
     Args:
         path: The catalogue, or a folder with one; None for the COSMOS sample that ``galsim_download_cosmos``
@@ -156,6 +160,7 @@ def write_cosmos_survey(
         seed: Seed of the noise beyond the cutouts; the same seed gives the same store.
         centre: ``galsim`` or ``pixel``, as at the top of this page.
         spectrum: ``galsim`` or ``expected``, as at the top of this page.
+        workers: Number of processes, None for one per available core; or an executor, whose workers see the files.
         progress: Show a progress bar.
         overwrite: Replace a store that is already there.
 
@@ -185,19 +190,55 @@ def write_cosmos_survey(
             **choices,
         },
     )
-    psf_shape = _psf_shape(catalog, rows)
-
-    def batches() -> Iterator[tuple[Observation, None]]:
-        for first in range(0, len(rows), BATCH_GALAXIES):
-            batch = rows[first : first + BATCH_GALAXIES]
-            yield read_stamps(catalog, batch, stamp_shape, psf_shape=psf_shape, **choices), None
-            if len(catalog.real.loaded_files) > OPEN_FILES:  # GalSim keeps all it has read in memory
-                catalog.real.close()
-
+    draw = _Draw(
+        catalog=str(file.absolute()),
+        modified=file.stat().st_mtime_ns,
+        exclusion_level=catalog.exclusion_level,
+        stamp_shape=tuple(stamp_shape),
+        psf_shape=_psf_shape(catalog, rows),
+        **choices,
+    )
+    _open[draw] = catalog
     try:
-        return write_store(out, header, batches(), total=len(rows), progress=progress, overwrite=overwrite)
+        return prepare_store(
+            out, header, draw, len(rows), workers=workers, progress=progress, overwrite=overwrite
+        )
     finally:
-        catalog.real.close()
+        _open.pop(draw).real.close()
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What draws the galaxies of a survey, in any process."""
+
+    catalog: str
+    modified: int
+    exclusion_level: str
+    stamp_shape: tuple[int, int]
+    psf_shape: tuple[int, int]
+    seed: int
+    centre: Centre
+    spectrum: Spectrum
+
+    def __call__(self, first: int, count: int) -> tuple[Observation, None]:
+        if self not in _open:
+            _open[self] = open_catalog(self.catalog, exclusion_level=self.exclusion_level)
+        catalog = _open[self]
+        observation = read_stamps(
+            catalog,
+            catalog.rows[first : first + count],
+            self.stamp_shape,
+            psf_shape=self.psf_shape,
+            seed=self.seed,
+            centre=self.centre,
+            spectrum=self.spectrum,
+        )
+        if len(catalog.real.loaded_files) > OPEN_FILES:  # GalSim keeps all it has read in memory
+            catalog.real.close()
+        return observation, None
+
+
+_open: dict[_Draw, RealCatalog] = {}  # each process opens a catalogue once
 
 
 def _interpolated(image: "galsim.Image", **kwargs) -> "galsim.InterpolatedImage":

@@ -29,7 +29,7 @@ from hiergal.survey.population import draw_population, random_stream
 from hiergal.survey.profiles import render
 from hiergal.survey.structure import build_galaxy
 
-__all__ = ["MockBatch", "cosmos_noise_power", "draw_mock"]
+__all__ = ["MockBatch", "cosmos_noise_power", "draw_batch", "draw_mock"]
 
 CATALOG, STRUCTURE, OPTICS, NOISE = range(4)  # purposes of the random streams
 SMALLEST_STAMP = 32
@@ -90,7 +90,7 @@ def draw_mock(
         raise ValueError(f"noise: expected 'correlated' or 'white', got {noise!r}")
     columns = draw_population(n, seed=seed, first=first, parameters=parameters)
     spectrum = cosmos_noise_power(shape) if noise == "correlated" else np.ones((shape[0], shape[1] // 2 + 1))
-    bank = psf_bank()
+    amplitude, bank = np.sqrt(spectrum), psf_bank()
     image, truth = np.empty((n, *shape), np.float32), np.empty((n, *shape), np.float32)
     psf = np.empty((n, *bank.shape[1:]), np.float32)
 
@@ -102,7 +102,7 @@ def draw_mock(
         truth[i] = render(galaxy, shape)
         psf[i] = draw_psf(random_stream(seed, first + i, OPTICS), bank)
         white = random_stream(seed, first + i, NOISE).standard_normal(shape, np.float32)
-        noise_image = scipy.fft.irfft2(scipy.fft.rfft2(white) * np.sqrt(spectrum), s=shape)
+        noise_image = scipy.fft.irfft2(scipy.fft.rfft2(white) * amplitude, s=shape)
         image[i] = _blurred(truth[i], psf[i]) + columns["noise_rms"][i] * noise_image
 
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
@@ -126,6 +126,25 @@ def draw_mock(
         pixel_scale_arcsec=PIXEL_SCALE_ARCSEC,
     )
     return MockBatch(observation, truth)
+
+
+def draw_batch(
+    first: int, count: int, *, seed: int, stamp: int, noise: str
+) -> tuple[Observation, Float[Array, "n y x"]]:
+    """Draw galaxies of the mock survey as :func:`~hiergal.survey.prepare.prepare_store` wants them, in one thread.
+
+    Args:
+        first: Number of the first galaxy.
+        count: Number of galaxies.
+        seed: Seed of the survey.
+        stamp: Pixels along each side.
+        noise: ``"correlated"`` or ``"white"``.
+
+    Returns:
+        Observations and truths.
+    """
+    batch = draw_mock(count, seed=seed, stamp=stamp, noise=noise, workers=1, first=first)
+    return batch.observation, batch.truth
 
 
 @cache

@@ -23,6 +23,8 @@ __all__ = ["Arms", "Component", "half_light_radius", "render"]
 CORE = 24  # pixels along each side of the finely sampled centre
 CORE_SAMPLES, OUTER_SAMPLES = 5, 2  # sub-pixels along each axis
 STRENGTHS = np.linspace(0, 4, 200)
+SCALED_BESSEL = special.i0e(STRENGTHS).astype(np.float32)
+BESSEL_STEPS = np.append(np.diff(special.i0e(STRENGTHS)), 0).astype(np.float32)
 BULGE_INDEX = 2.0
 Image = Float[np.ndarray, "y x"]
 
@@ -125,45 +127,92 @@ def _sampled(components: Sequence[Component], ny: int, nx: int, samples: int) ->
     y = (np.arange(ny * samples, dtype=np.float32) + 0.5) / samples - ny / 2
     x = (np.arange(nx * samples, dtype=np.float32) + 0.5) / samples - nx / 2
     for part in components:
+        from_x, from_y = x - np.float32(part.x), y - np.float32(part.y)
         reach = slice(None), slice(None)
         if part.index == 0.5:  # a Gaussian ends soon: draw it where it is
-            reach = _near(y - part.y, 5 * part.radius), _near(x - part.x, 5 * part.radius)
-        fine[reach] += _surface_brightness(part, x[reach[1]][None, :] - part.x, y[reach[0]][:, None] - part.y)
-    return fine.reshape(ny, samples, nx, samples).mean((1, 3), dtype=np.float64)
+            reach = _near(from_y, 5 * part.radius), _near(from_x, 5 * part.radius)
+        from_x, from_y = from_x[reach[1]], from_y[reach[0]]
+        fine[reach] += (
+            _knot(part, from_x, from_y) if _is_knot(part) else _surface_brightness(part, from_x, from_y)
+        )
+    parts = (fine[i::samples, j::samples] for i in range(samples) for j in range(samples))
+    return sum(parts, np.zeros((ny, nx))) / samples**2
 
 
 def _near(offset: np.ndarray, reach: float) -> slice:
     return slice(int(np.searchsorted(offset, -reach)), int(np.searchsorted(offset, reach)))
 
 
+def _is_knot(part: Component) -> bool:
+    smooth = not (part.arms.strength or part.lopsided or part.bend)
+    return bool(part.index == 0.5 and part.axis_ratio == 1 and smooth)
+
+
+def _knot(part: Component, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A round Gaussian: the product of one along x and one along y."""
+    b, peak = _sersic_constants(0.5)
+    along_x, along_y = (np.exp(np.float32(-b / part.radius**2) * offset * offset) for offset in (x, y))
+    return np.float32(part.flux * peak / part.radius**2) * along_y[:, None] * along_x
+
+
 def _surface_brightness(part: Component, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    c, s = np.float32(np.cos(part.angle) / part.radius), np.float32(np.sin(part.angle) / part.radius)
-    u, v = c * x + s * y, (c * y - s * x) / np.float32(part.axis_ratio)
+    """A Sersic profile with its modulations; in place where it can be, for memory is what takes time."""
+    x, y = x[None, :], y[:, None]
+    c, s, q = np.cos(part.angle) / part.radius, np.sin(part.angle) / part.radius, part.axis_ratio
+    u = np.float32(c) * x + np.float32(s) * y
+    v = np.float32(c / q) * y - np.float32(s / q) * x
     if part.bend:
         # Saturates beyond two half-light radii: a bend, not a horseshoe.
-        v = v - np.float32(part.bend / part.axis_ratio) * np.minimum(u * u, 4)
-    square = np.maximum(u * u + v * v, np.float32(1e-12))
+        v -= np.float32(part.bend / q) * np.minimum(u * u, 4)
+    square = u * u
+    square += v * v
+    np.maximum(square, np.float32(1e-12), out=square)
     log_square = np.log(square)
     b, peak = _sersic_constants(part.index)
-    level = part.flux * peak / (part.radius**2 * part.axis_ratio)
-    profile = np.float32(level) * np.exp(np.float32(-b) * np.exp(np.float32(0.5 / part.index) * log_square))
-    if part.arms.strength:
-        profile *= _arm_contrast(part.arms, square, log_square, np.arctan2(v, u))
-    if part.lopsided:
+    profile = np.float32(0.5 / part.index) * log_square
+    np.exp(profile, out=profile)
+    profile *= np.float32(-b)
+    np.exp(profile, out=profile)
+    profile *= np.float32(part.flux * peak / (part.radius**2 * q))
+    if part.arms.strength or part.lopsided:
         radius = np.sqrt(square)
-        towards = (
-            u * np.float32(np.cos(part.lopsided_angle)) + v * np.float32(np.sin(part.lopsided_angle))
-        ) / radius
-        profile *= 1 + np.float32(part.lopsided) * np.minimum(radius, 1) * towards
+        u /= radius
+        v /= radius
+        if part.arms.strength:
+            profile *= _arm_contrast(part.arms, u, v, square, log_square)
+        if part.lopsided:
+            towards = u * np.float32(np.cos(part.lopsided_angle)) + v * np.float32(
+                np.sin(part.lopsided_angle)
+            )
+            profile *= 1 + np.float32(part.lopsided) * np.minimum(radius, 1) * towards
     return profile
 
 
-def _arm_contrast(arms: Arms, square: np.ndarray, log_square: np.ndarray, azimuth: np.ndarray) -> np.ndarray:
+def _arm_contrast(
+    arms: Arms, cos: np.ndarray, sin: np.ndarray, square: np.ndarray, log_square: np.ndarray
+) -> np.ndarray:
     """exp(k cos) over its mean: sharp arms with unit mean on every ellipse."""
     k = np.float32(arms.strength) * square / (square + np.float32(0.3))
-    winding = np.float32(0.5 / np.tan(arms.pitch)) * log_square
-    wave = np.cos(np.float32(arms.count) * (azimuth - winding - np.float32(arms.phase)))
-    return np.exp(k * (wave - 1)) / np.interp(k, STRENGTHS, special.i0e(STRENGTHS)).astype(np.float32)
+    turned = np.float32(arms.count * 0.5 / np.tan(arms.pitch)) * log_square
+    turned += np.float32(arms.count * arms.phase)
+    cos_count, sin_count = cos, sin  # of the azimuth, as many times over as there are arms
+    for _ in range(arms.count - 1):
+        cos_count, sin_count = cos_count * cos - sin_count * sin, sin_count * cos + cos_count * sin
+    wave = cos_count * np.cos(turned)
+    wave += sin_count * np.sin(turned)
+    wave -= 1
+    wave *= k
+    return np.exp(wave, out=wave) / _interpolated(k)
+
+
+def _interpolated(k: np.ndarray) -> np.ndarray:
+    """Return exp(-k) I0(k), by linear interpolation between equal steps."""
+    place = np.minimum(k * np.float32(1 / STRENGTHS[1]), len(STRENGTHS) - 1)
+    below = place.astype(np.intp)
+    place -= below.astype(np.float32)
+    place *= BESSEL_STEPS.take(below)
+    place += SCALED_BESSEL.take(below)
+    return place
 
 
 @cache

@@ -87,7 +87,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         stopped = path.with_name(path.name + ".partial").exists()
-        hint = " (a run that was stopped left a .partial folder; the next run replaces it)" if stopped else ""
+        hint = " (a run that was stopped left a .partial folder; run its command again)" if stopped else ""
         raise FileNotFoundError(
             f"expected a survey store, got no such folder: {path}{hint}; write one with `hiergal survey`"
         )

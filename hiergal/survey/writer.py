@@ -2,36 +2,37 @@
 
 The other half of :mod:`hiergal.survey.store`, which says what a store looks like. Stamps are gathered until
 they fill a shard and then leave memory; columns (one number for each galaxy) are kept until the end.
-Everything is checked (:func:`~hiergal.observation.check_observation`) before it is written, in the precision
-in which it is written.
+Everything is checked before it is written (:mod:`hiergal.survey.arrays`). :func:`write_store` writes what it
+is given in one go; :func:`~hiergal.survey.prepare.prepare_store` draws in several processes, and goes on where
+it was stopped.
 """
 
 import contextlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise
-from hiergal.observation import Observation, check_observation
-from hiergal.records import Array
+from hiergal.progress import progress_bar
+from hiergal.survey.arrays import Batch, arrays_of, unit_of
 from hiergal.survey.schema import MANIFEST, SCHEMA, SCHEMA_VERSION, StoreHeader, is_store, manifest_of
 
 if TYPE_CHECKING:
     from hiergal.survey.store import Store
 
-__all__ = ["write_store"]
+__all__ = ["Columns", "StoreWriter", "check_target", "put_in_place", "written_header", "write_store"]
 
 SHARD_GALAXIES = 256
 CHUNK_GALAXIES = 4
 COLUMN_CHUNK_GALAXIES = 65536
+LAYOUT = ("noise_kind", "catalog", "has_mask", "has_truth")  # attributes that say which arrays there are
 
-Batch = tuple[Observation, Array | None]
+Columns = dict[str, np.ndarray]
 
 
 def write_store(
@@ -63,6 +64,8 @@ def write_store(
 
     Example:
         >>> import tempfile
+        >>> from hiergal.noise import WhiteNoise
+        >>> from hiergal.observation import Observation
         >>> from hiergal.psf import PSF
         >>> psf = PSF(np.full((2, 3, 5), 1 / 15), pixel_scale_arcsec=0.03)
         >>> stamps, noise = np.ones((2, 8, 6)), WhiteNoise(np.array([0.1, 0.2]))
@@ -79,25 +82,136 @@ def write_store(
     from hiergal.survey.store import open_store
 
     path = Path(path)
-    partial, replaced = (path.with_name(path.name + suffix) for suffix in (".partial", ".replaced"))
-    _check_target(path, overwrite)
-    # A run that was killed may have left these: the one is incomplete, the other was about to go.
-    shutil.rmtree(partial, ignore_errors=True)
-    if path.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
+    check_target(path, overwrite)
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:
-        _write(partial, header, _with_bar(batches, total, path.name) if progress else batches)
-        if path.exists():
-            path.rename(replaced)
-        partial.rename(path)
+        with progress_bar(f"writing {path.name}", total, shown=progress) as advance:
+            writer = StoreWriter(partial, header)
+            for _ in writer.add(batches, advance):
+                pass
+        writer.finish()
+        put_in_place(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
     return open_store(path)
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+class StoreWriter:
+    """A store that is being written, shard by shard.
+
+    Args:
+        folder: Where to write it.
+        header: What holds for the whole survey.
+        total: Number of galaxies, if it is known: the arrays have their final size from the start then.
+        columns: Columns of the shards that are in the folder already; whatever else is there goes.
+
+    Attributes:
+        columns: Columns of each shard on disk.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: StoreHeader,
+        *,
+        total: int | None = None,
+        columns: Iterable[Columns] = (),
+    ) -> None:
+        import zarr
+
+        self.folder, self.header, self.total, self.columns = folder, header, total, list(columns)
+        if self.columns:
+            self._root = zarr.open_group(folder, mode="r+")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._root = zarr.create_group(folder, zarr_format=3)
+        self._kind: dict[str, Any] = dict(self._root.attrs)  # what every batch has to be like
+        if self.columns:
+            self._remove_loose_ends()
+
+    def __len__(self) -> int:
+        """Return the number of galaxies on disk."""
+        return sum(map(_size, self.columns))
+
+    def add(self, batches: Iterable[Batch], advance: Callable[..., None]) -> Iterator[Columns]:
+        """Check and write batches of any size, and yield the columns of each shard once its stamps are on disk.
+
+        Args:
+            batches: Pairs of observations and their true profiles (or None).
+            advance: Called with the number of galaxies of each batch.
+        """
+        pending: list[dict[str, np.ndarray]] = []
+        for observation, truth in batches:
+            if len(observation) == 0:
+                continue
+            arrays, kind = arrays_of(observation, truth, self.header)
+            self._check_kind(kind)
+            advance(len(observation))
+            pending.append(arrays)
+            while sum(map(_size, pending)) >= SHARD_GALAXIES:
+                joined = _joined(pending)
+                yield self._write({name: block[:SHARD_GALAXIES] for name, block in joined.items()})
+                pending = [{name: block[SHARD_GALAXIES:] for name, block in joined.items()}]
+        if any(map(_size, pending)):
+            yield self._write(_joined(pending))
+
+    def finish(self) -> None:
+        """Write the columns, the attributes and the list of files."""
+        n = len(self)
+        if n == 0:
+            raise ValueError("expected at least one galaxy to write, got none; check what the survey selects")
+        for name, column in _joined(self.columns).items():
+            self._root[name].resize((n,))
+            self._root[name][:] = column
+        schema = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "number_of_galaxies": n}
+        layout = {name: self._kind[name] for name in LAYOUT}
+        self._root.attrs.put({**schema, "header": written_header(self.header), **layout})
+        (self.folder / MANIFEST).write_text(json.dumps({"files": manifest_of(self.folder)}, indent=1))
+
+    def _check_kind(self, kind: dict[str, Any]) -> None:
+        first = self._kind = self._kind or kind
+        differing = {key: (first[key], kind[key]) for key in kind if first[key] != kind[key]}
+        if differing:
+            raise ValueError(
+                "expected every batch to be like the first, got other values (first, this one): "
+                f"{differing}; give all galaxies of a survey the same sizes, kind of noise and columns, and "
+                "a mask to all or to none"
+            )
+
+    def _write(self, arrays: dict[str, np.ndarray]) -> Columns:
+        start, stop = len(self), len(self) + _size(arrays)
+        if not self.columns:
+            for name, block in arrays.items():
+                unit = unit_of(name, self.header, self._kind["noise_kind"])
+                _create(self._root, name, (self.total or 0, *block.shape[1:]), block.dtype, unit)
+            self._root.attrs.put(self._kind)
+        for name, block in arrays.items():
+            if block.ndim > 1:
+                if self.total is None:
+                    self._root[name].resize((stop, *block.shape[1:]))
+                self._root[name][start:stop] = block
+        self.columns.append({name: block for name, block in arrays.items() if block.ndim == 1})
+        return self.columns[-1]
+
+    def _remove_loose_ends(self) -> None:
+        """Remove what a killed run has left beyond the shards that are known to be whole."""
+        for file in (
+            *self.folder.rglob("*.partial"),
+            self.folder / MANIFEST,
+        ):  # the first are Zarr's, unfinished
+            file.unlink(missing_ok=True)
+        for name in self._kind.get("shapes", ()):
+            chunks = self.folder / name / "c"
+            whole = 0 if name in self.columns[0] else len(self.columns)
+            for chunk in chunks.iterdir() if chunks.is_dir() else ():
+                if int(chunk.name) >= whole:
+                    shutil.rmtree(chunk) if chunk.is_dir() else chunk.unlink()
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """See to it that a store may be put at a path, and that its parent folder is there."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not is_store(path):
@@ -111,126 +225,34 @@ def _check_target(path: Path, overwrite: bool) -> None:
         )
 
 
-def _write(partial: Path, header: StoreHeader, batches: Iterable[Batch]) -> None:
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Move a whole store to its path, where an older one may be."""
+    replaced = path.with_name(f"{path.name}.replaced")
+    if path.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        path.rename(replaced)
+    fresh.rename(path)
+    shutil.rmtree(replaced, ignore_errors=True)  # perhaps of a run that was killed between the two renames
+
+
+def written_header(header: StoreHeader) -> dict[str, Any]:
+    """Return a header as it goes to disk, with the versions of what writes it."""
     import zarr
 
-    root = zarr.create_group(partial, zarr_format=3)
-    columns: dict[str, list[np.ndarray]] = {}
-    layout: dict[str, Any] = {}
-    n = 0
-    for arrays, layout in _blocks(batches, header):
-        for name, block in arrays.items():
-            if n == 0:
-                _create(root, name, block, _unit(name, header, layout["noise_kind"]))
-            if block.ndim == 1:
-                columns.setdefault(name, []).append(block)
-            else:
-                root[name].resize((n + len(block), *block.shape[1:]))
-                root[name][n:] = block
-        n += len(arrays["identifier"])
-    if n == 0:
-        raise ValueError("expected at least one galaxy to write, got none; check what the survey selects")
-    for name, pieces in columns.items():
-        root[name].resize((n,))
-        root[name][:] = np.concatenate(pieces)
-    versions = {"hiergal": _version("hiergal"), "numpy": np.__version__, "zarr": zarr.__version__}
     written = msgspec.to_builtins(header, enc_hook=_plain)
-    written["provenance"] = {"versions": versions, **written["provenance"]}
-    schema = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "number_of_galaxies": n}
-    root.attrs.put({**schema, "header": written, **layout})
-    (partial / MANIFEST).write_text(json.dumps({"files": manifest_of(partial)}, indent=1))
+    versions = {"hiergal": _version("hiergal"), "numpy": np.__version__, "zarr": zarr.__version__}
+    return written | {"provenance": {"versions": versions, **written["provenance"]}}
 
 
-def _blocks(
-    batches: Iterable[Batch], header: StoreHeader
-) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
-    """Check batches of any size, and yield them again in pieces that fill a shard (the last one may not)."""
-    pending: list[dict[str, np.ndarray]] = []
-    first: dict[str, Any] = {}
-    layout: dict[str, Any] = {}
-    for observation, truth in batches:
-        if len(observation) == 0:
-            continue
-        arrays, layout = _arrays(observation, truth, header)
-        this = layout | {"shapes": {name: block.shape[1:] for name, block in arrays.items()}}
-        first = first or this
-        if this != first:
-            differing = {key: (first[key], this[key]) for key in first if first[key] != this[key]}
-            raise ValueError(
-                "expected every batch to be like the first, got other values (first, this one): "
-                f"{differing}; give all galaxies of a survey the same sizes, kind of noise and columns, and "
-                "a mask to all or to none"
-            )
-        pending.append(arrays)
-        while sum(len(piece["identifier"]) for piece in pending) >= SHARD_GALAXIES:
-            joined = {name: np.concatenate([piece[name] for piece in pending]) for name in arrays}
-            yield {name: block[:SHARD_GALAXIES] for name, block in joined.items()}, layout
-            pending = [{name: block[SHARD_GALAXIES:] for name, block in joined.items()}]
-    if any(len(piece["identifier"]) for piece in pending):
-        yield {name: np.concatenate([piece[name] for piece in pending]) for name in pending[0]}, layout
-
-
-def _arrays(
-    observation: Observation, truth: Array | None, header: StoreHeader
-) -> tuple[dict[str, np.ndarray], dict]:
-    """Return the arrays of a batch as they go to disk, checked, and what kind of batch it is."""
-    image, truth = (None if a is None else np.asarray(a, np.float32) for a in (observation.image, truth))
-    noise, (kind, field) = observation.noise, _noise_kind(observation.noise)
-    noise = noise.replace(**{field: np.asarray(getattr(noise, field), np.float32)}) if field else noise
-    psf = observation.psf.replace(stamp=np.asarray(observation.psf.stamp, np.float32))
-    check_observation(observation.replace(image=image, psf=psf, noise=noise))
-    if not np.isclose(observation.pixel_scale_arcsec, header.pixel_scale_arcsec, rtol=1e-6):
-        raise ValueError(
-            f"expected the pixel scale of the header, {header.pixel_scale_arcsec} arcsec, got "
-            f"{observation.pixel_scale_arcsec}; make them agree"
-        )
-    if truth is not None and (truth.shape != image.shape or not np.isfinite(truth).all()):
-        raise ValueError(
-            f"expected finite true profiles of the image's shape {image.shape}, got {truth.shape}"
-        )
-    names = sorted(observation.catalog)  # as JAX orders them, so that sliced batches fit others
-    odd = [name for name in names if not name.isidentifier()]
-    if odd:
-        raise ValueError(
-            f"expected columns named with letters, digits and underscores, got {odd}; rename them"
-        )
-    arrays = {"image": image, "psf": psf.stamp, "noise": getattr(noise, field), "truth": truth}
-    arrays["mask"] = None if observation.mask is None else np.asarray(observation.mask)
-    arrays["identifier"] = np.asarray(observation.identifier, np.int64)
-    arrays |= {
-        f"catalog/{name}": np.asarray(column, np.float64) for name, column in observation.catalog.items()
-    }
-    arrays = {name: block for name, block in arrays.items() if block is not None}
-    return arrays, {
-        "noise_kind": kind,
-        "catalog": names,
-        "has_mask": "mask" in arrays,
-        "has_truth": "truth" in arrays,
-    }
-
-
-def _noise_kind(noise: NoiseModel) -> tuple[str, str]:
-    """Return the name of a noise model on disk and the field to write; empty if it has none."""
-    match noise:
-        case WhiteNoise():
-            return "white", "sigma"
-        case PixelNoise():
-            return "pixel", "sigma"
-        case StationaryNoise():
-            return "stationary", "power"
-        case _:
-            return "", ""
-
-
-def _create(root: Any, name: str, block: np.ndarray, unit: str) -> None:
-    """Create an empty array for blocks like this one."""
+def _create(root: Any, name: str, shape: tuple[int, ...], dtype: np.dtype, unit: str) -> None:
+    """Create an array without content."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    inner = block.shape[1:]
+    inner = shape[1:]
     root.create_array(
         name,
-        shape=(0, *inner),
-        dtype=block.dtype,
+        shape=shape,
+        dtype=dtype,
         chunks=(CHUNK_GALAXIES if inner else COLUMN_CHUNK_GALAXIES, *inner),
         shards=(SHARD_GALAXIES, *inner) if inner else None,
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
@@ -240,17 +262,12 @@ def _create(root: Any, name: str, block: np.ndarray, unit: str) -> None:
     )
 
 
-def _unit(name: str, header: StoreHeader, kind: str) -> str:
-    per_pixel = f"({header.flux_unit}) per pixel"
-    match name:
-        case "image" | "truth":
-            return per_pixel
-        case "noise":
-            return f"({per_pixel})^2" if kind == "stationary" else per_pixel
-        case "psf" | "mask" | "identifier":
-            return "1"
-        case _:
-            return header.unit_of(name.removeprefix("catalog/"))
+def _size(arrays: dict[str, np.ndarray]) -> int:
+    return len(arrays["identifier"])
+
+
+def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def _plain(value: Any) -> Any:
@@ -262,14 +279,3 @@ def _version(package: str) -> str:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
     return "not installed"
-
-
-def _with_bar(batches: Iterable[Batch], total: int | None, name: str) -> Iterator[Batch]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task(f"writing {name}", total=total)
-        for observation, truth in batches:
-            yield observation, truth
-            bar.advance(task, len(observation))

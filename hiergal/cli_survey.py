@@ -1,0 +1,125 @@
+"""The verb ``hiergal survey``: stamps of any origin into a store. The others are in :mod:`hiergal.cli`.
+
+hiergal survey mock OUT.zarr              galaxies like those of HST/ACS in COSMOS, of which the truth is known
+hiergal survey cosmos OUT.zarr            the real galaxies that GalSim knows
+hiergal survey cutouts SOURCE OUT.zarr    images of any other instrument
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["Overwrite", "Seed", "survey"]
+
+survey = typer.Typer(
+    no_args_is_help=True, help="Prepare a survey: stamps with their PSFs and noise, in one store."
+)
+
+Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same files.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+StoreOut = Annotated[Path, typer.Argument(help="The store to write, such as survey.zarr.")]
+Stamp = Annotated[int, typer.Option(help="Pixels along each side of a stamp.")]
+Workers = Annotated[int | None, typer.Option(help="Processes; default one per available core.", min=1)]
+
+
+@survey.command("mock")
+def survey_mock(
+    out: StoreOut,
+    galaxies: Annotated[int, typer.Option("--galaxies", "-n", help="Number of galaxies.", min=1)] = 4000,
+    stamp: Stamp = 64,
+    noise: Annotated[str, typer.Option(help="'correlated' as in ACS images, or 'white'.")] = "correlated",
+    seed: Seed = 0,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw a survey like HST/ACS in COSMOS, with its truth. A run that was stopped goes on with the same command."""
+    from hiergal.stages import write_mock_survey
+
+    store = write_mock_survey(
+        out, galaxies, seed=seed, stamp=stamp, noise=noise, workers=workers, overwrite=overwrite
+    )
+    typer.echo(store)
+
+
+@survey.command("cosmos")
+def survey_cosmos(
+    out: StoreOut,
+    catalog: Annotated[
+        Path | None,
+        typer.Option(
+            help="A RealGalaxyCatalog: its folder or catalogue file; default GalSim's downloaded sample."
+        ),
+    ] = None,
+    stamp: Stamp = 64,
+    band: Annotated[str | None, typer.Option(help="Filter, where a folder holds several catalogues.")] = None,
+    exclusion_level: Annotated[
+        str | None, typer.Option(help="GalSim's quality cuts: none, bad_stamp, bad_fits or marginal.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Take only the first galaxies.", min=1)] = None,
+    centre: Annotated[
+        str,
+        typer.Option(
+            help="'galsim' centres odd cutouts on even stamps as GalSim does; 'pixel' keeps the pixels."
+        ),
+    ] = "galsim",
+    spectrum: Annotated[
+        str,
+        typer.Option(
+            help="Noise spectrum: 'galsim', or 'expected' of a stamp cut from a field (for inference)."
+        ),
+    ] = "galsim",
+    seed: Seed = 0,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read real galaxies through GalSim. A run that was stopped goes on with the same command."""
+    from hiergal.survey.cosmos import write_cosmos_survey
+
+    store = write_cosmos_survey(
+        catalog,
+        out,
+        stamp_shape=(stamp, stamp),
+        band=band,
+        exclusion_level=exclusion_level,
+        limit=limit,
+        centre=centre,
+        spectrum=spectrum,
+        seed=seed,
+        workers=workers,
+        progress=True,
+        overwrite=overwrite,
+    )
+    typer.echo(store)
+
+
+@survey.command("cutouts")
+def survey_cutouts(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of FITS files (one galaxy each), or an .npz file.")
+    ],
+    out: StoreOut,
+    magnitude_zero_point: Annotated[float, typer.Option(help="Magnitude of a source of unit flux [mag].")],
+    name: Annotated[str, typer.Option("--survey", help="Name of the survey.")] = "cutouts",
+    band: Annotated[str, typer.Option(help="Filter.")] = "unknown",
+    flux_unit: Annotated[str, typer.Option(help="Unit of the pixels.")] = "counts per second",
+    pixel_scale_arcsec: Annotated[
+        float | None, typer.Option(help="Width of a pixel [arcsec]; default the WCS of the files.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read stamps of any instrument: image, variance, mask and PSF of each galaxy."""
+    from hiergal.survey.cutouts import write_cutouts_survey
+
+    store = write_cutouts_survey(
+        source,
+        out,
+        survey=name,
+        band=band,
+        magnitude_zero_point=magnitude_zero_point,
+        flux_unit=flux_unit,
+        pixel_scale_arcsec=pixel_scale_arcsec,
+        progress=True,
+        overwrite=overwrite,
+    )
+    typer.echo(store)

@@ -1,0 +1,96 @@
+"""What a batch of galaxies becomes on disk: checked arrays by name, in the precision in which they are written.
+
+The names and types are those of the table in :mod:`hiergal.survey.store`; :mod:`hiergal.survey.writer` writes them.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise
+from hiergal.observation import Observation, check_observation
+from hiergal.records import Array
+from hiergal.survey.schema import StoreHeader
+
+__all__ = ["Batch", "arrays_of", "unit_of"]
+
+Batch = tuple[Observation, Array | None]
+
+
+def arrays_of(
+    observation: Observation, truth: Array | None, header: StoreHeader
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a batch as they go to disk, checked, and what kind of batch it is.
+
+    Args:
+        observation: A batch of galaxies.
+        truth: Their true profiles [flux per pixel], [n, y, x], or None.
+        header: What holds for the whole survey.
+
+    Returns:
+        Arrays by name, and what has to be the same in all batches of a survey: kind of noise, columns, shapes.
+
+    Raises:
+        ValueError: If anything is wrong with the galaxies.
+    """
+    image, truth = (None if a is None else np.asarray(a, np.float32) for a in (observation.image, truth))
+    noise, (kind, field) = observation.noise, _noise_kind(observation.noise)
+    noise = noise.replace(**{field: np.asarray(getattr(noise, field), np.float32)}) if field else noise
+    psf = observation.psf.replace(stamp=np.asarray(observation.psf.stamp, np.float32))
+    check_observation(observation.replace(image=image, psf=psf, noise=noise))
+    if not np.isclose(observation.pixel_scale_arcsec, header.pixel_scale_arcsec, rtol=1e-6):
+        raise ValueError(
+            f"expected the pixel scale of the header, {header.pixel_scale_arcsec} arcsec, got "
+            f"{observation.pixel_scale_arcsec}; make them agree"
+        )
+    if truth is not None and (truth.shape != image.shape or not np.isfinite(truth).all()):
+        raise ValueError(
+            f"expected finite true profiles of the image's shape {image.shape}, got {truth.shape}"
+        )
+    names = sorted(observation.catalog)  # as JAX orders them, so that sliced batches fit others
+    odd = [name for name in names if not name.isidentifier()]
+    if odd:
+        raise ValueError(
+            f"expected columns named with letters, digits and underscores, got {odd}; rename them"
+        )
+    arrays = {"image": image, "psf": psf.stamp, "noise": getattr(noise, field), "truth": truth}
+    arrays["mask"] = None if observation.mask is None else np.asarray(observation.mask)
+    arrays["identifier"] = np.asarray(observation.identifier, np.int64)
+    arrays |= {
+        f"catalog/{name}": np.asarray(column, np.float64) for name, column in observation.catalog.items()
+    }
+    arrays = {name: block for name, block in arrays.items() if block is not None}
+    return arrays, {
+        "noise_kind": kind,
+        "catalog": names,
+        "has_mask": "mask" in arrays,
+        "has_truth": "truth" in arrays,
+        "shapes": {name: list(block.shape[1:]) for name, block in arrays.items()},
+    }
+
+
+def unit_of(name: str, header: StoreHeader, kind: str) -> str:
+    """Return the unit of an array of a store in words."""
+    per_pixel = f"({header.flux_unit}) per pixel"
+    match name:
+        case "image" | "truth":
+            return per_pixel
+        case "noise":
+            return f"({per_pixel})^2" if kind == "stationary" else per_pixel
+        case "psf" | "mask" | "identifier":
+            return "1"
+        case _:
+            return header.unit_of(name.removeprefix("catalog/"))
+
+
+def _noise_kind(noise: NoiseModel) -> tuple[str, str]:
+    """Return the name of a noise model on disk and the field to write; empty if it has none."""
+    match noise:
+        case WhiteNoise():
+            return "white", "sigma"
+        case PixelNoise():
+            return "pixel", "sigma"
+        case StationaryNoise():
+            return "stationary", "power"
+        case _:
+            return "", ""
