@@ -83,7 +83,9 @@ def rate_and_distortion(
         raise ValueError("history: expected at least one evaluation, got none; train for longer")
     step = np.array([info.step for info in history])
     each = np.array([info.divergence_per_latent for info in history])
-    rate, distortion = (np.array([getattr(i, name) for i in history]) for name in ("divergence", "distortion"))
+    rate, distortion = (
+        np.array([getattr(i, name) for i in history]) for name in ("divergence", "distortion")
+    )
     figure = plain_figure(10, 3.2, title)
     left, middle, right = figure.subplots(1, 3)
     left.plot(step, each, color=BLUE, linewidth=1, alpha=0.6)
