@@ -94,7 +94,7 @@ def check_wider(psf: PSF, fwhm_arcsec: float) -> None:
         ValueError: If they are not.
 
     Example:
-        >>> check_wider(PSF(np.ones((1, 3, 3)) / 9, pixel_scale_arcsec=0.03), 0.1)
+        >>> check_wider(PSF(np.array([[[0, 0, 0], [0, 1.0, 0], [0, 0, 0]]]), pixel_scale_arcsec=0.03), 0.1)
         Traceback (most recent call last):
         ...
         ValueError: profile_fwhm_arcsec: expected less than the PSFs' resolution, got 0.1 arcsec, at which 1 of 1 PSFs \
@@ -102,7 +102,8 @@ are narrower; set a smaller one
     """
     if not fwhm_arcsec:
         return
-    transfer = np.abs(psf.replace(profile_fwhm_arcsec=fwhm_arcsec).transfer(psf.stamp.shape[-2:]))
+    grid = tuple(2 * size for size in psf.stamp.shape[-2:])
+    transfer = np.abs(psf.replace(profile_fwhm_arcsec=fwhm_arcsec).transfer(grid))
     narrow = transfer.max(axis=(-2, -1)) > LARGEST_TRANSFER
     if narrow.any():
         raise ValueError(
