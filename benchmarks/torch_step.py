@@ -1,7 +1,7 @@
 """One step of training in PyTorch: what :mod:`hiergal.svi` compiles, as a user of PyTorch would write it.
 
-Same networks, draw, convolution, likelihood, penalties and optimisers; what hiergal's step can do beyond the recipes
-that are compared (masks, augmentation, averages) is refused.
+Same networks, draw, convolution, likelihood, penalties and optimisers; what hiergal's step can do beyond the
+recipes that are compared (masks, augmentation, averages) is refused.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ FACTORED = 128  # smallest side of a matrix that Adafactor factors
 
 
 class Stamps(NamedTuple):
-    """A batch of galaxies: stamps, PSFs, and their noise as its standard deviation [n] or its power [n, y, fx]."""
+    """A batch of galaxies: stamps, PSFs, standard deviations [n] or power spectra [n, y, fx] of the noise."""
 
     image: Tensor
     psf: Tensor
@@ -146,7 +146,7 @@ class TorchStep:
 class Adafactor(torch.optim.Optimizer):
     """Adafactor without momentum, as optax has it.
 
-    PyTorch's own factors the last two axes, which are the pixels of a kernel, and always scales by the parameters.
+    PyTorch's own factors the last two axes, the pixels of a kernel, and always scales by the parameters.
     """
 
     def __init__(self, parameters: list[nn.Parameter], *, parameter_scale: bool):

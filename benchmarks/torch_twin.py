@@ -1,9 +1,9 @@
 """The networks of hiergal a second time, in PyTorch: what the benchmarks compare with, and the tests too.
 
-Layers are PyTorch's own, as its users would write them: strided and transposed convolutions, grouped ones for each
-channel, layer norm over channels, pixel shuffles. Images are ``[n, channel, y, x]``, in either memory format; stamps
-are ``[n, y, x]``. :func:`copy_weights` brings the parameters of hiergal's networks over, after which both give the same
-numbers.
+Layers are PyTorch's own, as its users would write them: strided and transposed convolutions, grouped ones for
+each channel, layer norm over channels, pixel shuffles. Images are ``[n, channel, y, x]``, in either memory
+format; stamps are ``[n, y, x]``. :func:`copy_weights` brings the parameters of hiergal's networks over, after
+which both give the same numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -342,7 +342,7 @@ class PyramidGenerator(nn.Module):
     def forward(
         self, z: Tensor, features: Sequence[Tensor] | None = None, copied: Tensor | None = None
     ) -> Tensor | Aided:
-        """Return light profiles; in training with the encoder's features, of which a part ``copied`` is taken."""
+        """Return light profiles; in training a part ``copied`` of the encoder's features is taken."""
         h = left = self.latents(z).unflatten(1, self.size).permute(0, 3, 1, 2)
         level = len(self.up)
         if features is not None:
