@@ -88,7 +88,7 @@ def check_wider(psf: PSF, fwhm_arcsec: float) -> None:
 
     Args:
         psf: PSFs of a survey.
-        fwhm_arcsec: Full width at half maximum of the Gaussian [arcsec]; 0 for none.
+        fwhm_arcsec: Full width at half maximum of the Gaussian [arcsec].
 
     Raises:
         ValueError: If they are not.
@@ -100,8 +100,6 @@ def check_wider(psf: PSF, fwhm_arcsec: float) -> None:
         ValueError: profile_fwhm_arcsec: expected less than the PSFs' resolution, got 0.1 arcsec, at which 1 of 1 PSFs \
 are narrower; set a smaller one
     """
-    if not fwhm_arcsec:
-        return
     grid = tuple(2 * size for size in psf.stamp.shape[-2:])
     transfer = np.abs(psf.replace(profile_fwhm_arcsec=fwhm_arcsec).transfer(grid))
     narrow = transfer.max(axis=(-2, -1)) > LARGEST_TRANSFER

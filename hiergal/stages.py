@@ -133,7 +133,8 @@ def train_stage(
         in_memory = store.galaxy_bytes * len(split.train) <= room_for_galaxies()
     train = store.read(split.train) if in_memory else store.subset(split.train)
     validation = store.subset(split.validation)
-    check_wider(train[np.arange(min(CHUNK, len(train)))].psf, recipe.profile_fwhm_arcsec)
+    if recipe.profile_fwhm_arcsec:
+        check_wider(train[np.arange(min(CHUNK, len(train)))].psf, recipe.profile_fwhm_arcsec)
     recipe = measure_flux_scale(recipe, train)
     fitted = fit(key_for(seed, TRAIN), recipe, train, validation, folder=folder, progress=progress)
     header = store.header

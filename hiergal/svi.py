@@ -2,8 +2,8 @@
 
 Each step is one compiled program whose state is donated, and no step waits for numbers to come back from a device. The
 galaxies of a step are a function of the seed and the number of the step (:mod:`hiergal.batches`), so that a run that
-was stopped goes on as if nothing had happened. ``TrainState`` is what the next
-step needs; :class:`~hiergal.history.TrainInfo` is what a person wants to see.
+was stopped goes on as if nothing had happened. ``TrainState`` is what the next step needs;
+:class:`~hiergal.history.TrainInfo` is what a person wants to see.
 """
 
 import math

@@ -197,10 +197,8 @@ class StoreWriter:
 
     def _remove_loose_ends(self) -> None:
         """Remove what a killed run has left beyond the shards that are known to be whole."""
-        for file in (
-            *self.folder.rglob("*.partial"),
-            self.folder / MANIFEST,
-        ):  # the first are Zarr's, unfinished
+        unfinished = self.folder.rglob("*.partial")  # Zarr's
+        for file in (*unfinished, self.folder / MANIFEST):
             file.unlink(missing_ok=True)
         for name in self._kind.get("shapes", ()):
             chunks = self.folder / name / "c"
