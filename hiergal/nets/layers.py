@@ -5,13 +5,11 @@ with dense layers; convolutions are plain 3x3 with stride one. Images are ``[...
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float
 
 __all__ = [
@@ -86,10 +84,9 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: Float[jax.Array, "n y x c"]) -> Float[jax.Array, "n y x c"]:
         """Return x plus a learned correction, small at first."""
         channels = x.shape[-1]
-        conv = partial(nn.Conv, channels, (3, 3), dtype=self.dtype, conv_general_dilated=_conv_for_training)
-        h = conv()(nn.gelu(nn.LayerNorm(dtype=self.dtype)(x)))
+        h = nn.Conv(channels, (3, 3), dtype=self.dtype)(nn.gelu(nn.LayerNorm(dtype=self.dtype)(x)))
         small = nn.initializers.normal(1e-2 / channels**0.5)
-        return x + conv(kernel_init=small)(nn.gelu(h))
+        return x + nn.Conv(channels, (3, 3), kernel_init=small, dtype=self.dtype)(nn.gelu(h))
 
 
 class HalvingConv(nn.Module):
@@ -194,38 +191,6 @@ class SeparableBlock(nn.Module):
         small = nn.initializers.normal(1e-2 / channels**0.5)
         h = SeparableConv(channels, kernel_init=small, dtype=self.dtype)(h, training)
         return x + nn.Dropout(self.dropout)(h, deterministic=not training)
-
-
-def _conv_for_training(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """What flax calls for its convolution; strides and dilations of ours are one."""
-    return _convolve_3x3(x, kernel)
-
-
-@jax.custom_jvp
-def _convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 3x3 convolution, zeros outside, whose gradient in the kernel is three matrix products.
-
-    XLA's own gradient is a convolution with a kernel as large as the image, slow on CPUs.
-    """
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-@partial(_convolve_3x3.defjvp, symbolic_zeros=True)
-def _convolve_3x3_jvp(primals, tangents):
-    (x, kernel), (dx, dkernel) = primals, tangents
-    out = _convolve_3x3(x, kernel)
-    parts = []
-    if not isinstance(dx, SymbolicZero):
-        parts.append(_convolve_3x3(dx, kernel))
-    if not isinstance(dkernel, SymbolicZero):
-        parts.append(_convolve_by_rows(x, dkernel))
-    return out, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(out)
-
-
-def _convolve_by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    padded, (ny, nx), features = _bordered(x), x.shape[1:3], kernel.shape[-1]
-    rows = jnp.concatenate([padded[:, :, j : j + nx] for j in range(3)], axis=-1)
-    return sum(rows[:, i : i + ny] @ kernel[i].reshape(-1, features) for i in range(3))
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
