@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.hub import GalaxyModel
 from hiergal.morphology import summarize_profile
 from hiergal.nets import Encoder, Generator, GeneratorConfig
-from hiergal.nets.layers import depth_to_space, space_to_depth
+from hiergal.nets.layers import PATCH_KERNEL, _drop_out, depth_to_space, smooth_patches, space_to_depth
 from hiergal.noise import PixelNoise
 
 encode = jax.jit(GalaxyModel.encode)
@@ -133,3 +134,22 @@ def test_encoder_outputs_do_not_mix_galaxies(model, make_psf):
 
 def test_number_of_outputs():
     assert Encoder(tiny_recipe().encoder, 17).outputs == 17
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_dropout_keeps_the_mean(channels):
+    x = jnp.ones((50, 20, 20, channels))
+    y = np.asarray(_drop_out(jax.random.key(0), x, 0.1))
+    kept = y > 0
+    assert abs(kept.mean() - 0.9) < 5 * (0.09 / y.size) ** 0.5
+    np.testing.assert_allclose(y[kept], 1 / 0.9, rtol=1e-4)
+    # No pixel decides for another: neighbours fall out together as often as chance says.
+    together = (~kept[:, 1:] & ~kept[:, :-1]).mean()
+    assert abs(together - 0.01) < 5 * (0.01 / y.size) ** 0.5
+
+
+def test_smoothing_is_a_convolution_with_edges_that_go_on(rng):
+    image = rng.normal(size=(2, 9, 12)).astype(np.float32)
+    kernel = np.outer(PATCH_KERNEL, PATCH_KERNEL)
+    expected = [ndimage.convolve(one, kernel, mode="nearest") for one in image]
+    np.testing.assert_allclose(smooth_patches(jnp.asarray(image)), expected, atol=1e-5)

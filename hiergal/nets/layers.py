@@ -1,7 +1,7 @@
 """Layers that XLA runs fast on CPUs and GPUs alike.
 
-Strided and transposed convolutions are slow on CPUs, so resolution changes by space-to-depth and depth-to-space
-with dense layers; convolutions are plain 3x3 with stride one. Images are ``[..., y, x, channel]`` here.
+Strided and transposed convolutions have slow gradients on CPUs, so resolution changes by space-to-depth and
+depth-to-space; convolutions have stride one. Images are ``[..., y, x, channel]`` here.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "space_to_depth",
 ]
 
+SMALL_TAP = 4096  # weights; measured on CPUs
 PATCH_KERNEL = (0.125, 0.25, 0.25, 0.25, 0.125)  # no response at periods of 4 and 2 pixels
 
 
@@ -63,12 +65,8 @@ def smooth_patches(image: Float[jax.Array, "n y x"]) -> Float[jax.Array, "n y x"
         >>> bool(jnp.allclose(smooth, 7.5))
         True
     """
-    for axis in (1, 2):
-        pad = [(2, 2) if i == axis else (0, 0) for i in range(3)]
-        padded, size = jnp.pad(image, pad, mode="edge"), image.shape[axis]
-        shifted = (jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(len(PATCH_KERNEL)))
-        image = sum(weight * part for weight, part in zip(PATCH_KERNEL, shifted, strict=True))
-    return image
+    rows, columns = (_smoothing(size) for size in image.shape[1:])
+    return jnp.einsum("yi,nij,xj->nyx", rows, image, columns, precision="highest")
 
 
 class ResidualBlock(nn.Module):
@@ -190,7 +188,29 @@ class SeparableBlock(nn.Module):
         h = nn.relu(nn.LayerNorm(dtype=self.dtype)(h))
         small = nn.initializers.normal(1e-2 / channels**0.5)
         h = SeparableConv(channels, kernel_init=small, dtype=self.dtype)(h, training)
-        return x + nn.Dropout(self.dropout)(h, deterministic=not training)
+        if training and self.dropout:
+            h = _drop_out(self.make_rng("dropout"), h, self.dropout)
+        return x + h
+
+
+def _smoothing(size: int) -> np.ndarray:
+    """The matrix that convolves with the kernel of patches; the first and last pixel go on outside."""
+    matrix, pixels = np.zeros((size, size), np.float32), np.arange(size)
+    for i, weight in enumerate(PATCH_KERNEL):
+        np.add.at(matrix, (pixels, np.clip(pixels + i - len(PATCH_KERNEL) // 2, 0, size - 1)), weight)
+    return matrix
+
+
+def _drop_out(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """Leave out a part of the numbers and scale up the rest, as :class:`flax.linen.Dropout`, but with 16 bits each.
+
+    Random bits are most of what dropout costs on CPUs.
+    """
+    *leading, channels = x.shape
+    kept = round((1 - rate) * 2**16)
+    words = jax.random.bits(key, (*leading, -(-channels // 2)))
+    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*leading, -1)[..., :channels]
+    return jnp.where(bits < kept, x * (2**16 / kept), jnp.zeros_like(x))
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -243,10 +263,16 @@ def _kernel_gradient_by_galaxy(padded: jax.Array, cotangent: jax.Array) -> jax.A
 
 
 def _bordered(x: jax.Array) -> jax.Array:
-    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # The barriers keep what comes before out of the loop over the taps, where it would be computed for each.
+    padded = jnp.pad(jax.lax.optimization_barrier(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return jax.lax.optimization_barrier(padded)
 
 
 def _convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 2x2 convolution without padding, as four matrix products: fast forward and backward on any device."""
+    """A 2x2 convolution without padding: as four matrix products, or XLA's own where these would mostly copy."""
+    if kernel.shape[2] * kernel.shape[3] < SMALL_TAP:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
     ny, nx = x.shape[1] - 1, x.shape[2] - 1
     return sum(x[:, i : i + ny, j : j + nx] @ kernel[i, j] for i in range(2) for j in range(2))
