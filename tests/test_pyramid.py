@@ -42,7 +42,9 @@ def networks():
     return z, aided, jax.jit(lambda z: generator.apply(weights[1], z)), features
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 10, 3), (1, 2, 2, 5)])
+@pytest.mark.parametrize(
+    "shape", [(2, 6, 10, 3), (1, 2, 2, 5), (1, 4, 6, 300)]
+)  # the last as matrix products
 def test_halving_is_a_strided_convolution(x64, rng, shape):
     x, layer = jnp.asarray(rng.normal(size=shape)), HalvingConv(4)
     params = {"kernel": rng.normal(size=(4, 4, shape[-1], 4)), "bias": rng.normal(size=4)}
@@ -53,7 +55,7 @@ def test_halving_is_a_strided_convolution(x64, rng, shape):
     np.testing.assert_allclose(found, twin + params["bias"][None, None, None], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 5, 3), (1, 1, 1, 5)])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 3), (1, 1, 1, 5), (1, 2, 3, 300)])  # the last as matrix products
 def test_doubling_is_the_transpose_of_halving(x64, rng, shape):
     """<y, A x> = <A^T y, x>, with the channels of the kernel swapped."""
     features = 4
