@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from hiergal.cli_survey import Overwrite, Seed, survey
+from hiergal.host_memory import keep_freed_memory
 from hiergal.progress import Stopped
 
 __all__ = ["app", "main"]
@@ -198,6 +199,7 @@ def models_info(
 
 def main() -> None:
     """Run the command; what went wrong is said in words, not in a traceback."""
+    keep_freed_memory()
     try:
         app()
     except (ValueError, TypeError, OSError, FloatingPointError) as error:

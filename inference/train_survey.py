@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from hiergal.devices import is_first_process, join_processes
+from hiergal.host_memory import keep_freed_memory
 
 
 def main(words: list[str] | None = None) -> None:
@@ -27,6 +28,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--distributed", action="store_true", help="join the processes of a job")
     args = parser.parse_args(words)
+    keep_freed_memory()
     if args.distributed:
         join_processes()  # before anything else of JAX
 

@@ -292,6 +292,20 @@ def test_survey_goes_to_a_store(catalogue, tmp_path, capsys):
     np.testing.assert_allclose(other.image[0][margin], back.image[0][margin], atol=1e-6)
 
 
+def test_measured_radius_stands_in_for_that_of_a_fit(catalogue):
+    from astropy.table import Table
+
+    fits = catalogue.with_name("real_fits.fits")
+    table = Table.read(fits)
+    table.remove_column("hlr")
+    table.write(fits, overwrite=True)
+    conditions = open_catalog(catalogue, exclusion_level="none").conditions
+    np.testing.assert_allclose(conditions["hlr_arcsec"], [0.6, 0.45, 0.3, 0.15])
+    table.remove_column("flux_radius")
+    table.write(fits, overwrite=True)
+    assert "hlr_arcsec" not in open_catalog(catalogue, exclusion_level="none").conditions
+
+
 @pytest.mark.slow
 def test_processes_read_the_same_galaxies(catalogue, tmp_path, monkeypatch):
     """Each opens the catalogue itself; the parent holds no file when it is done."""

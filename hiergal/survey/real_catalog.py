@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RealCatalog", "open_catalog"]
 
+FLUX_RADIUS_UNIT_ARCSEC = 0.03  # pixels of the COSMOS catalogue (Leauthaud et al. 2007), whatever the stamps'
+
 
 class RealCatalog(NamedTuple):
     """A catalogue of real galaxies, open for reading.
@@ -26,7 +28,8 @@ class RealCatalog(NamedTuple):
         real: GalSim's catalogue of all galaxies.
         rows: Rows that pass the exclusion, in catalogue order.
         conditions: Columns for all rows: ``mag_auto`` [mag] always; ``flux_radius`` [0.03 arcsec pixels],
-            ``zphot`` and ``hlr_arcsec`` (of the Sersic fit, circularised) where the catalogue has them.
+            ``zphot`` and ``hlr_arcsec`` (of the Sersic fit, circularised; without fits ``flux_radius`` in arcsec, which
+            the PSF widens) where the catalogue has them.
         exclusion_level: Which exclusion was applied.
     """
 
@@ -135,4 +138,7 @@ def _conditions(real: "galsim.RealGalaxyCatalog", table: np.ndarray | None) -> d
                 columns[name] = np.asarray(table[have[name]], float)
         if "hlr" in have:
             columns["hlr_arcsec"] = np.asarray(table[have["hlr"]], float)[:, 0]
+        elif "flux_radius" in columns:
+            # The measured radius, PSF included, stands in for that of a fit.
+            columns["hlr_arcsec"] = columns["flux_radius"] * FLUX_RADIUS_UNIT_ARCSEC
     return columns
