@@ -134,6 +134,8 @@ def fit(
             until = min(config.steps, (done // config.evaluate_every + 1) * config.evaluate_every)
             while done < until and not (alone and asked()):  # processes agree on a stop at evaluations only
                 state = step(state, done, *next(batches))
+                if mesh.devices.flat[0].platform == "cpu":
+                    jax.block_until_ready(state)  # steps that wait there hold their buffers
                 done += 1
                 advance(1)
             if done == until:
