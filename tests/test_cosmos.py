@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 from hiergal.noise import StationaryNoise
 from hiergal.psf import convolve
