@@ -1,7 +1,8 @@
 """Layers that XLA runs fast on CPUs and GPUs alike.
 
 Strided and transposed convolutions have slow gradients on CPUs, so resolution changes by space-to-depth and
-depth-to-space; convolutions have stride one. Images are ``[..., y, x, channel]`` here.
+depth-to-space; convolutions have stride one. What they are made of has gradients written out for training
+(:mod:`hiergal.nets.gradients`), and then no forward mode. Images are ``[..., y, x, channel]`` here.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from hiergal.nets.gradients import convolve_2x2, depthwise, layer_norm, product, shifted
+
 __all__ = [
+    "Dense",
     "DoublingConv",
     "HalvingConv",
+    "LayerNorm",
     "ResidualBlock",
     "SeparableBlock",
     "SeparableConv",
@@ -24,8 +29,10 @@ __all__ = [
     "space_to_depth",
 ]
 
-SMALL_TAP = 4096  # weights; measured on CPUs, as the next
-MANY_CHANNELS = 128  # beyond, matrix products with one row are slower than sums
+FEW_PIXELS = (
+    4  # along a side of the smaller image; there a 2x2 convolution computes borders for the most part
+)
+BORDER = ((0, 0), (1, 1), (1, 1), (0, 0))
 PATCH_KERNEL = (0.125, 0.25, 0.25, 0.25, 0.125)  # no response at periods of 4 and 2 pixels
 
 
@@ -88,11 +95,54 @@ class ResidualBlock(nn.Module):
         return x + nn.Conv(channels, (3, 3), kernel_init=small, dtype=self.dtype)(nn.gelu(h))
 
 
+class Dense(nn.Module):
+    """A mixture of the channels of each pixel: Flax's layer, with gradients that are fast in training.
+
+    Attributes:
+        features: Number of output channels.
+        kernel_init: Initialiser of the mixture.
+        bias_init: Initialiser of the bias.
+        dtype: Type to compute in.
+    """
+
+    features: int
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "*n c"], training: bool = False) -> Float[jax.Array, "*n f"]:
+        """Return the mixed channels; in training without forward mode."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        mixed = product(x.reshape(-1, x.shape[-1]), kernel, training)
+        return shifted(mixed.reshape(*x.shape[:-1], self.features), bias, training)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the channels of each pixel: Flax's layer, with gradients that are fast in training.
+
+    Attributes:
+        dtype: Type of the result.
+    """
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "*n c"], training: bool = False) -> Float[jax.Array, "*n c"]:
+        """Return the normalised channels; in training without forward mode."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        y = layer_norm(x, scale, bias, training)
+        return y if self.dtype is None else y.astype(self.dtype)
+
+
 class HalvingConv(nn.Module):
     """A 4x4 convolution with stride 2 and one pixel of padding, which halves the resolution.
 
     The same numbers as ``nn.Conv(features, (4, 4), strides=2, padding=1)``: with each 2x2 patch of pixels in the
-    channels of one, it is a plain 2x2 convolution.
+    channels of one, it is a plain 2x2 convolution; of few pixels, a product with all they see.
 
     Attributes:
         features: Number of output channels.
@@ -103,22 +153,31 @@ class HalvingConv(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "n y x c"]) -> Float[jax.Array, "n hy hx f"]:
-        """Return the image at half the resolution."""
+    def __call__(
+        self, x: Float[jax.Array, "n y x c"], training: bool = False
+    ) -> Float[jax.Array, "n hy hx f"]:
+        """Return the image at half the resolution; in training without forward mode."""
         channels = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        patches = space_to_depth(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 2)
         taps = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
-        return _convolve_2x2(patches, taps.reshape(2, 2, 4 * channels, -1)) + bias[None, None, None]
+        taps = taps.reshape(2, 2, 4 * channels, -1)
+        patches = space_to_depth(jnp.pad(x, BORDER), 2)
+        n, ny, nx = (len(x), x.shape[1] // 2, x.shape[2] // 2)
+        if min(ny, nx) > FEW_PIXELS:
+            return shifted(convolve_2x2(patches, taps, training), bias, training)
+        seen = [patches[:, i : i + ny, j : j + nx] for i in range(2) for j in range(2)]
+        pixels = jnp.concatenate(seen, axis=-1).reshape(n * ny * nx, -1)
+        y = product(pixels, taps.reshape(-1, self.features), training)
+        return shifted(y.reshape(n, ny, nx, -1), bias, training)
 
 
 class DoublingConv(nn.Module):
     """The transpose of a 4x4 convolution with stride 2 and one pixel of padding, which doubles the resolution.
 
     The same numbers as PyTorch's ``ConvTranspose2d(channels, features, 4, stride=2, padding=1)``: a plain 2x2
-    convolution whose channels become patches of 2x2 pixels.
+    convolution whose channels become patches of 2x2 pixels; of few pixels, a product whose patches overlap.
 
     Attributes:
         features: Number of output channels.
@@ -129,18 +188,26 @@ class DoublingConv(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "n y x c"]) -> Float[jax.Array, "n dy dx f"]:
-        """Return the image at twice the resolution."""
-        channels = x.shape[-1]
+    def __call__(
+        self, x: Float[jax.Array, "n y x c"], training: bool = False
+    ) -> Float[jax.Array, "n dy dx f"]:
+        """Return the image at twice the resolution; in training without forward mode."""
+        n, ny, nx, channels = x.shape
         # Each output pixel sees 2 x 2 of the 4 x 4 taps.
         start = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
         kernel = self.param("kernel", start, (4, 4, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        taps = kernel.reshape(2, 2, 2, 2, channels, -1)[::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        patches = _convolve_2x2(padded, taps.reshape(2, 2, channels, -1))
-        return depth_to_space(patches, 2)[:, 1:-1, 1:-1] + bias[None, None, None]
+        taps = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 4, 1, 3, 5)
+        taps = taps.reshape(2, 2, channels, -1)
+        if min(ny, nx) > FEW_PIXELS:
+            patches = convolve_2x2(jnp.pad(x, BORDER), taps[::-1, ::-1], training)
+        else:
+            seen = taps.transpose(2, 0, 1, 3).reshape(channels, -1)
+            parts = product(x.reshape(-1, channels), seen, training).reshape(n, ny, nx, 4, -1)
+            borders = [((0, 0), (i, 1 - i), (j, 1 - j), (0, 0)) for i in range(2) for j in range(2)]
+            patches = sum(jnp.pad(parts[..., k, :], border) for k, border in enumerate(borders))
+        return shifted(depth_to_space(patches, 2)[:, 1:-1, 1:-1], bias, training)
 
 
 class SeparableConv(nn.Module):
@@ -158,15 +225,14 @@ class SeparableConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "n y x c"], training: bool = False) -> Float[jax.Array, "n y x f"]:
-        """Return the mixed channels; in training, in a form with a fast gradient and no forward mode."""
-        channels = x.shape[-1]
+        """Return the mixed channels; in training without forward mode."""
         start = nn.initializers.variance_scaling(
             1.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=()
         )
-        kernel = self.param("kernel", start, (3, 3, channels))
+        kernel = self.param("kernel", start, (3, 3, x.shape[-1]))
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        mixed = (_trained_depthwise if training else _depthwise)(x, kernel)
-        return nn.Dense(self.features, kernel_init=self.kernel_init, dtype=self.dtype)(mixed)
+        mixture = Dense(self.features, kernel_init=self.kernel_init, dtype=self.dtype)
+        return mixture(depthwise(x, kernel, training), training)
 
 
 class SeparableBlock(nn.Module):
@@ -182,11 +248,11 @@ class SeparableBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[jax.Array, "n y x c"], training: bool = False) -> Float[jax.Array, "n y x c"]:
-        """Return x plus a learned correction, small at first."""
+        """Return x plus a learned correction, small at first; in training without forward mode."""
         channels = x.shape[-1]
-        h = nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
+        h = nn.relu(LayerNorm(self.dtype)(x, training))
         h = SeparableConv(2 * channels, dtype=self.dtype)(h, training)
-        h = nn.relu(nn.LayerNorm(dtype=self.dtype)(h))
+        h = nn.relu(LayerNorm(self.dtype)(h, training))
         small = nn.initializers.normal(1e-2 / channels**0.5)
         h = SeparableConv(channels, kernel_init=small, dtype=self.dtype)(h, training)
         if training and self.dropout:
@@ -203,84 +269,19 @@ def _smoothing(size: int) -> np.ndarray:
 
 
 def _drop_out(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    """Leave out a part of the numbers and scale up the rest, as :class:`flax.linen.Dropout`, but with 16 bits each.
+    """Leave out a part of the numbers and scale up the rest, as :class:`flax.linen.Dropout`.
 
-    Random bits are most of what dropout costs on CPUs.
+    The bits are hashes of the position and the key: JAX's own, of cryptographic quality, are most of what dropout
+    costs on CPUs. They do not depend on how the galaxies are spread over devices.
     """
-    *leading, channels = x.shape
-    kept = round((1 - rate) * 2**16)
-    words = jax.random.bits(key, (*leading, -(-channels // 2)))
-    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*leading, -1)[..., :channels]
-    return jnp.where(bits < kept, x * (2**16 / kept), jnp.zeros_like(x))
+    first, second = jax.random.bits(key, (2,))
+    position = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
+    bits = _mixed(_mixed(position ^ first) ^ second)
+    return jnp.where(bits < np.uint32((1 - rate) * 2**32), x / (1 - rate), jnp.zeros_like(x))
 
 
-def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 3x3 convolution of each channel, zeros outside: sums of shifted images, as XLA has no fast one on CPUs."""
-    padded, (ny, nx) = _bordered(x), x.shape[1:3]
-    return sum(
-        padded[:, i : i + ny, j : j + nx] * kernel[i, j][None, None, None] for i in range(3) for j in range(3)
-    )
-
-
-@jax.custom_vjp
-def _trained_depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _depthwise(x, kernel)
-
-
-def _depthwise_forward(x, kernel):
-    return _depthwise(x, kernel), (x, kernel)
-
-
-def _depthwise_backward(saved, cotangent):
-    x, kernel = saved
-    # Nine long sums: a galaxy at a time they stay in the cache, which is several times faster on CPUs.
-    of_kernel = jax.lax.platform_dependent(
-        _bordered(x), cotangent, cpu=_kernel_gradient_by_galaxy, default=_kernel_gradient
-    )
-    return _depthwise(cotangent, kernel[::-1, ::-1]), of_kernel.astype(kernel.dtype)
-
-
-_trained_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
-
-
-def _kernel_gradient(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
-    ny, nx, channels = cotangent.shape[1:]
-    sums = [
-        (padded[:, i : i + ny, j : j + nx] * cotangent).sum((0, 1, 2)) for i in range(3) for j in range(3)
-    ]
-    return jnp.stack(sums).reshape(3, 3, channels)
-
-
-def _kernel_gradient_by_galaxy(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
-    ny, nx, channels = cotangent.shape[1:]
-    ones = jnp.ones((1, ny * nx), cotangent.dtype)
-
-    def partly_summed(product):
-        if channels < MANY_CHANNELS:
-            return ones @ product.reshape(-1, channels)
-        return (
-            product.reshape(ny, -1).sum(0).reshape(nx, channels)
-        )  # of one loop with the rest it is not vectorised
-
-    def of_one(galaxy):
-        image, ct = galaxy
-        products = (image[i : i + ny, j : j + nx] * ct for i in range(3) for j in range(3))
-        return jnp.stack([partly_summed(product) for product in products])
-
-    return jax.lax.map(of_one, (padded, cotangent)).sum((0, 2)).reshape(3, 3, channels)
-
-
-def _bordered(x: jax.Array) -> jax.Array:
-    # The barriers keep what comes before out of the loop over the taps, where it would be computed for each.
-    padded = jnp.pad(jax.lax.optimization_barrier(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return jax.lax.optimization_barrier(padded)
-
-
-def _convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 2x2 convolution without padding: as four matrix products, or XLA's own where these would mostly copy."""
-    if kernel.shape[2] * kernel.shape[3] < SMALL_TAP:
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-    ny, nx = x.shape[1] - 1, x.shape[2] - 1
-    return sum(x[:, i : i + ny, j : j + nx] @ kernel[i, j] for i in range(2) for j in range(2))
+def _mixed(bits: jax.Array) -> jax.Array:
+    """Return a bijective hash of 32 bits: the constants "lowbias32" of C. Wellons' search, revised (2018)."""
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
+        bits = (bits ^ (bits >> shift)) * np.uint32(factor)
+    return bits ^ (bits >> 15)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.nets.encoder import centred, visible
-from hiergal.nets.layers import DoublingConv, HalvingConv, SeparableBlock
+from hiergal.nets.layers import Dense, DoublingConv, HalvingConv, LayerNorm, SeparableBlock
 from hiergal.observation import Observation
 
 __all__ = [
@@ -129,15 +129,15 @@ class PyramidEncoder(nn.Module):
         """Return the outputs for each galaxy; in training also the features of each level."""
         c = self.config
         image = visible(observation)
-        h = nn.Dense(c.embedding, dtype=self.dtype, name="embedding")(image[..., None])
+        h = Dense(c.embedding, dtype=self.dtype, name="embedding")(image[..., None], training)
         psf = centred(jnp.asarray(observation.psf.stamp), image.shape[1:])
-        psf = nn.Dense(c.psf_embedding, dtype=self.dtype, name="psf_embedding")(psf[..., None])
+        psf = Dense(c.psf_embedding, dtype=self.dtype, name="psf_embedding")(psf[..., None], training)
         features, h = [h], jnp.concatenate([h, psf], axis=-1)
         for i, depth in enumerate(c.depths):
-            h = HalvingConv(depth, dtype=self.dtype, name=f"halve_{i}")(h)
+            h = HalvingConv(depth, dtype=self.dtype, name=f"halve_{i}")(h, training)
             h = SeparableBlock(c.dropout, dtype=self.dtype, name=f"block_{i}")(h, training)
             features.append(h)
-        h = nn.relu(nn.LayerNorm(dtype=self.dtype, name="norm")(h)).reshape(len(h), -1)
+        h = nn.relu(LayerNorm(self.dtype, name="norm")(h, training)).reshape(len(h), -1)
         start = nn.initializers.normal(1e-2)
         outputs = nn.Dense(self.outputs, kernel_init=start, name="posterior")(h.astype(jnp.float32))
         return (outputs, tuple(features)) if training else outputs
@@ -167,14 +167,14 @@ class PyramidGenerator(nn.Module):
         if training:
             h = self._copy(h, transverse, level)
         for i, depth in enumerate(c.depths):
-            h = DoublingConv(depth, dtype=self.dtype, name=f"double_{i}")(h)
+            h = DoublingConv(depth, dtype=self.dtype, name=f"double_{i}")(h, training)
             h = SeparableBlock(c.dropout, dtype=self.dtype, name=f"block_{i}")(h, training)
             level -= 1
             if training:
                 h = self._copy(h, transverse, level)
-        h = nn.relu(nn.LayerNorm(dtype=self.dtype, name="norm")(h)).astype(jnp.float32)
+        h = nn.relu(LayerNorm(self.dtype, name="norm")(h, training)).astype(jnp.float32)
         bias = nn.initializers.constant(START)
-        bright = nn.softplus(nn.Dense(1, bias_init=bias, name="brightness")(h)[..., 0])
+        bright = nn.softplus(Dense(1, bias_init=bias, name="brightness")(h, training)[..., 0])
         profile = bright * tukey_taper(self.shape, c.taper_pix)[None]
         if transverse is None:
             return profile

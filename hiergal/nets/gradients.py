@@ -1,0 +1,283 @@
+"""The operations that the networks are made of, with backward passes written out for training.
+
+What XLA derives by itself is slow on CPUs: it merges a sum over pixels with all that its terms are computed from into
+a loop that no vector unit can follow, copies images to transpose them, and takes convolutions in steps of one core.
+The gradients here are the same numbers, up to rounding, in forms that it compiles well; on accelerators, where there
+is a better form, that one is taken. They have no forward mode, so they are used with ``training=True`` alone.
+
+Images are ``[n, y, x, channel]``, and sums over pixels go over the galaxies too.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+__all__ = ["convolve_2x2", "depthwise", "layer_norm", "product", "shifted"]
+
+CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+EPSILON = 1e-6  # of the variance, as Flax has it
+PARTIAL_SUMS = 16  # blocks of rows that are added up in one pass; measured on CPUs
+Image = Float[jax.Array, "n y x c"]
+
+
+def product(x: Float[jax.Array, "p c"], kernel: Float[jax.Array, "c f"], training: bool = False):
+    """Return the matrix product of pixels and a kernel, ``[p, f]``.
+
+    Example:
+        >>> product(jnp.ones((5, 2)), jnp.ones((2, 3)), training=True).shape
+        (5, 3)
+    """
+    return (_trained_product if training else jnp.matmul)(x, kernel)
+
+
+def shifted(x: Float[jax.Array, "*n c"], bias: Float[jax.Array, "c"], training: bool = False):
+    """Return pixels plus a bias.
+
+    Example:
+        >>> jax.grad(lambda bias: shifted(jnp.ones((5, 4, 2)), bias, True).sum())(jnp.zeros(2)).tolist()
+        [20.0, 20.0]
+    """
+    return (_trained_shifted if training else _shifted)(x, bias)
+
+
+def layer_norm(
+    x: Float[jax.Array, "*n c"],
+    scale: Float[jax.Array, "c"],
+    bias: Float[jax.Array, "c"],
+    training: bool = False,
+):
+    """Normalise the channels of each pixel to mean zero and variance one, then scale and shift them.
+
+    Example:
+        >>> x = jnp.array([[1.0, 3.0], [5.0, 5.0]])
+        >>> layer_norm(x, jnp.ones(2), jnp.zeros(2)).round(3).tolist()
+        [[-1.0, 1.0], [0.0, 0.0]]
+    """
+    return (_trained_layer_norm if training else _layer_norm)(x, scale, bias)
+
+
+def depthwise(x: Image, kernel: Float[jax.Array, "3 3 c"], training: bool = False) -> Image:
+    """Convolve each channel with a kernel of its own, zeros outside.
+
+    Example:
+        >>> depthwise(jnp.ones((1, 4, 5, 2)), jnp.ones((3, 3, 2)))[0, 0, :, 0].tolist()
+        [4.0, 6.0, 6.0, 6.0, 4.0]
+    """
+    return (_trained_depthwise if training else _depthwise)(x, kernel)
+
+
+def convolve_2x2(x: Image, kernel: Float[jax.Array, "2 2 c f"], training: bool = False):
+    """Convolve without padding, ``[n, y - 1, x - 1, f]``.
+
+    Example:
+        >>> convolve_2x2(jnp.ones((1, 4, 5, 3)), jnp.ones((2, 2, 3, 1)), training=True).shape
+        (1, 3, 4, 1)
+    """
+    return (_trained_convolve_2x2 if training else _convolve_2x2)(x, kernel)
+
+
+def _settled(x: jax.Array) -> jax.Array:
+    """Keep XLA from carrying what an array is computed from into the operations that use it, on CPUs."""
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
+def _pixel_sum(x: jax.Array) -> jax.Array:
+    """Sum over all axes but the last."""
+    if x.ndim < 4:
+        return x.reshape(-1, x.shape[-1]).sum(0)
+    return jax.lax.platform_dependent(x, cpu=_sum_by_galaxy, default=lambda x: x.sum((0, 1, 2)))
+
+
+def _sum_by_galaxy(x: jax.Array) -> jax.Array:
+    """The same in a loop, whose input XLA has to compute once and before."""
+    blocks = _row_blocks(x.shape[1])
+
+    def add(total, image):
+        return total + sum(image[rows] for rows in blocks), None
+
+    height = x.shape[1] // len(blocks)
+    return jax.lax.scan(add, jnp.zeros((height, *x.shape[2:]), x.dtype), x)[0].sum((0, 1))
+
+
+def _row_blocks(rows: int) -> list[slice]:
+    """Cut rows into equal blocks, whose sum XLA computes in one pass, as it does not sum along an axis."""
+    blocks = next(number for number in range(min(PARTIAL_SUMS, rows), 0, -1) if rows % number == 0)
+    height = rows // blocks
+    return [slice(start, start + height) for start in range(0, rows, height)]
+
+
+def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Sum of the outer products of pixels: x^T y. Twice as fast on CPUs with the narrower one first."""
+    contracted = (((0,), (0,)), ((), ()))
+    if x.shape[1] <= y.shape[1]:
+        return jax.lax.dot_general(x, y, contracted)
+    return jax.lax.dot_general(y, x, contracted).T
+
+
+@jax.custom_vjp
+def _trained_product(x, kernel):
+    return jnp.matmul(x, kernel)
+
+
+def _product_forward(x, kernel):
+    return jnp.matmul(x, kernel), (x, kernel)
+
+
+def _product_backward(saved, cotangent):
+    x, kernel = saved
+    return cotangent @ kernel.T, _outer(x, cotangent)
+
+
+_trained_product.defvjp(_product_forward, _product_backward)
+
+
+def _shifted(x, bias):
+    return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+@jax.custom_vjp
+def _trained_shifted(x, bias):
+    return _shifted(x, bias)
+
+
+def _shifted_forward(x, bias):
+    return _shifted(x, bias), None
+
+
+def _shifted_backward(_, cotangent):
+    cotangent = _settled(cotangent)
+    return cotangent, _pixel_sum(cotangent)
+
+
+_trained_shifted.defvjp(_shifted_forward, _shifted_backward)
+
+
+def _layer_norm(x, scale, bias):
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+@jax.custom_vjp
+def _trained_layer_norm(x, scale, bias):
+    return _layer_norm(x, scale, bias)
+
+
+def _layer_norm_forward(x, scale, bias):
+    wide = x.astype(scale.dtype)  # statistics at the precision of the parameters
+    mean = wide.mean(-1, keepdims=True)
+    variance = jnp.maximum((wide * wide).mean(-1, keepdims=True) - mean * mean, 0.0)
+    per_sigma = jax.lax.rsqrt(variance + EPSILON)
+    channels = (1,) * (x.ndim - 1) + (-1,)
+    y = (wide - mean) * per_sigma * scale.reshape(channels) + bias.reshape(channels)
+    return y, (x, mean, per_sigma, scale)
+
+
+def _layer_norm_backward(saved, cotangent):
+    x, mean, per_sigma, scale = saved
+    cotangent, by_channel = _settled(cotangent), scale.reshape((1,) * (x.ndim - 1) + (-1,))
+    normal = (x.astype(scale.dtype) - mean) * per_sigma
+    of_scale = _settled(cotangent * normal)
+    of_normal = cotangent * by_channel
+    along = (of_scale * by_channel).mean(-1, keepdims=True)
+    of_x = per_sigma * (of_normal - of_normal.mean(-1, keepdims=True) - normal * along)
+    return of_x.astype(x.dtype), _pixel_sum(of_scale), _pixel_sum(cotangent)
+
+
+_trained_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Sums of shifted images, as XLA has no fast depthwise convolution on CPUs."""
+    padded, (ny, nx) = _bordered(x), x.shape[1:3]
+    return sum(
+        padded[:, i : i + ny, j : j + nx] * kernel[i, j][None, None, None] for i in range(3) for j in range(3)
+    )
+
+
+def _bordered(x: jax.Array) -> jax.Array:
+    # Settled, or what comes before would be computed for each tap.
+    return _settled(jnp.pad(_settled(x), ((0, 0), (1, 1), (1, 1), (0, 0))))
+
+
+@jax.custom_vjp
+def _trained_depthwise(x, kernel):
+    return _depthwise(x, kernel)
+
+
+def _depthwise_forward(x, kernel):
+    return _depthwise(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(saved, cotangent):
+    x, kernel = saved
+    of_kernel = jax.lax.platform_dependent(
+        _bordered(x), cotangent, cpu=_taps_by_galaxy, default=_taps_at_once
+    )
+    return _depthwise(cotangent, kernel[::-1, ::-1]), of_kernel.astype(kernel.dtype)
+
+
+_trained_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _taps_at_once(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
+    ny, nx, channels = cotangent.shape[1:]
+    sums = [
+        (padded[:, i : i + ny, j : j + nx] * cotangent).sum((0, 1, 2)) for i in range(3) for j in range(3)
+    ]
+    return jnp.stack(sums).reshape(3, 3, channels)
+
+
+def _taps_by_galaxy(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """Nine long sums, a galaxy at a time, which stays in the cache."""
+    ny, nx, channels = cotangent.shape[1:]
+    blocks = _row_blocks(ny)
+
+    def add(sums, galaxy):
+        image, ct = galaxy
+
+        def tap(i, j):
+            return sum(image[i:, j : j + nx][rows] * ct[rows] for rows in blocks)
+
+        return tuple(total + tap(k // 3, k % 3) for k, total in enumerate(sums)), None
+
+    zeros = jnp.zeros((ny // len(blocks), nx, channels), jnp.result_type(padded, cotangent))
+    sums, _ = jax.lax.scan(add, (zeros,) * 9, (padded, cotangent))
+    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(3, 3, channels)
+
+
+def _convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=CHANNELS_LAST)
+
+
+@jax.custom_vjp
+def _trained_convolve_2x2(x, kernel):
+    return _convolve_2x2(x, kernel)
+
+
+def _convolve_forward(x, kernel):
+    return _convolve_2x2(x, kernel), (x, kernel)
+
+
+def _convolve_backward(saved, cotangent):
+    x, kernel = saved
+    padded = jnp.pad(cotangent, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    of_x = _convolve_2x2(padded, kernel[::-1, ::-1].swapaxes(2, 3))
+    of_kernel = jax.lax.platform_dependent(x, cotangent, cpu=_taps_by_products, default=_taps_by_convolution)
+    return of_x, of_kernel.astype(kernel.dtype)
+
+
+_trained_convolve_2x2.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _taps_by_products(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """Four matrix products."""
+    ny, nx, features = cotangent.shape[1:]
+    pixels, channels = cotangent.reshape(-1, features), x.shape[-1]
+    taps = [
+        _outer(x[:, i : i + ny, j : j + nx].reshape(-1, channels), pixels) for i in range(2) for j in range(2)
+    ]
+    return jnp.stack(taps).reshape(2, 2, channels, features)
+
+
+def _taps_by_convolution(x: jax.Array, cotangent: jax.Array) -> jax.Array:
+    kernel = jnp.zeros((2, 2, x.shape[-1], cotangent.shape[-1]), cotangent.dtype)
+    return jax.vjp(lambda kernel: _convolve_2x2(x, kernel), kernel)[1](cotangent)[0]
