@@ -17,6 +17,7 @@ __all__ = ["convolve_2x2", "depthwise", "layer_norm", "product", "shifted"]
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 EPSILON = 1e-6  # of the variance, as Flax has it
 PARTIAL_SUMS = 16  # blocks of rows that are added up in one pass; measured on CPUs
+FEW_GALAXIES = 4
 Image = Float[jax.Array, "n y x c"]
 
 
@@ -90,20 +91,24 @@ def _pixel_sum(x: jax.Array) -> jax.Array:
 
 def _sum_by_galaxy(x: jax.Array) -> jax.Array:
     """The same in a loop, whose input XLA has to compute once and before."""
-    blocks = _row_blocks(x.shape[1])
+    blocks, (_, ny, nx, channels) = _row_blocks(x.shape[1]), x.shape
 
-    def add(total, image):
-        return total + sum(image[rows] for rows in blocks), None
+    def add(galaxy, total):
+        return total + sum(_part(x, galaxy, block, 0, (len(block), nx)) for block in blocks)
 
-    height = x.shape[1] // len(blocks)
-    return jax.lax.scan(add, jnp.zeros((height, *x.shape[2:]), x.dtype), x)[0].sum((0, 1))
+    total = jnp.zeros((len(blocks[0]), nx, channels), x.dtype)
+    return jax.lax.fori_loop(0, len(x), add, total).sum((0, 1))
 
 
-def _row_blocks(rows: int) -> list[slice]:
+def _part(x: jax.Array, galaxy: jax.Array, rows: range, column: int, shape: tuple[int, int]) -> jax.Array:
+    """Cut a part out of one galaxy's image, in a way that XLA does not make a copy of the galaxy for."""
+    return jax.lax.dynamic_slice(x, (galaxy, rows[0], column, 0), (1, *shape, x.shape[-1]))[0]
+
+
+def _row_blocks(rows: int) -> list[range]:
     """Cut rows into equal blocks, whose sum XLA computes in one pass, as it does not sum along an axis."""
     blocks = next(number for number in range(min(PARTIAL_SUMS, rows), 0, -1) if rows % number == 0)
-    height = rows // blocks
-    return [slice(start, start + height) for start in range(0, rows, height)]
+    return [range(start, start + rows // blocks) for start in range(0, rows, rows // blocks)]
 
 
 def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -186,16 +191,20 @@ _trained_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Sums of shifted images, as XLA has no fast depthwise convolution on CPUs."""
-    padded, (ny, nx) = _bordered(x), x.shape[1:3]
-    return sum(
-        padded[:, i : i + ny, j : j + nx] * kernel[i, j][None, None, None] for i in range(3) for j in range(3)
-    )
+    return _of_bordered(_bordered(x), kernel)
 
 
 def _bordered(x: jax.Array) -> jax.Array:
     # Settled, or what comes before would be computed for each tap.
     return _settled(jnp.pad(_settled(x), ((0, 0), (1, 1), (1, 1), (0, 0))))
+
+
+def _of_bordered(padded: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Sums of shifted images, as XLA has no fast depthwise convolution on CPUs."""
+    ny, nx = padded.shape[1] - 2, padded.shape[2] - 2
+    return sum(
+        padded[:, i : i + ny, j : j + nx] * kernel[i, j][None, None, None] for i in range(3) for j in range(3)
+    )
 
 
 @jax.custom_vjp
@@ -209,38 +218,38 @@ def _depthwise_forward(x, kernel):
 
 def _depthwise_backward(saved, cotangent):
     x, kernel = saved
-    of_kernel = jax.lax.platform_dependent(
-        _bordered(x), cotangent, cpu=_taps_by_galaxy, default=_taps_at_once
-    )
-    return _depthwise(cotangent, kernel[::-1, ::-1]), of_kernel.astype(kernel.dtype)
+    padded = _bordered(cotangent)
+    of_kernel = jax.lax.platform_dependent(padded, x, cpu=_taps_by_galaxy, default=_taps_at_once)
+    return _of_bordered(padded, kernel[::-1, ::-1]), of_kernel[::-1, ::-1].astype(kernel.dtype)
 
 
 _trained_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _taps_at_once(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
-    ny, nx, channels = cotangent.shape[1:]
-    sums = [
-        (padded[:, i : i + ny, j : j + nx] * cotangent).sum((0, 1, 2)) for i in range(3) for j in range(3)
-    ]
+def _taps_at_once(padded: jax.Array, image: jax.Array) -> jax.Array:
+    ny, nx, channels = image.shape[1:]
+    sums = [(padded[:, i : i + ny, j : j + nx] * image).sum((0, 1, 2)) for i in range(3) for j in range(3)]
     return jnp.stack(sums).reshape(3, 3, channels)
 
 
-def _taps_by_galaxy(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
+def _taps_by_galaxy(padded: jax.Array, image: jax.Array) -> jax.Array:
     """Nine long sums, a galaxy at a time, which stays in the cache."""
-    ny, nx, channels = cotangent.shape[1:]
+    ny, nx, channels = image.shape[1:]
     blocks = _row_blocks(ny)
+    shape = (len(blocks[0]), nx)
 
-    def add(sums, galaxy):
-        image, ct = galaxy
-
+    def add(galaxy, sums):
         def tap(i, j):
-            return sum(image[i:, j : j + nx][rows] * ct[rows] for rows in blocks)
+            return sum(
+                _part(padded, galaxy, range(i + rows[0], i + rows[-1] + 1), j, shape)
+                * _part(image, galaxy, rows, 0, shape)
+                for rows in blocks
+            )
 
-        return tuple(total + tap(k // 3, k % 3) for k, total in enumerate(sums)), None
+        return tuple(total + tap(k // 3, k % 3) for k, total in enumerate(sums))
 
-    zeros = jnp.zeros((ny // len(blocks), nx, channels), jnp.result_type(padded, cotangent))
-    sums, _ = jax.lax.scan(add, (zeros,) * 9, (padded, cotangent))
+    zeros = jnp.zeros((*shape, channels), jnp.result_type(padded, image))
+    sums = jax.lax.fori_loop(0, len(padded), add, (zeros,) * 9)
     return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(3, 3, channels)
 
 
@@ -269,13 +278,18 @@ _trained_convolve_2x2.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _taps_by_products(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """Four matrix products."""
-    ny, nx, features = cotangent.shape[1:]
-    pixels, channels = cotangent.reshape(-1, features), x.shape[-1]
-    taps = [
-        _outer(x[:, i : i + ny, j : j + nx].reshape(-1, channels), pixels) for i in range(2) for j in range(2)
-    ]
-    return jnp.stack(taps).reshape(2, 2, channels, features)
+    """Four matrix products, some galaxies at a time, which stay in the cache."""
+    (n, ny, nx, features), channels = cotangent.shape, x.shape[-1]
+    some = next(number for number in range(min(FEW_GALAXIES, n), 0, -1) if n % number == 0)
+
+    def add(i, total):
+        images = jax.lax.dynamic_slice_in_dim(x, i * some, some)
+        pixels = jax.lax.dynamic_slice_in_dim(cotangent, i * some, some).reshape(-1, features)
+        seen = [images[:, i : i + ny, j : j + nx].reshape(-1, channels) for i in range(2) for j in range(2)]
+        return total + jnp.stack([_outer(part, pixels) for part in seen])
+
+    zeros = jnp.zeros((4, channels, features), cotangent.dtype)
+    return jax.lax.fori_loop(0, n // some, add, zeros).reshape(2, 2, channels, features)
 
 
 def _taps_by_convolution(x: jax.Array, cotangent: jax.Array) -> jax.Array:
