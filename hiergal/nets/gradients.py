@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-__all__ = ["convolve_2x2", "depthwise", "layer_norm", "product", "shifted"]
+__all__ = ["depthwise", "layer_norm", "product", "shifted"]
 
-CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 EPSILON = 1e-6  # of the variance, as Flax has it
 PARTIAL_SUMS = 16  # blocks of rows that are added up in one pass; measured on CPUs
-FEW_GALAXIES = 4
 Image = Float[jax.Array, "n y x c"]
 
 
@@ -65,16 +63,6 @@ def depthwise(x: Image, kernel: Float[jax.Array, "3 3 c"], training: bool = Fals
         [4.0, 6.0, 6.0, 6.0, 4.0]
     """
     return (_trained_depthwise if training else _depthwise)(x, kernel)
-
-
-def convolve_2x2(x: Image, kernel: Float[jax.Array, "2 2 c f"], training: bool = False):
-    """Convolve without padding, ``[n, y - 1, x - 1, f]``.
-
-    Example:
-        >>> convolve_2x2(jnp.ones((1, 4, 5, 3)), jnp.ones((2, 2, 3, 1)), training=True).shape
-        (1, 3, 4, 1)
-    """
-    return (_trained_convolve_2x2 if training else _convolve_2x2)(x, kernel)
 
 
 def _settled(x: jax.Array) -> jax.Array:
@@ -251,47 +239,3 @@ def _taps_by_galaxy(padded: jax.Array, image: jax.Array) -> jax.Array:
     zeros = jnp.zeros((*shape, channels), jnp.result_type(padded, image))
     sums = jax.lax.fori_loop(0, len(padded), add, (zeros,) * 9)
     return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(3, 3, channels)
-
-
-def _convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=CHANNELS_LAST)
-
-
-@jax.custom_vjp
-def _trained_convolve_2x2(x, kernel):
-    return _convolve_2x2(x, kernel)
-
-
-def _convolve_forward(x, kernel):
-    return _convolve_2x2(x, kernel), (x, kernel)
-
-
-def _convolve_backward(saved, cotangent):
-    x, kernel = saved
-    padded = jnp.pad(cotangent, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    of_x = _convolve_2x2(padded, kernel[::-1, ::-1].swapaxes(2, 3))
-    of_kernel = jax.lax.platform_dependent(x, cotangent, cpu=_taps_by_products, default=_taps_by_convolution)
-    return of_x, of_kernel.astype(kernel.dtype)
-
-
-_trained_convolve_2x2.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _taps_by_products(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """Four matrix products, some galaxies at a time, which stay in the cache."""
-    (n, ny, nx, features), channels = cotangent.shape, x.shape[-1]
-    some = next(number for number in range(min(FEW_GALAXIES, n), 0, -1) if n % number == 0)
-
-    def add(i, total):
-        images = jax.lax.dynamic_slice_in_dim(x, i * some, some)
-        pixels = jax.lax.dynamic_slice_in_dim(cotangent, i * some, some).reshape(-1, features)
-        seen = [images[:, i : i + ny, j : j + nx].reshape(-1, channels) for i in range(2) for j in range(2)]
-        return total + jnp.stack([_outer(part, pixels) for part in seen])
-
-    zeros = jnp.zeros((4, channels, features), cotangent.dtype)
-    return jax.lax.fori_loop(0, n // some, add, zeros).reshape(2, 2, channels, features)
-
-
-def _taps_by_convolution(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-    kernel = jnp.zeros((2, 2, x.shape[-1], cotangent.shape[-1]), cotangent.dtype)
-    return jax.vjp(lambda kernel: _convolve_2x2(x, kernel), kernel)[1](cotangent)[0]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.nets.gradients import convolve_2x2, depthwise, layer_norm, product, shifted
+from hiergal.nets.gradients import depthwise, layer_norm, product, shifted
 
 __all__ = [
     "Dense",
@@ -166,7 +166,7 @@ class HalvingConv(nn.Module):
         patches = space_to_depth(jnp.pad(x, BORDER), 2)
         n, ny, nx = (len(x), x.shape[1] // 2, x.shape[2] // 2)
         if min(ny, nx) > FEW_PIXELS:
-            return shifted(convolve_2x2(patches, taps, training), bias, training)
+            return shifted(_convolve_2x2(patches, taps), bias, training)
         seen = [patches[:, i : i + ny, j : j + nx] for i in range(2) for j in range(2)]
         pixels = jnp.concatenate(seen, axis=-1).reshape(n * ny * nx, -1)
         y = product(pixels, taps.reshape(-1, self.features), training)
@@ -201,7 +201,7 @@ class DoublingConv(nn.Module):
         taps = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 4, 1, 3, 5)
         taps = taps.reshape(2, 2, channels, -1)
         if min(ny, nx) > FEW_PIXELS:
-            patches = convolve_2x2(jnp.pad(x, BORDER), taps[::-1, ::-1], training)
+            patches = _convolve_2x2(jnp.pad(x, BORDER), taps[::-1, ::-1])
         else:
             seen = taps.transpose(2, 0, 1, 3).reshape(channels, -1)
             parts = product(x.reshape(-1, channels), seen, training).reshape(n, ny, nx, 4, -1)
@@ -285,3 +285,10 @@ def _mixed(bits: jax.Array) -> jax.Array:
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
         bits = (bits ^ (bits >> shift)) * np.uint32(factor)
     return bits ^ (bits >> 15)
+
+
+def _convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 2x2 convolution without padding."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
