@@ -30,17 +30,25 @@ class Programs(NamedTuple):
     guide: Program
 
 
-def generator_of(recipe: Recipe) -> Generator | PyramidGenerator:
-    """Return the generator network that a recipe describes."""
-    paper = isinstance(recipe.generator, PyramidGeneratorConfig)
-    kind = PyramidGenerator if paper else Generator
-    return kind(recipe.generator, recipe.shape, _dtype(recipe))
+def generator_of(recipe: Recipe, training: bool = False) -> Generator | PyramidGenerator:
+    """Return the generator network that a recipe describes.
+
+    Args:
+        recipe: The recipe.
+        training: Whether gradients take their fast forms, which have no forward mode. The paper's networks do so
+            wherever they get their aids.
+    """
+    if isinstance(recipe.generator, PyramidGeneratorConfig):
+        return PyramidGenerator(recipe.generator, recipe.shape, _dtype(recipe))
+    return Generator(recipe.generator, recipe.shape, _dtype(recipe), training)
 
 
-def encoder_of(recipe: Recipe) -> Encoder | PyramidEncoder:
-    """Return the network of the guide that a recipe describes."""
-    kind = PyramidEncoder if isinstance(recipe.encoder, PyramidEncoderConfig) else Encoder
-    return kind(recipe.encoder, output_count(recipe.generator.latents, recipe.covariance), _dtype(recipe))
+def encoder_of(recipe: Recipe, training: bool = False) -> Encoder | PyramidEncoder:
+    """Return the network of the guide that a recipe describes; ``training`` as for :func:`generator_of`."""
+    outputs = output_count(recipe.generator.latents, recipe.covariance)
+    if isinstance(recipe.encoder, PyramidEncoderConfig):
+        return PyramidEncoder(recipe.encoder, outputs, _dtype(recipe))
+    return Encoder(recipe.encoder, outputs, _dtype(recipe), training)
 
 
 def renderer_of(recipe: Recipe) -> Callable[[jax.Array, PSF], jax.Array]:
@@ -53,19 +61,20 @@ def renderer_of(recipe: Recipe) -> Callable[[jax.Array, PSF], jax.Array]:
     )
 
 
-def programs_of(recipe: Recipe, population: int | None = None) -> Programs:
+def programs_of(recipe: Recipe, population: int | None = None, training: bool = False) -> Programs:
     """Return the model and the guide that a recipe describes.
 
     Args:
         recipe: The recipe.
         population: Number of galaxies that a batch stands for; default the batch itself.
+        training: As for :func:`generator_of`.
 
     Example:
         >>> model, guide = programs_of(Recipe())
     """
     model = partial(
         galaxy_model,
-        generator=generator_of(recipe),
+        generator=generator_of(recipe, training),
         latents=recipe.generator.latents,
         pixel_scale_arcsec=recipe.pixel_scale_arcsec,
         profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
@@ -77,7 +86,10 @@ def programs_of(recipe: Recipe, population: int | None = None) -> Programs:
         noise_sigma=recipe.objective.noise_sigma,
     )
     guide = partial(
-        galaxy_guide, encoder=encoder_of(recipe), covariance=recipe.covariance, population=population
+        galaxy_guide,
+        encoder=encoder_of(recipe, training),
+        covariance=recipe.covariance,
+        population=population,
     )
     return Programs(model, guide)
 

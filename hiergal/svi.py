@@ -108,7 +108,8 @@ def fit(
             f"expected galaxies to train and to validate with, got {len(train)} and {len(validation)}"
         )
     mesh, batch = _mesh(devices, config.batch, len(train))
-    svi = SVI(*programs_of(recipe, population=len(train)), _optimizer(config, len(train)), _objective(recipe))
+    programs = programs_of(recipe, population=len(train), training=True)
+    svi = SVI(*programs, _optimizer(config, len(train)), _objective(recipe))
     start_key, order_key, evaluation_key = jax.random.split(key, 3)
     chances = chances_of(train, config.favour_bright) if config.favour_bright else None
     order = order_of(int(jax.random.bits(order_key)), len(train), batch, chances)

@@ -101,7 +101,7 @@ def test_networks_are_ours(kind, galaxies):
 @KINDS
 def test_loss_and_gradient_are_ours(kind, galaxies):
     recipe, params = RECIPES[kind], WEIGHTS[kind]
-    programs, key = programs_of(recipe, POPULATION), jax.random.key(3)
+    programs, key = programs_of(recipe, POPULATION, training=True), jax.random.key(3)
     aids = (aids_at(STEP, recipe.aids, recipe.encoder.levels),) if recipe.aided else ()
 
     @jax.jit

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.nets.layers import ResidualBlock, space_to_depth
+from hiergal.nets.layers import Dense, ResidualBlock, space_to_depth
 from hiergal.observation import Observation
 
 __all__ = ["Encoder", "EncoderConfig", "centred", "rough_flux", "visible"]
@@ -52,11 +52,13 @@ class Encoder(nn.Module):
         config: Architecture.
         outputs: Number of outputs.
         dtype: Type to compute the convolutional part in; the rest stays float32.
+        training: Whether gradients take their fast forms, which have no forward mode.
     """
 
     config: EncoderConfig
     outputs: int
     dtype: Any = None
+    training: bool = False
 
     @nn.compact
     def __call__(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
@@ -73,12 +75,12 @@ class Encoder(nn.Module):
             nn.gelu(nn.Dense(c.features // 4)(_psf_window(jnp.asarray(observation.psf.stamp)))),
         ]
         h = space_to_depth(jnp.arcsinh(image / level[..., None])[..., None], 4)
-        h = nn.Dense(c.channels, dtype=self.dtype)(h)
+        h = Dense(c.channels, dtype=self.dtype)(h, self.training)
         for _ in range(c.blocks):
-            h = ResidualBlock(self.dtype)(h)
-        h = nn.Dense(2 * c.channels, dtype=self.dtype)(space_to_depth(h, 2))
+            h = ResidualBlock(self.dtype)(h, self.training)
+        h = Dense(2 * c.channels, dtype=self.dtype)(space_to_depth(h, 2), self.training)
         for _ in range(c.blocks):
-            h = ResidualBlock(self.dtype)(h)
+            h = ResidualBlock(self.dtype)(h, self.training)
         h = nn.gelu(nn.Dense(c.features, dtype=self.dtype)(nn.gelu(h).reshape(len(h), -1))).astype(
             image.dtype
         )

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.nets.layers import ResidualBlock, depth_to_space, smooth_patches
+from hiergal.nets.layers import Dense, LayerNorm, ResidualBlock, depth_to_space, smooth_patches
 
 __all__ = ["Generator", "GeneratorConfig"]
 
@@ -69,11 +69,13 @@ class Generator(nn.Module):
         config: Architecture.
         shape: (ny, nx) of the profiles, multiples of 8.
         dtype: Type to compute the network in; the ellipse and the profile stay float32.
+        training: Whether gradients take their fast forms, which have no forward mode.
     """
 
     config: GeneratorConfig
     shape: tuple[int, int]
     dtype: Any = None
+    training: bool = False
 
     @nn.compact
     def __call__(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
@@ -100,12 +102,12 @@ class Generator(nn.Module):
             -1, ny // 8, nx // 8, 2 * c.channels
         )
         for _ in range(c.blocks):
-            h = ResidualBlock(self.dtype)(h)
-        h = depth_to_space(nn.Dense(4 * c.channels, dtype=self.dtype)(h), 2)
+            h = ResidualBlock(self.dtype)(h, self.training)
+        h = depth_to_space(Dense(4 * c.channels, dtype=self.dtype)(h, self.training), 2)
         for _ in range(c.blocks):
-            h = ResidualBlock(self.dtype)(h)
-        h = nn.gelu(nn.LayerNorm(dtype=self.dtype)(h)).astype(z.dtype)
-        h = nn.Dense(16, kernel_init=nn.initializers.normal(1e-3))(h)
+            h = ResidualBlock(self.dtype)(h, self.training)
+        h = nn.gelu(LayerNorm(self.dtype)(h, self.training)).astype(z.dtype)
+        h = Dense(16, kernel_init=nn.initializers.normal(1e-3))(h, self.training)
         return smooth_patches(depth_to_space(h, 4)[..., 0])
 
 

@@ -79,7 +79,7 @@ def _pixel_sum(x: jax.Array) -> jax.Array:
 
 def _sum_by_galaxy(x: jax.Array) -> jax.Array:
     """The same in a loop, whose input XLA has to compute once and before."""
-    blocks, (_, ny, nx, channels) = _row_blocks(x.shape[1]), x.shape
+    blocks, (nx, channels) = _row_blocks(x.shape[1]), x.shape[2:]
 
     def add(galaxy, total):
         return total + sum(_part(x, galaxy, block, 0, (len(block), nx)) for block in blocks)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from hiergal.nets.gradients import depthwise, layer_norm, product, shifted
 
 __all__ = [
+    "Conv",
     "Dense",
     "DoublingConv",
     "HalvingConv",
@@ -77,24 +78,6 @@ def smooth_patches(image: Float[jax.Array, "n y x"]) -> Float[jax.Array, "n y x"
     return jnp.einsum("yi,nij,xj->nyx", rows, image, columns, precision="highest")
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a skip connection, layer-normalised: no state, no batch statistics.
-
-    Attributes:
-        dtype: Type to compute in.
-    """
-
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Float[jax.Array, "n y x c"]) -> Float[jax.Array, "n y x c"]:
-        """Return x plus a learned correction, small at first."""
-        channels = x.shape[-1]
-        h = nn.Conv(channels, (3, 3), dtype=self.dtype)(nn.gelu(nn.LayerNorm(dtype=self.dtype)(x)))
-        small = nn.initializers.normal(1e-2 / channels**0.5)
-        return x + nn.Conv(channels, (3, 3), kernel_init=small, dtype=self.dtype)(nn.gelu(h))
-
-
 class Dense(nn.Module):
     """A mixture of the channels of each pixel: Flax's layer, with gradients that are fast in training.
 
@@ -138,6 +121,47 @@ class LayerNorm(nn.Module):
         return y if self.dtype is None else y.astype(self.dtype)
 
 
+class Conv(nn.Module):
+    """A 3x3 convolution, zeros outside: Flax's layer, with a gradient of its bias that is fast in training.
+
+    Attributes:
+        features: Number of output channels.
+        kernel_init: Initialiser of the kernel.
+        dtype: Type to compute in.
+    """
+
+    features: int
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "n y x c"], training: bool = False) -> Float[jax.Array, "n y x f"]:
+        """Return the convolved image; in training without forward mode."""
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return shifted(_convolve(x, kernel, "SAME"), bias, training)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a skip connection, layer-normalised: no state, no batch statistics.
+
+    Attributes:
+        dtype: Type to compute in.
+    """
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "n y x c"], training: bool = False) -> Float[jax.Array, "n y x c"]:
+        """Return x plus a learned correction, small at first; in training without forward mode."""
+        channels = x.shape[-1]
+        h = nn.gelu(LayerNorm(self.dtype)(x, training))
+        h = nn.gelu(Conv(channels, dtype=self.dtype)(h, training))
+        small = nn.initializers.normal(1e-2 / channels**0.5)
+        return x + Conv(channels, kernel_init=small, dtype=self.dtype)(h, training)
+
+
 class HalvingConv(nn.Module):
     """A 4x4 convolution with stride 2 and one pixel of padding, which halves the resolution.
 
@@ -165,7 +189,7 @@ class HalvingConv(nn.Module):
         taps = taps.reshape(2, 2, 4 * channels, -1)
         patches = space_to_depth(jnp.pad(x, BORDER), 2)
         if min(x.shape[1:3]) > 2 * FEW_PIXELS:
-            return shifted(_convolve_2x2(patches, taps), bias, training)
+            return shifted(_convolve(patches, taps, "VALID"), bias, training)
         return shifted(_product_2x2(patches, taps, training), bias, training)
 
 
@@ -286,7 +310,7 @@ def _mixed(bits: jax.Array) -> jax.Array:
 def _product_2x2(x: jax.Array, kernel: jax.Array, training: bool) -> jax.Array:
     """A 2x2 convolution without padding, as a product with all four pixels that each pixel sees.
 
-    On CPUs it is slower than :func:`_convolve_2x2` forwards, but has the faster gradient where there are fewer
+    On CPUs it is slower than :func:`_convolve` forwards, but has the faster gradient where there are fewer
     channels than features, or few pixels.
     """
     n, ny, nx = len(x), x.shape[1] - 1, x.shape[2] - 1
@@ -296,8 +320,8 @@ def _product_2x2(x: jax.Array, kernel: jax.Array, training: bool) -> jax.Array:
     return pixels.reshape(n, ny, nx, features)
 
 
-def _convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same as XLA has it."""
+def _convolve(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
+    """A convolution of stride one, as XLA has it."""
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
