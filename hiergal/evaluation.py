@@ -21,7 +21,7 @@ from hiergal.recipe import Recipe
 
 __all__ = ["Evaluation", "evaluator"]
 
-EVALUATED_AT_ONCE = 256
+EVALUATED_AT_ONCE = 64  # no more memory than a step of training takes
 
 
 class Evaluation(NamedTuple):
