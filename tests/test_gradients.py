@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from hiergal.nets.gradients import depthwise, layer_norm, product, shifted
-from hiergal.nets.layers import (
-    Conv,
-    Dense,
-    DoublingConv,
-    HalvingConv,
-    LayerNorm,
-    ResidualBlock,
-    SeparableBlock,
-)
+from hiergal.nets.layers import Conv, Dense, LayerNorm, ResidualBlock
+from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableBlock
 
 OPERATIONS = {
     "product": (product, [(7, 3), (3, 5)]),

@@ -11,7 +11,8 @@ from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 from hiergal.hub import GalaxyModel
 from hiergal.morphology import summarize_profile
 from hiergal.nets import Encoder, Generator, GeneratorConfig
-from hiergal.nets.layers import PATCH_KERNEL, _drop_out, depth_to_space, smooth_patches, space_to_depth
+from hiergal.nets.layers import PATCH_KERNEL, depth_to_space, smooth_patches, space_to_depth
+from hiergal.nets.stages import _drop_out
 from hiergal.noise import PixelNoise
 
 encode = jax.jit(GalaxyModel.encode)

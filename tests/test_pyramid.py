@@ -12,8 +12,8 @@ from toys import pyramid_recipe, tiny_survey
 from hiergal.aids import AidsConfig, aids_at
 from hiergal.architecture import encoder_of, generator_of, programs_of
 from hiergal.hub import parameter_counts
-from hiergal.nets.layers import DoublingConv, HalvingConv, SeparableConv
 from hiergal.nets.pyramid import Transverse, tukey_taper
+from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableConv
 from hiergal.recipe import Recipe, load_recipe, recipe_from
 
 SHAPE = (16, 24)

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.nets.encoder import centred, visible
-from hiergal.nets.layers import Dense, DoublingConv, HalvingConv, LayerNorm, SeparableBlock
+from hiergal.nets.layers import Dense, LayerNorm
+from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableBlock
 from hiergal.observation import Observation
 
 __all__ = [
