@@ -29,13 +29,16 @@ def start(folder: Path, store: Path, *words, devices: int = 1, environment: dict
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     command = [sys.executable, str(TESTS / "training_job.py"), str(folder), str(store), *map(str, words)]
     variables = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths} | (environment or {})
-    return subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+    # Not a pipe: XLA says enough about each program that it finds in the cache to fill one that nobody reads.
+    with open(folder.parent / f"{folder.name}-{time.monotonic_ns()}.log", "w") as log:
+        process = subprocess.Popen(command, env=variables, stderr=log)
+    process.log = Path(log.name)
+    return process
 
 
 def finish(*processes):
     for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
+        assert process.wait(timeout=300) == 0, process.log.read_text()[-3000:]
 
 
 def losses(folder: Path) -> np.ndarray:
@@ -97,7 +100,7 @@ def test_killed_at_any_step_it_ends_with_the_same_bits(store, tmp_path, kind, de
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
-        process.communicate()
+        process.wait()
     finish(start(killed, store, *words, devices=devices))
     with np.load(whole / "params.npz") as expected, np.load(killed / "params.npz") as found:
         assert set(expected) == set(found)
