@@ -1,8 +1,7 @@
 """The operations that the networks are made of, with backward passes written out for training.
 
 What XLA derives by itself is slow on CPUs: it merges a sum over pixels with all that its terms are computed from into
-a loop that no vector unit can follow, copies images to transpose them, and takes convolutions in steps of one core.
-The gradients here are the same numbers, up to rounding, in forms that it compiles well; on accelerators, where there
+a loop that it does not vectorise, and copies images to transpose them before a matrix product. The gradients here are the same numbers, up to rounding, in forms that it compiles well; on accelerators, where there
 is a better form, that one is taken. They have no forward mode, so they are used with ``training=True`` alone.
 
 Images are ``[n, y, x, channel]``, and sums over pixels go over the galaxies too.
@@ -66,7 +65,7 @@ def depthwise(x: Image, kernel: Float[jax.Array, "3 3 c"], training: bool = Fals
 
 
 def _settled(x: jax.Array) -> jax.Array:
-    """Keep XLA from carrying what an array is computed from into the operations that use it, on CPUs."""
+    """Have XLA take an array as given when it simplifies what follows, on CPUs."""
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
