@@ -1,8 +1,9 @@
 """The operations that the networks are made of, with backward passes written out for training.
 
 What XLA derives by itself is slow on CPUs: it merges a sum over pixels with all that its terms are computed from into
-a loop that it does not vectorise, and copies images to transpose them before a matrix product. The gradients here are the same numbers, up to rounding, in forms that it compiles well; on accelerators, where there
-is a better form, that one is taken. They have no forward mode, so they are used with ``training=True`` alone.
+a loop that it does not vectorise, and copies images to transpose them before a matrix product. The gradients here are
+the same numbers, up to rounding, in forms that it compiles well; on accelerators, where there is a better form, that
+one is taken. They have no forward mode, so they are used with ``training=True`` alone.
 
 Images are ``[n, y, x, channel]``, and sums over pixels go over the galaxies too.
 """
