@@ -81,10 +81,8 @@ def main(
     """Time a training step."""
     keep_freed_memory()  # as the command does; PyTorch gains by it too
     recipe = Recipe() if path is None else load_recipe(path)
-    if batch is not None:
-        recipe = msgspec.structs.replace(
-            recipe, training=msgspec.structs.replace(recipe.training, batch=batch)
-        )
+    whole = {"accumulate": 1} if batch is None else {"accumulate": 1, "batch": batch}  # as PyTorch takes it
+    recipe = msgspec.structs.replace(recipe, training=msgspec.structs.replace(recipe.training, **whole))
     galaxies = draw_mock(4 * recipe.training.batch, seed=SEED, stamp=recipe.shape).observation
     if os.getloadavg()[0] > BUSY:
         typer.echo(f"load {os.getloadavg()[0]:.1f}: the ratio will flatter hiergal", err=True)
@@ -105,7 +103,7 @@ def main(
 def our_step(recipe: Recipe, galaxies: Observation) -> Ours:
     """Compile the step that :func:`hiergal.fit` runs, and bring its galaxies as it does."""
     config, key = recipe.training, jax.random.key(SEED)
-    mesh, batch = svi._mesh(None, config.batch, len(galaxies))
+    mesh, batch = svi._mesh(None, config, len(galaxies))
     optimizer = svi._optimizer(config, len(galaxies))
     programs = programs_of(recipe, population=len(galaxies), training=True)
     inference = SVI(*programs, optimizer, svi._objective(recipe))

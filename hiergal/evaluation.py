@@ -21,8 +21,6 @@ from hiergal.recipe import Recipe
 
 __all__ = ["Evaluation", "evaluator"]
 
-EVALUATED_AT_ONCE = 64  # no more memory than a step of training takes
-
 
 class Evaluation(NamedTuple):
     """What :class:`~hiergal.history.TrainInfo` says of a set of galaxies."""
@@ -42,7 +40,8 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
         key: PRNG key of the posterior draws, the same ones in each evaluation.
         mesh: The devices to spread the galaxies over.
     """
-    objective = recipe.objective
+    objective, config = recipe.objective, recipe.training
+    at_once = config.batch // config.accumulate  # which take less memory than in training
 
     @partial(jax.jit, out_shardings=everywhere(mesh))
     def evaluate_some(params: dict[str, Any], observation: Observation, key: jax.Array):
@@ -61,7 +60,7 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
 
     def evaluate(params: dict[str, Any], galaxies: Galaxies) -> Evaluation:
         n = len(galaxies)
-        size = -(-min(n, EVALUATED_AT_ONCE) // mesh.size) * mesh.size
+        size = -(-min(n, at_once) // mesh.size) * mesh.size
         parts = []
         for first in range(0, n, size):
             rows = np.minimum(np.arange(first, first + size), n - 1)

@@ -63,6 +63,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         steps: Number of optimiser steps.
         batch: Galaxies in a step.
+        accumulate: Parts of a batch whose gradients are computed one after the other, and averaged: the larger, the
+            less memory a step takes.
         learning_rate: Peak of the schedule, at the end of a linear warm-up.
         warmup: Fraction of the steps spent warming up.
         schedule: What follows: a ``cosine`` to nearly zero, or ``rsqrt``, one over the square root of the step.
@@ -82,6 +84,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     steps: Count = 1150
     batch: Count = 32
+    accumulate: Count = 1
     learning_rate: Positive = 2e-3
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.08
     schedule: Literal["cosine", "rsqrt"] = "cosine"

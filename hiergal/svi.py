@@ -8,7 +8,7 @@ was stopped goes on as if nothing had happened. ``TrainState`` is what the next 
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from hiergal.devices import agreed, everywhere, galaxy_mesh, is_first_process, p
 from hiergal.elbo import FreeBitsELBO
 from hiergal.evaluation import evaluator
 from hiergal.history import History, TrainInfo
+from hiergal.host_memory import give_back_freed_memory
 from hiergal.observation import Observation
 from hiergal.optimizer import adafactor, learning_rate_at
 from hiergal.progress import Stopped, progress_bar, stop_requested
@@ -107,13 +108,13 @@ def fit(
         raise ValueError(
             f"expected galaxies to train and to validate with, got {len(train)} and {len(validation)}"
         )
-    mesh, batch = _mesh(devices, config.batch, len(train))
+    mesh, batch = _mesh(devices, config, len(train))
     programs = programs_of(recipe, population=len(train), training=True)
     svi = SVI(*programs, _optimizer(config, len(train)), _objective(recipe))
     start_key, order_key, evaluation_key = jax.random.split(key, 3)
     chances = chances_of(train, config.favour_bright) if config.favour_bright else None
     order = order_of(int(jax.random.bits(order_key)), len(train), batch, chances)
-    step = _compile_step(svi, recipe, len(train), order_key, mesh)
+    step = _compiled_at_first(_compile_step(svi, recipe, len(train), order_key, mesh))
     evaluate = evaluator(recipe, evaluation_key, mesh)
     state = put(_initial_state(svi, start_key, train, averaged=config.average > 0), everywhere(mesh))
     judge = jax.jit(partial(_judge, svi), out_shardings=everywhere(mesh), donate_argnums=0)
@@ -125,7 +126,7 @@ def fit(
         state, done = put(checkpoints.restore(state), everywhere(mesh)), checkpoints.latest
     if is_first_process():
         history.cut(done)
-    batches = batches_from(train, order, done, mesh)
+    batches = batches_from(train, order, done * config.accumulate, mesh)
 
     began = time.perf_counter()
     shown, alone = progress and is_first_process(), jax.process_count() == 1
@@ -134,16 +135,17 @@ def fit(
         while done < config.steps and int(state.stale) < config.patience and not agreed(asked()):
             until = min(config.steps, (done // config.evaluate_every + 1) * config.evaluate_every)
             while done < until and not (alone and asked()):  # processes agree on a stop at evaluations only
-                state = step(state, done, *next(batches))
-                if mesh.devices.flat[0].platform == "cpu":
-                    jax.block_until_ready(state)  # steps that wait there hold their buffers
+                for part in range(done * config.accumulate, (done + 1) * config.accumulate):
+                    state = step(state, part, *next(batches))
+                    if mesh.devices.flat[0].platform == "cpu":
+                        jax.block_until_ready(state)  # steps that wait there hold their buffers
                 done += 1
                 advance(1)
             if done == until:
-                steps = (done - 1) % config.evaluate_every + 1
+                parts = ((done - 1) % config.evaluate_every + 1) * config.accumulate
                 evaluation = evaluate(_evaluated(svi, state), validation)
                 seconds = time.perf_counter() - began
-                info = TrainInfo(done, seconds, float(state.loss) / steps, **evaluation._asdict())
+                info = TrainInfo(done, seconds, float(state.loss) / parts, **evaluation._asdict())
                 if not math.isfinite(info.bound):
                     raise FloatingPointError(
                         f"the bound became {info.bound} at step {done}: lower training.learning_rate, or check the "
@@ -157,6 +159,7 @@ def fit(
                     note=f"ELBO {info.bound:.0f}  chi2 {info.chi_square:.3f}  KL {info.divergence:.1f} nats",
                 )
             checkpoints.save(done, state)
+            give_back_freed_memory()  # pieces of the evaluation, too small for the buffers of a step
         stopped = agreed(asked())
     checkpoints.close()
     if stopped and done < config.steps:
@@ -165,26 +168,29 @@ def fit(
 
 
 def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Array, mesh: Mesh):
-    """One compiled step of training.
+    """One compiled step of training, or the part of one whose gradients are computed at once.
 
     A loop of steps inside one program would be slower: XLA runs convolutions inside loops on one core. A batch is
     spread over the devices of the mesh; parameters are on each of them.
     """
     config, levels = recipe.training, recipe.encoder.levels if recipe.aided else 0
+    parts = config.accumulate
 
     @partial(jax.jit, donate_argnums=0, out_shardings=everywhere(mesh))
     def step(
-        state: TrainState, number: jax.Array | int, galaxies: Observation, rows: jax.Array | None
+        state: TrainState, part: jax.Array | int, galaxies: Observation, rows: jax.Array | None
     ) -> TrainState:
         galaxies = galaxies if rows is None else galaxies[rows]
         galaxies = jax.lax.with_sharding_constraint(galaxies, spread(mesh))
-        galaxies = augmented(jax.random.fold_in(order_key, number), galaxies, config.augmentation)
+        galaxies = augmented(jax.random.fold_in(order_key, part), galaxies, config.augmentation)
+        number = part // parts
         aids = (aids_at(number, recipe.aids, levels),) if recipe.aided else ()
         after, loss = svi.update(state.svi, galaxies, *aids)
         average = state.average
         if average is not None:
             # Young averages forget faster, or the start would stay in them.
             decay = jnp.minimum(config.average, (1 + number) / (10 + number))
+            decay = jnp.where(part % parts == parts - 1, decay, 1.0)
             average = jax.tree.map(
                 lambda old, new: decay * old + (1 - decay) * new, average, svi.get_params(after)
             )
@@ -193,14 +199,29 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
     return step
 
 
-def _mesh(devices: Sequence[jax.Device] | None, batch: int, galaxies: int) -> tuple[Mesh, int]:
-    """The devices, and how many galaxies a step takes: all of a survey that is smaller than a batch."""
+def _compiled_at_first(step: Callable) -> Callable:
+    """Compile a function at its first call, and free what that needed before it runs."""
+    program = None
+
+    def call(*arguments):
+        nonlocal program
+        if program is None:
+            program = step.lower(*arguments).compile()
+            give_back_freed_memory()
+        return program(*arguments)
+
+    return call
+
+
+def _mesh(devices: Sequence[jax.Device] | None, config: TrainingConfig, galaxies: int) -> tuple[Mesh, int]:
+    """The devices, and how many galaxies they take at once: all of a survey that is smaller than that."""
     mesh = galaxy_mesh(devices)
-    if batch % mesh.size:
+    if config.batch % (mesh.size * config.accumulate):
         raise ValueError(
-            f"training.batch: expected a multiple of the {mesh.size} devices, got {batch}; change it, or name fewer "
-            "devices"
+            f"training.batch: expected a multiple of the {mesh.size} devices times the {config.accumulate} parts of "
+            f"training.accumulate, got {config.batch}; change one of them, or name fewer devices"
         )
+    batch = config.batch // config.accumulate
     if galaxies < mesh.size:
         raise ValueError(f"expected a training galaxy for each of {mesh.size} devices, got {galaxies}")
     return mesh, min(batch, galaxies // mesh.size * mesh.size)
@@ -213,9 +234,11 @@ def _optimizer(config: TrainingConfig, population: int) -> optax.GradientTransfo
         if config.optimizer == "adam"
         else adafactor(rate, parameter_scale=config.parameter_scale)
     )
-    if not config.clip_norm:
+    if config.clip_norm:
+        steps = optax.chain(optax.scale(1 / population), optax.clip_by_global_norm(config.clip_norm), steps)
+    if config.accumulate == 1:
         return steps
-    return optax.chain(optax.scale(1 / population), optax.clip_by_global_norm(config.clip_norm), steps)
+    return optax.MultiSteps(steps, config.accumulate).gradient_transformation()
 
 
 def _objective(recipe: Recipe) -> FreeBitsELBO:

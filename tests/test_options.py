@@ -140,6 +140,45 @@ def test_gradients_are_clipped_per_galaxy():
     assert np.abs(free[0] / free[1] - 1).min() > 0.01
 
 
+def test_parts_of_a_batch_make_one_step():
+    """Nothing moves before the last part, which moves by the mean gradient, as the whole batch would."""
+    parts, whole = (_optimizer(TrainingConfig(accumulate=n), 50) for n in (2, 1))
+    params = {"w": jnp.ones(3)}
+    state, gradients = parts.init(params), jnp.array([[1.0, 2.0, -3.0], [3.0, -1.0, 0.5]])
+    first, state = parts.update({"w": gradients[0]}, state, params)
+    second, state = parts.update({"w": gradients[1]}, state, params)
+    expected, _ = whole.update({"w": gradients.mean(0)}, whole.init(params), params)
+    assert np.all(first["w"] == 0)
+    np.testing.assert_allclose(second["w"], expected["w"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_fit_in_parts_learns_as_one_at_once(tmp_path):
+    """Other draws of the latents, the same steps: loss and bound agree; parts have to be equal."""
+    survey, found = galaxies(), {}
+    for parts in (1, 4):
+        recipe = tiny_recipe(SHAPE, steps=30, evaluate_every=30, batch=32, accumulate=parts)
+        found[parts] = fit(
+            jax.random.key(0),
+            recipe,
+            survey[:64],
+            survey[64:],
+            folder=tmp_path / str(parts),
+            progress=False,
+        ).history[-1]
+    np.testing.assert_allclose(found[4].loss, found[1].loss, rtol=0.05)
+    np.testing.assert_allclose(found[4].bound, found[1].bound, rtol=0.05)
+    with pytest.raises(ValueError, match="times the 3 parts of training.accumulate, got 32"):
+        fit(
+            jax.random.key(0),
+            changed(recipe, training={"accumulate": 3}),
+            survey[:64],
+            survey[64:],
+            folder=tmp_path / "3",
+            progress=False,
+        )
+
+
 @pytest.mark.slow
 def test_what_is_kept_is_the_average(tmp_path):
     """After two steps, from the parameters that the same run without an average has after one and two: a young average
