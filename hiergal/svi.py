@@ -141,6 +141,7 @@ def fit(
                         jax.block_until_ready(state)  # steps that wait there hold their buffers
                 done += 1
                 advance(1)
+            give_back_freed_memory()  # neither evaluation nor steps fit into pieces of the other
             if done == until:
                 parts = ((done - 1) % config.evaluate_every + 1) * config.accumulate
                 evaluation = evaluate(_evaluated(svi, state), validation)
@@ -159,7 +160,7 @@ def fit(
                     note=f"ELBO {info.bound:.0f}  chi2 {info.chi_square:.3f}  KL {info.divergence:.1f} nats",
                 )
             checkpoints.save(done, state)
-            give_back_freed_memory()  # pieces of the evaluation, too small for the buffers of a step
+            give_back_freed_memory()
         stopped = agreed(asked())
     checkpoints.close()
     if stopped and done < config.steps:
