@@ -388,7 +388,7 @@ while not os.path.exists({path!r}):
     if child == 0:
         prepare.prepare_store({path!r}, test_prepare.HEADER, test_prepare.draw, {total}, workers=1)
         os._exit(0)
-    time.sleep(random.uniform(0, 0.05 + 0.01 * kills))
+    time.sleep(random.uniform(0, 0.02 * 1.1**kills))  # several kills on a fast machine, an end on a slow one
     os.kill(child, signal.SIGKILL)
     kills += os.waitpid(child, 0)[1] != 0
 print(kills)
