@@ -104,7 +104,11 @@ def _band_height(image: jax.Array) -> int:
     """Height of equal bands of rows that fit into the cache."""
     rows, row_bytes = image.shape[1], image.itemsize * image.shape[2] * image.shape[3]
     return next(
-        (rows // bands for bands in range(1, rows) if rows % bands == 0 and rows // bands * row_bytes <= BAND_BYTES),
+        (
+            rows // bands
+            for bands in range(1, rows)
+            if rows % bands == 0 and rows // bands * row_bytes <= BAND_BYTES
+        ),
         1,
     )
 

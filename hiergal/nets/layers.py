@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from hiergal.nets.gradients import layer_norm, product, shifted
@@ -105,10 +106,14 @@ class Dense(nn.Module):
     dtype: Any = None
 
     @nn.compact
+    def weights(self, channels: int) -> tuple[Float[ArrayLike, "c f"], Float[ArrayLike, "f"]]:
+        """Return the kernel and the bias."""
+        kernel = self.param("kernel", self.kernel_init, (channels, self.features))
+        return kernel, self.param("bias", self.bias_init, (self.features,))
+
     def __call__(self, x: Float[jax.Array, "*n c"], training: bool = False) -> Float[jax.Array, "*n f"]:
         """Return the mixed channels; in training without forward mode."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", self.bias_init, (self.features,))
+        kernel, bias = self.weights(x.shape[-1])
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         mixed = product(x.reshape(-1, x.shape[-1]), kernel, training)
         return shifted(mixed.reshape(*x.shape[:-1], self.features), bias, training)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from hiergal.nets.encoder import centred, visible
@@ -130,12 +131,16 @@ class PyramidEncoder(nn.Module):
         """Return the outputs for each galaxy; in training also the features of each level."""
         c = self.config
         image = visible(observation)
-        h = Dense(c.embedding, dtype=self.dtype, name="embedding")(image[..., None], training)
         psf = centred(jnp.asarray(observation.psf.stamp), image.shape[1:])
-        psf = Dense(c.psf_embedding, dtype=self.dtype, name="psf_embedding")(psf[..., None], training)
-        features, h = [h], jnp.concatenate([h, psf], axis=-1)
+        embedding = Dense(c.embedding, dtype=self.dtype, name="embedding")
+        psf_embedding = Dense(c.psf_embedding, dtype=self.dtype, name="psf_embedding")
+        # Both are linear, as is the convolution behind them, which takes them into its kernel.
+        mixture = _side_by_side(embedding.weights(1), psf_embedding.weights(1))
+        features = [embedding(image[..., None], training)]
+        h = jnp.stack([image, psf, jnp.ones_like(image)], axis=-1)
         for i, depth in enumerate(c.depths):
-            h = HalvingConv(depth, dtype=self.dtype, name=f"halve_{i}")(h, training)
+            halve = HalvingConv(depth, dtype=self.dtype, name=f"halve_{i}")
+            h = halve(h, training) if i else halve(h, training, mixture)
             h = SeparableBlock(c.dropout, dtype=self.dtype, name=f"block_{i}")(h, training)
             features.append(h)
         h = nn.relu(LayerNorm(self.dtype, name="norm")(h, training)).reshape(len(h), -1)
@@ -188,6 +193,17 @@ class PyramidGenerator(nn.Module):
         maps = (len(h), 1, 1, h.shape[-1])
         copied = jax.random.bernoulli(self.make_rng("transverse"), transverse.copied[level], maps)
         return jnp.where(copied, transverse.features[level], h)
+
+
+def _side_by_side(image: tuple[ArrayLike, ArrayLike], psf: tuple[ArrayLike, ArrayLike]) -> jax.Array:
+    """The matrix by which an image, a PSF and a one become the embeddings of the first two, [3, channels]."""
+    (of_image, image_bias), (of_psf, psf_bias) = image, psf
+    rows = [
+        [of_image[0], jnp.zeros_like(psf_bias)],
+        [jnp.zeros_like(image_bias), of_psf[0]],
+        [image_bias, psf_bias],
+    ]
+    return jnp.stack([jnp.concatenate(row) for row in rows])
 
 
 def tukey_taper(shape: tuple[int, int], width: int) -> Float[np.ndarray, "y x"]:

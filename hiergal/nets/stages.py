@@ -4,6 +4,7 @@ Images are ``[n, y, x, channel]``. With ``training=True`` gradients take the for
 and there is no forward mode.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,17 +41,30 @@ class HalvingConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "n y x c"], training: bool = False
+        self,
+        x: Float[jax.Array, "n y x c"],
+        training: bool = False,
+        mixture: Float[jax.Array, "c m"] | None = None,
     ) -> Float[jax.Array, "n hy hx f"]:
-        """Return the image at half the resolution; in training without forward mode."""
-        channels = x.shape[-1]
+        """Return the image at half the resolution; in training without forward mode.
+
+        Args:
+            x: The image.
+            training: Whether gradients are wanted.
+            mixture: What the channels are to be multiplied with first. As nothing comes between, the kernel is, which
+                costs less where the mixture widens.
+        """
+        channels = x.shape[-1] if mixture is None else mixture.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if mixture is not None:
+            kernel = jnp.einsum("cm,ijmf->ijcf", mixture, kernel, precision="highest")
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        channels = x.shape[-1]
         taps = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
         taps = taps.reshape(2, 2, 4 * channels, -1)
         patches = space_to_depth(jnp.pad(x, BORDER), 2)
-        if min(x.shape[1:3]) > 2 * FEW_PIXELS:
+        if min(x.shape[1:3]) > 2 * FEW_PIXELS and 4 * channels > self.features:
             return shifted(convolve(patches, taps, "VALID"), bias, training)
         return shifted(_product_2x2(patches, taps, training), bias, training)
 
@@ -146,11 +160,15 @@ def _drop_out(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """Leave out a part of the numbers and scale up the rest, as :class:`flax.linen.Dropout`.
 
     The bits are hashes of the position and the key: JAX's own, of cryptographic quality, are most of what dropout
-    costs on CPUs. They do not depend on how the galaxies are spread over devices.
+    costs on CPUs. A pixel is hashed in full, its channels by a product with odd numbers. They do not depend on how the
+    galaxies are spread over devices.
     """
     first, second = jax.random.bits(key, (2,))
-    position = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
-    bits = _mixed(_mixed(position ^ first) ^ second)
+    *pixels, channels = x.shape
+    pixel = _mixed(_mixed(jax.lax.iota(jnp.uint32, math.prod(pixels)) ^ first) ^ second)
+    channel = _mixed(jax.lax.iota(jnp.uint32, channels) ^ second) | np.uint32(1)
+    bits = pixel.reshape(*pixels, 1) * channel.reshape((1,) * len(pixels) + (-1,))
+    bits = (bits ^ (bits >> 16)) * np.uint32(0x21F0AAAD)
     return jnp.where(bits < np.uint32((1 - rate) * 2**32), x / (1 - rate), jnp.zeros_like(x))
 
 
