@@ -85,6 +85,7 @@ def test_the_encoder_halves_its_embeddings(rng):
     weights = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), weights)
     _, state = encoder.apply({"params": weights}, seen, capture_intermediates=True)
     images = {"embedding": visible(seen), "psf_embedding": centred(jnp.asarray(seen.psf.stamp), SHAPE)}
+    weights = jax.tree.map(np.asarray, weights)
     embedded = [
         np.asarray(images[name])[..., None] @ weights[name]["kernel"] + weights[name]["bias"]
         for name in images
