@@ -28,10 +28,6 @@ __all__ = [
     "space_to_depth",
 ]
 
-FEW_PIXELS = (
-    4  # along a side of the smaller image; there a 2x2 convolution computes borders for the most part
-)
-BORDER = ((0, 0), (1, 1), (1, 1), (0, 0))
 PATCH_KERNEL = (0.125, 0.25, 0.25, 0.25, 0.125)  # no response at periods of 4 and 2 pixels
 
 
