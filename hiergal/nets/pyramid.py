@@ -140,7 +140,7 @@ class PyramidEncoder(nn.Module):
         h = jnp.stack([image, psf, jnp.ones_like(image)], axis=-1)
         for i, depth in enumerate(c.depths):
             halve = HalvingConv(depth, dtype=self.dtype, name=f"halve_{i}")
-            h = halve(h, training) if i else halve(h, training, mixture)
+            h = halve(h, training, None if i else mixture)
             h = SeparableBlock(c.dropout, dtype=self.dtype, name=f"block_{i}")(h, training)
             features.append(h)
         h = nn.relu(LayerNorm(self.dtype, name="norm")(h, training)).reshape(len(h), -1)

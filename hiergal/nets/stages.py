@@ -54,13 +54,12 @@ class HalvingConv(nn.Module):
             mixture: What the channels are to be multiplied with first. As nothing comes between, the kernel is, which
                 costs less where the mixture widens.
         """
-        channels = x.shape[-1] if mixture is None else mixture.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, channels, self.features))
+        channels, mixed = x.shape[-1], (x if mixture is None else mixture).shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, mixed, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if mixture is not None:
             kernel = jnp.einsum("cm,ijmf->ijcf", mixture, kernel, precision="highest")
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        channels = x.shape[-1]
         taps = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
         taps = taps.reshape(2, 2, 4 * channels, -1)
         patches = space_to_depth(jnp.pad(x, BORDER), 2)
@@ -160,8 +159,8 @@ def _drop_out(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """Leave out a part of the numbers and scale up the rest, as :class:`flax.linen.Dropout`.
 
     The bits are hashes of the position and the key: JAX's own, of cryptographic quality, are most of what dropout
-    costs on CPUs. A pixel is hashed in full, its channels by a product with odd numbers. They do not depend on how the
-    galaxies are spread over devices.
+    costs on CPUs. A pixel is hashed in full, its channels by a product with odd numbers. The bits do not depend on how
+    the galaxies are spread over devices.
     """
     first, second = jax.random.bits(key, (2,))
     *pixels, channels = x.shape
