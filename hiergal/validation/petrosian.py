@@ -1,0 +1,174 @@
+"""Radii from the curve of growth: Petrosian's, and those that hold a share of the light.
+
+Apertures cut pixels exactly (photutils). With S(r) the mean brightness in an annulus at r and m(r) that inside r,
+the Petrosian radius is where S(r) = eta m(r), eta = 0.2 (Petrosian 1976; Lotz et al. 2004, Eq. 4). Apertures are
+circles, or ellipses whose radius is the semi-major axis. Images are [y, x]; a centre is (x, y) [pixels], an angle goes
+from x towards y [radians].
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import optimize
+
+__all__ = ["Ellipse", "ellipse_of", "overlap", "petrosian_radius", "radius_of_fraction"]
+
+Image = Float[np.ndarray, "y x"]
+Mask = Bool[np.ndarray, "y x"]
+
+ETA = 0.2
+ANNULUS_PIX = 1.0
+SEARCHED = (
+    100  # radii, up to the stamp's diagonal; the first that is faint enough is refined, as statmorph does
+)
+STEP_PIX = 1.0  # of the search for a share of the light
+PRECISION_PIX = 1e-6
+LEAST_MOMENT = 1 / 12  # of a pixel: thinner sources are as thick as that
+
+
+class Ellipse(NamedTuple):
+    """Centre [pixels], axis ratio and position angle of concentric apertures; by default circles."""
+
+    x: float
+    y: float
+    axis_ratio: float = 1.0
+    angle: float = 0.0
+
+
+def ellipse_of(image: Image, x: float, y: float) -> Ellipse:
+    """Return the ellipse around a point that has the shape of the image's second moments about it.
+
+    Args:
+        image: Light of the galaxy [flux per pixel], zero outside its region.
+        x: Centre along x [pixels].
+        y: Centre along y [pixels].
+
+    Example:
+        >>> y, x = np.mgrid[:41, :61]
+        >>> image = np.exp(-0.5 * ((x - 30) ** 2 / 36 + (y - 20) ** 2 / 9))
+        >>> round(ellipse_of(image, 30, 20).axis_ratio, 3)
+        0.5
+    """
+    dy, dx = np.arange(image.shape[0])[:, None] - y, np.arange(image.shape[1]) - x
+    flux = image.sum()
+    xx, yy, xy = ((image * product).sum() / flux for product in (dx * dx, dy * dy, dx * dy))
+    half_sum, half_difference = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    major, minor = (max(abs(half_sum + sign * half_difference), LEAST_MOMENT) for sign in (1, -1))
+    ratio = np.sqrt(min(major, minor) / max(major, minor))
+    return Ellipse(x, y, float(ratio), float(0.5 * np.arctan2(2 * xy, xx - yy)))
+
+
+def overlap(shape: tuple[int, int], ellipse: Ellipse, radius: float) -> Image:
+    """Compute which part of each pixel lies inside an aperture.
+
+    Args:
+        shape: (ny, nx) of the image.
+        ellipse: Centre and shape of the aperture.
+        radius: Its radius or semi-major axis [pixels].
+
+    Returns:
+        Shares between 0 and 1.
+
+    Example:
+        >>> round(float(overlap((20, 30), Ellipse(12.0, 9.0), 5.0).sum()) / np.pi, 6)
+        25.0
+    """
+    from photutils.geometry import circular_overlap_grid, elliptical_overlap_grid
+
+    shares = np.zeros(shape)
+    (low_y, high_y), (low_x, high_x) = (
+        (max(int(np.floor(c - radius)), 0), min(int(np.ceil(c + radius)) + 1, n))
+        for c, n in zip((ellipse.y, ellipse.x), shape, strict=True)
+    )
+    if radius <= 0 or low_y >= high_y or low_x >= high_x:
+        return shares
+    edges = (
+        low_x - 0.5 - ellipse.x,
+        high_x - 0.5 - ellipse.x,
+        low_y - 0.5 - ellipse.y,
+        high_y - 0.5 - ellipse.y,
+    )
+    size, exactly = (high_x - low_x, high_y - low_y), (1, 1)
+    if ellipse.axis_ratio == 1:
+        inside = circular_overlap_grid(*edges, *size, radius, *exactly)
+    else:
+        minor = radius * ellipse.axis_ratio
+        inside = elliptical_overlap_grid(*edges, *size, radius, minor, ellipse.angle, *exactly)
+    shares[low_y:high_y, low_x:high_x] = inside
+    return shares
+
+
+def petrosian_radius(image: Image, valid: Mask, ellipse: Ellipse, *, eta: float = ETA) -> float:
+    """Find a radius at which the brightness has fallen to a share of the mean inside, the smallest at a coarse look.
+
+    Args:
+        image: A stamp [flux per pixel], zero where it is not valid.
+        valid: Pixels to use.
+        ellipse: Centre and shape of the apertures.
+        eta: That share.
+
+    Returns:
+        The radius or semi-major axis [pixels]; NaN if the brightness stays above to the corners of the stamp, and the
+        width of an annulus (one pixel) if it is below from there on.
+
+    Example:
+        >>> y, x = np.mgrid[:101, :101] - 50
+        >>> image = np.exp(-np.hypot(x, y) / 5)
+        >>> round(petrosian_radius(image, np.ones(image.shape, bool), Ellipse(50.0, 50.0)) / 5, 2)  # scale lengths
+        3.63
+    """
+    weight = valid.astype(float)
+
+    def mean(inside: Image) -> float:
+        area = (inside * weight).sum()
+        return abs((inside * image).sum() / area) if area > 0 else float("nan")
+
+    def excess(radius: float) -> float:
+        inner, middle, outer = (
+            overlap(image.shape, ellipse, radius + half) for half in (-ANNULUS_PIX / 2, 0.0, ANNULUS_PIX / 2)
+        )
+        inside = mean(middle)
+        return mean(outer - inner) / inside - eta if inside > 0 else float("nan")
+
+    before = None
+    for radius in np.linspace(ANNULUS_PIX, np.hypot(*image.shape) / ellipse.axis_ratio, SEARCHED):
+        if excess(radius) <= 0:
+            return float(
+                radius if before is None else optimize.brentq(excess, before, radius, xtol=PRECISION_PIX)
+            )
+        before = radius
+    return float("nan")
+
+
+def radius_of_fraction(image: Image, ellipse: Ellipse, fraction: float, total_radius: float) -> float:
+    """Find the smallest radius that holds a share of the light.
+
+    Args:
+        image: A stamp [flux per pixel].
+        ellipse: Centre and shape of the apertures.
+        fraction: The share, between 0 and 1.
+        total_radius: The radius that holds all light by definition [pixels].
+
+    Returns:
+        The radius or semi-major axis [pixels]; NaN if the light inside the total radius is not positive.
+
+    Example:
+        >>> y, x = np.mgrid[:101, :101] - 50
+        >>> image = np.exp(-0.5 * (x**2 + y**2) / 5**2)
+        >>> round(radius_of_fraction(image, Ellipse(50.0, 50.0), 0.5, 50.0) / 5, 3)  # of a Gaussian, in its sigmas
+        1.179
+    """
+    if not np.isfinite(total_radius):
+        return float("nan")
+    total = (overlap(image.shape, ellipse, total_radius) * image).sum()
+    if total <= 0:
+        return float("nan")
+
+    def excess(radius: float) -> float:
+        return (overlap(image.shape, ellipse, radius) * image).sum() / total - fraction
+
+    radius = 0.0
+    while excess(radius + STEP_PIX) < 0:
+        radius += STEP_PIX
+    return float(optimize.brentq(excess, radius, radius + STEP_PIX, xtol=PRECISION_PIX))
