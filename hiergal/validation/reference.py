@@ -22,6 +22,7 @@ from scipy.special import ndtr
 __all__ = ["ReferenceCurve", "cosmos_reference", "ks_distance", "read_paper_curves", "smoothed_cdf"]
 
 SMOOTHED = ("sigma", "g")  # quantities that the paper shows as kernel density estimates
+HISTOGRAMS = ("mag_auto", "flux_radius_arcsec")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class ReferenceCurve:
     """Cumulative distribution of one quantity of the real galaxies.
 
     Attributes:
-        name: ``sigma`` [arcsec], ``g`` (|g|), ``mag_auto`` [mag] or ``flux_radius_arcsec`` [arcsec].
+        name: ``sigma`` [arcsec], ``g`` (|g|), ``mag_auto`` [mag], ``flux_radius_arcsec`` [arcsec], or a statistic of
+            :mod:`hiergal.validation.morphology_reference`.
         x: Values, increasing.
         cdf: Share of galaxies below each value. A histogram (``mag_auto``, ``flux_radius_arcsec``) counts the
             galaxies inside its range only; a smoothed curve that leaves the figure ends below 1.
@@ -44,7 +46,7 @@ class ReferenceCurve:
     @property
     def smoothed(self) -> bool:
         """Whether the curve is a kernel density estimate."""
-        return self.name in SMOOTHED
+        return self.name not in HISTOGRAMS
 
 
 @cache
