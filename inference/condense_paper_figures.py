@@ -2,8 +2,8 @@
 
     HIERGAL_DATA=... python inference/condense_paper_figures.py
 
-Writes ``hiergal/validation/morphology_reference.toml``: 49 quantiles of each curve, and the counts in each plane, of the
-real COSMOS galaxies, their parametric twins and the mocks of Lanusse et al. (2020).
+Writes ``hiergal/validation/morphology_reference.toml``: 49 quantiles of each curve, and the counts in each plane, of
+the real COSMOS galaxies, their parametric twins and the mocks of Lanusse et al. (2020).
 """
 
 import os
@@ -17,8 +17,8 @@ from hiergal.validation.morphology_reference import MorphologyReference, read_pa
 
 HEADER = """\
 # Morphology of HST/ACS F814W COSMOS galaxies, of parametric fits to them and of mocks, read from Figs. 8 and 9 of F.
-# Lanusse, R. Mandelbaum, S. Ravanbakhsh, C.-L. Li, P. Freeman, B. Poczos (2020), "Deep Generative Models for Galaxy Image
-# Simulations". Written by inference/condense_paper_figures.py. See morphology_reference.py for what is what.
+# Lanusse, R. Mandelbaum, S. Ravanbakhsh, C.-L. Li, P. Freeman, B. Poczos (2020), "Deep Generative Models for Galaxy
+# Image Simulations". Written by inference/condense_paper_figures.py. See morphology_reference.py for what is what.
 """
 NODES = 49
 

@@ -98,6 +98,7 @@ def draw_mock(
         galaxy = build_galaxy(
             {name: float(column[i]) for name, column in columns.items()},
             random_stream(seed, first + i, STRUCTURE),
+            parameters,
         )
         truth[i] = render(galaxy, shape)
         psf[i] = draw_psf(random_stream(seed, first + i, OPTICS), bank)

@@ -143,7 +143,7 @@ def morphology_samples(
         good: Galaxies whose moments are good, too, which all panels but I-D ask for; None for all.
 
     Returns:
-        Values by name: ``log10_m``, ``log10_i`` (without zeros and ones), ``d``, and pairs ``m20_gini`` and ``d_log10_i``.
+        Values by name: ``log10_m``, ``log10_i`` (without zeros and ones), ``d``; pairs ``m20_gini`` and ``d_log10_i``.
 
     Example:
         >>> table = Table({"m": [0.1, 0.0], "i": [0.0, 0.1], "d": [0.2, 0.3], "gini": [0.3, 0.4], "m20": [-1.5, -1.6]})
