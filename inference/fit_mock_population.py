@@ -87,7 +87,7 @@ def fit(data: Path) -> dict:
         "magnitude": {
             "bright": BRIGHT,
             "faint": 25.2,
-            "surface_brightness": 26.0,
+            "surface_brightness": 24.8,
             "log_density": fit_counts(data),
         },
         "early": {
@@ -111,6 +111,7 @@ def fit(data: Path) -> dict:
         "light": fit_light(cosmos),
         "redshift": {},
         "noise": fit_noise(data),
+        "structure": dict(population.population_parameters()["structure"]),  # see fit_mock_structure.py
     }
     parameters["redshift"] = fit_redshift(cosmos, parameters)
     calibrate_flux_radius(parameters)
