@@ -10,6 +10,7 @@ Where the generator cannot reproduce a galaxy, that covariance is too small: see
 """
 
 from collections.abc import Callable
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,9 @@ class GaussianPosterior(Record):
     leverage: Float[jax.Array, "n pixels"]
 
 
-def sharpen(residual: Residual, start: Float[jax.Array, "n d"], *, steps: int) -> GaussianPosterior:
+def sharpen(
+    residual: Residual, start: Float[jax.Array, "n d"], *, steps: int, loop: bool = False
+) -> GaussianPosterior:
     """Find the mode of each galaxy's posterior and its curvature there.
 
     Args:
@@ -48,6 +51,8 @@ def sharpen(residual: Residual, start: Float[jax.Array, "n d"], *, steps: int) -
         start: Latents to start from, the guide's means.
         steps: Number of damped Gauss-Newton steps; a step that does not raise the posterior is not taken, and the
             next is more careful.
+        loop: Whether to compile one step and repeat it. Networks are slower that way: XLA runs convolutions inside
+            loops on one core.
 
     Example:
         >>> posterior = sharpen(lambda z: 2.0 * (z - 1.0), jnp.zeros((1, 1)), steps=5)
@@ -69,19 +74,26 @@ def sharpen(residual: Residual, start: Float[jax.Array, "n d"], *, steps: int) -
     def curvature(jacobian):
         return jnp.einsum("nip,njp->nij", jacobian, jacobian) + identity
 
-    z, damping = start, jnp.full(start.shape[:1], 1e-2, start.dtype)
-    r, jacobian = expand(z)
-    for _ in range(steps):
+    def step(_, state):
+        z, r, jacobian, damping = state
         hessian = curvature(jacobian)
         gradient = jnp.einsum("nip,np->ni", jacobian, r) + z
         damped = hessian + damping[:, None, None] * hessian * identity
         trial = z - jnp.linalg.solve(damped, gradient[..., None])[..., 0]
         trial_r, trial_jacobian = expand(trial)
         better = loss(trial, trial_r) <= loss(z, r)
-        z = jnp.where(better[:, None], trial, z)
-        r = jnp.where(better[:, None], trial_r, r)
-        jacobian = jnp.where(better[:, None, None], trial_jacobian, jacobian)
-        damping = jnp.where(better, damping / 10, damping * 10)
+        return (
+            jnp.where(better[:, None], trial, z),
+            jnp.where(better[:, None], trial_r, r),
+            jnp.where(better[:, None, None], trial_jacobian, jacobian),
+            jnp.where(better, damping / 10, damping * 10),
+        )
+
+    state = start, *expand(start), jnp.full(start.shape[:1], 1e-2, start.dtype)
+    if loop:
+        z, r, jacobian, _ = jax.lax.fori_loop(0, steps, step, state)
+    else:
+        z, r, jacobian, _ = reduce(lambda state, i: step(i, state), range(steps), state)
     scale = jnp.linalg.inv(jnp.linalg.cholesky(curvature(jacobian))).swapaxes(-1, -2)
     leverage = jnp.sum(jnp.einsum("nij,nip->njp", scale, jacobian) ** 2, axis=1)
     return GaussianPosterior(mean=z, scale=scale, residual=r, leverage=leverage)

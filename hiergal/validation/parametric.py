@@ -3,8 +3,8 @@
 The yardstick of Lanusse et al. (2020, Sec. 4.4): what simulations drew before generative models. Fitted to the stamp
 with the galaxy's own PSF and noise by damped Gauss-Newton steps, a batch at once
 (:func:`hiergal.laplace.sharpen`): parameters are latents with wide normal priors, so the fit is that of least squares
-unless the data say nothing. A bulge has index 4, a disc index 1 (as in the COSMOS fits, Mandelbaum et al. 2012); which of
-the two models is better says the Bayesian information criterion.
+unless the data say nothing. A bulge has index 4, a disc index 1 (as in the COSMOS fits, Mandelbaum et al. 2012); which
+of the two models is better says the Bayesian information criterion.
 
 Profiles are as the generator's: on the pixels of the stamp, without the PSF, surface brightness at the centre of a pixel
 times its area.
@@ -100,12 +100,9 @@ def sersic_profile(
 
     def averaged(rows, columns, samples):
         offsets = (np.arange(samples) + 0.5) / samples - 0.5
-        total = sum(
-            brightness(rows[None, :, None] + dy, columns[None, None, :] + dx)
-            for dy in offsets
-            for dx in offsets
-        )
-        return total / samples**2
+        y, x = ((axis[:, None] + offsets).ravel() for axis in (rows, columns))
+        fine = brightness(y[None, :, None], x[None, None, :])
+        return fine.reshape(-1, len(rows), samples, len(columns), samples).mean(axis=(2, 4))
 
     rows, columns = (np.arange(n) - (n - 1) / 2 for n in shape)
     image = averaged(rows, columns, SAMPLES)
@@ -239,7 +236,7 @@ def _fit(kind: str, steps: int, observation: Observation, start: jax.Array) -> d
         return observation.noise.whiten(difference, observation.mask).reshape(len(z), -1)
 
     z0 = jnp.zeros((len(start), KINDS[kind]), start.dtype)
-    posterior = sharpen(residual, z0, steps=steps)
+    posterior = sharpen(residual, z0, steps=steps, loop=True)
     profile, parameters = _model(kind, shape, start, posterior.mean)
     return parameters | {"chi_square": jnp.sum(posterior.residual**2, axis=-1), "profile": profile}
 
