@@ -6,6 +6,7 @@ light, on an arcsinh stretch in units of the noise. Colours stay apart for colou
 """
 
 from hiergal.figures.calibration import coverage, intervals
+from hiergal.figures.morphology import morphology_curves, morphology_planes
 from hiergal.figures.population import latent_corner, sizes_and_ellipticities
 from hiergal.figures.reconstruction import reconstruction_pages, reconstructions
 from hiergal.figures.stamps import drawn_galaxies, survey_stamps
@@ -16,6 +17,8 @@ __all__ = [
     "drawn_galaxies",
     "intervals",
     "latent_corner",
+    "morphology_curves",
+    "morphology_planes",
     "rate_and_distortion",
     "reconstruction_pages",
     "reconstructions",

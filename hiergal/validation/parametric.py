@@ -6,8 +6,8 @@ with the galaxy's own PSF and noise by damped Gauss-Newton steps, a batch at onc
 unless the data say nothing. A bulge has index 4, a disc index 1 (as in the COSMOS fits, Mandelbaum et al. 2012); which
 of the two models is better says the Bayesian information criterion.
 
-Profiles are as the generator's: on the pixels of the stamp, without the PSF, surface brightness at the centre of a pixel
-times its area.
+Profiles are as the generator's: on the pixels of the stamp, without the PSF, surface brightness at the centre of a
+pixel times its area.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,8 @@ class ParametricTwins(NamedTuple):
         profile: Unconvolved profiles of the better model [flux per pixel], [n, y, x].
         table: One row for each galaxy: ``kind`` (``sersic`` or ``bulge_disc``), ``flux``, ``hlr_arcsec`` (of the disc
             where there is one), ``sersic_index``, ``g1``, ``g2``, ``x_pix``, ``y_pix`` (from the stamp's centre),
-            ``bulge_fraction``, ``bulge_hlr_arcsec``, ``chi_square`` (per pixel) and ``flag`` (1 where nothing could be fitted).
+            ``bulge_fraction``, ``bulge_hlr_arcsec``, ``chi_square`` (per pixel) and ``flag`` (1 where nothing could be
+            fitted).
     """
 
     profile: Float[Array, "n y x"]

@@ -1,0 +1,119 @@
+"""Samples made alike: real stamps, drawn galaxies and parametric twins, each with the same PSF, stamp and noise.
+
+For each held-out galaxy of a survey, what the survey saw; a galaxy that the model draws for the same conditions; the
+parametric fit to it. The latter two are convolved with the galaxy's own PSF, and get a noise image drawn from its own
+noise model, so that whatever differs is the galaxies' light (Lanusse et al. 2020, Sec. 4.4). Halves of the real sample
+against each other are the floor of every comparison.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from hiergal.hub import GalaxyModel
+from hiergal.observation import Observation
+from hiergal.psf import convolve
+from hiergal.records import Array
+from hiergal.simulate import draw_profiles
+from hiergal.validation.parametric import ParametricTwins, fit_parametric
+
+__all__ = ["Samples", "halves", "make_samples", "observed_again"]
+
+BATCH = 128
+
+
+class Samples(NamedTuple):
+    """Stamps of the same galaxies, made three ways [flux per pixel], [n, y, x].
+
+    ``profile`` is what ``drawn`` shows without PSF and noise, and ``twins`` are the fits behind ``parametric``.
+    """
+
+    real: Float[Array, "n y x"]
+    drawn: Float[Array, "n y x"]
+    parametric: Float[Array, "n y x"]
+    profile: Float[Array, "n y x"]
+    twins: ParametricTwins
+
+
+def make_samples(model: GalaxyModel, observation: Observation, *, key: jax.Array) -> Samples:
+    """Draw a galaxy, and fit a parametric one, for each galaxy of a survey.
+
+    Args:
+        model: A trained model with a flow.
+        observation: Galaxies that the model has not seen, with its conditions in their catalogue.
+        key: PRNG key; the same key gives the same samples.
+
+    Raises:
+        ValueError: If the model's pixels are not the survey's, it has no flow, or a condition is missing.
+
+    Example:
+        >>> samples = make_samples(model, store.read(split.test), key=jax.random.key(0))  # doctest: +SKIP
+    """
+    recipe = model.recipe
+    ours = (*recipe.shape, recipe.pixel_scale_arcsec)
+    theirs = (*observation.image.shape[1:], observation.pixel_scale_arcsec)
+    if not np.allclose(ours, theirs):
+        raise ValueError(
+            "observation: expected stamps of "
+            f"{ours[0]}x{ours[1]} pixels of {ours[2]} arcsec as the model's, got {theirs[0]}x{theirs[1]} of {theirs[2]}; "
+            "prepare the survey with the model's stamps"
+        )
+    draw_key, noise_key, twin_key = jax.random.split(key, 3)
+    profile = draw_profiles(model, observation.catalog, key=draw_key)
+    twins = fit_parametric(observation)
+    return Samples(
+        np.asarray(observation.image),
+        observed_again(profile, observation, key=noise_key),
+        observed_again(twins.profile, observation, key=twin_key),
+        profile,
+        twins,
+    )
+
+
+def observed_again(
+    profile: Float[Array, "n y x"], observation: Observation, *, key: jax.Array
+) -> Float[np.ndarray, "n y x"]:
+    """Observe other profiles as a survey observed its galaxies: the same PSFs, new noise of the same kind (Eq. 1).
+
+    Args:
+        profile: Unconvolved profiles [flux per pixel].
+        observation: The survey's galaxies.
+        key: PRNG key; the noise of a galaxy does not depend on how many there are.
+
+    Example:
+        >>> from hiergal.survey.mock import draw_mock
+        >>> batch = draw_mock(3, seed=1, stamp=32)
+        >>> observed_again(batch.truth, batch.observation, key=jax.random.key(0)).shape
+        (3, 32, 32)
+    """
+    n = len(observation)
+    parts = []
+    for first in range(0, n, BATCH):
+        rows = np.minimum(np.arange(first, first + BATCH), n - 1)
+        part = jax.tree.map(jnp.asarray, observation[rows])
+        parts.append(np.asarray(_observed(jax.random.fold_in(key, first), jnp.asarray(profile[rows]), part)))
+    return np.concatenate(parts)[:n]
+
+
+def halves(n: int, *, seed: int = 0) -> tuple[Int[np.ndarray, "half"], Int[np.ndarray, "other"]]:
+    """Divide galaxies at random into two halves, in order within each.
+
+    Args:
+        n: Number of galaxies.
+        seed: Seed of the division.
+
+    Example:
+        >>> [len(half) for half in halves(7)]
+        [3, 4]
+    """
+    order = np.random.default_rng(seed).permutation(n)
+    return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
+
+
+@jax.jit
+def _observed(key: jax.Array, profile: jax.Array, observation: Observation) -> jax.Array:
+    blurred = convolve(profile, observation.psf)
+    return blurred + observation.noise.sample(key, blurred.shape)
