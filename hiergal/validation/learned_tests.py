@@ -14,7 +14,6 @@ from hiergal.validation.verdict import (
     Verdict,
     checked,
     exchange_verdict,
-    exchanged,
     labels_of,
     pooled_rows,
     standardised,
@@ -109,35 +108,42 @@ def pqmass_test(
             "fewer cells"
         )
     rng = np.random.default_rng(seed)
-    cells = np.zeros((len(pooled), TESSELLATIONS), int)
-    inside = np.ones((len(pooled), TESSELLATIONS), bool)
-    for k in range(TESSELLATIONS):
+    members = []
+    for _ in range(TESSELLATIONS):
         centres = rng.choice(len(pooled), references, replace=False)
-        cells[:, k] = KDTree(pooled[centres]).query(pooled)[1]
-        inside[centres, k] = False  # the centres themselves do not count
+        member = np.zeros((len(pooled), references))
+        member[np.arange(len(pooled)), KDTree(pooled[centres]).query(pooled)[1]] = 1
+        member[centres] = 0  # the centres themselves do not count
+        members.append(member[:, member.sum(axis=0) > 0])
 
     def chi_square(labels: Float[np.ndarray, "c nm"]) -> Float[np.ndarray, "c"]:
-        result = np.zeros(len(labels))
-        for k in range(TESSELLATIONS):
-            counted = inside[:, k]
-            member = np.zeros((counted.sum(), references))
-            member[np.arange(counted.sum()), cells[counted, k]] = 1
-            total = member.sum(axis=0)
-            mine = (labels[:, counted] > 0).astype(float)
-            size = mine.sum(axis=1, keepdims=True)
-            expected = size * total / total.sum()
-            found = mine @ member
-            whole = total.sum()
-            used = total > 0
-            terms = (found - expected)[:, used] ** 2 * (1 / expected[:, used]) * whole / (whole - size)
-            result += terms.sum(axis=1) / (used.sum() - 1)
+        mine = (labels > 0).astype(float)
+        result = 0.0
+        for member in members:
+            total, found = member.sum(axis=0), mine @ member
+            size, whole = found.sum(axis=1, keepdims=True), total.sum()
+            expected = size * total / whole
+            # Of both samples: where one has more than its share, the other has less.
+            both = (found - expected) ** 2 / expected * whole / (whole - size)
+            result = result + both.sum(axis=1) / (member.shape[1] - 1)
         return result / TESSELLATIONS
 
-    found = float(chi_square(labels_of(np.arange(len(pooled))[None], n))[0])
-    by_chance = exchanged(chi_square, len(pooled), n, rng, exchanges=199)
-    error = float(np.std(by_chance))
-    words = f"{name}: PQMass chi-square {found:.2f} per degree of freedom, {np.mean(by_chance):.2f} for one population"
-    return exchange_verdict(f"{name} (PQMass)", found, error, by_chance, alpha, words)
+    def error(_: float, rng: np.random.Generator) -> float:
+        orders = np.stack([rng.permutation(len(pooled)) for _ in range(100)])
+        return float(np.std(chi_square(labels_of(orders, n))))
+
+    return exchange_verdict(
+        f"{name} (PQMass)",
+        chi_square,
+        len(pooled),
+        n,
+        lambda found, error, expected: (
+            f"{name}: reduced chi-square {found:.2f} +- {error:.2f} (PQMass), {expected:.2f} for one population"
+        ),
+        error=error,
+        rng=rng,
+        alpha=alpha,
+    )
 
 
 def memorisation_test(
@@ -171,7 +177,6 @@ def memorisation_test(
         >>> memorisation_test(trained + 0.1 * rng.normal(size=(300, 4)), trained, held_out, "latents").passed
         False
     """
-    rng = np.random.default_rng(seed)
     both, size = pooled_rows(trained, held_out)
     scale = both.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
@@ -180,11 +185,16 @@ def memorisation_test(
     def share(labels: Float[np.ndarray, "c nm"]) -> Float[np.ndarray, "c"]:
         return (labels[:, nearest] > 0).mean(axis=1)
 
-    found = float(share(labels_of(np.arange(len(both))[None], size))[0])
-    by_chance = exchanged(share, len(both), size, rng)
-    error = float(np.sqrt(found * (1 - found) / len(drawn)))
-    words = (
-        f"{name}: {100 * found:.1f} +- {100 * error:.1f} % of the draws are nearest to a galaxy of the training, "
-        f"{100 * np.mean(by_chance):.1f} % by chance"
+    return exchange_verdict(
+        f"{name} (memorisation)",
+        share,
+        len(both),
+        size,
+        lambda found, error, expected: (
+            f"{name}: {100 * found:.1f} +- {100 * error:.1f} % of the draws are nearest to a galaxy of the training, "
+            f"{100 * expected:.1f} % by chance"
+        ),
+        error=lambda found, _: float(np.sqrt(found * (1 - found) / len(drawn))),
+        rng=np.random.default_rng(seed),
+        alpha=alpha,
     )
-    return exchange_verdict(f"{name} (memorisation)", found, error, by_chance, alpha, words)

@@ -151,11 +151,13 @@ def fit_parametric(
         padded = np.resize(rows, size)  # one shape, one program
         part = jax.tree.map(jnp.asarray, observation[padded])
         fits = [_fit(kind, steps, part, jnp.asarray(starts[padded])) for kind in kinds]
-        found.append([jax.tree.map(lambda a, n=len(rows): np.asarray(a)[:n], fit) for fit in fits])
+        count = len(rows)
+        found.append([{name: np.asarray(values)[:count] for name, values in fit.items()} for fit in fits])
         if progress is not None:
             progress(len(rows))
     merged = [
-        jax.tree.map(lambda *parts: np.concatenate(parts), *several) for several in zip(*found, strict=True)
+        {name: np.concatenate([part[name] for part in several]) for name in several[0]}
+        for several in zip(*found, strict=True)
     ]
     pixels = np.prod(observation.image.shape[1:])
     criterion = np.stack(

@@ -24,6 +24,7 @@ SEARCHED = (
 )
 STEP_PIX = 1.0  # of the search for a share of the light
 PRECISION_PIX = 1e-6
+LEAST_AREA = 1e-3  # of an annulus at the edge of the stamp [pixels]: the rest is rounding
 LEAST_MOMENT = 1 / 12  # of a pixel: thinner sources are as thick as that
 
 
@@ -122,14 +123,15 @@ def petrosian_radius(image: Image, valid: Mask, ellipse: Ellipse, *, eta: float 
 
     def mean(inside: Image) -> float:
         area = (inside * weight).sum()
-        return abs((inside * image).sum() / area) if area > 0 else float("nan")
+        return abs((inside * image).sum() / area) if area > LEAST_AREA else float("nan")
 
     def excess(radius: float) -> float:
         inner, middle, outer = (
             overlap(image.shape, ellipse, radius + half) for half in (-ANNULUS_PIX / 2, 0.0, ANNULUS_PIX / 2)
         )
-        inside = mean(middle)
-        return mean(outer - inner) / inside - eta if inside > 0 else float("nan")
+        inside, edge = mean(middle), mean(outer - inner)
+        # Where there is nothing to be measured, it has not fallen.
+        return edge / inside - eta if inside > 0 and np.isfinite(edge) else 1.0
 
     before = None
     for radius in np.linspace(ANNULUS_PIX, np.hypot(*image.shape) / ellipse.axis_ratio, SEARCHED):

@@ -57,8 +57,8 @@ def make_samples(model: GalaxyModel, observation: Observation, *, key: jax.Array
     theirs = (*observation.image.shape[1:], observation.pixel_scale_arcsec)
     if not np.allclose(ours, theirs):
         raise ValueError(
-            "observation: expected stamps of "
-            f"{ours[0]}x{ours[1]} pixels of {ours[2]} arcsec as the model's, got {theirs[0]}x{theirs[1]} of {theirs[2]}; "
+            f"observation: expected stamps of {ours[0]}x{ours[1]} pixels of {ours[2]} arcsec as the model's, got "
+            f"{theirs[0]}x{theirs[1]} of {theirs[2]}; "
             "prepare the survey with the model's stamps"
         )
     draw_key, noise_key, twin_key = jax.random.split(key, 3)

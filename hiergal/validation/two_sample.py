@@ -14,7 +14,6 @@ from hiergal.validation.verdict import (
     Verdict,
     checked,
     exchange_verdict,
-    exchanged,
     labels_of,
     pooled_rows,
     standardised,
@@ -95,15 +94,22 @@ def wasserstein_test(
         below = np.cumsum(labels[:, order], axis=1)[:, :-1]
         return np.abs(below) @ gaps
 
-    rng = np.random.default_rng(seed)
-    found = float(distance(labels_of(np.arange(len(values))[None], n))[0])
-    by_chance = exchanged(distance, len(values), n, rng)
-    again = [
-        stats.wasserstein_distance(rng.choice(real, n), rng.choice(other, len(other))) / scale
-        for _ in range(100)
-    ]
-    words = f"{name} is off by {found:.3f} standard deviations, {np.mean(by_chance):.3f} for one population"
-    return exchange_verdict(f"{name} (Wasserstein)", found, float(np.std(again)), by_chance, alpha, words)
+    def error(_: float, rng: np.random.Generator) -> float:
+        pairs = ((rng.choice(real, n), rng.choice(other, len(other))) for _ in range(100))
+        return float(np.std([stats.wasserstein_distance(a, b) / scale for a, b in pairs]))
+
+    return exchange_verdict(
+        f"{name} (Wasserstein)",
+        distance,
+        len(values),
+        n,
+        lambda found, error, expected: (
+            f"{name} is off by {found:.3f} +- {error:.3f} standard deviations, {expected:.3f} for one population"
+        ),
+        error=error,
+        rng=np.random.default_rng(seed),
+        alpha=alpha,
+    )
 
 
 def energy_test(real: Rows, other: OtherRows, name: str, *, seed: int = 0, alpha: float = ALPHA) -> Verdict:
@@ -131,14 +137,21 @@ def energy_test(real: Rows, other: OtherRows, name: str, *, seed: int = 0, alpha
     def distance(labels: Float[np.ndarray, "k nm"]) -> Float[np.ndarray, "k"]:
         return -np.einsum("ki,ki->k", labels @ apart, labels)
 
-    rng = np.random.default_rng(seed)
-    labels = labels_of(np.arange(len(pooled))[None], n)
-    found = float(distance(labels)[0])
-    by_chance = exchanged(distance, len(pooled), n, rng)
-    # A bootstrap of galaxies, as weights.
-    weights = np.concatenate(
-        [rng.multinomial(k, np.full(k, 1 / k), 100) for k in (n, len(pooled) - n)], axis=1
+    def error(_: float, rng: np.random.Generator) -> float:
+        # A bootstrap of galaxies, as weights.
+        counts = (rng.multinomial(k, np.full(k, 1 / k), 100) for k in (n, len(pooled) - n))
+        labels = labels_of(np.arange(len(pooled))[None], n)
+        return float(np.std(distance(labels * np.concatenate(list(counts), axis=1))))
+
+    return exchange_verdict(
+        f"{name} (energy)",
+        distance,
+        len(pooled),
+        n,
+        lambda found, error, expected: (
+            f"{name}: energy distance {found:.4f} +- {error:.4f}, {expected:.4f} for one population"
+        ),
+        error=error,
+        rng=np.random.default_rng(seed),
+        alpha=alpha,
     )
-    error = float(np.std(distance(labels * weights)))
-    words = f"{name}: energy distance {found:.4f}, {np.mean(by_chance):.4f} for one population"
-    return exchange_verdict(f"{name} (energy)", found, error, by_chance, alpha, words)
