@@ -87,7 +87,7 @@ def fit(data: Path) -> dict:
         "magnitude": {
             "bright": BRIGHT,
             "faint": 25.2,
-            "surface_brightness": 24.8,
+            "surface_brightness": 25.2,
             "log_density": fit_counts(data),
         },
         "early": {
