@@ -93,6 +93,12 @@ def morphology_planes(
 
     Raises:
         ValueError: If there is no reference, whose cells all panels share.
+
+    Example:
+        >>> from hiergal.validation.morphology_reference import morphology_reference
+        >>> references = {name: morphology_reference(name) for name in ("cosmos", "mock")}
+        >>> len(morphology_planes({}, references).axes)  # four panels and two colour bars
+        6
     """
     if not references:
         raise ValueError("references: expected at least one published sample, got none")

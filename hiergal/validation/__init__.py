@@ -1,18 +1,24 @@
-"""Validation: measurements of images, drawn or real, and their comparison with the real COSMOS population.
+"""Validation: measurements of images, drawn or real, comparisons of samples with verdicts, and the real population.
 
-``moments`` measures sizes and ellipticities, ``morphology`` everything that needs no profile: Gini, M20, C, A, S, M, I,
-D, radii (``segmentation``, ``petrosian``, ``gini_m20``, ``cas`` and ``mid`` hold its parts). ``reference`` holds the
-published COSMOS distributions and the distance to them; ``population_figure`` shows both.
+Measurements: ``moments`` (sizes, ellipticities) and ``morphology`` (Gini, M20, C, A, S, M, I, D, radii; its parts are
+in ``segmentation``, ``petrosian``, ``gini_m20``, ``cas`` and ``mid``). Samples made alike: ``samples``, ``parametric``.
+Comparisons: ``suite`` runs those of ``two_sample`` and ``learned_tests``; ``conditional`` asks whether drawn galaxies
+have what was asked for. The published population: ``reference``, ``morphology_reference``, ``population_figure``.
 """
 
 from hiergal.validation.moments import measure_moments
 from hiergal.validation.morphology import measure_morphology, measure_paper_morphology
+from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
+from hiergal.validation.parametric import fit_parametric
 from hiergal.validation.reference import cosmos_reference, ks_distance
 
 __all__ = [
     "cosmos_reference",
+    "fit_parametric",
     "ks_distance",
     "measure_moments",
     "measure_morphology",
     "measure_paper_morphology",
+    "morphology_distances",
+    "morphology_reference",
 ]

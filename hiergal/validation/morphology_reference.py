@@ -188,6 +188,14 @@ def morphology_distances(
 
     Raises:
         ValueError: If fewer than two galaxies are left in a panel.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> table = Table({name: rng.uniform(0.1, 0.5, 300) for name in ("m", "i", "d", "gini")})
+        >>> table["m20"], table["flag"] = rng.uniform(-1.9, -0.7, 300), 0
+        >>> distances = morphology_distances(table, morphology_reference(), repetitions=20)
+        >>> distances["log10_m"].distance > 0.5  # no galaxies are like that
+        True
     """
     rng, samples = np.random.default_rng(seed), morphology_samples(morphology, good)
     result = {}

@@ -40,6 +40,11 @@ PSF_SIGMA_PIX = 1.5  # of HST's; only for where the fit starts
 HLR_PER_SIGMA = 1.18
 KINDS: dict[str, int] = {"sersic": 7, "bulge_disc": 10}  # numbers of parameters
 
+COLUMNS = (
+    *("kind", "flux", "hlr_arcsec", "sersic_index", "g1", "g2", "x_pix", "y_pix"),
+    *("bulge_fraction", "bulge_hlr_arcsec", "chi_square", "flag"),
+)
+
 
 class ParametricTwins(NamedTuple):
     """Fits of a set of galaxies.
@@ -177,6 +182,7 @@ def fit_parametric(
     table["chi_square"] /= pixels
     finite = np.isfinite(profile).all(axis=(1, 2))
     table["flag"] = (bad | ~finite).astype(int)
+    table = table[list(COLUMNS)]
     return ParametricTwins(np.where(finite[:, None, None], profile, 0.0), table)
 
 

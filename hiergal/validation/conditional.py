@@ -1,0 +1,99 @@
+"""Do drawn galaxies have what was asked for? Bias and scatter of sizes and fluxes in bins of the conditions.
+
+For each real galaxy and the one drawn for its conditions, both on stamps with PSF and noise (Fig. 7 of Lanusse et al.
+2020): the relative difference of sizes, (sigma_drawn - sigma_real) / sigma_real, against the half-light radius, and
+that of fluxes, against the magnitude. The scatter holds that of nature, too: conditions do not fix a galaxy.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from astropy.table import Table
+from jaxtyping import Float
+
+__all__ = ["Residuals", "binned", "conditional_residuals"]
+
+BOOTSTRAPS = 400
+QUANTITIES = {"size": "sigma", "flux": "amplitude"}
+LEAST = 2  # galaxies of a bin that has an error
+
+
+class Residuals(NamedTuple):
+    """Relative differences of the galaxies of which both moments are good, and the condition that they belong to."""
+
+    condition: Float[np.ndarray, "n"]
+    residual: Float[np.ndarray, "n"]
+
+
+def conditional_residuals(
+    real: Table, drawn: Table, condition: Float[np.ndarray, "n"], quantity: str
+) -> Residuals:
+    """Compute relative differences between drawn galaxies and the real ones whose conditions they were drawn for.
+
+    Args:
+        real: Moments of real stamps, from :func:`~hiergal.validation.moments.measure_moments`.
+        drawn: Moments of the drawn galaxies, row for row.
+        condition: The condition of each row.
+        quantity: ``size`` (adaptive sigma) or ``flux`` (amplitude of the adaptive moments).
+
+    Raises:
+        ValueError: If the tables have different lengths, or the quantity is unknown.
+
+    Example:
+        >>> real = Table({"sigma": [0.2, 0.2], "amplitude": [1.0, 2.0], "flag": [0, 0]})
+        >>> drawn = Table({"sigma": [0.22, 0.1], "amplitude": [1.0, 2.0], "flag": [0, 1]})
+        >>> conditional_residuals(real, drawn, np.array([22.0, 23.0]), "size").residual.round(3)
+        array([0.1])
+    """
+    if quantity not in QUANTITIES:
+        raise ValueError(f"quantity: expected one of {', '.join(QUANTITIES)}, got {quantity!r}")
+    if not len(real) == len(drawn) == len(condition):
+        raise ValueError(
+            f"expected as many drawn galaxies and conditions as real galaxies, got {len(real)} real, {len(drawn)} "
+            f"drawn and {len(condition)} conditions; draw one for each row"
+        )
+    good = np.asarray((real["flag"] == 0) & (drawn["flag"] == 0))
+    here, there = (np.asarray(table[QUANTITIES[quantity]], float)[good] for table in (real, drawn))
+    return Residuals(np.asarray(condition, float)[good], there / here - 1)
+
+
+def binned(residuals: Residuals, edges: Float[np.ndarray, "edge"], *, seed: int = 0) -> Table:
+    """Compute the median and the scatter of residuals in bins, with bootstrap errors.
+
+    Args:
+        residuals: Relative differences.
+        edges: Edges of the bins, increasing; galaxies outside are left out.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        One row for each bin: ``low``, ``high``, ``galaxies``, ``bias`` (median) and ``bias_error``, ``scatter`` (half
+        of the central 68 % range) and ``scatter_error``; NaN where there are fewer than two galaxies.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> residuals = Residuals(rng.uniform(20, 25, 4000), rng.normal(0.1, 0.3, 4000))
+        >>> table = binned(residuals, np.array([20.0, 22.0, 25.0]))
+        >>> bool(np.all(np.abs(table["bias"] - 0.1) < 4 * table["bias_error"]))
+        True
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        values = residuals.residual[(residuals.condition >= low) & (residuals.condition < high)]
+        if len(values) < LEAST:
+            rows.append([low, high, len(values), *[np.nan] * 4])
+            continue
+        again = rng.choice(values, (BOOTSTRAPS, len(values)))
+        median, spread = np.median(values), _spread(values)
+        rows.append(
+            [low, high, len(values), median, np.median(again, axis=1).std(), spread, _spread(again).std()]
+        )
+    names = ("low", "high", "galaxies", "bias", "bias_error", "scatter", "scatter_error")
+    table = Table(np.array(rows), names=names)
+    table["galaxies"] = table["galaxies"].astype(int)
+    return table
+
+
+def _spread(values: np.ndarray) -> np.ndarray | np.floating:
+    low, high = np.percentile(values, [16, 84], axis=-1)
+    return (high - low) / 2
