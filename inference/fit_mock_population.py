@@ -35,6 +35,7 @@ HEADER = """\
 #     al. 2007; Mandelbaum et al. 2012)
 #   axis ratios and Sersic indices by type: 3D-HST/CANDELS, van der Wel et al. (2012, 2014)
 #   noise: 100 COSMOS stamps distributed with GalSim (scatter), 0.00316 on average
+#   structure: morphology of real galaxies (Figs. 8 and 9 of the paper), by inference/fit_mock_structure.py
 # surface_brightness: the faintest that is detected, mean inside the half-light radius [mag per square arcsec]
 # m is mag_auto - 23.5; sizes are ln(circularised half-light radius / 0.03 arcsec); [a, b] is a + b m, a third number
 # the scatter; fractions are logistic; other pairs are mean (or median) and scatter.

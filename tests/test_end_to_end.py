@@ -193,7 +193,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(run, tmp_path, reci
 
 def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 1
+    assert len(blocks) == 2
     (tmp_path / "runs").mkdir()
     os.symlink(run, tmp_path / "runs/quickstart")
     monkeypatch.chdir(tmp_path)
@@ -202,6 +202,16 @@ def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
     assert len(names["galaxies"]) == 3
     assert names["image"].array.shape == (64, 64)
     assert (names["low"] < names["high"]).all()
+
+
+def test_readme_measures_morphology_as_printed(tmp_path, monkeypatch, capsys):
+    """On a survey of the quickstart's stamps, which the toy run does not have."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    stages.write_mock_survey(tmp_path / "runs/quickstart/survey.zarr", 500, seed=1, progress=False)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks[1], "README.md", "exec"), {"hiergal": hiergal})
+    printed = capsys.readouterr().out
+    assert "m20_gini: 0." in printed and "log10_m: 0." in printed
 
 
 def test_readme_names_commands_that_exist():

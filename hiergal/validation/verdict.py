@@ -13,17 +13,17 @@ from jaxtyping import Float, Int
 __all__ = [
     "ALPHA",
     "Verdict",
+    "checked",
     "exchange_verdict",
     "holm",
     "labels_of",
     "pooled_rows",
     "standardised",
+    "verdict_of",
 ]
 
 ALPHA = 0.01
-EXCHANGES = (
-    9999  # of labels at most: p-values down to a ten-thousandth, below what Holm asks of dozens of tests
-)
+EXCHANGES = 9999  # of labels at most: p-values below what Holm asks of dozens of tests
 ENOUGH = 20  # exchanges above the statistic
 BLOCK = 100  # exchanges at once
 
