@@ -42,6 +42,10 @@ __all__ = ["Fit", "TrainState", "fit"]
 
 Params = dict[str, Any]
 
+LEFT_OUT = (
+    10  # steps in a row whose gradients are not finite; with more, the bound is not, and training stops
+)
+
 
 @record
 class TrainState(Record):
@@ -237,6 +241,8 @@ def _optimizer(config: TrainingConfig, population: int) -> optax.GradientTransfo
     )
     if config.clip_norm:
         steps = optax.chain(optax.scale(1 / population), optax.clip_by_global_norm(config.clip_norm), steps)
+    # A rare galaxy, far from what the encoder knows so far, may overflow: leave out its batch, not the training.
+    steps = optax.apply_if_finite(steps, max_consecutive_errors=LEFT_OUT)
     if config.accumulate == 1:
         return steps
     return optax.MultiSteps(steps, config.accumulate).gradient_transformation()

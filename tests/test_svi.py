@@ -146,6 +146,19 @@ def test_a_batch_has_to_fit_the_devices(tmp_path):
         fit(jax.random.key(0), RECIPE, *survey(), folder=tmp_path, devices=devices, progress=False)
 
 
+def test_a_galaxy_that_overflows_costs_its_batch_not_the_training(tmp_path):
+    train, validation = survey()
+    image = train.image.copy()
+    image[5, 3, 4] = 1e30  # its square is not a float32
+    found = fit(
+        jax.random.key(4), RECIPE, train.replace(image=image), validation, folder=tmp_path, progress=False
+    )
+    bounds = [info.bound for info in found.history]
+    assert np.isfinite(bounds).all()
+    assert bounds[-1] > bounds[0] + 10
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.params))
+
+
 def test_a_bound_that_is_not_finite(tmp_path):
     train, validation = survey()
     image = validation.image.copy()
