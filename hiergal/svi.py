@@ -199,7 +199,8 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
             average = jax.tree.map(
                 lambda old, new: decay * old + (1 - decay) * new, average, svi.get_params(after)
             )
-        return state.replace(svi=after, average=average, loss=state.loss + loss / population)
+        counted = jnp.where(jnp.isfinite(loss), loss, 0.0) / population  # batches that are left out have none
+        return state.replace(svi=after, average=average, loss=state.loss + counted)
 
     return step
 

@@ -154,7 +154,7 @@ def test_a_galaxy_that_overflows_costs_its_batch_not_the_training(tmp_path):
         jax.random.key(4), RECIPE, train.replace(image=image), validation, folder=tmp_path, progress=False
     )
     bounds = [info.bound for info in found.history]
-    assert np.isfinite(bounds).all()
+    assert np.isfinite([*bounds, *(info.loss for info in found.history)]).all()
     assert bounds[-1] > bounds[0] + 10
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.params))
 
