@@ -30,7 +30,6 @@ SINGLE = 0.27  # share of real galaxies with one group of light (from the curves
 BLUR = 1.2  # bins: of both planes, so that the noise of counts does not lead the way
 ROOM = {
     "least": (0.0, 0.6),
-    "bend": (0.0, 0.17),  # more would make boomerangs, which no statistic here minds
     "knots_most": (0.2, 0.8),
     "companion_share": (0.02, 0.5),
     "knots_chance": (0.05, 1.0),
