@@ -6,6 +6,7 @@ hiergal train OUT.zarr --out RUN                          the model and its guid
 hiergal flow RUN/model OUT.zarr                           the density of the latents
 hiergal infer RUN/model OUT.zarr --out posterior.nc       posteriors of observed galaxies
 hiergal sample RUN/model CATALOG --out galaxies.fits      new galaxies
+hiergal validate --model RUN/model --survey OUT.zarr      how real its galaxies are
 hiergal models info RECIPE|MODEL                          what a recipe or a model consists of
 """
 
@@ -177,6 +178,60 @@ def sample(
         rows = Table.read(catalog)
     sample_stage(load_model(model), rows, out, seed=seed, overwrite=overwrite)
     typer.echo(f"{out}: {len(next(iter(rows.values())))} galaxies")
+
+
+@app.command()
+def validate(
+    survey: Annotated[
+        Path,
+        typer.Option(
+            help="The survey's store; of one that was trained on, only the galaxies kept apart count."
+        ),
+    ],
+    model: Annotated[Path | None, typer.Option(help="A trained model's folder, with a flow.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a model: a folder of images.fits and catalog.fits (.ecsv, .csv) by any other generator."
+        ),
+    ] = None,
+    profiles: Annotated[
+        bool, typer.Option("--profiles", help="Those images have neither PSF nor noise yet: observe them.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for numbers, tables, figures and report.")] = Path(
+        "runs/validation"
+    ),
+    galaxies: Annotated[int, typer.Option(help="Galaxies at most.", min=10)] = 2000,
+    alpha: Annotated[
+        float, typer.Option(help="Chance of any false alarm among all tests.", min=1e-6, max=0.5)
+    ] = 0.01,
+    seed: Seed = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that measure; default one per available core.", min=1)
+    ] = None,
+) -> None:
+    """Compare drawn galaxies with those of a survey, and write a report. The exit status is 1 if a test fails."""
+    from hiergal.hub import load_model
+    from hiergal.survey import open_store
+    from hiergal.validation.report import summary_of, write_validation
+    from hiergal.validation.run import validate as run
+
+    store, trained = open_store(survey), None if model is None else load_model(model)
+    found = run(
+        store,
+        model=trained,
+        images=images,
+        profiles=profiles,
+        galaxies=galaxies,
+        seed=seed,
+        alpha=alpha,
+        workers=workers,
+    )
+    name = str(images if model is None else model)
+    page = write_validation(out, found, store.header, name=name, model=trained, seed=seed, alpha=alpha)
+    typer.echo(summary_of(found, name=name, alpha=alpha))
+    typer.echo(f"report: {page}")
+    raise typer.Exit(0 if found.passed else 1)
 
 
 @models.command("info")

@@ -3,6 +3,7 @@
 hiergal survey mock OUT.zarr              galaxies like those of HST/ACS in COSMOS, of which the truth is known
 hiergal survey cosmos OUT.zarr            the real galaxies that GalSim knows
 hiergal survey cutouts SOURCE OUT.zarr    images of any other instrument
+hiergal survey degrade SOURCE OUT.zarr    the same galaxies, less resolved and noisier
 """
 
 from pathlib import Path
@@ -119,6 +120,36 @@ def survey_cutouts(
         magnitude_zero_point=magnitude_zero_point,
         flux_unit=flux_unit,
         pixel_scale_arcsec=pixel_scale_arcsec,
+        progress=True,
+        overwrite=overwrite,
+    )
+    typer.echo(store)
+
+
+@survey.command("degrade")
+def survey_degrade(
+    source: Annotated[Path, typer.Argument(help="The store of a sharper survey.")],
+    out: StoreOut,
+    fwhm_arcsec: Annotated[
+        float, typer.Option(help="Width of the Gaussian that everything is blurred with [arcsec].")
+    ] = 0.15,
+    noise_factor: Annotated[
+        float, typer.Option(help="Noise of a pixel over that of the sharper survey.", min=1)
+    ] = 1.0,
+    seed: Seed = 0,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Blur a survey and add noise, to ask what a model trained on it makes of what it cannot see."""
+    from hiergal.survey.degrade import degrade_survey
+
+    store = degrade_survey(
+        source,
+        out,
+        fwhm_arcsec=fwhm_arcsec,
+        noise_factor=noise_factor,
+        seed=seed,
+        workers=workers,
         progress=True,
         overwrite=overwrite,
     )

@@ -23,6 +23,7 @@ from hiergal.observation import Observation
 from hiergal.posterior import Posterior, interval
 from hiergal.psf import gaussian_transfer
 from hiergal.recipe import Recipe
+from hiergal.report import write_json
 from hiergal.simulate import draw_profiles
 from hiergal.stages import fit_flow_stage, infer_stage, key_for, split_of, train_stage, write_mock_survey
 from hiergal.survey import Store, open_store
@@ -87,7 +88,7 @@ def run_quickstart(out: Path, recipe: Recipe, *, galaxies: int, seed: int, progr
     real = _cosmos_dev(model, out, seed, progress)
     if real is not None:
         metrics["cosmos_dev"] = real_metrics(*real)
-    _write_json(out / "metrics.json", metrics)
+    write_json(out / "metrics.json", metrics)
     return write_quickstart_report(
         out,
         metrics=metrics,
@@ -228,7 +229,7 @@ def _start(out: Path, run: dict[str, Any]) -> None:
         for name in ("survey.zarr", "model", "checkpoints", "cosmos_dev.zarr"):
             shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(marker, run)
+    write_json(marker, run)
 
 
 def _survey(path: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool) -> Store:
@@ -279,9 +280,3 @@ def _cosmos_dev(
         overwrite=True,
     )
     return infer_stage(model, store, out / "cosmos_dev.nc", seed=seed, draws=DRAWS, progress=progress)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
-    partial.replace(path)

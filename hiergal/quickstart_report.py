@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from hiergal import figures
-from hiergal.guide import posterior_from
 from hiergal.history import TrainInfo
 from hiergal.hub import GalaxyModel
 from hiergal.morphology import summarize_profile
@@ -15,9 +13,9 @@ from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.recipe import recipe_to_toml
 from hiergal.report import Finding, package_versions, write_report
-from hiergal.simulate import conditions_from
 from hiergal.stages import SAMPLE, key_for
 from hiergal.survey import Store
+from hiergal.validation.model_tests import sample_latents
 
 if TYPE_CHECKING:
     from hiergal.quickstart import Drawn
@@ -129,17 +127,9 @@ def write_quickstart_report(
 
 def _corner(model: GalaxyModel, observation: Observation):
     """Samples of the guide, which is what the flow learns, beside samples of the flow."""
-    conditions = conditions_from(model.flow.config.conditions, observation.catalog)
-    key = key_for(model.provenance.seed, SAMPLE)
-
-    @jax.jit
-    def sample(model, observation, conditions):
-        guide = posterior_from(model.encode(observation), model.recipe.covariance)
-        return guide.sample(key), model.flow.sample(key, conditions)
-
+    latents = sample_latents(model, observation, key=key_for(model.provenance.seed, SAMPLE))
     magnitude = np.asarray(observation.catalog["mag_auto"])
-    survey, flow = (np.asarray(latents) for latents in sample(model, observation, conditions))
-    return figures.latent_corner(survey, magnitude, flow, magnitude)
+    return figures.latent_corner(latents.survey, magnitude, latents.flow, magnitude)
 
 
 def _drawn(drawn: "Drawn"):

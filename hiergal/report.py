@@ -13,12 +13,21 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Finding", "format_number", "format_share", "package_versions", "write_report"]
+__all__ = [
+    "Finding",
+    "format_number",
+    "format_share",
+    "package_versions",
+    "write_json",
+    "write_report",
+    "write_whole",
+]
 
 TEMPLATE = "report.html.j2"
 DOTS_PER_INCH = 130
@@ -53,6 +62,7 @@ def write_report(
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     made: Mapping[str, Any] | None = None,
     recipe: str = "",
+    vector: bool = False,
 ) -> Path:
     """Write ``report.html`` and ``figures/NAME.png`` of a run.
 
@@ -66,6 +76,7 @@ def write_report(
         tables: Further tables by heading: rows that map columns to values.
         made: How it was made: seed, wall time, versions (:func:`package_versions`).
         recipe: The recipe of the model, as TOML.
+        vector: Whether to write ``figures/NAME.pdf`` too, for print.
 
     Returns:
         The path of the page.
@@ -83,8 +94,10 @@ def write_report(
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     shown = []
     for name, (figure, caption) in figures.items():
-        png = _png(figure)
-        _write(folder / "figures" / f"{name}.png", png)
+        png = _image(figure, "png")
+        write_whole(folder / "figures" / f"{name}.png", png)
+        if vector:
+            write_whole(folder / "figures" / f"{name}.pdf", _image(figure, "pdf"))
         shown.append({"name": name, "caption": caption, "data": base64.b64encode(png).decode("ascii")})
     page = _template().render(
         title=title,
@@ -97,8 +110,20 @@ def write_report(
         made=[(name, format_number(value)) for name, value in (made or {}).items()],
         recipe=recipe,
     )
-    _write(folder / "report.html", page.encode("utf-8"))
+    write_whole(folder / "report.html", page.encode("utf-8"))
     return folder / "report.html"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write numbers as JSON, whole or not at all; NaN becomes null."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole, or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def format_share(inside: int, total: int) -> str:
@@ -159,9 +184,11 @@ def _template() -> Any:
     ).from_string(source)
 
 
-def _png(figure: "Figure") -> bytes:
+def _image(figure: "Figure", kind: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    # Without the time of its making, the same figure gives the same file.
+    metadata = {"CreationDate": None} if kind == "pdf" else None
+    figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
     return buffer.getvalue()
 
 
@@ -181,10 +208,3 @@ def _flat(metrics: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole, or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -37,6 +37,53 @@ def test_gaussians_are_recovered(g, angle):
     assert moments["amplitude"] == pytest.approx(25.0, rel=2e-3)
 
 
+def knotty(g: complex = 0j, dilation: float = 1.0, angle: float = 0.0) -> np.ndarray:
+    """A disc with bulge and two knots, then dilated, sheared and turned about the centre of an odd stamp by GalSim."""
+    import galsim
+
+    disc = galsim.Exponential(half_light_radius=0.4, flux=10.0).shear(g1=0.2, g2=-0.1)
+    knots = galsim.Gaussian(sigma=0.08, flux=1.0).shift(0.3, 0.1) + galsim.Gaussian(
+        sigma=0.08, flux=1.0
+    ).shift(-0.3, -0.1)
+    galaxy = disc + galsim.Gaussian(sigma=0.1, flux=3.0) + knots
+    galaxy = galaxy.dilate(dilation).shear(g1=g.real, g2=g.imag).rotate(angle * galsim.radians)
+    return galaxy.drawImage(nx=141, ny=151, scale=0.05, method="no_pixel", dtype=float).array
+
+
+def moments_of(*images: np.ndarray):
+    return measure_moments(np.stack(images), pixel_scale_arcsec=0.05)
+
+
+@pytest.mark.parametrize("g", [0.05 + 0j, 0.05j, -0.2 + 0.1j])
+def test_shear_adds_to_ellipticity_as_shears_do(g):
+    """The adaptive weight is sheared along: g' = (g + e) / (1 + g* e), and the determinant stays (Bartelmann &
+    Schneider 2001, Eq. 4.12)."""
+    before, after = moments_of(knotty(), knotty(g))
+    e = before["g1"] + 1j * before["g2"]
+    expected = (e + g) / (1 + np.conj(g) * e)
+    assert after["g1"] + 1j * after["g2"] == pytest.approx(expected, abs=5e-4)
+    assert after["sigma"] == pytest.approx(before["sigma"], rel=1e-3)
+    assert after["rho4"] == pytest.approx(before["rho4"], rel=2e-3)
+
+
+@pytest.mark.parametrize("dilation", [0.8, 1.3])
+def test_dilation_scales_sizes_and_nothing_else(dilation):
+    before, after = moments_of(knotty(), knotty(dilation=dilation))
+    assert after["sigma"] == pytest.approx(dilation * before["sigma"], rel=1e-3)
+    for name in ("g1", "g2", "rho4"):
+        assert after[name] == pytest.approx(before[name], abs=2e-3)
+    assert after["amplitude"] == pytest.approx(before["amplitude"], rel=2e-3)
+
+
+@pytest.mark.parametrize("angle", [0.3, np.pi / 2, 2.0])
+def test_rotation_turns_ellipticity_twice_as_far(angle):
+    before, after = moments_of(knotty(), knotty(angle=angle))
+    turned = (before["g1"] + 1j * before["g2"]) * np.exp(2j * angle)
+    assert after["g1"] + 1j * after["g2"] == pytest.approx(turned, abs=5e-4)
+    for name in ("sigma", "g", "rho4"):
+        assert after[name] == pytest.approx(before[name], rel=2e-3)
+
+
 def test_failures_are_flagged_and_keep_their_row():
     good = gaussian((40, 40), 3.0, 0.1, 0.0, 1.0)
     moments = measure_moments(np.stack([good, np.full_like(good, np.nan), -good, good]))

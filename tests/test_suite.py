@@ -2,12 +2,19 @@
 
 import copy
 
+import jax
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from hiergal.morphology import summarize_profile
 from hiergal.survey.mock import draw_mock
 from hiergal.survey.population import population_parameters
+from hiergal.validation.moments import measure_moments
+from hiergal.validation.samples import observed_again
 from hiergal.validation.suite import compare, measure, statistics_of
+from hiergal.validation.two_sample import mean_test, wasserstein_test
+from hiergal.validation.verdict import ALPHA
 
 STAMP = 48
 
@@ -78,6 +85,51 @@ def test_copies_of_the_training_set_fail(real):
     copies = [table[np.arange(300)] for table in trained]
     verdicts = compare(real, type(trained)(*copies), trained=trained)
     assert "all statistics (memorisation)" in failed(verdicts)
+
+
+def stretched(truth, matrices):
+    """Profiles stretched about their stamps' centres: the light at x goes to M x, and none is lost."""
+    middle = (np.array(truth.shape[1:]) - 1) / 2
+    stretched = [
+        ndimage.affine_transform(image, inverse, middle - inverse @ middle, order=3) * np.linalg.det(inverse)
+        for image, inverse in zip(truth, np.linalg.inv(matrices), strict=True)
+    ]
+    return np.maximum(stretched, 0).astype(np.float32)
+
+
+def rounder(profiles, factor):
+    """The shears, in y and x, that bring each profile's ellipticity to a part of itself."""
+    found = summarize_profile(profiles, 0.03)
+    e = np.asarray(found.g1) + 1j * np.asarray(found.g2)
+    g = (factor - 1) * e / (1 - factor * np.abs(e) ** 2)
+    matrices = np.array([[1 - g.real, g.imag], [g.imag, 1 + g.real]]) / np.sqrt(1 - np.abs(g) ** 2)
+    return np.moveaxis(matrices, -1, 0)
+
+
+@pytest.mark.slow
+def test_sizes_and_shapes_that_are_a_little_off_fail():
+    """Galaxies 5 % larger, or 10 % rounder, by the tests and at the level that the suite has for each."""
+    n, each = 5000, ALPHA / 30  # there are fewer tests than that
+    base, twin = (draw_mock(n, seed=seed, stamp=STAMP) for seed in (7, 8))
+    profiles = {
+        "alike": twin.truth,
+        "sigma": stretched(twin.truth, np.broadcast_to(1.05 * np.eye(2), (n, 2, 2))),
+        "g": stretched(twin.truth, rounder(twin.truth, 0.9)),
+    }
+    key = jax.random.key(1)
+    moments = {
+        name: measure_moments(observed_again(p, twin.observation, key=key)) for name, p in profiles.items()
+    }
+    real = measure_moments(base.observation.image)
+    for column, sign in (("sigma", 1), ("g", -1)):
+        values = {name: np.asarray(t[column][t["flag"] == 0]) for name, t in moments.items()}
+        ours = np.asarray(real[column][real["flag"] == 0])
+        for test in (mean_test, wasserstein_test):
+            assert test(ours, values["alike"], column, alpha=each).passed
+            verdict = test(ours, values[column], column, alpha=each)
+            assert not verdict.passed, verdict.words
+        # PSF and noise take some of the difference away.
+        assert 0.02 < sign * mean_test(ours, values[column], column).statistic < 0.12
 
 
 def test_failures_are_counted_not_dropped(real):

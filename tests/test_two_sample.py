@@ -36,7 +36,7 @@ ONE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(ONE) - {"pqmass"}))  # which takes many minutes
+@pytest.mark.parametrize("name", ONE)
 def test_false_alarms_are_as_rare_as_they_say(name):
     """Two halves of one population, of different sizes, 200 times at a level of 5 %."""
     p_values = []

@@ -11,14 +11,24 @@ from hiergal.figures.population import latent_corner, sizes_and_ellipticities
 from hiergal.figures.reconstruction import reconstruction_pages, reconstructions
 from hiergal.figures.stamps import drawn_galaxies, survey_stamps
 from hiergal.figures.training import rate_and_distortion, training_curves
+from hiergal.figures.validation import (
+    conditional_scatter,
+    fits_side_by_side,
+    mean_ellipticity,
+    power_spectra,
+)
 
 __all__ = [
+    "conditional_scatter",
     "coverage",
     "drawn_galaxies",
+    "fits_side_by_side",
     "intervals",
     "latent_corner",
+    "mean_ellipticity",
     "morphology_curves",
     "morphology_planes",
+    "power_spectra",
     "rate_and_distortion",
     "reconstruction_pages",
     "reconstructions",

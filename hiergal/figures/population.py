@@ -7,7 +7,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from hiergal.figures.style import BLACK, GREY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
+from hiergal.figures.style import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
 from hiergal.records import Array
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ DIMENSIONS = 5
 PRIOR_RADII = (1, 2)
 PANELS = {"sigma": "HSM size σ [arcsec]", "g": "HSM ellipticity |g|"}
 BINS = 40
+LINES = ((BLACK, "-"), (ORANGE, "--"), (BLUE, "-."))
 
 
 def latent_corner(
@@ -87,6 +88,7 @@ def latent_corner(
 def sizes_and_ellipticities(
     survey: Table,
     drawn: Table,
+    parametric: Table | None = None,
     *,
     title: str = "Sizes and ellipticities of survey and drawn galaxies",
 ) -> "Figure":
@@ -95,6 +97,7 @@ def sizes_and_ellipticities(
     Args:
         survey: Moments of survey galaxies, from :func:`hiergal.validation.moments.measure_moments`.
         drawn: Moments of drawn galaxies with the same PSFs and noise.
+        parametric: Moments of parametric fits to the survey galaxies, made alike, if there are any.
         title: Title of the figure.
 
     Returns:
@@ -110,20 +113,19 @@ def sizes_and_ellipticities(
         >>> len(sizes_and_ellipticities(survey, drawn).axes)
         2
     """
+    tables = {"survey": survey, "drawn": drawn} | ({} if parametric is None else {"parametric": parametric})
     figure = plain_figure(10, 3.9, title)
     for axes, (name, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        samples = [np.asarray(table[name][table["flag"] == 0], float) for table in (survey, drawn)]
+        samples = [np.asarray(table[name][table["flag"] == 0], float) for table in tables.values()]
         pooled = np.concatenate(samples)
         if min(len(sample) for sample in samples) < 2:
             raise ValueError(
-                f"{name}: expected at least two measured galaxies in each table, got {len(samples[0])} and "
-                f"{len(samples[1])}; draw more"
+                f"{name}: expected at least two measured galaxies in each table, got "
+                f"{' and '.join(str(len(sample)) for sample in samples)}; draw more"
             )
         bins = int(np.clip(np.sqrt(len(pooled)) / 1.5, 8, BINS))
         edges = np.linspace(0 if name == "g" else pooled.min(), np.quantile(pooled, 0.995), bins + 1)
-        for sample, what, colour, line in zip(
-            samples, ("survey", "drawn"), (BLACK, ORANGE), ("-", "--"), strict=True
-        ):
+        for sample, what, (colour, line) in zip(samples, tables, LINES, strict=False):
             mean, error = sample.mean(), sample.std(ddof=1) / np.sqrt(len(sample))
             heights, _ = np.histogram(sample, edges)
             density = heights / (len(sample) * np.diff(edges))

@@ -20,12 +20,13 @@ from hiergal.validation.verdict import (
     verdict_of,
 )
 
-__all__ = ["classifier_test", "memorisation_test", "pqmass_test"]
+__all__ = ["LEAST_CLASSIFIED", "classifier_test", "memorisation_test", "pqmass_test"]
 
 Rows = Float[np.ndarray, "n d"]
 OtherRows = Float[np.ndarray, "m d"]
 
 REFERENCES, TESSELLATIONS = 100, 10
+LEAST_CLASSIFIED = 20  # galaxies of each sample: half of them teach the classifier
 
 
 def classifier_test(
@@ -50,7 +51,7 @@ def classifier_test(
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    real, other = checked(real, other, least=20)
+    real, other = checked(real, other, least=LEAST_CLASSIFIED)
     rng = np.random.default_rng(seed)
     size = min(len(real), len(other))
     rows = [sample[rng.permutation(len(sample))[:size]] for sample in (real, other)]

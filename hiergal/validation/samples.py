@@ -6,6 +6,7 @@ noise model, so that whatever differs is the galaxies' light (Lanusse et al. 202
 against each other are the floor of every comparison.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from hiergal.records import Array
 from hiergal.simulate import draw_profiles
 from hiergal.validation.parametric import ParametricTwins, fit_parametric
 
-__all__ = ["Samples", "halves", "make_samples", "observed_again"]
+__all__ = ["Samples", "halves", "make_samples", "observed_again", "samples_of"]
 
 BATCH = 128
 
@@ -28,23 +29,31 @@ BATCH = 128
 class Samples(NamedTuple):
     """Stamps of the same galaxies, made three ways [flux per pixel], [n, y, x].
 
-    ``profile`` is what ``drawn`` shows without PSF and noise, and ``twins`` are the fits behind ``parametric``.
+    ``profile`` is what ``drawn`` shows without PSF and noise (None where nobody knows it), and ``twins`` are the fits
+    behind ``parametric``.
     """
 
     real: Float[Array, "n y x"]
     drawn: Float[Array, "n y x"]
     parametric: Float[Array, "n y x"]
-    profile: Float[Array, "n y x"]
+    profile: Float[Array, "n y x"] | None
     twins: ParametricTwins
 
 
-def make_samples(model: GalaxyModel, observation: Observation, *, key: jax.Array) -> Samples:
+def make_samples(
+    model: GalaxyModel,
+    observation: Observation,
+    *,
+    key: jax.Array,
+    progress: Callable[[int], None] | None = None,
+) -> Samples:
     """Draw a galaxy, and fit a parametric one, for each galaxy of a survey.
 
     Args:
         model: A trained model with a flow.
         observation: Galaxies that the model has not seen, with its conditions in their catalogue.
         key: PRNG key; the same key gives the same samples.
+        progress: Called with the number of galaxies done since the last call.
 
     Raises:
         ValueError: If the model's pixels are not the survey's, it has no flow, or a condition is missing.
@@ -61,14 +70,50 @@ def make_samples(model: GalaxyModel, observation: Observation, *, key: jax.Array
             f"{theirs[0]}x{theirs[1]} of {theirs[2]}; "
             "prepare the survey with the model's stamps"
         )
-    draw_key, noise_key, twin_key = jax.random.split(key, 3)
+    draw_key, rest = jax.random.split(key)
     profile = draw_profiles(model, observation.catalog, key=draw_key)
-    twins = fit_parametric(observation)
+    return samples_of(profile, observation, profiles=True, key=rest, progress=progress)
+
+
+def samples_of(
+    images: Float[Array, "n y x"],
+    observation: Observation,
+    *,
+    profiles: bool,
+    key: jax.Array,
+    progress: Callable[[int], None] | None = None,
+) -> Samples:
+    """Put somebody's galaxies beside real and parametric ones.
+
+    Args:
+        images: A galaxy for each of the survey's [flux per pixel].
+        observation: The survey's galaxies.
+        profiles: Whether the images are unconvolved profiles, to be observed as the survey's galaxies were; if not,
+            they have the PSFs and noise of those already.
+        key: PRNG key of the noise.
+        progress: Called with the number of galaxies done since the last call.
+
+    Raises:
+        ValueError: If there is not one image for each galaxy.
+
+    Example:
+        >>> from hiergal.survey.mock import draw_mock
+        >>> batch = draw_mock(2, seed=1, stamp=48)
+        >>> samples = samples_of(batch.truth, batch.observation, profiles=True, key=jax.random.key(0))
+        >>> samples.drawn.shape == samples.parametric.shape == (2, 48, 48)
+        True
+    """
+    if np.shape(images) != observation.image.shape:
+        raise ValueError(
+            f"images: expected the survey's shape {observation.image.shape}, got {np.shape(images)}"
+        )
+    noise_key, twin_key = jax.random.split(key)
+    twins = fit_parametric(observation, progress=progress)
     return Samples(
         np.asarray(observation.image),
-        observed_again(profile, observation, key=noise_key),
+        observed_again(images, observation, key=noise_key) if profiles else np.asarray(images),
         observed_again(twins.profile, observation, key=twin_key),
-        profile,
+        images if profiles else None,
         twins,
     )
 

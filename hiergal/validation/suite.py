@@ -14,14 +14,19 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from hiergal.records import Array
-from hiergal.validation.learned_tests import classifier_test, memorisation_test, pqmass_test
+from hiergal.validation.learned_tests import (
+    LEAST_CLASSIFIED,
+    classifier_test,
+    memorisation_test,
+    pqmass_test,
+)
 from hiergal.validation.moments import measure_moments
 from hiergal.validation.morphology import measure_morphology
 from hiergal.validation.segmentation import detect
 from hiergal.validation.two_sample import energy_test, mean_test, wasserstein_test
 from hiergal.validation.verdict import ALPHA, Verdict, holm, verdict_of
 
-__all__ = ["Measured", "Statistics", "compare", "measure", "statistics_of"]
+__all__ = ["Measured", "Statistics", "cells_for", "compare", "measure", "statistics_of"]
 
 MEANS = ("sigma", "g")  # paper, Fig. 6
 LOGARITHMS = ("sigma", "flux", "r50_arcsec", "petrosian_arcsec", "sn_pixel", "intensity", "multimode")
@@ -128,7 +133,7 @@ def compare(
         alpha: Chance of any false alarm among all tests, after the correction of Holm.
 
     Returns:
-        The verdicts, in a fixed order.
+        The verdicts, in a fixed order; tests that so few galaxies do not allow are left out.
 
     Raises:
         ValueError: If too few galaxies could be measured.
@@ -146,17 +151,24 @@ def compare(
             wasserstein_test(*(s[np.isfinite(s)] for s in sky), f"sky {name}", seed=seed, alpha=alpha)
         )
     verdicts.append(energy_test(here.rows, there.rows, "all statistics", seed=seed, alpha=alpha))
-    verdicts.append(classifier_test(here.rows, there.rows, "all statistics", seed=seed, alpha=alpha))
-    cells = min(CELLS, (len(here.rows) + len(there.rows)) // 10)
-    verdicts.append(
-        pqmass_test(here.rows, there.rows, "all statistics", references=cells, seed=seed, alpha=alpha)
-    )
+    if min(len(here.rows), len(there.rows)) >= LEAST_CLASSIFIED:
+        verdicts.append(classifier_test(here.rows, there.rows, "all statistics", seed=seed, alpha=alpha))
+    cells = cells_for(len(here.rows) + len(there.rows))
+    if cells >= 2:
+        verdicts.append(
+            pqmass_test(here.rows, there.rows, "all statistics", references=cells, seed=seed, alpha=alpha)
+        )
     if trained is not None:
         seen = statistics_of(trained).rows
         verdicts.append(
             memorisation_test(there.rows, seen, here.rows, "all statistics", seed=seed, alpha=alpha)
         )
     return holm(verdicts, alpha=alpha)
+
+
+def cells_for(galaxies: int) -> int:
+    """Return how many cells PQMass divides so many galaxies into, of both samples together."""
+    return min(CELLS, galaxies // 10)
 
 
 def _failures(here: Bool[np.ndarray, "n"], there: Bool[np.ndarray, "m"], alpha: float) -> Verdict:

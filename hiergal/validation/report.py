@@ -1,0 +1,269 @@
+"""What a validation found, on disk: numbers, tables, figures for a paper, and a page that says it in words.
+
+==========================  ========================================================================================
+``metrics.json``            every number, nested
+``verdicts.ecsv``           a row for each test of each sample
+``measurements.fits``       what was measured, a row for each galaxy, an extension for each sample and kind
+``figures/``                PNG and PDF
+``report.html``             all of it on one page
+==========================  ========================================================================================
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from scipy import stats
+
+from hiergal.hub import GalaxyModel
+from hiergal.recipe import recipe_to_toml
+from hiergal.report import Finding, format_number, package_versions, write_json, write_report
+from hiergal.survey import StoreHeader
+from hiergal.validation.conditional import binned
+from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
+from hiergal.validation.report_figures import (
+    LEAST_FIGURE,
+    figures_of,
+    parametric_fits,
+    residuals_of,
+)
+from hiergal.validation.run import Validation
+from hiergal.validation.shear import shear_bias
+from hiergal.validation.verdict import ALPHA, Verdict
+
+__all__ = ["metrics_of", "summary_of", "write_validation"]
+
+FEW = 500  # galaxies, below which the page says what so few cannot show
+POWER = 0.8  # of the smallest difference that would have been seen
+PANELS = {
+    "log10_m": "log10 M (KS)",
+    "log10_i": "log10 I (KS)",
+    "d": "D (KS)",
+    "m20_gini": "Gini-M20 (total variation)",
+    "d_log10_i": "I-D (total variation)",
+}
+
+
+def write_validation(
+    folder: str | Path,
+    found: Validation,
+    header: StoreHeader,
+    *,
+    name: str,
+    model: GalaxyModel | None = None,
+    seed: int = 0,
+    alpha: float = ALPHA,
+) -> Path:
+    """Write everything that a validation found.
+
+    Args:
+        folder: Where to; files of the same names are replaced, each as a whole.
+        found: What was found.
+        header: Header of the survey's store.
+        name: What the galaxies that were judged are called.
+        model: The model, if there is one.
+        seed: Seed of the validation.
+        alpha: Chance of any false alarm among all tests of a sample.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+
+    Example:
+        >>> write_validation("runs/validation", found, store.header, name="first")  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = metrics_of(found)
+    write_json(folder / "metrics.json", metrics)
+    _write_tables(folder, found)
+    verdicts = found.verdicts["drawn"]
+    return write_report(
+        folder,
+        title=f"How real are the galaxies of {name}?",
+        figures=figures_of(found),
+        metrics=metrics,
+        summary=summary_of(found, name=name, alpha=alpha),
+        findings=[Finding(*_in_words(verdict)) for verdict in verdicts],
+        tables=_tables(found, metrics, alpha),
+        made={
+            "survey": f"{header.survey} {header.band}",
+            "galaxies": len(found.observation),
+            "seed": seed,
+            "chance of any false alarm": alpha,
+            **package_versions(),
+        },
+        recipe="" if model is None else recipe_to_toml(model.recipe),
+        vector=True,
+    )
+
+
+def summary_of(found: Validation, *, name: str, alpha: float = ALPHA) -> str:
+    """Say in words what passed, what failed and by how much.
+
+    Args:
+        found: What was found.
+        name: What the galaxies that were judged are called.
+        alpha: Chance of any false alarm.
+    """
+    verdicts, n = found.verdicts["drawn"], len(found.observation)
+    failed = sorted((v for v in verdicts if not v.passed), key=lambda v: v.p_value)
+    sentences = [
+        f"{len(verdicts)} tests compared galaxies of {name} with {n} galaxies of the survey that it has not seen, "
+        "with the same PSFs, stamps and noise. The chance that any of them fails for galaxies that are alike is "
+        f"{100 * alpha:g} %."
+    ]
+    if failed:
+        worst = "; ".join(v.words for v in failed[:3])
+        sentences.append(f"{len(verdicts) - len(failed)} passed and {len(failed)} failed. Clearest: {worst}.")
+    else:
+        sentences.append("All passed: nothing was seen that tells them apart.")
+    others = found.verdicts["parametric"]
+    sentences.append(
+        f"Of parametric fits to the same galaxies, {sum(not v.passed for v in others)} of {len(others)} tests failed."
+    )
+    if "floor" in found.verdicts:
+        floor = found.verdicts["floor"]
+        sentences.append(
+            f"One half of the survey's own galaxies against the other: {sum(not v.passed for v in floor)} of "
+            f"{len(floor)} failed."
+        )
+    if n < FEW:
+        sentences.append(
+            "So few galaxies show large differences only: a mean size that is off by less than "
+            f"{_seen(found, 'mean sigma', alpha)} or a mean ellipticity off by less than "
+            f"{_seen(found, 'mean g', alpha)} would mostly go unnoticed, and no test here says much about rare "
+            "galaxies. Passing with so few is no proof of realism; failing is a proof of the contrary."
+        )
+    return " ".join(sentences)
+
+
+def metrics_of(found: Validation) -> dict[str, Any]:
+    """Collect every number of a validation, nested.
+
+    Args:
+        found: What was found.
+    """
+    metrics: dict[str, Any] = {
+        "galaxies": len(found.observation),
+        "passed": found.passed,
+        "verdicts": {
+            sample: {v.name: {k: getattr(v, k) for k in _NUMBERS} for v in verdicts}
+            for sample, verdicts in found.verdicts.items()
+        },
+        "failed_measurements": {
+            name: {
+                "moments": int((sample.measured.moments["flag"] != 0).sum()),
+                "morphology": int((sample.measured.morphology["flag"] != 0).sum()),
+            }
+            for name, sample in found.samples.items()
+        },
+        "shear": {},
+        "conditional": {},
+    }
+    for name, sample in found.samples.items():
+        if (np.asarray(sample.sheared["flag"]) == 0).sum() >= 2:
+            metrics["shear"][name] = shear_bias(sample.sheared)._asdict()
+    for quantity, residuals in residuals_of(found).items():
+        table = binned(residuals, np.quantile(residuals.condition, [0.01, 0.25, 0.5, 0.75, 0.99]))
+        metrics["conditional"][quantity] = {
+            column: [None if np.isnan(x) else float(x) for x in table[column]] for column in table.colnames
+        }
+    distances = {}
+    for name, sample in found.samples.items():
+        if sample.paper is not None and len(sample) >= LEAST_FIGURE:
+            good = np.asarray(sample.measured.moments["flag"] == 0)
+            distances[name] = {
+                panel: d._asdict()
+                for panel, d in morphology_distances(sample.paper, morphology_reference(), good=good).items()
+            }
+    if distances:
+        metrics["against_published_cosmos"] = distances
+    if found.posterior is not None:
+        metrics["reconstruction"] = {
+            "galaxies": len(found.posterior),
+            "chi_square_median": float(np.median(found.posterior.chi_square)),
+            "parametric_chi_square_median": float(np.median(parametric_fits(found)[1])),
+        }
+    return metrics
+
+
+_NUMBERS = ("statistic", "error", "expected", "p_value", "passed")
+
+
+def _in_words(verdict: Verdict) -> tuple[str, str, str, bool]:
+    value = f"{format_number(verdict.statistic)} ± {format_number(verdict.error)}"
+    return verdict.words, value, f"{format_number(verdict.expected)} if alike", verdict.passed
+
+
+def _seen(found: Validation, name: str, alpha: float) -> str:
+    """The smallest difference of a mean that a test would have seen with a probability of 80 %, in words."""
+    several = found.verdicts["drawn"]
+    verdict = next(v for v in several if v.name == name)
+    deviations = stats.norm.isf(alpha / (2 * len(several))) + stats.norm.ppf(POWER)
+    return f"{100 * deviations * verdict.error:.1f} %"
+
+
+def _tables(found: Validation, metrics: Mapping[str, Any], alpha: float) -> dict[str, list[dict[str, Any]]]:
+    """Every test on every sample; distances to the published galaxies; what could have been seen."""
+    names = [v.name for v in found.verdicts["drawn"]]
+    by_name = {sample: {v.name: v for v in several} for sample, several in found.verdicts.items()}
+    titles = {"drawn": "drawn", "parametric": "parametric fits", "floor": "survey, half against half"}
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"test": name}
+        for sample, verdicts in by_name.items():
+            if name in verdicts:
+                v = verdicts[name]
+                verdict = "passed" if v.passed else "failed"
+                row[titles[sample]] = (
+                    f"{format_number(v.statistic)} ± {format_number(v.error)} ({format_number(v.expected)} if alike), "
+                    f"p = {v.p_value:.2g}, {verdict}"
+                )
+        rows.append(row)
+    tables = {"Every test": rows}
+    if "against_published_cosmos" in metrics:
+        tables["Morphology against the real galaxies of COSMOS, as published"] = [
+            {"statistic": label}
+            | {
+                sample: f"{d[panel]['distance']:.3f} ± {d[panel]['error']:.3f} ({d[panel]['floor']:.3f} by chance)"
+                for sample, d in metrics["against_published_cosmos"].items()
+            }
+            for panel, label in PANELS.items()
+        ]
+    tables["What so many galaxies can show"] = [
+        {
+            "quantity": label,
+            f"smallest difference that is seen in {100 * POWER:.0f} % of trials": _seen(found, name, alpha),
+        }
+        for name, label in (("mean sigma", "mean size"), ("mean g", "mean ellipticity"))
+    ]
+    return tables
+
+
+def _write_tables(folder: Path, found: Validation) -> None:
+    from astropy.io import fits
+
+    rows = [(sample, *verdict) for sample, several in found.verdicts.items() for verdict in several]
+    table = Table(rows=rows, names=("sample", *Verdict._fields))
+    partial = folder / "verdicts.ecsv.partial"
+    table.write(partial, format="ascii.ecsv", overwrite=True)
+    partial.replace(folder / "verdicts.ecsv")
+    hdus = [fits.PrimaryHDU()]
+    for name, sample in found.samples.items():
+        kinds = {**sample.measured._asdict(), "sheared": sample.sheared, "paper": sample.paper}
+        for kind, measurements in kinds.items():
+            if measurements is not None:
+                plain = Table(measurements, copy=False)
+                plain.meta = {}
+                hdu = fits.table_to_hdu(plain)
+                hdu.name = f"{name}_{kind}"
+                hdus.append(hdu)
+    partial = folder / "measurements.fits.partial"
+    with partial.open("wb") as file:
+        fits.HDUList(hdus).writeto(file)
+    partial.replace(folder / "measurements.fits")
