@@ -8,13 +8,8 @@ from scipy.ndimage import gaussian_filter
 
 from hiergal.psf import PSF, convolve
 from hiergal.survey.mock import draw_mock
-from hiergal.validation.spectra import (
-    band_limit,
-    beyond_band_test,
-    mean_spectrum,
-    radial_power,
-    residual_spectrum_test,
-)
+from hiergal.validation.power import band_limit, mean_spectrum, radial_power
+from hiergal.validation.spectra import beyond_band_test, residual_spectrum_test
 
 SCALE = 0.03
 REPETITIONS, ALPHA = 200, 0.05

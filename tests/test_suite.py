@@ -66,6 +66,7 @@ def test_another_sample_of_the_population_passes(real):
     assert all(np.isfinite([v.statistic, v.error, v.p_value]).all() and v.words for v in verdicts)
 
 
+@pytest.mark.slow
 def test_structure_smoothed_away_fails(real):
     found = failed(compare(real, sample(400, 4, parameters=smooth())))
     assert {"all statistics (classifier)", "all statistics (energy)"} & found
@@ -74,7 +75,11 @@ def test_structure_smoothed_away_fails(real):
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"), [({"noise": "white"}, "sky correlation"), ({"louder": 1.1}, "sky rms")]
+    ("changes", "reason"),
+    [
+        ({"louder": 1.1}, "sky rms"),
+        pytest.param({"noise": "white"}, "sky correlation", marks=pytest.mark.slow),
+    ],
 )
 def test_wrong_noise_fails(real, changes, reason):
     assert f"{reason} (Wasserstein)" in failed(compare(real, sample(400, 5, **changes)))

@@ -62,6 +62,7 @@ def passed(survey, alike, tmp_path_factory):
     return run("--survey", survey, "--images", alike, "--out", out, "--workers", 1), out
 
 
+@pytest.mark.slow
 def test_galaxies_of_the_same_population_pass(passed):
     result, out = passed
     assert result.exit_code == 0, (result.output, result.exception)
@@ -79,6 +80,7 @@ def test_galaxies_of_the_same_population_pass(passed):
     }
 
 
+@pytest.mark.slow
 def test_everything_is_written(passed):
     _, out = passed
     assert {path.stem for path in (out / "figures").glob("*.png")} == FIGURES
@@ -93,6 +95,7 @@ def test_everything_is_written(passed):
     assert not list(out.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_an_untrained_model_fails(survey, tmp_path):
     recipe = tiny_recipe((STAMP, STAMP))
     save_model(tiny_model(recipe), tmp_path / "model")
@@ -107,6 +110,7 @@ def test_an_untrained_model_fails(survey, tmp_path):
     assert {path.stem for path in (tmp_path / "out/figures").glob("*.png")} == FIGURES | OF_A_MODEL
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(survey, alike):
     first, second = (
         validate(hiergal.open_store(survey), images=alike, galaxies=24, seed=3, workers=1, progress=False)
@@ -115,6 +119,7 @@ def test_the_same_seed_gives_the_same_numbers(survey, alike):
     assert first.verdicts == second.verdicts
 
 
+@pytest.mark.slow
 def test_profiles_of_others_are_observed(survey, tmp_path):
     """True profiles, with new noise: as real as can be."""
     store = hiergal.open_store(survey)

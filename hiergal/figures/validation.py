@@ -27,7 +27,7 @@ from hiergal.figures.style import (
 from hiergal.observation import Observation
 from hiergal.records import Array
 from hiergal.validation.conditional import Residuals, binned
-from hiergal.validation.spectra import Spectrum
+from hiergal.validation.power import Spectrum
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,8 +11,8 @@ from hiergal.progress import progress_bar
 from hiergal.psf import convolve
 from hiergal.records import Array
 from hiergal.validation.morphology import PAPER_PIX, measure_paper_morphology
+from hiergal.validation.power import band_limit
 from hiergal.validation.shear import measure_shear
-from hiergal.validation.spectra import band_limit
 from hiergal.validation.suite import Measured, measure
 
 __all__ = ["Candidate", "candidate_of", "fit_chi_square", "limit_of", "measured_of", "noise_of"]

@@ -8,8 +8,8 @@ from hiergal import figures
 from hiergal.validation.candidates import fit_chi_square, limit_of
 from hiergal.validation.conditional import Residuals, conditional_residuals
 from hiergal.validation.morphology_reference import morphology_reference
+from hiergal.validation.power import Spectrum, mean_spectrum, radial_power
 from hiergal.validation.run import Validation
-from hiergal.validation.spectra import Spectrum, mean_spectrum, radial_power
 
 __all__ = ["LEAST_FIGURE", "figures_of", "parametric_fits", "residuals_of"]
 
