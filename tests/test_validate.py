@@ -24,6 +24,7 @@ from hiergal.validation.galaxy_folder import read_galaxy_folder
 from hiergal.validation.learned_tests import classifier_test
 from hiergal.validation.model_tests import LatentSamples, latent_tests, reconstruction_test, sample_latents
 from hiergal.validation.run import held_out, validate
+from hiergal.validation.samples import observed_again
 from hiergal.validation.verdict import ALPHA
 
 GALAXIES, STAMP = 80, 64
@@ -38,7 +39,7 @@ def run(*words):
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory):
     path = tmp_path_factory.mktemp("survey") / "survey.zarr"
-    stages.write_mock_survey(path, GALAXIES, seed=5, stamp=STAMP, workers=1, progress=False)
+    stages.write_mock_survey(path, GALAXIES, seed=5, stamp=STAMP, workers=2, progress=False)
     return path
 
 
@@ -50,16 +51,17 @@ def folder_of(path, images, identifiers, name="catalog.csv"):
 
 
 @pytest.fixture(scope="module")
-def alike(tmp_path_factory):
-    """Other galaxies of the same population: what a perfect generator gives."""
-    stamps = draw_mock(GALAXIES, seed=6, stamp=STAMP).observation.image
+def alike(survey, tmp_path_factory):
+    """Other galaxies of the same population, seen as the survey's were: what a perfect generator gives."""
+    profiles = draw_mock(GALAXIES, seed=6, stamp=STAMP).truth
+    stamps = observed_again(profiles, hiergal.open_store(survey).read(), key=jax.random.key(6))
     return folder_of(tmp_path_factory.mktemp("others") / "alike", stamps, np.arange(GALAXIES))
 
 
 @pytest.fixture(scope="module")
 def passed(survey, alike, tmp_path_factory):
     out = tmp_path_factory.mktemp("passed")
-    return run("--survey", survey, "--images", alike, "--out", out, "--workers", 1), out
+    return run("--survey", survey, "--images", alike, "--out", out, "--workers", 2), out
 
 
 @pytest.mark.slow
@@ -113,7 +115,7 @@ def test_an_untrained_model_fails(survey, tmp_path):
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(survey, alike):
     first, second = (
-        validate(hiergal.open_store(survey), images=alike, galaxies=24, seed=3, workers=1, progress=False)
+        validate(hiergal.open_store(survey), images=alike, galaxies=24, seed=3, workers=2, progress=False)
         for _ in range(2)
     )
     assert first.verdicts == second.verdicts
@@ -124,7 +126,7 @@ def test_profiles_of_others_are_observed(survey, tmp_path):
     """True profiles, with new noise: as real as can be."""
     store = hiergal.open_store(survey)
     folder = folder_of(tmp_path / "profiles", store.truth()[:30], np.arange(30), "catalog.ecsv")
-    found = validate(store, images=folder, profiles=True, workers=1, progress=False)
+    found = validate(store, images=folder, profiles=True, workers=2, progress=False)
     assert found.passed
     assert found.samples["drawn"].profile is not None
     difference = found.samples["drawn"].images - found.observation.image
