@@ -126,7 +126,7 @@ def pqmass_test(
             expected = size * total / whole
             # Of both samples: where one has more than its share, the other has less.
             both = (found - expected) ** 2 / expected * whole / (whole - size)
-            result = result + both.sum(axis=1) / (member.shape[1] - 1)
+            result = result + both.sum(axis=1) / max(member.shape[1] - 1, 1)  # one cell says nothing
         return result / TESSELLATIONS
 
     def error(_: float, rng: np.random.Generator) -> float:
