@@ -110,6 +110,8 @@ def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
         ("survey", "mock"),
         ("survey", "cosmos"),
         ("survey", "cutouts"),
+        ("survey", "degrade"),
+        ("validate",),
         ("train",),
         ("flow",),
         ("infer",),
@@ -217,7 +219,7 @@ def test_readme_measures_morphology_as_printed(tmp_path, monkeypatch, capsys):
 def test_readme_names_commands_that_exist():
     text = (ROOT / "README.md").read_text()
     verbs = set(re.findall(r"^hiergal ((?:survey )?\w+)", text, flags=re.MULTILINE))
-    assert verbs == {"survey mock", "survey cosmos", "train", "flow", "infer", "sample"}
+    assert verbs == {"survey mock", "survey cosmos", "train", "flow", "infer", "sample", "validate"}
     for line in re.findall(r"^hiergal (.*)$", text, flags=re.MULTILINE):
         shown = command(*line.split()[: 2 if line.startswith("survey") else 1], "--help")
         assert all(option in shown for option in re.findall(r"--[\w-]+", line)), line

@@ -2,8 +2,11 @@
 
 Measurements: ``moments`` (sizes, ellipticities) and ``morphology`` (Gini, M20, C, A, S, M, I, D, radii; its parts are
 in ``segmentation``, ``petrosian``, ``gini_m20``, ``cas`` and ``mid``). Samples made alike: ``samples``, ``parametric``.
-Comparisons: ``suite`` runs those of ``two_sample`` and ``learned_tests``; ``conditional`` asks whether drawn galaxies
-have what was asked for. The published population: ``reference``, ``morphology_reference``, ``population_figure``.
+Comparisons: ``suite`` runs those of ``two_sample`` and ``learned_tests``; ``pixel_tests`` look at pixels, ``shear`` at
+the response to shear, ``spectra`` (of ``power``) at residuals and beyond the band limit, ``model_tests`` at latents and
+reconstructions; ``conditional`` asks whether drawn galaxies have what was asked for. A whole validation: ``run`` (of
+``candidates``, or of a ``galaxy_folder``), ``report``, ``report_figures``. The published population: ``reference``,
+``morphology_reference``, ``population_figure``.
 """
 
 from hiergal.validation.moments import measure_moments
