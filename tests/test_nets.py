@@ -84,6 +84,19 @@ def test_size_grows(start):
     assert 1.4 < large[0] / small[0] < 1.8  # exp(0.5), less what the edge and the core take
 
 
+@pytest.mark.parametrize("distance", [30.0, 1e4])
+def test_latents_far_from_all_others_give_finite_profiles(start, distance, rng):
+    """A guide that is far off for one galaxy must not make the bound of all of them infinite."""
+    directions = np.concatenate([np.eye(9), -np.eye(9), rng.normal(size=(40, 9))]).astype(np.float32)
+    z = jnp.asarray(distance * directions)
+    profile = start(z)
+    assert np.isfinite(profile).all() and (profile >= 0).all()
+    flux = 3.0 + 0.5 * np.clip(z[:, 0], -6, 6)
+    np.testing.assert_allclose(np.log(profile.sum((1, 2))), flux, atol=1e-4)
+    gradient = jax.grad(lambda z: jnp.log(start(z).max((1, 2))).sum())(z)
+    assert np.isfinite(gradient).all()
+
+
 def test_shuffles_of_pixels_are_inverse(rng):
     image = rng.normal(size=(2, 8, 12, 3)).astype(np.float32)
     packed = space_to_depth(jnp.asarray(image), 4)

@@ -35,6 +35,10 @@ ELLIPSE = {
     "log_index": (np.log(1.3), 0.4),
 }
 CORE_PIX = 0.5  # rounds off the cusp of a Sersic profile, which no pixel resolves
+# No galaxy is beyond these, and float32 is not either: latents far from the others' give no infinite profile.
+FLUX_LIMIT = 6.0  # spreads of log(flux) on either side of its mean
+SHEAR_LIMIT = 2.0  # of each component: axis ratios down to exp(-4)
+RADIUS_LIMITS = (np.log(0.1), 2.0)  # log(pixels) of the least, log(stamps) of the largest
 
 
 class GeneratorConfig(
@@ -92,7 +96,8 @@ class Generator(nn.Module):
         offset, spread = (jnp.asarray(column, z.dtype) for column in zip(*ELLIPSE.values(), strict=True))
         start = lambda key, shape, dtype: jnp.eye(*shape, dtype=dtype)  # noqa: E731
         values = nn.Dense(len(ELLIPSE), kernel_init=start, name="ellipse")(z)
-        return dict(zip(ELLIPSE, (offset[None] + spread[None] * values).T, strict=True))
+        found = dict(zip(ELLIPSE, (offset[None] + spread[None] * values).T, strict=True))
+        return {name: jnp.clip(found[name], *limits) for name, limits in _limits(self.shape).items()}
 
     def _network(self, z: jax.Array) -> jax.Array:
         c = self.config
@@ -111,6 +116,20 @@ class Generator(nn.Module):
         return smooth_patches(depth_to_space(h, 4)[..., 0])
 
 
+def _limits(shape: tuple[int, int]) -> dict[str, tuple[float, float]]:
+    """Return the range of each number of the ellipse."""
+    side = float(max(shape))
+    return {
+        "log_flux": (-FLUX_LIMIT, FLUX_LIMIT),
+        "x_pix": (-side, side),
+        "y_pix": (-side, side),
+        "log_radius_pix": (RADIUS_LIMITS[0], RADIUS_LIMITS[1] + np.log(side)),
+        "shear_1": (-SHEAR_LIMIT, SHEAR_LIMIT),
+        "shear_2": (-SHEAR_LIMIT, SHEAR_LIMIT),
+        "log_index": (np.log(0.2), np.log(8.0)),
+    }
+
+
 def _log_sersic(ellipse: dict[str, jax.Array], shape: tuple[int, int]) -> Float[jax.Array, "n y x"]:
     """Logarithm of elliptical Sersic profiles, unnormalised; the area of the ellipse does not depend on its shear."""
     p = {name: value[:, None, None] for name, value in ellipse.items()}
@@ -121,7 +140,7 @@ def _log_sersic(ellipse: dict[str, jax.Array], shape: tuple[int, int]) -> Float[
     cosh, sinh = jnp.cosh(size), jnp.sinh(size) / size
     u = (cosh - sinh * p["shear_1"]) * x - sinh * p["shear_2"] * y
     v = (cosh + sinh * p["shear_1"]) * y - sinh * p["shear_2"] * x
-    index = jnp.exp(jnp.clip(p["log_index"], np.log(0.2), np.log(8.0)))
+    index = jnp.exp(p["log_index"])
     radius_squared = (u**2 + v**2 + CORE_PIX**2) * jnp.exp(-2 * p["log_radius_pix"])
     # Not as a power: XLA has no fast one on CPUs.
     return -(2 * index - 1 / 3) * jnp.exp(0.5 / index * jnp.log(radius_squared))
