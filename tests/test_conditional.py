@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from hiergal.validation.conditional import Residuals, binned, conditional_residuals
+from hiergal.validation.conditional import Residuals, binned, conditional_residuals, conditional_test
+from hiergal.validation.two_sample import mean_test
 
 EDGES = np.array([20.0, 22.0, 23.0, 25.0])
 
@@ -51,10 +52,35 @@ def test_flagged_galaxies_and_empty_bins_stay_out():
     assert np.isnan(table["bias"][0])
 
 
+def alike(seed, *, n=400, scatter=0.3, factor=1.0, noise=0.1):
+    """Real and drawn galaxies of the same conditions, which say most of a size, measured with errors."""
+    rng = np.random.default_rng(seed)
+    expected = rng.lognormal(-1.7, 0.5, n)
+    sizes = [expected * rng.lognormal(0, scatter, n) * f * rng.lognormal(0, noise, n) for f in (1, factor)]
+    return [Table({"sigma": size, "flag": np.zeros(n, int)}) for size in sizes]
+
+
+def test_false_alarms_of_pairs_are_as_rare_as_promised():
+    alarms = sum(not conditional_test(*alike(seed), "size", alpha=0.05).passed for seed in range(200))
+    assert 2 <= alarms <= 20  # 10 expected; 99.7 % of binomial counts lie there
+
+
+def test_pairs_see_a_bias_that_two_samples_do_not():
+    real, drawn = alike(1, n=2000, factor=1.05)
+    verdict = conditional_test(real, drawn, "size")
+    assert not verdict.passed and abs(verdict.statistic - 0.05) < 4 * verdict.error < 0.06
+    assert mean_test(np.asarray(real["sigma"]), np.asarray(drawn["sigma"]), "size", alpha=1e-3).passed
+    assert conditional_test(real, real, "size").passed
+
+
 def test_bad_input_is_named():
     real, drawn, magnitude = pair(10, 3)
     with pytest.raises(ValueError, match="draw one for each row"):
         conditional_residuals(real, drawn[:5], magnitude, "size")
+    with pytest.raises(ValueError, match="condition: expected one for each of 10 galaxies, got 3"):
+        conditional_residuals(real, drawn, magnitude[:3], "size")
+    with pytest.raises(ValueError, match="at least 2 pairs"):
+        conditional_test(real[:1], drawn[:1], "size")
     with pytest.raises(ValueError, match="quantity: expected one of size, flux"):
         conditional_residuals(real, drawn, magnitude, "colour")
     assert len(binned(Residuals(magnitude, magnitude), EDGES)) == 3

@@ -28,6 +28,7 @@ EXTENT = 1.5  # of the Petrosian radius: where the galaxy ends
 FRACTION = 0.25  # of the Petrosian radius: its core, and the box that smooths
 SKY_PIX, LEAST_SKY_PIX = 32, 2
 SIMPLEX = 0.05
+PRECISION_PIX = 1e-3  # of the centre
 OUTSIDE = 100.0  # asymmetry of a centre that is not in the image
 
 
@@ -153,7 +154,7 @@ def asymmetry_centre(
             lambda p, part=part, use=use: asymmetry(part, use, p[0], p[1], EXTENT * radius_pix, sky),
             np.subtract(start, low),
             initial_simplex=corners - low,
-            xtol=1e-6,
+            xtol=PRECISION_PIX,
             disp=False,
         )
         if np.hypot(*(found - start)) <= FRACTION * radius_pix:

@@ -3,6 +3,9 @@
 For each real galaxy and the one drawn for its conditions, both on stamps with PSF and noise (Fig. 7 of Lanusse et al.
 2020): the relative difference of sizes, (sigma_drawn - sigma_real) / sigma_real, against the half-light radius, and
 that of fluxes, against the magnitude. The scatter holds that of nature, too: conditions do not fix a galaxy.
+
+Conditions fix most of it, though, so that pairs see far smaller differences than two samples do:
+:func:`conditional_test` asks whether the two of a pair could be exchanged.
 """
 
 from typing import NamedTuple
@@ -10,8 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
+from scipy import stats
 
-__all__ = ["Residuals", "binned", "conditional_residuals"]
+from hiergal.validation.verdict import ALPHA, Verdict, verdict_of
+
+__all__ = ["Residuals", "binned", "conditional_residuals", "conditional_test"]
 
 BOOTSTRAPS = 400
 QUANTITIES = {"size": "sigma", "flux": "amplitude"}
@@ -45,16 +51,50 @@ def conditional_residuals(
         >>> conditional_residuals(real, drawn, np.array([22.0, 23.0]), "size").residual.round(3)
         array([0.1])
     """
-    if quantity not in QUANTITIES:
-        raise ValueError(f"quantity: expected one of {', '.join(QUANTITIES)}, got {quantity!r}")
-    if not len(real) == len(drawn) == len(condition):
-        raise ValueError(
-            f"expected as many drawn galaxies and conditions as real galaxies, got {len(real)} real, {len(drawn)} "
-            f"drawn and {len(condition)} conditions; draw one for each row"
-        )
-    good = np.asarray((real["flag"] == 0) & (drawn["flag"] == 0))
-    here, there = (np.asarray(table[QUANTITIES[quantity]], float)[good] for table in (real, drawn))
+    here, there, good = _pairs(real, drawn, quantity)
+    if len(condition) != len(real):
+        raise ValueError(f"condition: expected one for each of {len(real)} galaxies, got {len(condition)}")
     return Residuals(np.asarray(condition, float)[good], there / here - 1)
+
+
+def conditional_test(
+    real: Table, drawn: Table, quantity: str, *, seed: int = 0, alpha: float = ALPHA
+) -> Verdict:
+    """Compare drawn galaxies with the real ones whose conditions they were drawn for, pair by pair.
+
+    The statistic is the median of drawn over real minus 1. If a drawn galaxy is what another real one with the same
+    conditions might have been, the two can be exchanged, and ln(drawn / real) is symmetric about zero: the p-value is
+    that of Wilcoxon's signed ranks (Wilcoxon 1945).
+
+    Args:
+        real: Moments of real stamps, from :func:`~hiergal.validation.moments.measure_moments`.
+        drawn: Moments of the drawn galaxies, row for row.
+        quantity: ``size`` or ``flux``.
+        seed: Seed of the bootstrap that gives the error.
+        alpha: Chance of a false alarm.
+
+    Raises:
+        ValueError: If the tables have different lengths, the quantity is unknown, or fewer than two pairs are good.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> tables = [Table({"sigma": rng.lognormal(-2, 0.2, 900), "flag": np.zeros(900, int)}) for _ in range(2)]
+        >>> conditional_test(*tables, "size").passed
+        True
+        >>> tables[1]["sigma"] *= 1.1
+        >>> conditional_test(*tables, "size").passed
+        False
+    """
+    here, there, _ = _pairs(real, drawn, quantity)
+    if len(here) < LEAST:
+        raise ValueError(f"expected at least {LEAST} pairs with good moments, got {len(here)}")
+    log_ratio = np.log(there / here)
+    again = np.random.default_rng(seed).choice(log_ratio, (BOOTSTRAPS, len(log_ratio)))
+    difference, error = np.expm1(np.median(log_ratio)), float(np.expm1(np.median(again, axis=1)).std())
+    p_value = float(stats.wilcoxon(log_ratio).pvalue) if log_ratio.any() else 1.0
+    name = f"{quantity} at given conditions"
+    words = f"{name} differs by {100 * difference:+.2f} +- {100 * error:.2f} %"
+    return verdict_of(name, difference, error, 0.0, p_value, alpha, words)
 
 
 def binned(residuals: Residuals, edges: Float[np.ndarray, "edge"], *, seed: int = 0) -> Table:
@@ -97,3 +137,17 @@ def binned(residuals: Residuals, edges: Float[np.ndarray, "edge"], *, seed: int 
 def _spread(values: np.ndarray) -> np.ndarray | np.floating:
     low, high = np.percentile(values, [16, 84], axis=-1)
     return (high - low) / 2
+
+
+def _pairs(real: Table, drawn: Table, quantity: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values of the real and the drawn galaxies of which both are good, and which those are."""
+    if quantity not in QUANTITIES:
+        raise ValueError(f"quantity: expected one of {', '.join(QUANTITIES)}, got {quantity!r}")
+    if len(real) != len(drawn):
+        raise ValueError(
+            f"expected as many drawn galaxies as real ones, got {len(real)} real and {len(drawn)} drawn; draw one for "
+            "each row"
+        )
+    good = np.asarray((real["flag"] == 0) & (drawn["flag"] == 0))
+    here, there = (np.asarray(table[QUANTITIES[quantity]], float)[good] for table in (real, drawn))
+    return here, there, good

@@ -11,15 +11,15 @@ Others call other things M: A2 / A1 at the same threshold (Peth et al. 2016), an
 Lanusse et al. (2020) plot. Groups are the pixels from which steepest ascent on the smoothed image ends at one peak.
 """
 
-from collections.abc import Iterable
-from functools import cache
+import heapq
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import ndimage
 
-from hiergal.validation.segmentation import label
+from hiergal.validation.segmentation import CORNERS, label
 
 SMALLEST = 1e-9  # of the brightest pixel: less is no light
 
@@ -75,31 +75,49 @@ def multimode(image: Image, *, levels: int | None = None) -> Multimode:
     if not pixels:
         return Multimode(1, 0, 1)
 
-    @cache
-    def areas(place: int) -> tuple[int, int]:
-        regions, _ = label(image >= values[place])
-        return tuple(int(n) for n in np.sort(np.append(np.bincount(regions.ravel())[1:], 0))[:-3:-1])
-
-    def best_of(places: Iterable[int]) -> Multimode:
-        return Multimode(*max((areas(place) for place in places), key=lambda a: a[1] ** 2 / a[0]), pixels)
-
     if levels is not None:
         places = np.round(pixels * np.arange(levels) / levels).astype(int) - 1
-        return best_of([int(place) for place in places if place > 0] or [0])
-    # Between two thresholds, the largest region is at least that of the higher one, and both together hold at most what
-    # is above the lower one: where that bound is too low there is no need to look.
-    places = np.unique(values, return_index=True)[1].tolist()
-    best, open_ends = best_of([places[0], places[-1]]), [(0, len(places) - 1)]
-    while open_ends:
-        low, high = open_ends.pop()
-        first = areas(places[high])[0]
-        second = min(pixels - places[low] - first, (pixels - places[low]) // 2)
-        if high - low < 2 or second**2 * best.area1 <= best.area2**2 * max(first, second):
-            continue
-        middle = (low + high) // 2
-        best = max(best, best_of([places[middle]]), key=lambda m: m.value("freeman2013"))
-        open_ends += [(low, middle), (middle, high)]
-    return best
+        thresholds = values[[place for place in places if place > 0] or [0]]
+        areas = [_areas_above(image, threshold) for threshold in thresholds]
+    else:
+        areas = list(_areas_at_all_thresholds(image))
+    return Multimode(*max(areas, key=lambda a: a[1] ** 2 / a[0]), pixels)
+
+
+def _areas_above(image: Image, threshold: float) -> tuple[int, int]:
+    """Areas of the two largest regions above one threshold."""
+    regions, _ = label(image >= threshold)
+    second, first = np.sort(np.append(np.bincount(regions.ravel())[1:], 0))[-2:]
+    return int(first), int(second)
+
+
+def _areas_at_all_thresholds(image: Image) -> Iterator[tuple[int, int]]:
+    """Areas of the two largest regions above each brightness there is, the highest first.
+
+    Pixels are added from the brightest on, and regions that they touch are joined (a union-find).
+    """
+    padded = np.pad(image, 1)
+    width, flat = padded.shape[1], padded.ravel()
+    around = [int(dy * width + dx) for dy, dx in np.argwhere(CORNERS) - 1 if (dy, dx) != (0, 0)]
+    order = np.flatnonzero(flat > 0)
+    order = order[np.argsort(-flat[order], kind="stable")]
+    last_of_level = np.append(np.diff(flat[order]) != 0, True).tolist()
+    parent, sizes = {}, {}
+    for pixel, last in zip(order.tolist(), last_of_level, strict=True):
+        parent[pixel], size = pixel, 1
+        for shift in around:
+            root = pixel + shift
+            if root not in parent:
+                continue
+            while parent[root] != root:
+                parent[root] = root = parent[parent[root]]
+            if root != pixel:
+                parent[root] = pixel
+                size += sizes.pop(root)
+        sizes[pixel] = size
+        if last:
+            first, second = heapq.nlargest(2, [*sizes.values(), 0])
+            yield first, second
 
 
 def light_groups(

@@ -205,6 +205,8 @@ def _standard_row(image: Image, noise_rms: float, unused: Bool[np.ndarray, "y x"
     if not clump.any():
         clump = region
     inside = np.where(clump, np.maximum(light, 0), 0.0)
+    if not inside.any():
+        return row
     groups = mid.light_groups(inside, sums="smoothed")
     row |= {"multimode": mid.multimode(inside).value("peth2016"), "intensity": mid.intensity(groups)}
     row["deviation"] = mid.deviation(inside, groups, int(clump.sum()))

@@ -23,7 +23,9 @@ SEARCHED = (
     100  # radii, up to the stamp's diagonal; the first that is faint enough is refined, as statmorph does
 )
 STEP_PIX = 1.0  # of the search for a share of the light
-PRECISION_PIX = 1e-6
+PRECISION_PIX = 1e-4
+CLEARLY = 1.5  # times eta: where a rough look finds the edge that bright there is no need for an exact one
+FINE = 20  # bins of a pixel in that look
 LEAST_AREA = 1e-3  # of an annulus at the edge of the stamp [pixels]: the rest is rounding
 LEAST_MOMENT = 1 / 12  # of a pixel: thinner sources are as thick as that
 
@@ -133,14 +135,39 @@ def petrosian_radius(image: Image, valid: Mask, ellipse: Ellipse, *, eta: float 
         # Where there is nothing to be measured, it has not fallen.
         return edge / inside - eta if inside > 0 and np.isfinite(edge) else 1.0
 
-    before = None
-    for radius in np.linspace(ANNULUS_PIX, np.hypot(*image.shape) / ellipse.axis_ratio, SEARCHED):
-        if excess(radius) <= 0:
-            return float(
-                radius if before is None else optimize.brentq(excess, before, radius, xtol=PRECISION_PIX)
-            )
-        before = radius
-    return float("nan")
+    radii = np.linspace(ANNULUS_PIX, np.hypot(*image.shape) / ellipse.axis_ratio, SEARCHED)
+    candidates = np.flatnonzero(~(_edge_over_inside(image, weight, ellipse, radii) > CLEARLY * eta))
+    place = next((k for k in candidates if excess(radii[k]) <= 0), None)
+    if place is None:
+        return float("nan")
+    while place > 0 and excess(radii[place - 1]) <= 0:  # the rough look was wrong there
+        place -= 1
+    if place == 0:
+        return float(radii[0])
+    return float(optimize.brentq(excess, radii[place - 1], radii[place], xtol=PRECISION_PIX))
+
+
+def _edge_over_inside(
+    image: Image, weight: Image, ellipse: Ellipse, radii: Float[np.ndarray, "r"]
+) -> Float[np.ndarray, "r"]:
+    """S(r) / m(r) with each pixel spread evenly over the radii within half a pixel of its own: rough, and fast."""
+    dy, dx = np.arange(image.shape[0])[:, None] - ellipse.y, np.arange(image.shape[1]) - ellipse.x
+    along = np.cos(ellipse.angle) * dx + np.sin(ellipse.angle) * dy
+    across = np.cos(ellipse.angle) * dy - np.sin(ellipse.angle) * dx
+    distance = np.hypot(along, across / ellipse.axis_ratio).ravel()
+    bins = int(FINE * (radii[-1] + 2))
+    place = np.minimum((FINE * distance).astype(int), bins - 1)
+    # Sums to a radius, of all that is nearer, averaged over a pixel: the curve of growth in fine bins.
+    growths = []
+    for values in (image, weight):
+        sums = np.cumsum(np.bincount(place, values.ravel(), minlength=bins))
+        total = np.concatenate([[0.0], np.cumsum(sums)])
+        low, high = (np.clip(np.arange(bins) + half, 0, bins) for half in (-FINE // 2, FINE // 2))
+        growths.append((total[high] - total[low]) / FINE)
+    middle = (FINE * radii).astype(int)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        flux, area = (growth[middle + FINE // 2] - growth[middle - FINE // 2] for growth in growths)
+        return np.abs(flux / area) / np.abs(growths[0][middle] / growths[1][middle])
 
 
 def radius_of_fraction(image: Image, ellipse: Ellipse, fraction: float, total_radius: float) -> float:

@@ -28,6 +28,7 @@ from hiergal.validation.candidates import (
     measured_of,
     noise_of,
 )
+from hiergal.validation.conditional import conditional_test
 from hiergal.validation.galaxy_folder import read_galaxy_folder
 from hiergal.validation.learned_tests import LEAST_CLASSIFIED, memorisation_test, pqmass_test
 from hiergal.validation.model_tests import (
@@ -156,6 +157,8 @@ def validate(
         for name, (real, other) in pairs.items():
             copied = (seen, trained) if name == "drawn" and seen is not None else None
             verdicts[name] = _compare(real, other, limit=limit, seen=copied, seed=seed, alpha=alpha)
+            if name != "floor":  # whose halves are different galaxies
+                verdicts[name] += _pairwise(real, other, seed=seed, alpha=alpha)
             advance()
     posterior = latents = None
     if model is not None:
@@ -229,6 +232,14 @@ def _compare(
             beyond_band_test(real.profile, other.profile, limit, pixel_scale_arcsec=scale, **chances)
         )
     return verdicts
+
+
+def _pairwise(real: Candidate, other: Candidate, *, seed: int, alpha: float) -> list[Verdict]:
+    """Sizes and fluxes of galaxies that share their conditions."""
+    moments = real.measured.moments, other.measured.moments
+    if sum((moments[0]["flag"] == 0) & (moments[1]["flag"] == 0)) < LEAST:
+        return []
+    return [conditional_test(*moments, quantity, seed=seed, alpha=alpha) for quantity in ("size", "flux")]
 
 
 def _reconstructions(
