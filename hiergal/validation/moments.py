@@ -6,9 +6,8 @@ row: its numbers are NaN and its flag says so.
 """
 
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
+import joblib
 import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
@@ -28,8 +27,7 @@ def measure_moments(images: Images, *, pixel_scale_arcsec: float = 0.03, workers
     Args:
         images: Stamps [flux per pixel], [n, y, x], each with its galaxy near the centre.
         pixel_scale_arcsec: Width of a pixel [arcsec].
-        workers: Number of processes, or None for one per available core. More than one needs a script that can be
-            imported (``if __name__ == "__main__":``), as any use of several processes does.
+        workers: Number of processes, or None for one per available core.
 
     Returns:
         One row for each stamp: ``sigma`` (determinant radius det(Q)^(1/4) [arcsec]), ``g1``, ``g2``, ``g`` (reduced
@@ -49,11 +47,7 @@ def measure_moments(images: Images, *, pixel_scale_arcsec: float = 0.03, workers
         )
     chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
     workers = min(workers or len(os.sched_getaffinity(0)), len(chunks))
-    if workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            rows = list(pool.map(_measure, chunks))
-    else:
-        rows = [_measure(chunk) for chunk in chunks]
+    rows = joblib.Parallel(n_jobs=max(workers, 1))(joblib.delayed(_measure)(chunk) for chunk in chunks)
     values = np.concatenate([np.empty((0, len(COLUMNS))), *rows])
     values[:, COLUMNS.index("sigma")] *= pixel_scale_arcsec
     table = Table(values, names=COLUMNS)

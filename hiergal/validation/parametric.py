@@ -10,12 +10,14 @@ Profiles are as the generator's: on the pixels of the stamp, without the PSF, su
 pixel times its area.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import joblib
 import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
@@ -30,8 +32,9 @@ __all__ = ["ParametricTwins", "fit_parametric", "sersic_profile"]
 
 STEPS, BATCH = 32, 64
 ROUND = 4  # steps after which galaxies that are done are left out
-CHUNK = 4 * BATCH  # galaxies in rounds together
+CHUNK = 4 * BATCH  # galaxies whose rounds are taken together, by one thread
 CONVERGED = 0.5  # chi-square that a round may still gain
+MISFIT = 0.2  # part of the light that the best single profile may get wrong
 # Sub-pixels along an axis, everywhere and in the core of the stamp: more of the former change nothing.
 SAMPLES, CORE_SAMPLES, CORE_PIX = 2, 9, 12
 INDEX = (0.3, 6.0)
@@ -127,6 +130,7 @@ def fit_parametric(
     *,
     kinds: tuple[Literal["sersic", "bulge_disc"], ...] = ("sersic", "bulge_disc"),
     steps: int = STEPS,
+    workers: int | None = 1,
     progress: Callable[[int], None] | None = None,
 ) -> ParametricTwins:
     """Fit parametric profiles to observed galaxies, and keep the better model of each.
@@ -135,6 +139,7 @@ def fit_parametric(
         observation: Galaxies with PSFs and noise.
         kinds: Models to try.
         steps: Gauss-Newton steps at most, in rounds of four.
+        workers: Number of threads, or None for one per available core; a few hundred galaxies need one.
         progress: Called with the number of galaxies done since the last call.
 
     Raises:
@@ -149,12 +154,15 @@ def fit_parametric(
     if not kinds or not set(kinds) <= set(KINDS):
         raise ValueError(f"kinds: expected some of {', '.join(KINDS)}, got {kinds!r}")
     starts, bad = _starts(observation)
+    chunks = np.array_split(np.arange(len(observation)), -(-len(observation) // CHUNK))
+    workers = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    jobs = (joblib.delayed(_fit_chunk)(kinds, steps, observation[rows], starts[rows]) for rows in chunks)
     found = []
-    for first in range(0, len(observation), CHUNK):
-        rows = np.arange(first, min(first + CHUNK, len(observation)))
-        found.append([_fit_chunk(kind, steps, observation, starts, rows) for kind in kinds])
+    # Threads, as it is JAX that works: they share its compiled programs.
+    for fits in joblib.Parallel(max(workers, 1), backend="threading", return_as="generator")(jobs):
+        found.append(fits)
         if progress is not None:
-            progress(len(rows))
+            progress(len(fits[0]["flux"]))
     merged = [
         {name: np.concatenate([part[name] for part in several]) for name in several[0]}
         for several in zip(*found, strict=True)
@@ -182,22 +190,42 @@ def fit_parametric(
 
 
 def _fit_chunk(
-    kind: str, steps: int, observation: Observation, starts: np.ndarray, rows: np.ndarray
+    kinds: tuple[str, ...], steps: int, observation: Observation, starts: np.ndarray
+) -> list[dict[str, np.ndarray]]:
+    """Fit each model to some galaxies; a second one only where the data can tell it from the first."""
+    first = _fit_in_rounds(kinds[0], steps, observation, starts)
+    fits = [first]
+    for kind in kinds[1:]:
+        # It would have to gain more than this, and can gain no more than the first gets wrong.
+        asked = (KINDS[kind] - KINDS[kinds[0]]) * np.log(np.prod(observation.image.shape[1:]))
+        rows = np.flatnonzero(~(MISFIT**2 * first["signal"] < asked))
+        fit = {name: np.full_like(values, np.nan) for name, values in first.items()}
+        if len(rows):
+            for name, values in _fit_in_rounds(kind, steps, observation, starts, rows).items():
+                fit[name][rows] = values
+        fits.append(fit)
+    return fits
+
+
+def _fit_in_rounds(
+    kind: str, steps: int, observation: Observation, starts: np.ndarray, rows: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Fit one model to some galaxies, a batch at a time, in rounds of which the later are for those that need them."""
-    size = min(BATCH, len(observation))
-    z, chi_square = np.zeros((len(rows), KINDS[kind]), starts.dtype), np.full(len(rows), np.inf)
-    todo, fits = np.arange(len(rows)), {}
+    """Fit one model, a batch at a time, in rounds of which the later are for those galaxies that need them."""
+    rows = np.arange(len(observation)) if rows is None else rows
+    n, size = len(rows), min(BATCH, len(observation))
+    z, chi_square = np.zeros((n, KINDS[kind]), starts.dtype), np.full(n, np.inf)
+    todo, fits = np.arange(n), {}
     for done in range(0, steps, ROUND):
         before = chi_square[todo]
         for first in range(0, len(todo), size):
             here = todo[first : first + size]
             padded = np.resize(here, size)  # one shape, one program
-            part = jax.tree.map(jnp.asarray, observation[rows[padded]])
-            found = _fit(kind, min(ROUND, steps - done), part, starts[rows[padded]], z[padded])
+            chosen = rows[padded]
+            part = jax.tree.map(jnp.asarray, observation[chosen])
+            found = _fit(kind, min(ROUND, steps - done), part, starts[chosen], z[padded])
             for name, values in found.items():
                 values = np.asarray(values)[: len(here)]
-                fits.setdefault(name, np.empty((len(rows), *values.shape[1:]), values.dtype))[here] = values
+                fits.setdefault(name, np.empty((n, *values.shape[1:]), values.dtype))[here] = values
             z[here], chi_square[here] = fits["z"][here], fits["chi_square"][here]
         todo = todo[before - chi_square[todo] > CONVERGED]
         if not len(todo):
@@ -268,8 +296,13 @@ def _fit(
 
     posterior = sharpen(residual, z, steps=steps, loop=True)
     profile, parameters = _model(kind, shape, start, posterior.mean)
-    chi_square = jnp.sum(posterior.residual**2, axis=-1)
-    return parameters | {"chi_square": chi_square, "profile": profile, "z": posterior.mean}
+    light = observation.noise.whiten(convolve(profile, observation.psf), observation.mask)
+    return parameters | {
+        "chi_square": jnp.sum(posterior.residual**2, axis=-1),
+        "signal": jnp.sum(light**2, axis=(1, 2)),
+        "profile": profile,
+        "z": posterior.mean,
+    }
 
 
 def _b(index: jax.Array) -> jax.Array:

@@ -191,13 +191,15 @@ def radius_of_fraction(image: Image, ellipse: Ellipse, fraction: float, total_ra
     if not np.isfinite(total_radius):
         return float("nan")
     total = (overlap(image.shape, ellipse, total_radius) * image).sum()
-    if total <= 0:
+    if not total > 0:
         return float("nan")
 
     def excess(radius: float) -> float:
         return (overlap(image.shape, ellipse, radius) * image).sum() / total - fraction
 
     radius = 0.0
-    while excess(radius + STEP_PIX) < 0:
+    while (value := excess(radius + STEP_PIX)) < 0:
         radius += STEP_PIX
+    if np.isnan(value):  # photutils gives up on ellipses that are too thin
+        return float("nan")
     return float(optimize.brentq(excess, radius, radius + STEP_PIX, xtol=PRECISION_PIX))

@@ -6,10 +6,12 @@ parametric fits with the real ones (what simulations drew before), and one half 
 floor). What the tests are, and what they can see, is in the modules that they come from.
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import joblib
 import numpy as np
 from jaxtyping import Int
 
@@ -47,7 +49,7 @@ from hiergal.validation.verdict import ALPHA, Verdict, holm
 
 __all__ = ["GALAXIES", "Validation", "held_out", "validate"]
 
-GALAXIES, TRAINED, RECONSTRUCTED = 2000, 1000, 500
+GALAXIES, TRAINED, RECONSTRUCTED = 2000, 500, 250
 VALIDATE = 200  # purpose of a seed
 LEAST = 10  # galaxies, for anything to be said
 
@@ -100,7 +102,7 @@ def validate(
         galaxies: Number of galaxies at most.
         seed: Seed of everything random.
         alpha: Chance of any false alarm among all tests of a sample.
-        workers: Number of processes for measurements, or None for one per available core.
+        workers: Number of processes or threads, or None for one per available core.
         progress: Whether to show progress bars.
 
     Raises:
@@ -118,7 +120,7 @@ def validate(
         _enough(len(rows))
         observation = store.read(rows[:galaxies])
         with progress_bar("samples", len(observation), shown=progress) as advance:
-            made = make_samples(model, observation, key=key, progress=advance)
+            made = make_samples(model, observation, key=key, workers=workers, progress=advance)
         trained = None if seen is None else store.read(seen[:TRAINED])
     else:
         folder = read_galaxy_folder(images, store)
@@ -126,7 +128,12 @@ def validate(
         observation = store.read(folder.rows[:galaxies])
         with progress_bar("samples", len(observation), shown=progress) as advance:
             made = samples_of(
-                folder.images[:galaxies], observation, profiles=profiles, key=key, progress=advance
+                folder.images[:galaxies],
+                observation,
+                profiles=profiles,
+                key=key,
+                workers=workers,
+                progress=advance,
             )
 
     truth = (
@@ -153,13 +160,21 @@ def validate(
         pairs["floor"] = (samples["survey"][first], samples["survey"][second])
     limit = limit_of(observation)
     verdicts: dict[str, list[Verdict]] = {}
-    with progress_bar("comparisons", len(pairs), shown=progress) as advance:
-        for name, (real, other) in pairs.items():
-            copied = (seen, trained) if name == "drawn" and seen is not None else None
-            verdicts[name] = _compare(real, other, limit=limit, seen=copied, seed=seed, alpha=alpha)
-            if name != "floor":  # whose halves are different galaxies
-                verdicts[name] += _pairwise(real, other, seed=seed, alpha=alpha)
+    copied = None if seen is None else (seen, trained)
+    jobs = [
+        joblib.delayed(_compare)(
+            *pair, limit=limit, seen=copied if name == "drawn" else None, seed=seed, alpha=alpha
+        )
+        for name, pair in pairs.items()
+    ]
+    count = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    with progress_bar("comparisons", len(jobs), shown=progress) as advance:
+        results = joblib.Parallel(count, backend="threading", return_as="generator")(jobs)
+        for name, found in zip(pairs, results, strict=True):
+            verdicts[name] = found
             advance()
+    for name in ("drawn", "parametric"):  # not the halves, which are different galaxies
+        verdicts[name] += _pairwise(*pairs[name], seed=seed, alpha=alpha)
     posterior = latents = None
     if model is not None:
         latents = sample_latents(model, observation, key=jax.random.fold_in(key, 1))

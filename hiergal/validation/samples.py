@@ -45,6 +45,7 @@ def make_samples(
     observation: Observation,
     *,
     key: jax.Array,
+    workers: int | None = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Samples:
     """Draw a galaxy, and fit a parametric one, for each galaxy of a survey.
@@ -53,6 +54,7 @@ def make_samples(
         model: A trained model with a flow.
         observation: Galaxies that the model has not seen, with its conditions in their catalogue.
         key: PRNG key; the same key gives the same samples.
+        workers: Number of threads that fit, or None for one per available core.
         progress: Called with the number of galaxies done since the last call.
 
     Raises:
@@ -72,7 +74,7 @@ def make_samples(
         )
     draw_key, rest = jax.random.split(key)
     profile = draw_profiles(model, observation.catalog, key=draw_key)
-    return samples_of(profile, observation, profiles=True, key=rest, progress=progress)
+    return samples_of(profile, observation, profiles=True, key=rest, workers=workers, progress=progress)
 
 
 def samples_of(
@@ -81,6 +83,7 @@ def samples_of(
     *,
     profiles: bool,
     key: jax.Array,
+    workers: int | None = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Samples:
     """Put somebody's galaxies beside real and parametric ones.
@@ -91,6 +94,7 @@ def samples_of(
         profiles: Whether the images are unconvolved profiles, to be observed as the survey's galaxies were; if not,
             they have the PSFs and noise of those already.
         key: PRNG key of the noise.
+        workers: Number of threads that fit, or None for one per available core.
         progress: Called with the number of galaxies done since the last call.
 
     Raises:
@@ -108,7 +112,7 @@ def samples_of(
             f"images: expected the survey's shape {observation.image.shape}, got {np.shape(images)}"
         )
     noise_key, twin_key = jax.random.split(key)
-    twins = fit_parametric(observation, progress=progress)
+    twins = fit_parametric(observation, workers=workers, progress=progress)
     return Samples(
         np.asarray(observation.image),
         observed_again(images, observation, key=noise_key) if profiles else np.asarray(images),
