@@ -26,7 +26,7 @@ from hiergal.validation.verdict import ALPHA, Verdict, checked, verdict_of
 __all__ = ["pixel_classifier_test", "pixel_features"]
 
 SOFTENING = 2.0  # the stretch is linear below so many standard deviations of the noise
-EPOCHS, BATCH = 15, 32
+EPOCHS, BATCH = 10, 32
 PATCH = 4
 CHANNELS = (32, 48)
 DROPOUT, LEARNING_RATE = 0.2, 3e-3

@@ -49,7 +49,7 @@ from hiergal.validation.verdict import ALPHA, Verdict, holm
 
 __all__ = ["GALAXIES", "Validation", "held_out", "validate"]
 
-GALAXIES, TRAINED, RECONSTRUCTED = 2000, 500, 250
+GALAXIES, TRAINED, RECONSTRUCTED = 2000, 500, 200
 VALIDATE = 200  # purpose of a seed
 LEAST = 10  # galaxies, for anything to be said
 
