@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hiergal.guide import output_count
 from hiergal.nets.encoder import APERTURES_PIX, PSF_WINDOW_PIX
-from hiergal.nets.generator import CORE_PIX, ELLIPSE
+from hiergal.nets.generator import CORE_PIX, ELLIPSE, ellipse_limits
 from hiergal.nets.layers import PATCH_KERNEL
 from hiergal.nets.pyramid import tukey_taper
 from hiergal.recipe import Recipe
@@ -252,15 +252,17 @@ class Generator(nn.Module):
             1.0 if config.log_flux_spread is None else config.log_flux_spread,
         )
         offset, spread = torch.tensor(np.array(list(ELLIPSE.values()), np.float32).T)
+        limits = ellipse_limits(shape)
+        low, high = torch.tensor(np.array([limits[name] for name in ELLIPSE], np.float32).T)
         taps = torch.outer(torch.tensor(PATCH_KERNEL), torch.tensor(PATCH_KERNEL))
-        buffers = {"offset": offset, "spread": spread, "taps": taps[None, None]}
+        buffers = {"offset": offset, "spread": spread, "low": low, "high": high, "taps": taps[None, None]}
         buffers |= {"y": torch.arange(ny) - (ny - 1) / 2, "x": torch.arange(nx) - (nx - 1) / 2}
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """Return light profiles [flux per pixel] for latents."""
-        ellipse = torch.addcmul(self.offset, self.spread, self.ellipse(z))
+        ellipse = torch.addcmul(self.offset, self.spread, self.ellipse(z)).clamp(self.low, self.high)
         log_flux, *shape = ellipse[:, :, None, None].unbind(1)
         log_profile = self._log_sersic(*shape) + self._network(z)
         mean, spread = self.flux
@@ -282,7 +284,7 @@ class Generator(nn.Module):
         cosh, sinh = torch.cosh(size), torch.sinh(size) / size
         u = (cosh - sinh * shear_1) * x - sinh * shear_2 * y
         v = (cosh + sinh * shear_1) * y - sinh * shear_2 * x
-        index = torch.exp(log_index.clamp(np.log(0.2), np.log(8.0)))
+        index = torch.exp(log_index)
         radius_squared = (u**2 + v**2 + CORE_PIX**2) * torch.exp(-2 * log_radius_pix)
         return -(2 * index - 1 / 3) * radius_squared ** (0.5 / index)
 

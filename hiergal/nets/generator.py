@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from hiergal.nets.layers import Dense, LayerNorm, ResidualBlock, depth_to_space, smooth_patches
 
-__all__ = ["Generator", "GeneratorConfig"]
+__all__ = ["Generator", "GeneratorConfig", "ellipse_limits"]
 
 # Affine map from the first latents to the ellipse: name, offset, spread over unit-normal latents.
 ELLIPSE = {
@@ -97,7 +97,7 @@ class Generator(nn.Module):
         start = lambda key, shape, dtype: jnp.eye(*shape, dtype=dtype)  # noqa: E731
         values = nn.Dense(len(ELLIPSE), kernel_init=start, name="ellipse")(z)
         found = dict(zip(ELLIPSE, (offset[None] + spread[None] * values).T, strict=True))
-        return {name: jnp.clip(found[name], *limits) for name, limits in _limits(self.shape).items()}
+        return {name: jnp.clip(found[name], *limits) for name, limits in ellipse_limits(self.shape).items()}
 
     def _network(self, z: jax.Array) -> jax.Array:
         c = self.config
@@ -116,8 +116,16 @@ class Generator(nn.Module):
         return smooth_patches(depth_to_space(h, 4)[..., 0])
 
 
-def _limits(shape: tuple[int, int]) -> dict[str, tuple[float, float]]:
-    """Return the range of each number of the ellipse."""
+def ellipse_limits(shape: tuple[int, int]) -> dict[str, tuple[float, float]]:
+    """Return the range of each number of the ellipse.
+
+    Args:
+        shape: (ny, nx) of the profiles.
+
+    Example:
+        >>> ellipse_limits((64, 48))["x_pix"]
+        (-64.0, 64.0)
+    """
     side = float(max(shape))
     return {
         "log_flux": (-FLUX_LIMIT, FLUX_LIMIT),
