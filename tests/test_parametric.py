@@ -8,7 +8,8 @@ from conftest import awkward_psf
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF, convolve
-from hiergal.validation.parametric import fit_parametric, sersic_profile
+from hiergal.validation.parametric import fit_parametric
+from hiergal.validation.sersic import sersic_profile
 
 SHAPE, SCALE = (60, 71), 0.03
 TRUTH = {

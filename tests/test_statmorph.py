@@ -103,6 +103,7 @@ def test_the_same_numbers(n):
         assert (difference < 0.05).mean() >= (0.95 if n > 100 else 0.85), name
 
 
+@pytest.mark.slow
 def test_statmorph_may_miss_the_best_threshold():
     """Ours is never below theirs in what is maximised, and above it for some."""
     images, rms = stamps(24, seed=31)

@@ -60,6 +60,7 @@ def real():
     return sample(400, 1)
 
 
+@pytest.mark.slow
 def test_another_sample_of_the_population_passes(real):
     verdicts = compare(real, sample(400, 2), trained=sample(300, 3))
     assert not failed(verdicts), [verdict.words for verdict in verdicts if not verdict.passed]
