@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import ndimage, special
 
 from hiergal.validation import cas, mid
 from hiergal.validation.gini_m20 import gini, m20
 from hiergal.validation.morphology import Flag, measure_morphology, measure_paper_morphology
-from hiergal.validation.petrosian import Ellipse, petrosian_radius, radius_of_fraction
+from hiergal.validation.petrosian import Ellipse, overlap, petrosian_radius, radius_of_fraction
 from hiergal.validation.segmentation import central_clump, main_clump
 
 SCALE = 0.03
@@ -236,6 +236,23 @@ def test_failures_keep_their_rows():
     assert np.isnan(table["gini"][1:]).all()
     paper = measure_paper_morphology(images)
     assert (paper["flag"][:3] == 0).tolist() == [True, False, False]
+
+
+def test_peaks_of_noise_have_a_flag():
+    """Their elliptical aperture may be a pixel without any light of theirs; such stamps ended whole validations."""
+    rng = [np.random.default_rng(seed) for seed in (12, 299, 482, 486)]
+    noise = np.stack([ndimage.gaussian_filter(r.normal(size=(48, 48)), 0.7) for r in rng])
+    noise /= noise.std(axis=(1, 2), keepdims=True)
+    table = measure_morphology(noise, np.ones(len(noise)), workers=1)
+    assert (table["flag"] != 0).all() and np.isnan(table["multimode"]).all()
+
+
+@pytest.mark.parametrize("rounding", [1e-16, 1e-15, 1e-12])
+@pytest.mark.parametrize("angle", [-0.0769, -0.4977, 0.3, np.pi / 4])
+def test_apertures_that_are_round_but_for_rounding_have_their_area(rounding, angle):
+    for radius in (0.5, 1.0, 2.5, 8.0):
+        shares = overlap((48, 48), Ellipse(23.5, 23.5, 1 - rounding, angle), radius)
+        assert shares.sum() == pytest.approx(np.pi * radius**2)
 
 
 def test_bad_input_is_named():

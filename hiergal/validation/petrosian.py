@@ -24,6 +24,7 @@ SEARCHED = (
 )
 STEP_PIX = 1.0  # of the search for a share of the light
 PRECISION_PIX = 1e-4
+ROUND = 1e-9  # ellipses nearer to a circle are one: photutils finds no numbers for those that are round but for rounding
 CLEARLY = 1.5  # times eta: where a rough look finds the edge that bright there is no need for an exact one
 FINE = 20  # bins of a pixel in that look
 LEAST_AREA = 1e-3  # of an annulus at the edge of the stamp [pixels]: the rest is rounding
@@ -93,7 +94,7 @@ def overlap(shape: tuple[int, int], ellipse: Ellipse, radius: float) -> Image:
         high_y - 0.5 - ellipse.y,
     )
     size, exactly = (high_x - low_x, high_y - low_y), (1, 1)
-    if ellipse.axis_ratio == 1:
+    if ellipse.axis_ratio > 1 - ROUND:
         inside = circular_overlap_grid(*edges, *size, radius, *exactly)
     else:
         minor = radius * ellipse.axis_ratio
@@ -191,15 +192,13 @@ def radius_of_fraction(image: Image, ellipse: Ellipse, fraction: float, total_ra
     if not np.isfinite(total_radius):
         return float("nan")
     total = (overlap(image.shape, ellipse, total_radius) * image).sum()
-    if not total > 0:
+    if total <= 0:
         return float("nan")
 
     def excess(radius: float) -> float:
         return (overlap(image.shape, ellipse, radius) * image).sum() / total - fraction
 
     radius = 0.0
-    while (value := excess(radius + STEP_PIX)) < 0:
+    while excess(radius + STEP_PIX) < 0:
         radius += STEP_PIX
-    if np.isnan(value):  # photutils gives up on ellipses that are too thin
-        return float("nan")
     return float(optimize.brentq(excess, radius, radius + STEP_PIX, xtol=PRECISION_PIX))
