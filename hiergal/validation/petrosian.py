@@ -24,7 +24,7 @@ SEARCHED = (
 )
 STEP_PIX = 1.0  # of the search for a share of the light
 PRECISION_PIX = 1e-4
-ROUND = 1e-9  # ellipses nearer to a circle are one: photutils finds no numbers for those that are round but for rounding
+ROUND = 1e-9  # ellipses nearer to a circle are one: photutils gives NaN for those round but for rounding
 CLEARLY = 1.5  # times eta: where a rough look finds the edge that bright there is no need for an exact one
 FINE = 20  # bins of a pixel in that look
 LEAST_AREA = 1e-3  # of an annulus at the edge of the stamp [pixels]: the rest is rounding
