@@ -257,6 +257,24 @@ def test_a_whole_study(run, tmp_path, recipe_file, capsys):
 
 
 @pytest.mark.slow
+def test_a_study_of_what_a_survey_cannot_resolve(run, tmp_path, recipe_file, capsys):
+    """Both models, a second time from disk, and the same numbers."""
+    words = [str(run / "survey.zarr"), "--out", str(tmp_path), "--recipe", str(recipe_file)]
+    study = runpy.run_path(str(ROOT / "inference/beyond_resolution.py"))["main"]
+    study(words)
+    first = (tmp_path / "resolution.json").read_text()
+    results = json.loads(first)
+    limits = results.pop("limits")
+    assert limits["blurred"] < 0.8 * limits["sharp"]
+    assert len(results) == 4 and all(r["error"] > 0 and 0 < r["p_value"] <= 1 for r in results.values())
+    assert (tmp_path / "resolution.pdf").exists()
+    before = (tmp_path / "blurred/model/weights.safetensors").stat().st_mtime_ns
+    study(words)
+    assert (tmp_path / "resolution.json").read_text() == first
+    assert (tmp_path / "blurred/model/weights.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_run(path, tmp_path, monkeypatch):
