@@ -73,7 +73,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         clip_norm: Largest norm of the gradient of the bound per galaxy; 0 for no limit.
         average: Decay of the exponential moving average of the parameters that is evaluated and kept; 0 for none.
         favour_bright: Power of the flux with which a galaxy is drawn into a batch, relative to the faintest; 0 for all
-            alike. The flow is fitted to every galaxy once, so the population stays the survey's.
+            alike. The flow is fitted to every galaxy once, so the population stays the survey's. Use it with
+            augmentation: bright galaxies are few, and those seen often are learned by heart.
         augmentation: How the galaxies of a step are varied.
         precision: What the networks compute in; parameters and likelihood stay float32.
         evaluate_every: Steps between evaluations on the validation galaxies, and between checkpoints.

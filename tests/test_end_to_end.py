@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,7 +259,8 @@ def test_a_whole_study(run, tmp_path, recipe_file, capsys):
 
 @pytest.mark.slow
 def test_a_study_of_what_a_survey_cannot_resolve(run, tmp_path, recipe_file, capsys):
-    """Both models, a second time from disk, and the same numbers."""
+    """A model of the blurred survey beside one of the sharp survey; a second time neither is trained."""
+    shutil.copytree(run / "model", tmp_path / "sharp" / "model")
     words = [str(run / "survey.zarr"), "--out", str(tmp_path), "--recipe", str(recipe_file)]
     study = runpy.run_path(str(ROOT / "inference/beyond_resolution.py"))["main"]
     study(words)
