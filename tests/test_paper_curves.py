@@ -19,7 +19,7 @@ from hiergal.validation.moments import measure_moments
 from hiergal.validation.morphology import measure_paper_morphology
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
 
-GALAXIES, STAMP = 1000, 64
+GALAXIES, STAMP = 1500, 64
 CATALOG = "real_galaxy_catalog_23.5_example.fits"
 FITS = ("acs_psfs/real_galaxy_catalog_23.5_example_fits.fits", "catalogs/cosmos_23.5_500_fits.fits")
 USED = (
