@@ -90,12 +90,12 @@ def main(words: list[str] | None = None) -> None:
     (args.out / "resolution.json").write_text(json.dumps(results, indent=1))
     figure = figures.power_spectra(
         spectra,
-        limit=limits["blurred"],
         ylabel="mean power of profiles, over flux squared",
         title="What does a model make of what its survey cannot resolve?",
     )
     panel = figure.axes[0]
-    panel.axvline(limits["sharp"], color="0.5", linestyle="--", linewidth=1.2, label="of the sharp survey")
+    for (name, limit), line in zip(limits.items(), ("--", ":"), strict=True):
+        panel.axvline(limit, color="0.5", linestyle=line, label=f"band limit of the {name} survey")
     panel.legend(frameon=False, fontsize=8)
     for suffix in ("png", "pdf"):
         figure.savefig(args.out / f"resolution.{suffix}", dpi=200)
