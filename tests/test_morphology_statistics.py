@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from photutils.geometry import elliptical_overlap_grid
 from scipy import ndimage, special
 
 from hiergal.validation import cas, mid
@@ -253,6 +254,30 @@ def test_apertures_that_are_round_but_for_rounding_have_their_area(rounding, ang
     for radius in (0.5, 1.0, 2.5, 8.0):
         shares = overlap((48, 48), Ellipse(23.5, 23.5, 1 - rounding, angle), radius)
         assert shares.sum() == pytest.approx(np.pi * radius**2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_elliptical_apertures_cut_pixels_as_photutils_does(seed):
+    """On non-square stamps, centred anywhere, partly or wholly outside, from a fraction of a pixel to all of it."""
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        (ny, nx), radius, angle = rng.integers(2, 25, 2), rng.uniform(0.05, 20), rng.uniform(-4, 4)
+        ellipse = Ellipse(rng.uniform(-3, nx + 3), rng.uniform(-3, ny + 3), rng.uniform(0.02, 0.999), angle)
+        edges = -0.5 - ellipse.x, nx - 0.5 - ellipse.x, -0.5 - ellipse.y, ny - 0.5 - ellipse.y
+        expected = elliptical_overlap_grid(
+            *edges, int(nx), int(ny), radius, radius * ellipse.axis_ratio, angle, 1, 1
+        )
+        np.testing.assert_allclose(overlap((int(ny), int(nx)), ellipse, radius), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("angle", [0.0, np.pi / 2, -np.pi / 2, np.pi])
+@pytest.mark.parametrize("axis_ratio", [0.2, 0.5, 1 - 1e-6])
+def test_ellipses_that_touch_the_edges_of_pixels_have_their_area(axis_ratio, angle):
+    for radius in (0.5, 1.5, 2.5, 7.5):
+        for centre in (20.0, 20.5):
+            shares = overlap((41, 42), Ellipse(centre, centre, axis_ratio, angle), radius)
+            assert shares.sum() == pytest.approx(np.pi * axis_ratio * radius**2)
+            assert shares.min() == 0 and shares.max() <= 1
 
 
 def test_bad_input_is_named():

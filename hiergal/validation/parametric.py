@@ -31,9 +31,10 @@ from hiergal.validation.sersic import sersic_profile
 
 __all__ = ["ParametricTwins", "fit_parametric"]
 
-STEPS, BATCH = 32, 64
+STEPS = 32
+BATCH = 8  # galaxies in one call: few are left for the later rounds, and the work of few stays in the cache
 ROUND = 4  # steps after which galaxies that are done are left out
-CHUNK = 4 * BATCH  # galaxies whose rounds are taken together, by one thread
+CHUNK = 16 * BATCH  # galaxies whose rounds are taken together, by one thread
 CONVERGED = 0.5  # chi-square that a round may still gain
 MISFIT = 0.2  # part of the light that the best single profile may get wrong
 INDEX = (0.3, 6.0)

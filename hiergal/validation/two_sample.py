@@ -133,8 +133,11 @@ def energy_test(real: Rows, other: OtherRows, name: str, *, seed: int = 0, alpha
     pooled, n = pooled_rows(*standardised(real[:ENERGY_ROWS], other[:ENERGY_ROWS]))
     squares = (pooled**2).sum(axis=1)
     apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * pooled @ pooled.T, 0))
+    # Without its mean, which labels that sum to zero do not see, single precision is enough, and twice as fast.
+    apart = (apart - apart.mean()).astype(np.float32)
 
     def distance(labels: Float[np.ndarray, "k nm"]) -> Float[np.ndarray, "k"]:
+        labels = labels.astype(np.float32)
         return -np.einsum("ki,ki->k", labels @ apart, labels)
 
     def error(_: float, rng: np.random.Generator) -> float:
