@@ -84,8 +84,15 @@ def test_false_alarms_of_the_classifier_are_as_rare_as_they_say():
     p_values = np.array(p_values)
     print(f"{(p_values < ALPHA).sum()} false alarms of {REPETITIONS}")
     assert (p_values < ALPHA).sum() <= MOST_ALARMS
-    # Mean of 200 uniform numbers, 4 standard errors; a binomial of 128 trials is discrete, which adds half a step.
+    # Mean of 200 uniform numbers, 4 standard errors; a hypergeometric of 64 each is discrete, which adds half a step.
     assert abs(p_values.mean() - 0.5) < 4 / np.sqrt(12 * REPETITIONS) + 0.05
+
+
+def test_stamps_that_a_network_sees_no_difference_between_are_named_at_random():
+    """Twenty tests of 100 of each held out: the order that they come in must not decide."""
+    stamps = np.ones((200, 8, 8))
+    shares = [pixel_classifier_test(stamps, stamps, 1.0, 1.0, epochs=1, seed=s).statistic for s in range(20)]
+    assert abs(np.mean(shares) - 0.5) < 4 * 0.5 / np.sqrt(20 * 200)
 
 
 @pytest.mark.parametrize("change", [{"size": 1.5}, {"colour": 0.5}], ids=["larger", "correlated noise"])
