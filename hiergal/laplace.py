@@ -19,9 +19,8 @@ from jaxtyping import Float
 from hiergal.psf import PSF
 from hiergal.records import Record, record
 
-__all__ = ["GaussianPosterior", "Search", "begin", "finish", "improve", "misfit", "sharpen"]
+__all__ = ["GaussianPosterior", "misfit", "sharpen"]
 
-FIRST_DAMPING = 1e-2
 Residual = Callable[[Float[jax.Array, "n d"]], Float[jax.Array, "n pixels"]]
 
 
@@ -42,23 +41,6 @@ class GaussianPosterior(Record):
     leverage: Float[jax.Array, "n pixels"]
 
 
-@record
-class Search(Record):
-    """Where a search for the modes has come to: what :func:`improve` needs next.
-
-    Attributes:
-        mean: The best latents so far, [n, d].
-        residual: Whitened residuals there, [n, pixels].
-        jacobian: Their derivatives there, [n, d, pixels].
-        damping: How much smaller than Gauss-Newton's the next step is, relative to the curvature, [n].
-    """
-
-    mean: Float[jax.Array, "n d"]
-    residual: Float[jax.Array, "n pixels"]
-    jacobian: Float[jax.Array, "n d pixels"]
-    damping: Float[jax.Array, "n"]
-
-
 def sharpen(
     residual: Residual, start: Float[jax.Array, "n d"], *, steps: int, loop: bool = False
 ) -> GaussianPosterior:
@@ -77,55 +59,44 @@ def sharpen(
         >>> round(float(posterior.mean[0, 0]), 3), round(float(posterior.scale[0, 0, 0] ** 2), 3)
         (0.8, 0.2)
     """
-    search = begin(residual, start)
+    d = start.shape[-1]
+    identity = jnp.eye(d, dtype=start.dtype)[None]
+
+    def expand(z):
+        """Residual, Jacobian [n, d, pixels] in one sweep of d tangents."""
+        tangents = jnp.broadcast_to(jnp.eye(d, dtype=z.dtype)[:, None], (d, *z.shape))
+        r, pushforward = jax.linearize(residual, z)
+        return r, jax.vmap(pushforward)(tangents).swapaxes(0, 1)
+
+    def loss(z, r):
+        return 0.5 * (jnp.sum(r**2, -1) + jnp.sum(z**2, -1))
+
+    def curvature(jacobian):
+        return jnp.einsum("nip,njp->nij", jacobian, jacobian) + identity
+
+    def step(_, state):
+        z, r, jacobian, damping = state
+        hessian = curvature(jacobian)
+        gradient = jnp.einsum("nip,np->ni", jacobian, r) + z
+        damped = hessian + damping[:, None, None] * hessian * identity
+        trial = z - jnp.linalg.solve(damped, gradient[..., None])[..., 0]
+        trial_r, trial_jacobian = expand(trial)
+        better = loss(trial, trial_r) <= loss(z, r)
+        return (
+            jnp.where(better[:, None], trial, z),
+            jnp.where(better[:, None], trial_r, r),
+            jnp.where(better[:, None, None], trial_jacobian, jacobian),
+            jnp.where(better, damping / 10, damping * 10),
+        )
+
+    state = start, *expand(start), jnp.full(start.shape[:1], 1e-2, start.dtype)
     if loop:
-        search = jax.lax.fori_loop(0, steps, lambda _, state: improve(residual, state), search)
+        z, r, jacobian, _ = jax.lax.fori_loop(0, steps, step, state)
     else:
-        search = reduce(lambda state, _: improve(residual, state), range(steps), search)
-    return finish(search)
-
-
-def begin(residual: Residual, start: Float[jax.Array, "n d"]) -> Search:
-    """Start a search for each galaxy's mode.
-
-    Args:
-        residual: Whitened residuals for latents, as in :func:`sharpen`.
-        start: Latents to start from.
-    """
-    return Search(start, *_expand(residual, start), jnp.full(start.shape[:1], FIRST_DAMPING, start.dtype))
-
-
-def improve(residual: Residual, search: Search) -> Search:
-    """Take one damped Gauss-Newton step, where it raises the posterior; else be more careful with the next.
-
-    Args:
-        residual: Whitened residuals for latents, as in :func:`sharpen`.
-        search: Where the search has come to.
-    """
-    z, r, jacobian, damping = search.mean, search.residual, search.jacobian, search.damping
-    hessian = _curvature(jacobian)
-    gradient = jnp.einsum("nip,np->ni", jacobian, r) + z
-    damped = hessian + damping[:, None, None] * hessian * jnp.eye(z.shape[-1], dtype=z.dtype)[None]
-    trial = z - jnp.linalg.solve(damped, gradient[..., None])[..., 0]
-    trial_r, trial_jacobian = _expand(residual, trial)
-    better = _loss(trial, trial_r) <= _loss(z, r)
-    return Search(
-        jnp.where(better[:, None], trial, z),
-        jnp.where(better[:, None], trial_r, r),
-        jnp.where(better[:, None, None], trial_jacobian, jacobian),
-        jnp.where(better, damping / 10, damping * 10),
-    )
-
-
-def finish(search: Search) -> GaussianPosterior:
-    """Turn what was found into the Laplace approximation of the posterior.
-
-    Args:
-        search: Where the search has come to.
-    """
-    scale = jnp.linalg.inv(jnp.linalg.cholesky(_curvature(search.jacobian))).swapaxes(-1, -2)
-    leverage = jnp.sum(jnp.einsum("nij,nip->njp", scale, search.jacobian) ** 2, axis=1)
-    return GaussianPosterior(mean=search.mean, scale=scale, residual=search.residual, leverage=leverage)
+        z, r, jacobian, _ = reduce(lambda state, i: step(i, state), range(steps), state)
+    scale = jnp.linalg.inv(jnp.linalg.cholesky(curvature(jacobian))).swapaxes(-1, -2)
+    leverage = jnp.sum(jnp.einsum("nij,nip->njp", scale, jacobian) ** 2, axis=1)
+    return GaussianPosterior(mean=z, scale=scale, residual=r, leverage=leverage)
 
 
 def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Float[jax.Array, "n"]:
@@ -149,20 +120,3 @@ def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Fl
         posterior.leverage.sum(-1, keepdims=True), jnp.finfo(smooth.dtype).tiny
     )
     return jnp.sum(weight * smooth**2, axis=-1) / variance
-
-
-def _expand(residual: Residual, z: Float[jax.Array, "n d"]):
-    """Residual, and Jacobian [n, d, pixels] in one sweep of d tangents."""
-    d = z.shape[-1]
-    tangents = jnp.broadcast_to(jnp.eye(d, dtype=z.dtype)[:, None], (d, *z.shape))
-    r, pushforward = jax.linearize(residual, z)
-    return r, jax.vmap(pushforward)(tangents).swapaxes(0, 1)
-
-
-def _loss(z, r):
-    return 0.5 * (jnp.sum(r**2, -1) + jnp.sum(z**2, -1))
-
-
-def _curvature(jacobian):
-    identity = jnp.eye(jacobian.shape[1], dtype=jacobian.dtype)[None]
-    return jnp.einsum("nip,njp->nij", jacobian, jacobian) + identity

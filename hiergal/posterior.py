@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
-from hiergal.laplace import Residual, Search, begin, finish, improve, misfit
+from hiergal.laplace import misfit, sharpen
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
@@ -141,56 +141,27 @@ def interval(
     return low, high
 
 
+@partial(jax.jit, static_argnames=("method", "draws"))
 def _latents(model: GalaxyModel, observation: Observation, keys: jax.Array, method: Method, draws: int):
     """Draw the latents of a batch, [s, n, d], and return the misfit of each galaxy."""
-    if method == "laplace":
-        # One program for a step, called for each: all of them in one take four times as long to compile.
-        search = _begin(model, observation)
-        for _ in range(SHARPENING_STEPS):
-            search = _improve(model, observation, search)
-        mean, scale, excess = _finish(model, observation, search)
-    else:
-        mean, scale, excess = _guided(model, observation)
-    return _drawn(mean, scale, keys, draws), excess
 
-
-def _residual_of(model: GalaxyModel, observation: Observation) -> Residual:
     def residual(z):
         difference = model.render(model.decode(z), observation.psf) - observation.image
         return observation.noise.whiten(difference, observation.mask).reshape(len(z), -1)
 
-    return residual
-
-
-@jax.jit
-def _begin(model: GalaxyModel, observation: Observation) -> Search:
     guide = posterior_from(model.encode(observation), model.recipe.covariance)
-    return begin(_residual_of(model, observation), guide.mean)
-
-
-@partial(jax.jit, donate_argnums=2)
-def _improve(model: GalaxyModel, observation: Observation, search: Search) -> Search:
-    return improve(_residual_of(model, observation), search)
-
-
-@jax.jit
-def _finish(model: GalaxyModel, observation: Observation, search: Search):
-    """Mean and scale of the draws, and the misfit that the scale makes up for."""
-    sharp = finish(search)
-    excess = misfit(sharp, observation.psf, model.recipe.shape)
-    return sharp.mean, sharp.scale * jnp.sqrt(jnp.maximum(excess, 1.0))[:, None, None], excess
-
-
-@jax.jit
-def _guided(model: GalaxyModel, observation: Observation):
-    guide = posterior_from(model.encode(observation), model.recipe.covariance)
-    return guide.mean, jnp.linalg.cholesky(guide.covariance_matrix), jnp.ones(len(observation))
-
-
-@partial(jax.jit, static_argnames="draws")
-def _drawn(mean: jax.Array, scale: jax.Array, keys: jax.Array, draws: int) -> Float[jax.Array, "s n d"]:
+    if method == "laplace":
+        sharp = sharpen(residual, guide.mean, steps=SHARPENING_STEPS)
+        mean, excess = sharp.mean, misfit(sharp, observation.psf, model.recipe.shape)
+        scale = sharp.scale * jnp.sqrt(jnp.maximum(excess, 1.0))[:, None, None]
+    else:
+        mean, scale, excess = (
+            guide.mean,
+            jnp.linalg.cholesky(guide.covariance_matrix),
+            jnp.ones(len(observation)),
+        )
     noise = jax.vmap(lambda key: jax.random.normal(key, (draws, mean.shape[-1])), out_axes=1)(keys)
-    return mean[None] + jnp.einsum("nij,snj->sni", scale, noise)
+    return mean[None] + jnp.einsum("nij,snj->sni", scale, noise), excess
 
 
 @jax.jit
@@ -213,7 +184,6 @@ def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile:
 
 
 def _infer_batch(model, observation, target, keys, method, draws) -> Posterior:
-    observation = jax.tree.map(jnp.asarray, observation)
     latents, excess = _latents(model, observation, keys, method, draws)
     first, second, summaries = 0.0, 0.0, []
     for start in range(0, draws, BLOCK):
