@@ -231,7 +231,8 @@ def power_spectra(
         spectra: Spectra by name of the sample; at most four.
         limit: The survey's band limit, drawn as a vertical line [cycles per arcsec].
         ylabel: What is shown, with its unit.
-        expected: A power that is expected at all frequencies, drawn as a line; the axis is linear then.
+        expected: A power that is expected at all frequencies, drawn as a line; the axis is linear then, unless
+            a spectrum is several times above it.
         title: Title of the figure.
 
     Example:
@@ -247,10 +248,10 @@ def power_spectra(
             spectrum.frequency, spectrum.power, yerr=spectrum.error, label=name, capsize=2, **style
         )
     plain_axes(panel, xlabel="frequency [cycles per arcsec]", ylabel=ylabel)
-    if expected is None:
-        panel.set_yscale("log")
-    else:
+    if expected is not None:
         panel.axhline(expected, color=GREY, linewidth=1)
+    if expected is None or max(np.max(spectrum.power) for spectrum in spectra.values()) > 3 * expected:
+        panel.set_yscale("log")
     if limit is not None:
         panel.axvline(limit, color=GREY, linestyle=":", linewidth=1.2, label="band limit of the survey")
     panel.legend(frameon=False, fontsize=TEXT_SIZE)
