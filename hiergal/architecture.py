@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from msgspec.structs import replace
 
 from hiergal.guide import galaxy_guide, output_count
 from hiergal.model import Program, galaxy_model, render
@@ -18,9 +19,17 @@ from hiergal.nets import (
     PyramidGeneratorConfig,
 )
 from hiergal.psf import PSF
-from hiergal.recipe import Recipe
+from hiergal.recipe import FlowConfig, Recipe
 
-__all__ = ["Programs", "encoder_of", "generator_of", "programs_of", "renderer_of"]
+__all__ = [
+    "Programs",
+    "encoder_of",
+    "generator_of",
+    "guide_flow_config",
+    "marginal_config",
+    "programs_of",
+    "renderer_of",
+]
 
 
 class Programs(NamedTuple):
@@ -59,6 +68,18 @@ def renderer_of(recipe: Recipe) -> Callable[[jax.Array, PSF], jax.Array]:
         profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
         blur=recipe.objective.blur,
     )
+
+
+def marginal_config(recipe: Recipe) -> FlowConfig:
+    """Return how the density of latents without conditions is built."""
+    return replace(recipe.flow, conditions=())
+
+
+def guide_flow_config(recipe: Recipe) -> FlowConfig:
+    """Return how the shape of posteriors is modelled: see :mod:`hiergal.guide_flow`."""
+    d = recipe.generator.latents
+    names = (*(f"mean_{i}" for i in range(d)), *(f"log_scale_{i}" for i in range(d)), "given")
+    return replace(recipe.guide_flow, conditions=names)
 
 
 def programs_of(recipe: Recipe, population: int | None = None, training: bool = False) -> Programs:

@@ -47,13 +47,17 @@ class MaskedAutoregression(nn.Module):
         """Return shift and log-scale, [n, d] each; element i depends on z before i, and on y."""
         d = z.shape[-1]
         inputs, hidden, outputs = np.arange(1, d + 1), np.arange(self.hidden) % d, np.arange(1, d + 1)
-        h = nn.gelu(_MaskedDense(hidden[None] >= inputs[:, None])(z) + nn.Dense(self.hidden)(y))
-        h = nn.gelu(_MaskedDense(hidden[None] >= hidden[:, None])(h) + nn.Dense(self.hidden)(y))
+        h = nn.gelu(_MaskedDense(hidden[None] >= inputs[:, None])(z) + self._of_conditions(y))
+        h = nn.gelu(_MaskedDense(hidden[None] >= hidden[:, None])(h) + self._of_conditions(y))
         last = outputs[None] > hidden[:, None]
         shift, log_scale = (_MaskedDense(last, scale=1e-2)(h) for _ in range(2))
         if self.limit == "hard":
             return shift, jnp.clip(log_scale, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
         return shift, LOG_SCALE_LIMIT * jnp.tanh(log_scale / LOG_SCALE_LIMIT)
+
+    def _of_conditions(self, y: jax.Array) -> jax.Array:
+        """What conditions add to a hidden layer; nothing where there are none."""
+        return nn.Dense(self.hidden)(y) if y.shape[-1] else jnp.zeros((1, self.hidden), y.dtype)
 
 
 class _MaskedDense(nn.Module):
@@ -142,15 +146,21 @@ class ConditionalFlow(Record):
 
     def log_prob(self, z: Float[Array, "n d"], conditions: Float[Array, "n c"]) -> Float[jax.Array, "n"]:
         """Return log p(z | y), normalised over the latents."""
-        z, y = (z - self.center[:1]) / self.center[1:], self._standard(conditions)
-        u, log_determinant = self._stack.apply({"params": self.params}, z, y, method="to_base")
-        base = -0.5 * jnp.sum(u**2 + np.log(2 * np.pi), axis=-1)
-        return base + log_determinant - jnp.sum(jnp.log(self.center[1]))
+        u, log_determinant = self.to_base(z, conditions)
+        return -0.5 * jnp.sum(u**2 + np.log(2 * np.pi), axis=-1) + log_determinant
 
     def sample(self, key: jax.Array, conditions: Float[Array, "n c"]) -> Float[jax.Array, "n d"]:
         """Draw one vector of latents for each row of conditions."""
         u = jax.random.normal(key, (len(conditions), self.center.shape[-1]), self.center.dtype)
         return self.from_base(u, conditions)
+
+    def to_base(
+        self, z: Float[Array, "n d"], conditions: Float[Array, "n c"]
+    ) -> tuple[Float[jax.Array, "n d"], Float[jax.Array, "n"]]:
+        """Map latents to unit-normal variables u, and return log |du/dz| beside them (Eqs. 12 and 14)."""
+        z, y = (z - self.center[:1]) / self.center[1:], self._standard(conditions)
+        u, log_determinant = self._stack.apply({"params": self.params}, z, y, method="to_base")
+        return u, log_determinant - jnp.sum(jnp.log(self.center[1]))
 
     def from_base(self, u: Float[Array, "n d"], conditions: Float[Array, "n c"]) -> Float[jax.Array, "n d"]:
         """Map unit-normal variables to latents."""
@@ -191,7 +201,8 @@ def fit_flow(
         key: PRNG key.
         config: Its layers, and how to fit them.
         latents: s posterior samples of each of n galaxies: samples of the aggregate posterior.
-        conditions: What each galaxy is conditioned on, in the order of ``config.conditions``.
+        conditions: What each galaxy is conditioned on, in the order of ``config.conditions``; [n, 0] for a density
+            without conditions.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -247,5 +258,5 @@ def fit_flow(
 
 def _center(values: jax.Array) -> jax.Array:
     """Mean and standard deviation over everything but the last axis, [2, d]."""
-    flat = values.reshape(-1, values.shape[-1])
+    flat = values.reshape(np.prod(values.shape[:-1]), values.shape[-1])
     return jnp.stack([flat.mean(0), jnp.maximum(flat.std(0), 1e-6)])

@@ -2,15 +2,20 @@
 
 One pass of a network finds the neighbourhood of the posterior, not its mode: the noise of a bright galaxy is far
 smaller than what an encoder can regress. But the likelihood of Eqs. (4)-(5) is a least-squares problem in the
-whitened residual r(z) = Sigma^(-1/2) (x - PSF * g(z)), whose Jacobian J costs d forward passes. From the guide's
-mean, damped Gauss-Newton steps (Levenberg-Marquardt) reach the mode of r^2/2 + z^2/2, where the Laplace
-approximation of the posterior is Normal(z, (1 + J^T J)^(-1)): full covariance, exact for a linear generator.
+whitened residual r(z) = Sigma^(-1/2) (x - PSF * g(z)), and so is the prior in the base variables u(z) of its flow, which
+are unit normal: their Jacobians cost d forward passes. From the guide's mean, damped Gauss-Newton steps
+(Levenberg-Marquardt) reach the minimum of r^2/2 + u^2/2, where with J = d(r, u)/dz the Laplace approximation of the
+posterior is Normal(z, (J^T J)^(-1)): full covariance, exact for a linear generator and a unit-normal prior, where u = z.
+
+Latents, not base variables, are where posteriors of bright galaxies are nearly Gaussian: the flow bends the space on
+scales that are large beside such a posterior's width in one direction, and small beside its length in another.
 
 Where the generator cannot reproduce a galaxy, that covariance is too small: see :func:`misfit`.
 """
 
 from collections.abc import Callable
 from functools import reduce
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +24,10 @@ from jaxtyping import Float
 from hiergal.psf import PSF
 from hiergal.records import Record, record
 
-__all__ = ["GaussianPosterior", "misfit", "sharpen"]
+__all__ = ["GaussianPosterior", "Misfit", "misfit", "sharpen"]
 
 Residual = Callable[[Float[jax.Array, "n d"]], Float[jax.Array, "n pixels"]]
+ToBase = Callable[[Float[jax.Array, "n d"]], Float[jax.Array, "n d"]]
 
 
 @record
@@ -30,7 +36,7 @@ class GaussianPosterior(Record):
 
     Attributes:
         mean: Means, [n, d].
-        scale: Square roots S of the covariances, covariance = S S^T, [n, d, d].
+        scale: Square roots S of the covariances, covariance = S S^T, upper triangular, [n, d, d].
         residual: Whitened residuals at the mean, [n, pixels].
         leverage: How much each pixel determines the fit: the diagonal of J covariance J^T, [n, pixels].
     """
@@ -42,7 +48,12 @@ class GaussianPosterior(Record):
 
 
 def sharpen(
-    residual: Residual, start: Float[jax.Array, "n d"], *, steps: int, loop: bool = False
+    residual: Residual,
+    start: Float[jax.Array, "n d"],
+    *,
+    steps: int,
+    to_base: ToBase = lambda z: z,
+    loop: bool = False,
 ) -> GaussianPosterior:
     """Find the mode of each galaxy's posterior and its curvature there.
 
@@ -51,6 +62,7 @@ def sharpen(
         start: Latents to start from, the guide's means.
         steps: Number of damped Gauss-Newton steps; a step that does not raise the posterior is not taken, and the
             next is more careful.
+        to_base: Map from latents to base variables that are unit normal a priori; default the latents themselves.
         loop: Whether to compile one step and repeat it. Networks are slower that way: XLA runs convolutions inside
             loops on one core.
 
@@ -63,25 +75,19 @@ def sharpen(
     identity = jnp.eye(d, dtype=start.dtype)[None]
 
     def expand(z):
-        """Residual, Jacobian [n, d, pixels] in one sweep of d tangents."""
+        """Residuals of data and prior, [n, pixels + d], and their Jacobian [n, d, pixels + d], in one sweep."""
         tangents = jnp.broadcast_to(jnp.eye(d, dtype=z.dtype)[:, None], (d, *z.shape))
-        r, pushforward = jax.linearize(residual, z)
-        return r, jax.vmap(pushforward)(tangents).swapaxes(0, 1)
-
-    def loss(z, r):
-        return 0.5 * (jnp.sum(r**2, -1) + jnp.sum(z**2, -1))
-
-    def curvature(jacobian):
-        return jnp.einsum("nip,njp->nij", jacobian, jacobian) + identity
+        both, pushforward = jax.linearize(lambda z: jnp.concatenate([residual(z), to_base(z)], axis=-1), z)
+        return both, jax.vmap(pushforward)(tangents).swapaxes(0, 1)
 
     def step(_, state):
         z, r, jacobian, damping = state
-        hessian = curvature(jacobian)
-        gradient = jnp.einsum("nip,np->ni", jacobian, r) + z
+        hessian = jnp.einsum("nip,njp->nij", jacobian, jacobian)
+        gradient = jnp.einsum("nip,np->ni", jacobian, r)
         damped = hessian + damping[:, None, None] * hessian * identity
         trial = z - jnp.linalg.solve(damped, gradient[..., None])[..., 0]
         trial_r, trial_jacobian = expand(trial)
-        better = loss(trial, trial_r) <= loss(z, r)
+        better = jnp.sum(trial_r**2, -1) <= jnp.sum(r**2, -1)
         return (
             jnp.where(better[:, None], trial, z),
             jnp.where(better[:, None], trial_r, r),
@@ -94,12 +100,27 @@ def sharpen(
         z, r, jacobian, _ = jax.lax.fori_loop(0, steps, step, state)
     else:
         z, r, jacobian, _ = reduce(lambda state, i: step(i, state), range(steps), state)
-    scale = jnp.linalg.inv(jnp.linalg.cholesky(curvature(jacobian))).swapaxes(-1, -2)
-    leverage = jnp.sum(jnp.einsum("nij,nip->njp", scale, jacobian) ** 2, axis=1)
-    return GaussianPosterior(mean=z, scale=scale, residual=r, leverage=leverage)
+    # By the Jacobian's QR decomposition: J^T J of a bright galaxy has no inverse in single precision.
+    factor = jnp.linalg.qr(jacobian.swapaxes(-1, -2), mode="r")
+    scale = jax.scipy.linalg.solve_triangular(factor, jnp.broadcast_to(identity, factor.shape))
+    scale = scale * jnp.sign(jnp.diagonal(factor, axis1=-2, axis2=-1))[:, None]  # a positive diagonal
+    leverage = jnp.sum(jnp.einsum("nij,nip->njp", scale, jacobian[..., :-d]) ** 2, axis=1)
+    return GaussianPosterior(mean=z, scale=scale, residual=r[:, :-d], leverage=leverage)
 
 
-def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Float[jax.Array, "n"]:
+class Misfit(NamedTuple):
+    """How much worse fits are than noise explains.
+
+    Attributes:
+        factor: By how much residuals exceed what noise explains, where they matter, [n].
+        error: Standard deviation of that for a generator that fits, [n].
+    """
+
+    factor: Float[jax.Array, "n"]
+    error: Float[jax.Array, "n"]
+
+
+def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Misfit:
     """Return the factor by which a galaxy's residuals, where they matter, exceed what noise explains.
 
     Misfit of a generator is coherent over a PSF, and noise, once whitened, is not: the whitened residuals are smoothed
@@ -112,11 +133,22 @@ def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Fl
         psf: The PSFs of the galaxies.
         shape: (ny, nx) of the stamps.
     """
-    grid = tuple(max(stamp, kernel) for stamp, kernel in zip(shape, psf.stamp.shape[-2:], strict=True))
-    spectrum = jnp.fft.rfft2(posterior.residual.reshape(-1, *shape), s=grid) * psf.transfer(grid)
-    smooth = jnp.fft.irfft2(spectrum, s=grid)[..., : shape[0], : shape[1]].reshape(posterior.residual.shape)
+    smooth = _smoothed(posterior.residual, psf, shape)
     variance = jnp.sum(psf.stamp**2, axis=(-2, -1))
     weight = posterior.leverage / jnp.maximum(
         posterior.leverage.sum(-1, keepdims=True), jnp.finfo(smooth.dtype).tiny
     )
-    return jnp.sum(weight * smooth**2, axis=-1) / variance
+    factor = jnp.sum(weight * smooth**2, axis=-1) / variance
+    # The variance of a weighted sum of squares of unit normals is twice the weighted sum over pairs of their squared
+    # correlations; for white noise smoothed with a Gaussian PSF those are PSF / (2 sum PSF^2).
+    together = jnp.maximum(1.0, 0.5 / variance)
+    spread = jnp.sum(weight * _smoothed(weight, psf, shape), axis=-1) * together
+    return Misfit(factor, jnp.sqrt(2 * jnp.maximum(spread, 0.0)))
+
+
+def _smoothed(
+    image: Float[jax.Array, "n pixels"], psf: PSF, shape: tuple[int, int]
+) -> Float[jax.Array, "n pixels"]:
+    grid = tuple(max(stamp, kernel) for stamp, kernel in zip(shape, psf.stamp.shape[-2:], strict=True))
+    spectrum = jnp.fft.rfft2(image.reshape(-1, *shape), s=grid) * psf.transfer(grid)
+    return jnp.fft.irfft2(spectrum, s=grid)[..., : shape[0], : shape[1]].reshape(image.shape)

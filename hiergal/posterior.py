@@ -1,14 +1,25 @@
 """Posteriors of observed galaxies: latents, images and numbers, with errors (paper, Eqs. 2 and 8).
 
-``infer`` starts from the guide. With ``method="laplace"`` (the default) it then takes Gauss-Newton steps through the
-generator, the PSF and the noise (:mod:`hiergal.laplace`) and uses the curvature found there; ``"amortized"`` trusts
-the guide alone. Galaxies go through one compiled program in batches of one size, and only summaries of the images
-are kept, so memory does not grow with the number of draws.
+===============  =====================================================================================  ===========
+method           draws come from                                                                        cost
+===============  =====================================================================================  ===========
+``amortized``    the guide of the training, in one pass                                                 1
+``map``          no draws: the best-fitting galaxy                                                      10
+``laplace``      a Gaussian at the mode, by Gauss-Newton steps (:mod:`hiergal.laplace`)                  5
+``flow``         a flow at the mode, trained on simulations (:mod:`hiergal.guide_flow`)                  6
+``importance``   that flow, weighted (:mod:`hiergal.samplers.importance`): exact if k-hat < 0.7          20
+``nuts``         the No-U-Turn sampler (:mod:`hiergal.samplers.nuts`): exact if R-hat is near 1          500
+``auto``         ``importance``, and ``nuts`` for galaxies whose k-hat is too large                      from 20 on
+===============  =====================================================================================  ===========
+
+The prior is the model's flow given conditions, if they are given, and its marginal if not (:mod:`hiergal.prior`);
+``amortized`` alone knows nothing of it. Galaxies go through one compiled program in batches of one size, and only
+summaries of the images are kept, so memory does not grow with the number of draws.
 """
 
 from dataclasses import fields
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +27,28 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.guide import posterior_from
+from hiergal.guide_flow import laplace_of, latents_of, shapes_from
 from hiergal.hub import GalaxyModel
-from hiergal.laplace import misfit, sharpen
+from hiergal.laplace import GaussianPosterior, misfit
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
+from hiergal.prior import Prior, prior_of
 from hiergal.progress import progress_bar
 from hiergal.psf import PSF
 from hiergal.records import Array, Record, record
+from hiergal.samplers.importance import LARGEST_K_HAT, sample_by_importance
+from hiergal.samplers.nuts import sample_by_nuts
+from hiergal.samplers.problem import Draws, Problem
 
-__all__ = ["Method", "Posterior", "infer", "interval"]
+__all__ = ["METHODS", "Method", "Posterior", "infer", "interval"]
 
-Method = Literal["laplace", "amortized"]
-SHARPENING_STEPS = 4
+Method = Literal["laplace", "amortized", "map", "flow", "importance", "nuts", "auto"]
+METHODS: tuple[str, ...] = get_args(Method)
+STATISTICS = ("k_hat", "ess", "r_hat", "ess_nuts", "divergences")
+MAP_STEPS = 12
 BLOCK = 10  # draws decoded together
+SIGNIFICANT = 5.0  # standard errors of a misfit that counts
 
 
 @record
@@ -43,8 +62,11 @@ class Posterior(Record):
         profile_std: Its standard deviation [flux per pixel].
         image_mean: Mean of the profile convolved with the galaxy's PSF: the denoised image [flux per pixel].
         chi_square: Reduced chi-square of ``image_mean`` against the data.
-        misfit: How far the fit is worse than noise explains (:func:`hiergal.laplace.misfit`); where it exceeds one, the
-            covariance of the draws was multiplied by it.
+        misfit: How far the fit is worse than noise explains (:func:`hiergal.laplace.misfit`); where it exceeds one
+            significantly, the variance of the noise was multiplied by it.
+        method: Which method the draws of each galaxy come from, a place in ``METHODS``.
+        statistics: Diagnostics of each galaxy, NaN where a method has none: ``k_hat`` and ``ess`` of importance
+            sampling, ``r_hat``, ``ess_nuts`` (worst over the latents) and ``divergences`` of NUTS.
         identifier: Identifier of each galaxy.
     """
 
@@ -55,6 +77,8 @@ class Posterior(Record):
     image_mean: Float[Array, "n y x"]
     chi_square: Float[Array, "n"]
     misfit: Float[Array, "n"]
+    method: Int[Array, "n"]
+    statistics: dict[str, Float[Array, "n"]]
     identifier: Int[Array, "n"]
 
     def __len__(self) -> int:
@@ -67,7 +91,11 @@ class Posterior(Record):
             "latents": self.latents[:, rows],
             "summary": jax.tree.map(lambda x: x[:, rows], self.summary),
         }
-        rest = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in of_draws}
+        rest = {
+            f.name: jax.tree.map(lambda x: x[rows], getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in of_draws
+        }
         return Posterior(**of_draws, **rest)
 
 
@@ -77,7 +105,9 @@ def infer(
     *,
     key: jax.Array,
     method: Method | str = "laplace",
+    conditions: Float[np.ndarray, "n c"] | None = None,
     draws: int = 200,
+    proposals: int | None = None,
     psf: PSF | None = None,
     batch: int = 32,
     progress: bool = False,
@@ -88,8 +118,11 @@ def infer(
         model: A trained model.
         observation: Galaxies on the model's stamp and pixel scale.
         key: PRNG key; the draws of a galaxy depend on its place in the batch, not on how many galaxies follow.
-        method: ``"laplace"``, or ``"amortized"`` for the guide alone.
-        draws: Posterior draws of each galaxy.
+        method: How; see the table at the top of this page.
+        conditions: What is known of each galaxy, columns as in ``model.flow.config.conditions``
+            (:func:`~hiergal.simulate.conditions_from` finds them in a catalogue); None for nothing.
+        draws: Posterior draws of each galaxy; of ``map`` there is one.
+        proposals: Draws that importance sampling picks from; default ten times as many.
         psf: PSFs to show the denoised image at, one for each galaxy [n, py, px]; default the observation's own.
         batch: Galaxies in one call of the compiled program.
         progress: Whether to show a progress bar.
@@ -98,7 +131,7 @@ def infer(
         Posteriors, as NumPy arrays.
 
     Raises:
-        ValueError: If the observations are wrong, or do not fit the model.
+        ValueError: If the observations are wrong, or do not fit the model, or the model lacks what the method needs.
 
     Example:
         >>> posterior = infer(model, observation, key=jax.random.key(0))  # doctest: +SKIP
@@ -106,21 +139,20 @@ def infer(
     """
     _check(model, observation, method)
     n = len(observation)
-    target = observation.psf if psf is None else psf
-    parts = []
-    with progress_bar("inference", n, shown=progress) as advance:
-        for first in range(0, n, batch):
-            rows = np.arange(first, first + batch)
-            inside = np.minimum(
-                rows, n - 1
-            )  # the last batch repeats its last galaxy, so that one program serves all
-            keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
-            here = target.replace(stamp=target.stamp[inside])
-            parts.append(
-                jax.tree.map(np.asarray, _infer_batch(model, observation[inside], here, keys, method, draws))
-            )
-            advance(min(batch, n - first))
-    return _join(parts)[:n]
+    galaxies = _Galaxies(
+        observation,
+        prior_of(model, n, conditions),
+        observation.psf if psf is None else psf,
+        jax.vmap(partial(jax.random.fold_in, key))(np.arange(n)),
+    )
+    options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
+    if method != "auto":
+        return _infer(model, galaxies, method, **options)
+    posterior = _infer(model, galaxies, "importance", **options)
+    bad = np.flatnonzero(~_trusted(posterior))
+    if not len(bad):
+        return posterior
+    return _put(posterior, bad, _infer(model, galaxies[bad], "nuts", **options))
 
 
 def interval(
@@ -141,27 +173,91 @@ def interval(
     return low, high
 
 
-@partial(jax.jit, static_argnames=("method", "draws"))
-def _latents(model: GalaxyModel, observation: Observation, keys: jax.Array, method: Method, draws: int):
-    """Draw the latents of a batch, [s, n, d], and return the misfit of each galaxy."""
+class _Galaxies(NamedTuple):
+    """What inference knows of each galaxy."""
 
-    def residual(z):
-        difference = model.render(model.decode(z), observation.psf) - observation.image
-        return observation.noise.whiten(difference, observation.mask).reshape(len(z), -1)
+    observation: Observation
+    prior: Prior
+    target: PSF
+    keys: jax.Array
 
+    def __getitem__(self, rows):
+        target = self.target.replace(stamp=self.target.stamp[rows])
+        return _Galaxies(self.observation[rows], self.prior[rows], target, self.keys[rows])
+
+
+def _infer(model, galaxies, method, *, draws, proposals, batch, progress) -> Posterior:
+    n, parts = len(galaxies.observation), []
+    with progress_bar(f"inference, {method}", n, shown=progress) as advance:
+        for first in range(0, n, batch):
+            # The last batch repeats its last galaxy, so that one program serves all.
+            here = galaxies[np.minimum(np.arange(first, first + batch), n - 1)]
+            parts.append(jax.tree.map(np.asarray, _infer_batch(model, here, method, draws, proposals)))
+            advance(min(batch, n - first))
+    return _join(parts)[:n]
+
+
+def _trusted(posterior: Posterior) -> np.ndarray:
+    """Whether importance sampling worked: k-hat is small, and there were as many effective proposals as draws."""
+    found = posterior.statistics
+    return (found["k_hat"] < LARGEST_K_HAT) & (found["ess"] >= posterior.latents.shape[0])
+
+
+def _put(posterior: Posterior, rows: np.ndarray, other: Posterior) -> Posterior:
+    """Replace the posteriors of some galaxies; what importance sampling found of them stays on record."""
+    kept = other.replace(
+        statistics=other.statistics | {name: posterior.statistics[name][rows] for name in ("k_hat", "ess")}
+    )
+    order = np.arange(len(posterior))
+    order[rows] = len(posterior) + np.arange(len(rows))
+    return _join([posterior, kept])[order]
+
+
+def _draw(model: GalaxyModel, galaxies: _Galaxies, method: str, draws: int, proposals: int):
+    """Draw the latents of a batch; return them, and the misfit of each galaxy."""
+    observation, prior, keys = galaxies.observation, galaxies.prior, galaxies.keys
+    if method == "amortized":
+        return Draws(_amortized(model, observation, keys, draws), {}), jnp.ones(len(observation))
+    problem, found, excess = _prepare(model, observation, prior, "map" if method == "map" else "sharpen")
+    match method:
+        case "map":
+            return Draws(found.mean[None], {}), excess
+        case "laplace" | "flow":
+            flow = model.guide_flow if method == "flow" else None
+            return Draws(_propose(flow, found, prior, keys, draws), {}), excess
+        case "importance":
+            return sample_by_importance(problem, found, keys, draws=draws, proposals=proposals), excess
+        case _:
+            return sample_by_nuts(problem, found, keys, draws=draws), excess
+
+
+@partial(jax.jit, static_argnames="how")
+def _prepare(
+    model: GalaxyModel, observation: Observation, prior: Prior, how: str
+) -> tuple[Problem, GaussianPosterior, jax.Array]:
+    """Mode and scale of each posterior, with misfit counted as noise where it is significant."""
+    problem = Problem(model, observation, prior, jnp.ones(len(observation)))
+    found = laplace_of(problem, **({"steps": MAP_STEPS} if how == "map" else {}))
+    excess, error = misfit(found, observation.psf, model.recipe.shape)
+    factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
+    found = found.replace(scale=found.scale * jnp.sqrt(factor)[:, None, None])
+    return problem.replace(variance_factor=factor), found, excess
+
+
+@partial(jax.jit, static_argnames="draws")
+def _amortized(model: GalaxyModel, observation: Observation, keys: jax.Array, draws: int):
     guide = posterior_from(model.encode(observation), model.recipe.covariance)
-    if method == "laplace":
-        sharp = sharpen(residual, guide.mean, steps=SHARPENING_STEPS)
-        mean, excess = sharp.mean, misfit(sharp, observation.psf, model.recipe.shape)
-        scale = sharp.scale * jnp.sqrt(jnp.maximum(excess, 1.0))[:, None, None]
-    else:
-        mean, scale, excess = (
-            guide.mean,
-            jnp.linalg.cholesky(guide.covariance_matrix),
-            jnp.ones(len(observation)),
-        )
-    noise = jax.vmap(lambda key: jax.random.normal(key, (draws, mean.shape[-1])), out_axes=1)(keys)
-    return mean[None] + jnp.einsum("nij,snj->sni", scale, noise), excess
+    scale = jnp.linalg.cholesky(guide.covariance_matrix)
+    return guide.mean[None] + jnp.einsum("nij,snj->sni", scale, _normal(keys, draws, guide.mean.shape[-1]))
+
+
+@partial(jax.jit, static_argnames="draws")
+def _propose(flow, found: GaussianPosterior, prior: Prior, keys: jax.Array, draws: int):
+    return latents_of(found, shapes_from(flow, found, prior, _normal(keys, draws, found.mean.shape[-1])))
+
+
+def _normal(keys: jax.Array, draws: int, d: int) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.normal(key, (draws, d)), out_axes=1)(keys)
 
 
 @jax.jit
@@ -183,30 +279,39 @@ def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile:
     return model.render(profile, target), chi_square
 
 
-def _infer_batch(model, observation, target, keys, method, draws) -> Posterior:
-    latents, excess = _latents(model, observation, keys, method, draws)
+def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals) -> Posterior:
+    observation, n = galaxies.observation, len(galaxies.observation)
+    found, excess = _draw(model, galaxies, method, draws, proposals)
+    latents = found.latents
     first, second, summaries = 0.0, 0.0, []
-    for start in range(0, draws, BLOCK):
+    for start in range(0, len(latents), BLOCK):
         total, squares, summary = _measure(model, latents[start : start + BLOCK])
         first, second = first + total, second + squares
         summaries.append(summary)
-    mean = first / draws
-    image, chi_square = _compare(model, observation, target, mean)
+    mean = first / len(latents)
+    image, chi_square = _compare(model, observation, galaxies.target, mean)
+    unknown = np.full(n, np.nan, np.float32)
     return Posterior(
         latents=latents,
         summary=jax.tree.map(lambda *values: jnp.concatenate(values), *summaries),
         profile_mean=mean,
-        profile_std=jnp.sqrt(jnp.maximum(second / draws - mean**2, 0.0)),
+        profile_std=jnp.sqrt(jnp.maximum(second / len(latents) - mean**2, 0.0)),
         image_mean=image,
         chi_square=chi_square,
         misfit=excess,
+        method=np.full(n, METHODS.index(method)),
+        statistics={name: found.statistics.get(name, unknown) for name in STATISTICS},
         identifier=observation.identifier,
     )
 
 
 def _check(model: GalaxyModel, observation: Observation, method: str) -> None:
-    if method not in get_args(Method):
-        raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r}")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if method == "flow" and model.guide_flow is None:
+        raise ValueError(
+            "method: expected a model with a guide flow for 'flow', got one without; fit it with `hiergal guide`"
+        )
     check_observation(observation)
     recipe = model.recipe
     if observation.image.shape[1:] != recipe.shape:

@@ -156,6 +156,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         aids: What helps a deep generator through its first steps.
         training: How.
         flow: The distribution of the latents.
+        guide_flow: The shape of posteriors; what it is conditioned on follows from the number of latents.
     """
 
     name: str = "small"
@@ -169,6 +170,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aids: AidsConfig = AidsConfig()
     training: TrainingConfig = TrainingConfig()
     flow: FlowConfig = FlowConfig()
+    guide_flow: FlowConfig = FlowConfig(
+        conditions=(), layers=3, hidden=64, steps=600, batch=256, learning_rate=1e-3
+    )
 
     def __post_init__(self) -> None:
         """Check what types alone do not say."""

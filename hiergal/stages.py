@@ -16,10 +16,12 @@ import msgspec
 import numpy as np
 
 from hiergal import __version__
+from hiergal.architecture import marginal_config
 from hiergal.batches import Galaxies, rough_fluxes
 from hiergal.devices import is_first_process
 from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide import posterior_from
+from hiergal.guide_flow import fit_guide_flow
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
 from hiergal.nets import GeneratorConfig
 from hiergal.observation import Observation
@@ -32,6 +34,7 @@ from hiergal.svi import Fit, fit
 
 __all__ = [
     "fit_flow_stage",
+    "fit_guide_flow_stage",
     "infer_stage",
     "measure_flux_scale",
     "room_for_galaxies",
@@ -43,7 +46,8 @@ __all__ = [
 
 CHUNK = 512
 ROOM_OF_DEVICE, ROOM_OF_HOST = 0.4, 2**29  # a fraction of an accelerator's memory; bytes
-TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE = range(5)  # purposes of a seed
+TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, GUIDE_FLOW = range(7)  # purposes of a seed
+SIMULATED_LIKE = 4000  # survey galaxies whose PSFs and noise simulations take in turn
 
 
 def key_for(seed: int, purpose: int) -> jax.Array:
@@ -203,12 +207,47 @@ def fit_flow_stage(
     draws = recipe.flow.draws if recipe.flow.target == "samples" else None
     latents = aggregate_posterior(model, store, rows, key_for(seed, FLOW_DRAWS), draws)
     fitted = fit_flow(key_for(seed, FLOW), recipe.flow, latents, table, progress=progress)
+    marginal = fit_flow(
+        key_for(seed, MARGINAL), marginal_config(recipe), latents, table[:, :0], progress=progress
+    )
     ranges = {
         name: (float(low), float(high))
         for name, low, high in zip(recipe.flow.conditions, table.min(0), table.max(0), strict=True)
     }
     provenance = msgspec.structs.replace(model.provenance, condition_ranges=ranges)
-    model = model.replace(flow=fitted.flow, recipe=recipe, provenance=provenance)
+    model = model.replace(
+        flow=fitted.flow, marginal=marginal.flow, guide_flow=None, recipe=recipe, provenance=provenance
+    )
+    save_model(model, model_path)
+    return model, fitted
+
+
+def fit_guide_flow_stage(
+    model_path: str | Path, store: Store, *, seed: int, simulations: int = 8000, progress: bool = True
+) -> tuple[GalaxyModel, FlowFit]:
+    """Fit the conditional-flow guide of a model with flows, and save it with the model.
+
+    Args:
+        model_path: The model's bundle, which is replaced by one with the guide flow.
+        store: The survey that it was trained on, whose PSFs, noise and conditions simulated galaxies get.
+        seed: Seed of the simulations and of the fit.
+        simulations: Number of galaxies to simulate.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: If the model has no flow yet.
+    """
+    model = load_model(model_path)
+    if model.flow is None or model.marginal is None:
+        raise ValueError(f"{model_path}: expected a model with a flow; fit it first with `hiergal flow`")
+    train = split_of(store, model.recipe).train
+    rows = np.random.default_rng(seed).permutation(train)[:SIMULATED_LIKE]
+    survey = store.read(np.sort(rows))
+    conditions = conditions_from(model.flow.config.conditions, survey.catalog)
+    fitted = fit_guide_flow(
+        key_for(seed, GUIDE_FLOW), model, survey, conditions, simulations=simulations, progress=progress
+    )
+    model = model.replace(guide_flow=fitted.flow)
     save_model(model, model_path)
     return model, fitted
 
@@ -239,15 +278,39 @@ def infer_stage(
     seed: int,
     rows: np.ndarray | None = None,
     method: Method | str = "laplace",
+    use_conditions: bool = False,
     draws: int = 200,
     progress: bool = True,
 ) -> tuple[Observation, Posterior]:
-    """Infer the posteriors of galaxies of a store, and save them as ArviZ data in a netCDF file."""
+    """Infer the posteriors of galaxies of a store, and save them as ArviZ data in a netCDF file.
+
+    Args:
+        model: A trained model.
+        store: The galaxies.
+        out: The file to write.
+        seed: Seed of the draws.
+        rows: Which galaxies; default all.
+        method: As for :func:`~hiergal.posterior.infer`.
+        use_conditions: Whether the catalogue's magnitudes, sizes and redshifts inform the prior.
+        draws: Posterior draws of each galaxy.
+        progress: Whether to show a progress bar.
+    """
     from hiergal.arviz_data import posterior_to_arviz, save_arviz
 
     observation = store.read(np.arange(len(store)) if rows is None else rows)
     key = key_for(seed, INFER)
-    posterior = infer(model, observation, key=key, method=method, draws=draws, progress=progress)
+    conditions = None
+    if use_conditions and model.flow is not None:
+        conditions = conditions_from(model.flow.config.conditions, observation.catalog)
+    posterior = infer(
+        model,
+        observation,
+        key=key,
+        method=method,
+        conditions=conditions,
+        draws=draws,
+        progress=progress,
+    )
     save_arviz(posterior_to_arviz(posterior, observation, model), out)
     return observation, posterior
 

@@ -30,7 +30,7 @@ def test_misfit_looks_where_the_fit_is_determined(x64):
     point = PSF(np.ones((1, 1, 1)), pixel_scale_arcsec=0.03)
     for wild in (1.0, 4.0):
         found = sharpen(lambda z, w=wild: residual(z, w), jnp.ones((1, 1)), steps=8)
-        np.testing.assert_allclose(misfit(found, point, (1, 3)), [wild**2], rtol=1e-3)
+        np.testing.assert_allclose(misfit(found, point, (1, 3)).factor, [wild**2], rtol=1e-3)
 
 
 def test_mode_of_a_curved_problem(x64):

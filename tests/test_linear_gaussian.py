@@ -166,14 +166,14 @@ def test_misfit_is_one_where_the_model_is_right_and_more_where_it_is_not(x64, ma
     psf = make_psf(1, (5, 3))
     psf = psf.replace(stamp=np.repeat(psf.stamp, n, axis=0))
     observation = simulate("white", False, psf, WhiteNoise(jnp.full(n, 1.5)))
-    found = misfit(sharpen(residual_of(observation), jnp.zeros((n, D)), steps=6), psf, SHAPE)
+    found = misfit(sharpen(residual_of(observation), jnp.zeros((n, D)), steps=6), psf, SHAPE).factor
     error = np.std(found) / np.sqrt(n)
     assert 0.8 - 5 * error < np.mean(found) < 1 + 5 * error
 
     y, x = np.indices(SHAPE)
     pattern = 9 * np.cos(1.9 * x + 1.3 * y)
     planted = observation.replace(image=observation.image + pattern)
-    found = misfit(sharpen(residual_of(planted), jnp.zeros((n, D)), steps=6), psf, SHAPE)
+    found = misfit(sharpen(residual_of(planted), jnp.zeros((n, D)), steps=6), psf, SHAPE).factor
     assert np.mean(found) > 2
 
 

@@ -9,17 +9,20 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 
 from hiergal.aids import AidsConfig
 from hiergal.architecture import encoder_of, generator_of
 from hiergal.flow import ConditionalFlow
+from hiergal.guide import output_count
 from hiergal.hub.bundle import GalaxyModel, Provenance
 from hiergal.nets import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.recipe import FlowConfig, ObjectiveConfig, Recipe, TrainingConfig
+from hiergal.records import record
 
 SCALE = 0.03
 
@@ -237,3 +240,32 @@ def tiny_survey(
     }
     noise = WhiteNoise(np.full(n, sigma, np.float32))
     return Observation(image.astype(np.float32), psf, noise, None, catalog, np.arange(n), SCALE)
+
+
+@record
+class LinearModel(GalaxyModel):
+    """A model with a linear generator, and a guide that says nothing."""
+
+    def decode(self, z):
+        return LinearGenerator(self.recipe.shape).apply({"params": self.params}, z)
+
+    def encode(self, observation):
+        return jnp.zeros((len(observation), output_count(self.recipe.generator.latents, "full")))
+
+
+def linear_model(shape: tuple[int, int] = (8, 16)) -> LinearModel:
+    """A linear model of eight latents: its posterior is known, and every sampler can be put to it."""
+    recipe = tiny_recipe(shape)
+    params = linear_params(recipe.generator.latents, shape)
+    params["weights"] = params["weights"] * np.geomspace(0.02, 1.0, 8)[:, None]  # some that data hardly see
+    return LinearModel(params, None, recipe, Provenance("toy", "F814W", "counts / s", 25.94, 64, 0, "0.1.0"))
+
+
+def affine_flow(recipe: Recipe, center: np.ndarray, conditions: int = 0) -> ConditionalFlow:
+    """A flow that shifts and scales, and no more: a Gaussian density of mean and standard deviation [2, d]."""
+    config = msgspec.structs.replace(recipe.flow, conditions=tuple("abcdefghijklmnopqrstuvwxyz"[:conditions]))
+    d = center.shape[-1]
+    template = jax.eval_shape(lambda: ConditionalFlow.untrained(jax.random.key(0), config, d))
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), template.params)
+    unit = jnp.stack([jnp.zeros(conditions), jnp.ones(conditions)])
+    return ConditionalFlow(params, jnp.asarray(center), unit, config)

@@ -17,7 +17,13 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.architecture import encoder_of, generator_of, renderer_of
+from hiergal.architecture import (
+    encoder_of,
+    generator_of,
+    guide_flow_config,
+    marginal_config,
+    renderer_of,
+)
 from hiergal.flow import ConditionalFlow
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
@@ -28,6 +34,7 @@ from hiergal.records import Array, Record, record, static
 __all__ = ["GalaxyModel", "ParameterCounts", "Provenance", "load_model", "parameter_counts", "save_model"]
 
 SCHEMA_VERSION = 1
+DENSITIES = ("flow", "marginal", "guide_flow")
 RECIPE, WEIGHTS, METADATA = "recipe.toml", "weights.safetensors", "model.json"
 
 
@@ -66,12 +73,17 @@ class GalaxyModel(Record):
         flow: Density of the latents given conditions, or None before it is fitted.
         recipe: How the networks are built.
         provenance: What the model was trained on.
+        marginal: Density of the latents where no conditions are known, or None before it is fitted.
+        guide_flow: Shape of posteriors beyond their Laplace approximation (:mod:`hiergal.guide_flow`), or None before it
+            is fitted.
     """
 
     params: dict[str, Any]
     flow: ConditionalFlow | None
     recipe: Recipe = static()
     provenance: Provenance = static()
+    marginal: ConditionalFlow | None = None
+    guide_flow: ConditionalFlow | None = None
 
     def decode(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
         """Return the light profiles g(z) [flux per pixel]."""
@@ -108,6 +120,8 @@ def save_model(model: GalaxyModel, folder: str | Path) -> None:
         provenance=model.provenance,
         weights_sha256=_sha256(fresh / WEIGHTS),
         flow=model.flow is not None,
+        marginal=model.marginal is not None,
+        guide_flow=model.guide_flow is not None,
     )
     (fresh / METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(metadata), indent=2))
     shutil.rmtree(old, ignore_errors=True)
@@ -145,7 +159,8 @@ def load_model(folder: str | Path) -> GalaxyModel:
         arrays = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS}: expected a safetensors file: {error}") from None
-    template = jax.eval_shape(lambda: _blank(recipe, metadata.provenance, metadata.flow))
+    densities = tuple(name for name in DENSITIES if getattr(metadata, name))
+    template = jax.eval_shape(lambda: _blank(recipe, metadata.provenance, densities))
     return _fill(template, arrays, str(folder / WEIGHTS))
 
 
@@ -171,7 +186,7 @@ def parameter_counts(recipe: Recipe) -> ParameterCounts:
         39200
     """
     nobody = Provenance("", "", "", 0.0, 0, 0, "")
-    model = jax.eval_shape(lambda: _blank(recipe, nobody, True))
+    model = jax.eval_shape(lambda: _blank(recipe, nobody, ("flow",)))
     parts = (model.params["encoder$params"], model.params["generator$params"], model.flow.params)
     return ParameterCounts(*(sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts))
 
@@ -181,6 +196,8 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provenance: Provenance
     weights_sha256: str
     flow: bool
+    marginal: bool = False
+    guide_flow: bool = False
 
 
 def _read_metadata(path: Path) -> _Metadata:
@@ -199,8 +216,8 @@ def _read_metadata(path: Path) -> _Metadata:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _blank(recipe: Recipe, provenance: Provenance, with_flow: bool) -> GalaxyModel:
-    """A model with untrained parameters: what a bundle of this recipe must hold."""
+def _blank(recipe: Recipe, provenance: Provenance, densities: tuple[str, ...]) -> GalaxyModel:
+    """A model with untrained parameters: what a bundle of this recipe, with these densities, must hold."""
     key, (ny, nx), d = jax.random.key(0), recipe.shape, recipe.generator.latents
     psf = PSF(jnp.ones((1, 3, 3)) / 9, pixel_scale_arcsec=recipe.pixel_scale_arcsec)
     noise = WhiteNoise(jnp.ones(1))
@@ -211,8 +228,13 @@ def _blank(recipe: Recipe, provenance: Provenance, with_flow: bool) -> GalaxyMod
         "generator$params": generator_of(recipe).init(key, jnp.zeros((1, d)))["params"],
         "encoder$params": encoder_of(recipe).init(key, example)["params"],
     }
-    flow = ConditionalFlow.untrained(key, recipe.flow, d) if with_flow else None
-    return GalaxyModel(params, flow, recipe, provenance)
+    configs = {
+        "flow": recipe.flow,
+        "marginal": marginal_config(recipe),
+        "guide_flow": guide_flow_config(recipe),
+    }
+    fitted = {name: ConditionalFlow.untrained(key, configs[name], d) for name in densities}
+    return GalaxyModel(params, fitted.pop("flow", None), recipe, provenance, **fitted)
 
 
 def _flatten(model: GalaxyModel) -> dict[str, np.ndarray]:

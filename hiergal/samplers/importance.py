@@ -1,0 +1,200 @@
+"""Importance sampling on top of the guide, adaptive, self-normalised and Pareto-smoothed.
+
+Everything happens in v = S^(-1) (z - m), with mode m and scale S of the galaxy's posterior. A first part of the proposals
+comes from the guide; their weights say where this galaxy's posterior is wider than the guide, or elsewhere, and the next
+parts come from Student t distributions fitted to them. All proposals are weighted together, each with p(x | z) p(z) over
+the mixture of all distributions that were drawn from (adaptive multiple importance sampling, Cornuet et al. 2012).
+
+The largest weights are replaced by quantiles of a generalised Pareto distribution fitted to them, whose shape k-hat
+tells whether the result can be trusted (Vehtari et al. 2024): below 0.7 it can. Draws of equal weight are then picked,
+each proposal as often as its weight says, but for rounding (systematic resampling).
+"""
+
+import warnings
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import gammaln, logsumexp
+
+from hiergal.guide_flow import latents_of, log_prob_of_shapes, shapes_from
+from hiergal.laplace import GaussianPosterior
+from hiergal.samplers.problem import Draws, Problem
+
+__all__ = ["LARGEST_K_HAT", "pareto_smoothed", "resampled", "sample_by_importance"]
+
+LARGEST_K_HAT = 0.7
+BLOCK = 25  # proposals of each galaxy rendered together
+PARTS = 4
+FREEDOM = 8.0  # degrees of freedom of the t distributions
+POWERS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # of weights that a t distribution is fitted to
+
+
+class _Student(NamedTuple):
+    """A t distribution for each galaxy: centres [n, d], triangular scales [n, d, d]."""
+
+    center: np.ndarray
+    scale: np.ndarray
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        n, d = self.center.shape
+        normal = rng.normal(size=(count, n, d)) / np.sqrt(rng.chisquare(FREEDOM, (count, n, 1)) / FREEDOM)
+        return self.center + np.einsum("nij,snj->sni", self.scale, normal)
+
+    def log_prob(self, v: np.ndarray) -> np.ndarray:
+        d = v.shape[-1]
+        away = np.linalg.solve(self.scale, np.moveaxis(v - self.center, 0, -1))  # [n, d, s]
+        constant = gammaln((FREEDOM + d) / 2) - gammaln(FREEDOM / 2) - d / 2 * np.log(FREEDOM * np.pi)
+        constant = constant - np.log(np.diagonal(self.scale, axis1=1, axis2=2)).sum(axis=1)
+        return constant - (FREEDOM + d) / 2 * np.log1p((away**2).sum(axis=1).T / FREEDOM)
+
+
+def sample_by_importance(
+    problem: Problem, found: GaussianPosterior, keys: jax.Array, *, draws: int, proposals: int
+) -> Draws:
+    """Draw from the posteriors of a batch of galaxies.
+
+    Args:
+        problem: Their posteriors.
+        found: Mode and scale of each.
+        keys: A PRNG key for each galaxy.
+        draws: Draws to pick.
+        proposals: Number of proposals to pick them from.
+
+    Returns:
+        The draws, with ``k_hat`` and ``ess``, the effective number of proposals, as statistics.
+    """
+    blocks = -(-proposals // BLOCK)
+    sizes = [len(part) * BLOCK for part in np.array_split(np.arange(blocks), min(PARTS, blocks))]
+    rngs = [np.random.default_rng(np.asarray(seed)) for seed in np.asarray(jax.random.key_data(keys))]
+    v = np.concatenate([np.asarray(_guide(problem, found, keys, i)) for i in range(sizes[0] // BLOCK)])
+    target, components = _targets(problem, found, v), []
+    for size in sizes[1:]:
+        fitted = _fitted(v, target - _mixture(problem, found, v, components, sizes))
+        more = np.concatenate([_of(fitted, i).draw(rng, size) for i, rng in enumerate(rngs)], axis=1)
+        components.append(fitted)
+        target = np.concatenate([target, _targets(problem, found, more)])
+        v = np.concatenate([v, more.astype(v.dtype)])
+    weight, k_hat = pareto_smoothed(target - _mixture(problem, found, v, components, sizes))
+    picked = resampled(weight, np.array([rng.uniform() for rng in rngs]), draws)
+    chosen = np.take_along_axis(v, picked[..., None], axis=0)
+    return Draws(
+        np.asarray(jax.jit(latents_of)(found, chosen)),
+        {"k_hat": k_hat.astype(np.float32), "ess": (1 / np.sum(weight**2, axis=0)).astype(np.float32)},
+    )
+
+
+def pareto_smoothed(
+    log_weight: Float[np.ndarray, "m n"],
+) -> tuple[Float[np.ndarray, "m n"], Float[np.ndarray, "n"]]:
+    """Return smoothed, normalised weights, and k-hat, of m proposals for each of n galaxies.
+
+    A galaxy of which a proposal has no finite weight gets an infinite k-hat, and equal weights.
+
+    Example:
+        >>> weight, k_hat = pareto_smoothed(np.random.default_rng(1).normal(size=(1000, 2)))
+        >>> weight.sum(axis=0).round(6).tolist(), bool((k_hat < 0.7).all())
+        ([1.0, 1.0], True)
+    """
+    finite = ~np.isnan(log_weight).any(axis=0) & np.isfinite(log_weight.max(axis=0))
+    safe = np.where(finite & np.isfinite(log_weight), log_weight, np.where(finite, -1e6, 0.0)).astype(float)
+    smooth, k_hat = _psis(np.ascontiguousarray(safe.T))
+    return np.exp(smooth).T, np.where(finite, k_hat, np.inf)
+
+
+def resampled(
+    weight: Float[np.ndarray, "m n"], offset: Float[np.ndarray, "n"], draws: int
+) -> Int[np.ndarray, "s n"]:
+    """Pick rows with the chances of their weights: systematic resampling, then in random order.
+
+    Args:
+        weight: Normalised weights.
+        offset: A uniform number of each galaxy.
+        draws: Number of rows to pick.
+
+    Example:
+        >>> resampled(np.array([[0.5], [0.0], [0.5]]), np.array([0.5]), 4)[:, 0].tolist()
+        [0, 0, 2, 2]
+    """
+    edges = np.cumsum(weight, axis=0)
+    places = (np.arange(draws)[:, None] + offset) / draws * edges[-1]
+    return np.stack(
+        [np.searchsorted(edge, at, side="right") for edge, at in zip(edges.T, places.T, strict=True)], axis=1
+    )
+
+
+@jax.jit
+def _guide(problem: Problem, found: GaussianPosterior, keys: jax.Array, block: jax.Array | int):
+    """A block of proposals of the guide."""
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, block))(keys)
+    d = found.mean.shape[-1]
+    noise = jax.vmap(lambda key: jax.random.normal(key, (BLOCK, d)), out_axes=1)(keys)
+    return shapes_from(problem.model.guide_flow, found, problem.prior, noise)
+
+
+def _targets(problem: Problem, found: GaussianPosterior, v: np.ndarray) -> np.ndarray:
+    """Logarithm of the posterior at v, but for a constant, block by block."""
+    parts = [
+        _target(problem, found, v[i : i + BLOCK].astype(found.mean.dtype)) for i in range(0, len(v), BLOCK)
+    ]
+    return np.concatenate([np.asarray(part, float) for part in parts])
+
+
+@jax.jit
+def _target(problem: Problem, found: GaussianPosterior, v: jax.Array) -> jax.Array:
+    z = latents_of(found, v)
+    return problem.log_likelihood(z) + problem.prior.log_prob(z)
+
+
+def _mixture(
+    problem: Problem, found: GaussianPosterior, v: np.ndarray, components: list, sizes: list
+) -> np.ndarray:
+    """Logarithm of the density of all that proposals were drawn from."""
+    guide = [
+        np.asarray(_guide_density(problem, found, v[i : i + BLOCK].astype(found.mean.dtype)), float)
+        for i in range(0, len(v), BLOCK)
+    ]
+    densities = np.stack([np.concatenate(guide), *(component.log_prob(v) for component in components)])
+    share = np.array(sizes[: len(densities)], float)
+    return logsumexp(densities, axis=0, b=(share / share.sum())[:, None, None])
+
+
+@jax.jit
+def _guide_density(problem: Problem, found: GaussianPosterior, v: jax.Array) -> jax.Array:
+    return log_prob_of_shapes(problem.model.guide_flow, found, problem.prior, v)
+
+
+def _fitted(v: np.ndarray, log_weight: np.ndarray) -> _Student:
+    """Centre and scale of weighted proposals; weights are flattened until there are enough of them to tell."""
+    d, (count, n) = v.shape[-1], log_weight.shape
+    log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
+    log_weight = np.where(np.isfinite(log_weight).any(axis=0), log_weight, 0.0)
+    for power in POWERS:
+        flat = np.exp(power * (log_weight - log_weight.max(axis=0)))
+        flat /= flat.sum(axis=0)
+        weight = flat if power == POWERS[0] else np.where(1 / (weight**2).sum(axis=0) < 3 * d, flat, weight)
+    effective = 1 / (weight**2).sum(axis=0)
+    center = np.einsum("sn,sni->ni", weight, v)
+    away = v - center
+    covariance = np.einsum("sn,sni,snj->nij", weight, away, away)
+    shrink = (d / (effective + d))[:, None, None]
+    covariance = (1 - shrink) * covariance + shrink * np.eye(d)
+    return _Student(center, np.linalg.cholesky(covariance))
+
+
+def _of(student: _Student, galaxy: int) -> _Student:
+    return _Student(student.center[galaxy : galaxy + 1], student.scale[galaxy : galaxy + 1])
+
+
+def _psis(log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ArviZ's Pareto smoothing over the last axis, in either of its generations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 0.23 announces 1.x on import, and both warn of a large k-hat
+        try:
+            from arviz_stats.base import array_stats
+        except ImportError:
+            import arviz
+
+            return arviz.psislw(log_weight)
+        return array_stats.psislw(log_weight, axis=-1)

@@ -1,0 +1,64 @@
+"""What every sampler works on: the posterior of a batch of galaxies, in the base variables of their prior.
+
+With u the base variables, unit normal a priori, z(u) the latents and g the generator, the posterior of a galaxy is
+
+    p(u | x)  ~  Normal(u; 0, 1) Normal(x; PSF * g(z(u)), f Sigma),
+
+Eqs. (1)-(5) of Lanusse et al. (2020). The factor f is one, unless the generator cannot reproduce the galaxy
+(:func:`hiergal.laplace.misfit`): its misfit then counts as noise.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from hiergal.hub import GalaxyModel
+from hiergal.observation import Observation
+from hiergal.prior import Prior
+from hiergal.records import Array, Record, record
+
+__all__ = ["Draws", "Problem"]
+
+
+@record
+class Problem(Record):
+    """The posterior of n galaxies.
+
+    Attributes:
+        model: A trained model.
+        observation: The galaxies.
+        prior: Prior of the latents of each.
+        variance_factor: Factor f on the noise variance of each, [n].
+    """
+
+    model: GalaxyModel
+    observation: Observation
+    prior: Prior
+    variance_factor: Float[Array, "n"]
+
+    def residual(self, z: Float[Array, "*s n d"]) -> Float[jax.Array, "*s n pixels"]:
+        """Return whitened residuals of latents; independent unit normals if the model is right."""
+        shape = self.model.recipe.shape
+        profile = self.model.decode(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], *shape)
+        image = self.model.render(profile, self.observation.psf)
+        difference = image - jnp.broadcast_to(self.observation.image, image.shape)
+        whitened = self.observation.noise.whiten(difference, self.observation.mask)
+        scale = jnp.broadcast_to(jnp.sqrt(self.variance_factor)[:, None, None], whitened.shape)
+        return (whitened / scale).reshape(*z.shape[:-1], -1)
+
+    def log_likelihood(self, z: Float[Array, "*s n d"]) -> Float[jax.Array, "*s n"]:
+        """Return -chi-square / 2: the log-likelihood, but for a constant of each galaxy."""
+        return -0.5 * jnp.sum(self.residual(z) ** 2, axis=-1)
+
+
+@record
+class Draws(Record):
+    """Posterior draws of a batch of galaxies, and what is known of their quality.
+
+    Attributes:
+        latents: Draws of z, of equal weight.
+        statistics: Diagnostics of each galaxy by name.
+    """
+
+    latents: Float[Array, "s n d"]
+    statistics: dict[str, Array]

@@ -1,0 +1,242 @@
+"""Every method of inference on a linear generator, whose posterior is known in closed form; and what each says of itself.
+
+Stamps are not square, PSFs are off-centre and without symmetry, noise differs between galaxies, and pixels are masked.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro.diagnostics import effective_sample_size
+from toys import SCALE, affine_flow, exact_posterior, linear_model, tiny_model, tiny_survey
+
+from hiergal import posterior as posteriors
+from hiergal.guide_flow import fit_guide_flow, laplace_of, simulate
+from hiergal.observation import Observation
+from hiergal.posterior import METHODS, infer
+from hiergal.prior import Prior, prior_of
+from hiergal.samplers.importance import pareto_smoothed, resampled, sample_by_importance
+from hiergal.samplers.nuts import sample_by_nuts
+from hiergal.samplers.problem import Problem
+
+SHAPE, D, N = (8, 16), 8, 3
+CENTER = np.stack([np.linspace(-0.5, 0.5, D), np.linspace(0.6, 1.2, D)])
+
+
+@pytest.fixture(params=[("white", False), ("pixel", True)], ids=["white", "pixel-masked"])
+def observation(request, x64, make_psf, make_noise):
+    """Galaxies of the linear model."""
+    kind, masked = request.param
+    rng = np.random.default_rng(11)
+    model, psf, noise = linear_model(SHAPE), make_psf(N, (5, 3)), make_noise(kind, N, SHAPE)
+    psf = psf.replace(stamp=jnp.asarray(psf.stamp, float))
+    noise = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), noise)
+    image = model.render(model.decode(jnp.asarray(rng.normal(size=(N, D)))), psf)
+    image = np.asarray(image + noise.sample(jax.random.key(1), image.shape))
+    mask = rng.uniform(size=image.shape) < 0.2 if masked else None
+    image = image if mask is None else np.where(mask, np.nan, image)
+    return Observation(image, psf, noise, mask, {}, np.arange(N), SCALE)
+
+
+def exact_under(observation, center):
+    """Exact means and covariances under a prior of independent normals, by a change of variables."""
+    params = linear_model(SHAPE).params
+    shift, spread = center
+    moved = {
+        "weights": spread[:, None] * params["weights"],
+        "offset": params["offset"] + shift @ params["weights"],
+    }
+    found = [exact_posterior(observation, moved, i) for i in range(len(observation))]
+    return [(shift + spread * e.mean, np.outer(spread, spread) * e.covariance) for e in found]
+
+
+def model_with(center=None, guide_flow=True):
+    model = linear_model(SHAPE)
+    unit = np.stack([np.zeros(D), np.ones(D)])
+    if center is not None:
+        model = model.replace(marginal=affine_flow(model.recipe, center))
+    return model.replace(guide_flow=affine_flow(model.recipe, unit, 2 * D + 1)) if guide_flow else model
+
+
+def assert_exact(z, exact, ess, errors=4.0, within=None):
+    """Means and covariances within some Monte-Carlo standard errors, or a share of the standard deviation."""
+    for i, (mean, covariance) in enumerate(exact):
+        variance, count = np.diag(covariance), ess[i]
+        sigma, unit = np.sqrt(variance), np.sqrt(np.outer(variance, variance))
+        off = np.abs(z[:, i].mean(axis=0) - mean) / sigma
+        error = np.sqrt((1 + (covariance / unit) ** 2) / count)
+        off_covariance = np.abs(np.cov(z[:, i].T) - covariance) / unit
+        if within is None:
+            assert off.max() < errors / np.sqrt(count)
+            assert np.all(off_covariance < errors * error)
+        else:
+            assert off.max() < within and off_covariance.max() < within
+
+
+@pytest.mark.parametrize("prior", ["unit normal", "shifted"])
+@pytest.mark.parametrize("method", ["laplace", "flow", "importance", "nuts", "auto"])
+def test_methods_find_the_closed_form_posterior(key, observation, method, prior):
+    """Mean and covariance within four Monte-Carlo standard errors; for 3 x 36 numbers, a false alarm in 150 runs."""
+    center = None if prior == "unit normal" else CENTER
+    found = infer(model_with(center), observation, key=key, method=method, draws=500, proposals=2000, batch=N)
+    exact = exact_under(observation, np.stack([np.zeros(D), np.ones(D)]) if center is None else center)
+    count = np.full(N, 500.0)
+    if method == "nuts":  # squares of its draws are worth less than the draws
+        squares = (found.latents - found.latents.mean(axis=0)).reshape(2, 250, N, D) ** 2
+        count = np.minimum(found.statistics["ess_nuts"], effective_sample_size(squares).min(axis=-1))
+    if method in ("importance", "auto"):
+        count = 1 / (1 / count + 1 / found.statistics["ess"])
+    assert_exact(found.latents, exact, count)
+    shifted = [(mean + np.sqrt(np.diag(covariance)), covariance) for mean, covariance in exact]
+    with pytest.raises(AssertionError):
+        assert_exact(found.latents, shifted, count)
+
+
+def test_the_map_is_the_mode(key, observation):
+    found = infer(model_with(CENTER), observation, key=key, method="map", batch=N)
+    assert found.latents.shape == (1, N, D)
+    np.testing.assert_allclose(
+        found.latents[0], [mean for mean, _ in exact_under(observation, CENTER)], atol=1e-6
+    )
+    np.testing.assert_array_equal(found.profile_std, 0)
+
+
+def problem_and_mode(observation, model):
+    problem = Problem(model, observation, prior_of(model, N), jnp.ones(N))
+    return problem, jax.jit(partial(laplace_of, steps=6))(problem)
+
+
+@pytest.mark.slow
+def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
+    """From a guide that is wrong in place and width: mean and covariance within one per cent of a standard deviation."""
+    problem, found = problem_and_mode(observation, model_with(CENTER, guide_flow=False))
+    wrong = found.replace(
+        mean=found.mean + 0.1 * jnp.einsum("nij,nj->ni", found.scale, jnp.ones((N, D))),
+        scale=1.1 * found.scale,
+    )
+    keys = jax.random.split(key, N)
+    draws = sample_by_importance(problem, wrong, keys, draws=300_000, proposals=300_000)
+    assert np.all(draws.statistics["k_hat"] < 0.5)
+    assert_exact(draws.latents, exact_under(observation, CENTER), [], within=0.01)
+    with pytest.raises(AssertionError):
+        assert_exact(
+            np.asarray(wrong.mean)[None] + 0 * draws.latents,
+            exact_under(observation, CENTER),
+            [],
+            within=0.01,
+        )
+
+
+@pytest.mark.slow
+def test_nuts_is_exact_to_a_per_cent(key, observation):
+    problem, found = problem_and_mode(observation, model_with(CENTER, guide_flow=False))
+    draws = sample_by_nuts(problem, found, jax.random.split(key, N), draws=120_000)
+    assert np.all(draws.statistics["r_hat"] < 1.001) and np.all(draws.statistics["divergences"] == 0)
+    assert_exact(draws.latents, exact_under(observation, CENTER), [], within=0.01)
+
+
+def test_smoothed_weights_tell_whether_they_can_be_trusted(rng):
+    """Proposals from a Gaussian twice as wide are fine; from one half as wide, in many dimensions, they are not."""
+    d = 10
+    for width, trusted in ((1.2, True), (0.5, False)):
+        z = width * rng.normal(size=(2000, 4, d))
+        log_weight = -0.5 * (z**2).sum(-1) + 0.5 * (z**2).sum(-1) / width**2
+        weight, k_hat = pareto_smoothed(log_weight)
+        np.testing.assert_allclose(weight.sum(axis=0), 1)
+        assert np.all((k_hat < 0.7) == trusted)
+
+
+def test_a_galaxy_without_finite_weights_is_not_trusted(rng):
+    log_weight = rng.normal(size=(200, 3))
+    log_weight[5, 1], log_weight[7, 2] = np.nan, -np.inf
+    weight, k_hat = pareto_smoothed(log_weight)
+    assert np.isinf(k_hat[1]) and np.isfinite(k_hat[[0, 2]]).all()
+    assert np.isfinite(weight).all() and weight[7, 2] < 1e-12
+
+
+def test_resampling_picks_each_as_often_as_its_weight_says(rng):
+    weight = rng.dirichlet(np.ones(7), size=2).T
+    picked = resampled(weight, rng.uniform(size=2), 1000)
+    for i in range(2):
+        counts = np.bincount(picked[:, i], minlength=7)
+        assert np.all(np.abs(counts - 1000 * weight[:, i]) < 1)
+
+
+def test_conditions_change_the_prior(key, observation):
+    """The flow is used where conditions are given, its marginal where not: exact posteriors under both."""
+    elsewhere = CENTER + np.array([[1.0], [-0.3]])
+    model = model_with(CENTER)
+    model = model.replace(flow=affine_flow(model.recipe, elsewhere, 3))
+    conditions = np.zeros((N, 3), np.float32)
+    told = infer(model, observation, key=key, method="map", conditions=conditions, batch=N)
+    untold = infer(model, observation, key=key, method="map", batch=N)
+    for found, center in ((told, elsewhere), (untold, CENTER)):
+        expected = [mean for mean, _ in exact_under(observation, center)]
+        np.testing.assert_allclose(found.latents[0], expected, atol=1e-5)
+    for wrong, message in (
+        (np.zeros((N, 2)), r"conditions: expected shape \(3, 3\) for a, b, c, got \(3, 2\)"),
+        (
+            np.full((N, 3), np.nan),
+            "conditions: expected finite values, got NaN or infinity for 3 of 3 galaxies",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            infer(model, observation, key=key, conditions=wrong)
+    with pytest.raises(ValueError, match="conditions: expected none for a model without a flow"):
+        infer(model.replace(flow=None), observation, key=key, conditions=conditions)
+    with pytest.raises(ValueError, match="expected a model whose flow has a marginal"):
+        infer(model.replace(marginal=None), observation, key=key)
+
+
+def test_priors_invert_and_normalise(x64, rng):
+    model = tiny_model()
+    flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.flow)
+    prior = Prior(flow, jnp.asarray(rng.normal(size=(3, 3))))
+    z = jnp.asarray(rng.normal(size=(5, 3, 8)))
+    u, log_determinant = jax.jit(Prior.to_base)(prior, z)
+    np.testing.assert_allclose(jax.jit(Prior.from_base)(prior, u), z, atol=1e-8)
+    one = jax.jit(jax.jacobian(lambda z: prior[:1].to_base(z[None])[0][0]))(z[2, 0])
+    np.testing.assert_allclose(log_determinant[2, 0], np.linalg.slogdet(one)[1], rtol=1e-8)
+    base = -0.5 * np.sum(np.asarray(u) ** 2 + np.log(2 * np.pi), axis=-1)
+    np.testing.assert_allclose(jax.jit(Prior.log_prob)(prior, z), base + log_determinant, rtol=1e-10)
+
+
+def test_auto_hands_what_fails_to_nuts_and_says_so(key, observation, monkeypatch):
+    """Galaxy 1 is declared not to be trusted: it, and no other, comes from NUTS; importance diagnostics stay."""
+    monkeypatch.setattr(posteriors, "_trusted", lambda posterior: np.arange(N) != 1)
+    found = infer(model_with(), observation, key=key, method="auto", draws=60, proposals=200, batch=N)
+    assert [METHODS[i] for i in found.method] == ["importance", "nuts", "importance"]
+    assert np.isfinite(found.statistics["k_hat"]).all()
+    np.testing.assert_array_equal(np.isfinite(found.statistics["r_hat"]), [False, True, False])
+    np.testing.assert_array_equal(found.identifier, observation.identifier)
+    alone = infer(model_with(), observation, key=key, method="nuts", draws=60, batch=N)
+    np.testing.assert_allclose(found.latents[:, 1].mean(axis=0), alone.latents[:, 1].mean(axis=0), atol=1.0)
+
+
+def test_a_guide_flow_has_to_be_fitted(key, observation):
+    with pytest.raises(ValueError, match="expected a model with a guide flow for 'flow', got one without"):
+        infer(model_with(guide_flow=False), observation, key=key, method="flow")
+
+
+@pytest.mark.slow
+def test_guide_flow_of_a_linear_model_is_gaussian(key, make_psf):
+    """Trained on simulations of a linear model, the shape of posteriors is a unit normal: 0.1 nats from its entropy."""
+    model = model_with(CENTER.astype(np.float32), guide_flow=False)
+    survey = tiny_survey(64, SHAPE, make_psf(64))
+    fitted = fit_guide_flow(key, model, survey, None, simulations=3000, progress=False)
+    assert max(fitted.validation) == pytest.approx(-0.5 * D * (1 + np.log(2 * np.pi)), abs=0.15)
+
+
+def test_simulated_galaxies_are_those_of_the_prior(key, x64, make_psf):
+    model = model_with(CENTER)
+    n = 4000
+    psf = make_psf(1)
+    survey = tiny_survey(1, SHAPE, psf)[np.zeros(n, int)]
+    known = jax.jit(lambda key: simulate(model, survey, prior_of(model, n), key=key))(key)
+    np.testing.assert_allclose(known.latents.mean(axis=0), CENTER[0], atol=5 * 1.2 / np.sqrt(n))
+    np.testing.assert_allclose(known.latents.std(axis=0), CENTER[1], rtol=5 / np.sqrt(2 * n))
+    clean = model.render(model.decode(known.latents), survey.psf)
+    whitened = survey.noise.whiten(known.observation.image - clean)
+    assert abs(float((whitened**2).mean()) - 1) < 5 * np.sqrt(2 / whitened.size)
