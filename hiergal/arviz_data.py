@@ -11,6 +11,8 @@ group               holds
 ``posterior``       z [chain, draw, galaxy, latent]; flux, magnitude, hlr_arcsec, x_pix, y_pix, g1, g2
 ``observed_data``   image [galaxy, y, x]
 ``constant_data``   psf, noise_level, mask if there is one, catalogue columns, pixel_scale_arcsec
+``sample_stats``    method, k_hat, ess, r_hat, ess_nuts, divergences [galaxy]: where the draws come from,
+                    and what is known of their quality (:class:`hiergal.posterior.Posterior`)
 ``predictions``     profile_mean, profile_std, image_mean [galaxy, y, x]; chi_square, misfit [galaxy]
 ==================  ==================================================================================
 
@@ -27,7 +29,7 @@ import numpy as np
 
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
-from hiergal.posterior import Posterior
+from hiergal.posterior import METHODS, Posterior
 
 __all__ = ["load_arviz", "posterior_to_arviz", "save_arviz"]
 
@@ -74,6 +76,7 @@ def posterior_to_arviz(posterior: Posterior, observation: Observation, model: Ga
         "posterior": _draws(posterior, origin.flux_unit, origin.magnitude_zero_point),
         "observed_data": {"image": _variable(STAMP, observation.image, f"{origin.flux_unit} / pixel")},
         "constant_data": _constants(observation, origin.flux_unit),
+        "sample_stats": _statistics(posterior),
         "predictions": _predictions(posterior, origin.flux_unit),
     }
     axes = _coordinates(posterior, observation)
@@ -144,6 +147,12 @@ def _constants(observation: Observation, flux_unit: str) -> dict[str, Any]:
     }
     mask = {} if observation.mask is None else {"mask": _variable(STAMP, observation.mask)}
     return columns | own | mask
+
+
+def _statistics(posterior: Posterior) -> dict[str, Any]:
+    names = np.array(METHODS)[posterior.method].astype(object)  # files know strings of any length, not of one
+    numbers = {name: _variable(("galaxy",), value, "1") for name, value in posterior.statistics.items()}
+    return {"method": _variable(("galaxy",), names), **numbers}
 
 
 def _predictions(posterior: Posterior, flux_unit: str) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def guide(
     seed: Seed = 0,
 ) -> None:
     """Learn the shapes of posteriors from simulated galaxies, for `hiergal infer` by flow, importance and auto."""
-    from hiergal.stages import fit_guide_flow_stage
+    from hiergal.posterior_stages import fit_guide_flow_stage
     from hiergal.survey import open_store
 
     _, fitted = fit_guide_flow_stage(model, open_store(store), seed=seed, simulations=simulations)
@@ -167,7 +167,7 @@ def infer(
     import numpy as np
 
     from hiergal.hub import load_model
-    from hiergal.stages import infer_stage
+    from hiergal.posterior_stages import infer_stage
     from hiergal.survey import open_store
 
     opened = open_store(store)

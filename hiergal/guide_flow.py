@@ -4,8 +4,8 @@ Gauss-Newton steps from the amortised guide (:mod:`hiergal.laplace`) give the mo
 posterior. What is left is its shape, v = S^(-1) (z - m): a unit normal if it is Gaussian, and much the same from galaxy
 to galaxy if it is not. A masked autoregressive flow learns the distribution of v given m, the sizes of S, and whether
 conditions were known, from galaxies that the model itself simulates, whose z is known (neural posterior estimation,
-Papamakarios & Murray 2016), with the PSFs, noise, masks and conditions of a survey. Galaxies of the survey need no truth
-for that, and the faint, the bright, the crowded come as often as they do there.
+Papamakarios & Murray 2016), with the PSFs, noise, masks and conditions of a survey. Galaxies of the survey need no
+truth for that, and the faint, the bright, the crowded come as often as they do there.
 """
 
 from typing import NamedTuple

@@ -2,10 +2,10 @@
 
 One pass of a network finds the neighbourhood of the posterior, not its mode: the noise of a bright galaxy is far
 smaller than what an encoder can regress. But the likelihood of Eqs. (4)-(5) is a least-squares problem in the
-whitened residual r(z) = Sigma^(-1/2) (x - PSF * g(z)), and so is the prior in the base variables u(z) of its flow, which
-are unit normal: their Jacobians cost d forward passes. From the guide's mean, damped Gauss-Newton steps
+whitened residual r(z) = Sigma^(-1/2) (x - PSF * g(z)), and so is the prior in the base variables u(z) of its flow,
+which are unit normal: their Jacobians cost d forward passes. From the guide's mean, damped Gauss-Newton steps
 (Levenberg-Marquardt) reach the minimum of r^2/2 + u^2/2, where with J = d(r, u)/dz the Laplace approximation of the
-posterior is Normal(z, (J^T J)^(-1)): full covariance, exact for a linear generator and a unit-normal prior, where u = z.
+posterior is Normal(z, (J^T J)^(-1)): full covariance, exact for a linear generator and a unit-normal prior (u = z).
 
 Latents, not base variables, are where posteriors of bright galaxies are nearly Gaussian: the flow bends the space on
 scales that are large beside such a posterior's width in one direction, and small beside its length in another.

@@ -19,17 +19,14 @@ summaries of the images are kept, so memory does not grow with the number of dra
 
 from dataclasses import fields
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.guide import posterior_from
-from hiergal.guide_flow import laplace_of, latents_of, shapes_from
 from hiergal.hub import GalaxyModel
-from hiergal.laplace import GaussianPosterior, misfit
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
@@ -37,18 +34,13 @@ from hiergal.prior import Prior, prior_of
 from hiergal.progress import progress_bar
 from hiergal.psf import PSF
 from hiergal.records import Array, Record, record
-from hiergal.samplers.importance import LARGEST_K_HAT, sample_by_importance
-from hiergal.samplers.nuts import sample_by_nuts
-from hiergal.samplers.problem import Draws, Problem
+from hiergal.samplers.importance import LARGEST_K_HAT
+from hiergal.samplers.methods import METHODS, Method, draw_latents
 
 __all__ = ["METHODS", "Method", "Posterior", "infer", "interval"]
 
-Method = Literal["laplace", "amortized", "map", "flow", "importance", "nuts", "auto"]
-METHODS: tuple[str, ...] = get_args(Method)
 STATISTICS = ("k_hat", "ess", "r_hat", "ess_nuts", "divergences")
-MAP_STEPS = 12
 BLOCK = 10  # draws decoded together
-SIGNIFICANT = 5.0  # standard errors of a misfit that counts
 
 
 @record
@@ -213,53 +205,6 @@ def _put(posterior: Posterior, rows: np.ndarray, other: Posterior) -> Posterior:
     return _join([posterior, kept])[order]
 
 
-def _draw(model: GalaxyModel, galaxies: _Galaxies, method: str, draws: int, proposals: int):
-    """Draw the latents of a batch; return them, and the misfit of each galaxy."""
-    observation, prior, keys = galaxies.observation, galaxies.prior, galaxies.keys
-    if method == "amortized":
-        return Draws(_amortized(model, observation, keys, draws), {}), jnp.ones(len(observation))
-    problem, found, excess = _prepare(model, observation, prior, "map" if method == "map" else "sharpen")
-    match method:
-        case "map":
-            return Draws(found.mean[None], {}), excess
-        case "laplace" | "flow":
-            flow = model.guide_flow if method == "flow" else None
-            return Draws(_propose(flow, found, prior, keys, draws), {}), excess
-        case "importance":
-            return sample_by_importance(problem, found, keys, draws=draws, proposals=proposals), excess
-        case _:
-            return sample_by_nuts(problem, found, keys, draws=draws), excess
-
-
-@partial(jax.jit, static_argnames="how")
-def _prepare(
-    model: GalaxyModel, observation: Observation, prior: Prior, how: str
-) -> tuple[Problem, GaussianPosterior, jax.Array]:
-    """Mode and scale of each posterior, with misfit counted as noise where it is significant."""
-    problem = Problem(model, observation, prior, jnp.ones(len(observation)))
-    found = laplace_of(problem, **({"steps": MAP_STEPS} if how == "map" else {}))
-    excess, error = misfit(found, observation.psf, model.recipe.shape)
-    factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
-    found = found.replace(scale=found.scale * jnp.sqrt(factor)[:, None, None])
-    return problem.replace(variance_factor=factor), found, excess
-
-
-@partial(jax.jit, static_argnames="draws")
-def _amortized(model: GalaxyModel, observation: Observation, keys: jax.Array, draws: int):
-    guide = posterior_from(model.encode(observation), model.recipe.covariance)
-    scale = jnp.linalg.cholesky(guide.covariance_matrix)
-    return guide.mean[None] + jnp.einsum("nij,snj->sni", scale, _normal(keys, draws, guide.mean.shape[-1]))
-
-
-@partial(jax.jit, static_argnames="draws")
-def _propose(flow, found: GaussianPosterior, prior: Prior, keys: jax.Array, draws: int):
-    return latents_of(found, shapes_from(flow, found, prior, _normal(keys, draws, found.mean.shape[-1])))
-
-
-def _normal(keys: jax.Array, draws: int, d: int) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.normal(key, (draws, d)), out_axes=1)(keys)
-
-
 @jax.jit
 def _measure(model: GalaxyModel, latents: Float[Array, "s n d"]):
     """Sum of the profiles of some draws, sum of their squares, and their summaries."""
@@ -281,7 +226,9 @@ def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile:
 
 def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals) -> Posterior:
     observation, n = galaxies.observation, len(galaxies.observation)
-    found, excess = _draw(model, galaxies, method, draws, proposals)
+    found, excess = draw_latents(
+        method, model, observation, galaxies.prior, galaxies.keys, draws=draws, proposals=proposals
+    )
     latents = found.latents
     first, second, summaries = 0.0, 0.0, []
     for start in range(0, len(latents), BLOCK):

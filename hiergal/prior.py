@@ -93,7 +93,7 @@ def prior_of(model: GalaxyModel, n: int, conditions: Float[Array, "n c"] | None 
     if not np.isfinite(conditions).all():
         bad = np.flatnonzero(~np.isfinite(conditions).all(axis=1))
         raise ValueError(
-            f"conditions: expected finite values, got NaN or infinity for {len(bad)} of {n} galaxies (first: {bad[0]}); "
-            "infer those without conditions"
+            f"conditions: expected finite values, got NaN or infinity for {len(bad)} of {n} galaxies (first: "
+            f"{bad[0]}); infer those without conditions"
         )
     return Prior(model.flow, conditions)

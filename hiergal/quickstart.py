@@ -21,11 +21,12 @@ from hiergal.hub import GalaxyModel, load_model
 from hiergal.morphology import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior, interval
+from hiergal.posterior_stages import infer_stage
 from hiergal.psf import gaussian_transfer
 from hiergal.recipe import Recipe
 from hiergal.report import write_json
 from hiergal.simulate import draw_profiles
-from hiergal.stages import fit_flow_stage, infer_stage, key_for, split_of, train_stage, write_mock_survey
+from hiergal.stages import fit_flow_stage, key_for, split_of, train_stage, write_mock_survey
 from hiergal.survey import Store, open_store
 from hiergal.validation.moments import measure_moments
 

@@ -21,11 +21,8 @@ from hiergal.batches import Galaxies, rough_fluxes
 from hiergal.devices import is_first_process
 from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide import posterior_from
-from hiergal.guide_flow import fit_guide_flow
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
 from hiergal.nets import GeneratorConfig
-from hiergal.observation import Observation
-from hiergal.posterior import Method, Posterior, infer
 from hiergal.psf import check_wider
 from hiergal.recipe import Recipe
 from hiergal.simulate import Catalog, conditions_from, draw_profiles
@@ -34,8 +31,6 @@ from hiergal.svi import Fit, fit
 
 __all__ = [
     "fit_flow_stage",
-    "fit_guide_flow_stage",
-    "infer_stage",
     "measure_flux_scale",
     "room_for_galaxies",
     "sample_stage",
@@ -47,7 +42,6 @@ __all__ = [
 CHUNK = 512
 ROOM_OF_DEVICE, ROOM_OF_HOST = 0.4, 2**29  # a fraction of an accelerator's memory; bytes
 TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, GUIDE_FLOW = range(7)  # purposes of a seed
-SIMULATED_LIKE = 4000  # survey galaxies whose PSFs and noise simulations take in turn
 
 
 def key_for(seed: int, purpose: int) -> jax.Array:
@@ -222,36 +216,6 @@ def fit_flow_stage(
     return model, fitted
 
 
-def fit_guide_flow_stage(
-    model_path: str | Path, store: Store, *, seed: int, simulations: int = 8000, progress: bool = True
-) -> tuple[GalaxyModel, FlowFit]:
-    """Fit the conditional-flow guide of a model with flows, and save it with the model.
-
-    Args:
-        model_path: The model's bundle, which is replaced by one with the guide flow.
-        store: The survey that it was trained on, whose PSFs, noise and conditions simulated galaxies get.
-        seed: Seed of the simulations and of the fit.
-        simulations: Number of galaxies to simulate.
-        progress: Whether to show progress bars.
-
-    Raises:
-        ValueError: If the model has no flow yet.
-    """
-    model = load_model(model_path)
-    if model.flow is None or model.marginal is None:
-        raise ValueError(f"{model_path}: expected a model with a flow; fit it first with `hiergal flow`")
-    train = split_of(store, model.recipe).train
-    rows = np.random.default_rng(seed).permutation(train)[:SIMULATED_LIKE]
-    survey = store.read(np.sort(rows))
-    conditions = conditions_from(model.flow.config.conditions, survey.catalog)
-    fitted = fit_guide_flow(
-        key_for(seed, GUIDE_FLOW), model, survey, conditions, simulations=simulations, progress=progress
-    )
-    model = model.replace(guide_flow=fitted.flow)
-    save_model(model, model_path)
-    return model, fitted
-
-
 def aggregate_posterior(
     model: GalaxyModel, store: Store, rows: np.ndarray, key: jax.Array, draws: int | None
 ) -> np.ndarray:
@@ -268,51 +232,6 @@ def aggregate_posterior(
         chunk = sample(jax.random.fold_in(key, first), store.read(rows[inside]))
         parts.append(np.asarray(chunk)[:, : len(rows) - first])
     return np.concatenate(parts, axis=1)
-
-
-def infer_stage(
-    model: GalaxyModel,
-    store: Store,
-    out: str | Path,
-    *,
-    seed: int,
-    rows: np.ndarray | None = None,
-    method: Method | str = "laplace",
-    use_conditions: bool = False,
-    draws: int = 200,
-    progress: bool = True,
-) -> tuple[Observation, Posterior]:
-    """Infer the posteriors of galaxies of a store, and save them as ArviZ data in a netCDF file.
-
-    Args:
-        model: A trained model.
-        store: The galaxies.
-        out: The file to write.
-        seed: Seed of the draws.
-        rows: Which galaxies; default all.
-        method: As for :func:`~hiergal.posterior.infer`.
-        use_conditions: Whether the catalogue's magnitudes, sizes and redshifts inform the prior.
-        draws: Posterior draws of each galaxy.
-        progress: Whether to show a progress bar.
-    """
-    from hiergal.arviz_data import posterior_to_arviz, save_arviz
-
-    observation = store.read(np.arange(len(store)) if rows is None else rows)
-    key = key_for(seed, INFER)
-    conditions = None
-    if use_conditions and model.flow is not None:
-        conditions = conditions_from(model.flow.config.conditions, observation.catalog)
-    posterior = infer(
-        model,
-        observation,
-        key=key,
-        method=method,
-        conditions=conditions,
-        draws=draws,
-        progress=progress,
-    )
-    save_arviz(posterior_to_arviz(posterior, observation, model), out)
-    return observation, posterior
 
 
 def sample_stage(

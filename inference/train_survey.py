@@ -34,7 +34,8 @@ def main(words: list[str] | None = None) -> None:
 
     from hiergal.hub import load_model
     from hiergal.recipe import Recipe, load_recipe
-    from hiergal.stages import fit_flow_stage, infer_stage, sample_stage, split_of, train_stage
+    from hiergal.posterior_stages import infer_stage
+    from hiergal.stages import fit_flow_stage, sample_stage, split_of, train_stage
     from hiergal.survey import open_store
 
     recipe = load_recipe(args.recipe) if args.recipe else Recipe()

@@ -46,6 +46,9 @@ def test_groups_dimensions_and_coordinates(model, observation, posterior):
     expected = {"psf", "noise_level", "mask", "pixel_scale_arcsec", *observation.catalog}
     assert set(constants.data_vars) == expected
     assert dict(constants["psf"].sizes) == {"galaxy": N, "psf_y": 5, "psf_x": 9}
+    statistics = data["sample_stats"]
+    assert set(statistics.data_vars) == {"method", "k_hat", "ess", "r_hat", "ess_nuts", "divergences"}
+    assert statistics["method"].values.tolist() == ["laplace"] * N
     predictions = data["predictions"]
     assert set(predictions.data_vars) == {"profile_mean", "profile_std", "image_mean", "chi_square", "misfit"}
     np.testing.assert_array_equal(data["posterior"]["galaxy"], [31, 7, 12])

@@ -57,7 +57,7 @@ def classified(real, other, **options):
     return pixel_classifier_test(real[0], other[0], real[1], other[1], **options)
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (11, 18)])
+@pytest.mark.parametrize("shape", [pytest.param((16, 16), marks=pytest.mark.slow), (11, 18)])
 def test_halves_of_one_population_pass_and_the_seed_decides(shape):
     stamps = blobs(300, 1, shape=shape)
     verdict, again = (
@@ -95,7 +95,13 @@ def test_stamps_that_a_network_sees_no_difference_between_are_named_at_random():
     assert abs(np.mean(shares) - 0.5) < 4 * 0.5 / np.sqrt(20 * 200)
 
 
-@pytest.mark.parametrize("change", [{"size": 1.5}, {"colour": 0.5}], ids=["larger", "correlated noise"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"size": 1.5}, id="larger", marks=pytest.mark.slow),
+        pytest.param({"colour": 0.5}, id="correlated noise"),
+    ],
+)
 def test_other_blobs_are_told_apart(change):
     verdict = pixel_classifier_test(blobs(800, 1), blobs(800, 2, **change), 1.0, 1.0)
     assert not verdict.passed and verdict.statistic > 0.6

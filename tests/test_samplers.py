@@ -1,4 +1,4 @@
-"""Every method of inference on a linear generator, whose posterior is known in closed form; and what each says of itself.
+"""Every method of inference on a linear generator, whose posterior is known; and what each says of itself.
 
 Stamps are not square, PSFs are off-centre and without symmetry, noise differs between galaxies, and pixels are masked.
 """
@@ -40,6 +40,9 @@ def observation(request, x64, make_psf, make_noise):
     return Observation(image, psf, noise, mask, {}, np.arange(N), SCALE)
 
 
+white = pytest.mark.parametrize("observation", [("white", False)], indirect=True)
+
+
 def exact_under(observation, center):
     """Exact means and covariances under a prior of independent normals, by a change of variables."""
     params = linear_model(SHAPE).params
@@ -75,8 +78,11 @@ def assert_exact(z, exact, ess, errors=4.0, within=None):
             assert off.max() < within and off_covariance.max() < within
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)  # each kernel of NUTS compiles for a quarter of a minute
+
+
 @pytest.mark.parametrize("prior", ["unit normal", "shifted"])
-@pytest.mark.parametrize("method", ["laplace", "flow", "importance", "nuts", "auto"])
+@pytest.mark.parametrize("method", ["laplace", "flow", "importance", slow("nuts"), "auto"])
 def test_methods_find_the_closed_form_posterior(key, observation, method, prior):
     """Mean and covariance within four Monte-Carlo standard errors; for 3 x 36 numbers, a false alarm in 150 runs."""
     center = None if prior == "unit normal" else CENTER
@@ -94,6 +100,7 @@ def test_methods_find_the_closed_form_posterior(key, observation, method, prior)
         assert_exact(found.latents, shifted, count)
 
 
+@white
 def test_the_map_is_the_mode(key, observation):
     found = infer(model_with(CENTER), observation, key=key, method="map", batch=N)
     assert found.latents.shape == (1, N, D)
@@ -110,7 +117,7 @@ def problem_and_mode(observation, model):
 
 @pytest.mark.slow
 def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
-    """From a guide that is wrong in place and width: mean and covariance within one per cent of a standard deviation."""
+    """From a guide wrong in place and width: mean and covariance within one per cent of a standard deviation."""
     problem, found = problem_and_mode(observation, model_with(CENTER, guide_flow=False))
     wrong = found.replace(
         mean=found.mean + 0.1 * jnp.einsum("nij,nj->ni", found.scale, jnp.ones((N, D))),
@@ -164,6 +171,7 @@ def test_resampling_picks_each_as_often_as_its_weight_says(rng):
         assert np.all(np.abs(counts - 1000 * weight[:, i]) < 1)
 
 
+@white
 def test_conditions_change_the_prior(key, observation):
     """The flow is used where conditions are given, its marginal where not: exact posteriors under both."""
     elsewhere = CENTER + np.array([[1.0], [-0.3]])
@@ -203,6 +211,7 @@ def test_priors_invert_and_normalise(x64, rng):
     np.testing.assert_allclose(jax.jit(Prior.log_prob)(prior, z), base + log_determinant, rtol=1e-10)
 
 
+@white
 def test_auto_hands_what_fails_to_nuts_and_says_so(key, observation, monkeypatch):
     """Galaxy 1 is declared not to be trusted: it, and no other, comes from NUTS; importance diagnostics stay."""
     monkeypatch.setattr(posteriors, "_trusted", lambda posterior: np.arange(N) != 1)
@@ -215,6 +224,7 @@ def test_auto_hands_what_fails_to_nuts_and_says_so(key, observation, monkeypatch
     np.testing.assert_allclose(found.latents[:, 1].mean(axis=0), alone.latents[:, 1].mean(axis=0), atol=1.0)
 
 
+@white
 def test_a_guide_flow_has_to_be_fitted(key, observation):
     with pytest.raises(ValueError, match="expected a model with a guide flow for 'flow', got one without"):
         infer(model_with(guide_flow=False), observation, key=key, method="flow")

@@ -190,10 +190,11 @@ def tiny_model(recipe: Recipe | None = None, *, seed: int = 0, flow: bool = True
     )  # compiling the initialisers would take half a minute
     unit = [jnp.stack([jnp.zeros(k), jnp.ones(k)]) for k in (z.shape[-1], len(recipe.flow.conditions))]
     density = ConditionalFlow(weights, *unit, recipe.flow) if flow else None
+    marginal = affine_flow(recipe, np.asarray(unit[0])) if flow else None
     provenance = Provenance(
         "toy", "F814W", "counts / s", 25.94, 64, seed, "0.1.0", {"mag_auto": (20.0, 25.0)}
     )
-    return GalaxyModel(params, density, recipe, provenance)
+    return GalaxyModel(params, density, recipe, provenance, marginal)
 
 
 def _fill(template, seed: int):

@@ -5,7 +5,7 @@ remembered, and matplotlib loads only when one is called. Stamps are drawn with 
 light, on an arcsinh stretch in units of the noise. Colours stay apart for colour-blind readers.
 """
 
-from hiergal.figures.calibration import coverage, intervals
+from hiergal.figures.calibration import coverage, expected_coverage, intervals, rank_histograms, z_scores
 from hiergal.figures.morphology import morphology_curves, morphology_planes
 from hiergal.figures.population import latent_corner, sizes_and_ellipticities
 from hiergal.figures.reconstruction import reconstruction_pages, reconstructions
@@ -22,6 +22,7 @@ __all__ = [
     "conditional_scatter",
     "coverage",
     "drawn_galaxies",
+    "expected_coverage",
     "fits_side_by_side",
     "intervals",
     "latent_corner",
@@ -29,10 +30,12 @@ __all__ = [
     "morphology_curves",
     "morphology_planes",
     "power_spectra",
+    "rank_histograms",
     "rate_and_distortion",
     "reconstruction_pages",
     "reconstructions",
     "sizes_and_ellipticities",
     "survey_stamps",
     "training_curves",
+    "z_scores",
 ]

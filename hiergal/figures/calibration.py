@@ -1,10 +1,10 @@
-"""Do the posteriors hold the truth as often as they say?"""
+"""Do the posteriors hold the truth as often as they say? Coverage, ranks and z-scores of simulated galaxies."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from hiergal.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, plain_axes, plain_figure
 from hiergal.posterior import interval
@@ -13,10 +13,12 @@ from hiergal.records import Array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["coverage", "intervals"]
+__all__ = ["coverage", "expected_coverage", "intervals", "rank_histograms", "z_scores"]
 
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (BLACK, "v"))
 BAND = 0.95
+MOST_SIGMA = 5.0  # of a z-score on its axis
+BIN_BAND = 0.99  # of one bin, so that every fifth panel of 20 bins has one outside
 
 
 def coverage(
@@ -123,4 +125,150 @@ def intervals(
     ratio = np.concatenate([low / truth, high / truth])
     bottom.set_ylim(*np.clip(np.quantile(ratio, [0.01, 0.99]) + (-0.05, 0.05), 0, 3))
     top.text(0.03, 0.95, f"bars: {probability:.0%} intervals", transform=top.transAxes, va="top", fontsize=9)
+    return figure
+
+
+def rank_histograms(
+    ranks: Mapping[str, Int[Array, "n"]],
+    draws: int,
+    *,
+    title: str = "Ranks of the truth among posterior draws",
+) -> "Figure":
+    """Show whether ranks are uniform: a slope is a bias, a U posteriors too narrow, a hump posteriors too wide.
+
+    Args:
+        ranks: For each quantity, the ranks of :func:`hiergal.calibration.sbc_ranks`.
+        draws: Number of posterior draws of each galaxy, the largest rank.
+        title: Title of the figure.
+
+    Returns:
+        A panel for each quantity, at most three in a row, with the band that one bin stays in with 99 % (binomial).
+
+    Example:
+        >>> figure = rank_histograms({"total flux": np.arange(400) % 100, "size": np.arange(400) % 100}, draws=99)
+        >>> len(figure.axes)
+        2
+    """
+    from scipy.stats import binom
+
+    galaxies = len(next(iter(ranks.values())))
+    bins = int(np.clip(galaxies // 20, 2, min(20, draws + 1)))
+    edges = np.round(np.linspace(0, draws + 1, bins + 1))
+    chance = np.diff(edges) / (draws + 1)  # bins need not hold equal numbers of ranks
+    low, high = (
+        binom.ppf(q, galaxies, chance) / (galaxies * chance) for q in ((1 - BIN_BAND) / 2, (1 + BIN_BAND) / 2)
+    )
+    columns = min(len(ranks), 3)
+    rows = -(-len(ranks) // columns)
+    figure = plain_figure(1 + 3 * columns, 0.6 + 2.6 * rows, title)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    edges = edges / (draws + 1)
+    for i, (axes, (name, rank)) in enumerate(zip(panels, ranks.items(), strict=False)):
+        counts = np.histogram((np.asarray(rank) + 0.5) / (draws + 1), edges)[0] / (galaxies * chance)
+        band = axes.stairs(high, edges, baseline=low, fill=True, color="0.88")
+        axes.axhline(1, color=GREY, linewidth=1)
+        axes.stairs(counts, edges, baseline=None, color=BLUE, linewidth=1.5)
+        axes.set_title(name, fontsize=10)
+        ylabel = "" if i % columns else "galaxies / expected number"
+        plain_axes(axes, xlabel=f"rank / {draws + 1}", ylabel=ylabel)
+        axes.set(xlim=(0, 1))
+    for axes in panels[len(ranks) :]:
+        axes.remove()
+    panels[0].set_ylim(0, 1.15 * max(axes.dataLim.y1 for axes in panels[: len(ranks)]))
+    label = f"{BIN_BAND:.0%} band of a bin, calibrated"
+    panels[0].legend([band], [label], frameon=False, fontsize=9, loc="lower center")
+    return figure
+
+
+def expected_coverage(
+    shares: Mapping[str, Float[Array, "n"]],
+    *,
+    title: str = "Joint coverage of posteriors, by random points",
+) -> "Figure":
+    """Show how often regions of a probability hold the truth, minus that probability.
+
+    Args:
+        shares: For each posterior or group of quantities, the values of :func:`hiergal.calibration.tarp_coverage`.
+        title: Title of the figure.
+
+    Returns:
+        One panel, with the bands that a whole curve stays in with 95 and 99 % (Kolmogorov-Smirnov).
+
+    Example:
+        >>> figure = expected_coverage({"all latents": (np.arange(400) + 0.5) / 400})
+        >>> len(figure.axes)
+        1
+    """
+    from matplotlib.ticker import PercentFormatter
+    from scipy.stats import kstwo
+
+    galaxies = len(next(iter(shares.values())))
+    figure = plain_figure(6, 4.4, title)
+    axes = figure.subplots()
+    for probability, colour in ((0.99, "0.93"), (BAND, "0.85")):
+        reach = 100 * kstwo.ppf(probability, galaxies)
+        axes.axhspan(
+            -reach, reach, color=colour, linewidth=0, label=f"{probability:.0%} band of calibrated ones"
+        )
+    axes.axhline(0, color=GREY, linewidth=1)
+    for i, (name, share) in enumerate(shares.items()):
+        # Both ends of each step: the curve falls between two truths, and jumps at each.
+        at = np.concatenate([[0.0], np.repeat(np.sort(np.asarray(share, float)), 2), [1.0]])
+        below = np.repeat(np.arange(galaxies + 1) / galaxies, 2)
+        axes.plot(at, 100 * (below - at), color=LOOKS[i % len(LOOKS)][0], linewidth=1.3, label=name)
+    plain_axes(
+        axes,
+        xlabel="probability of the region",
+        ylabel="coverage minus probability [percentage points]",
+    )
+    axes.set(xlim=(0, 1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylim(*np.array([-1.3, 1.3]) * np.abs(axes.get_ylim()).max())
+    axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=2)
+    return figure
+
+
+def z_scores(
+    z_score: Float[Array, "n"],
+    contraction: Float[Array, "n"],
+    *,
+    quantity: str = "total flux",
+    title: str = "How far from the truth, and how much was learnt",
+) -> "Figure":
+    """Show z-scores of posteriors against their contraction, as :func:`hiergal.calibration.z_scores_and_contraction`.
+
+    Args:
+        z_score: Posterior mean minus truth [posterior standard deviations].
+        contraction: One minus posterior variance over prior variance; 1 where all is known, 0 where nothing was learnt.
+        quantity: What it is called.
+        title: Title of the figure.
+
+    Returns:
+        One panel; values beyond its edges are drawn there as triangles.
+
+    Example:
+        >>> figure = z_scores(np.linspace(-2, 2, 50), np.linspace(0.5, 0.99, 50))
+        >>> len(figure.axes)
+        1
+    """
+    z_score, contraction = np.asarray(z_score, float), np.asarray(contraction, float)
+    left = max(float(min(0.0, contraction.min())), -1.0)
+    figure = plain_figure(6, 4.4, title)
+    axes = figure.subplots()
+    axes.axhspan(-2, 2, color="0.9", linewidth=0, label="within 2 standard deviations")
+    axes.axhline(0, color=GREY, linewidth=1)
+    beyond = (np.abs(z_score) > MOST_SIGMA) | (contraction < left)
+    for chosen, marker, size in ((~beyond, "o", 8), (beyond, "^", 22)):
+        x, y = np.maximum(contraction[chosen], left), np.clip(z_score[chosen], -MOST_SIGMA, MOST_SIGMA)
+        axes.scatter(x, y, s=size, marker=marker, color=BLUE, alpha=0.5, linewidth=0, clip_on=False, zorder=3)
+    rms, mean = np.sqrt(np.mean(z_score**2)), z_score.mean()
+    words = f"{quantity}: mean {mean:+.2f}, root mean square {rms:.2f}"
+    axes.text(0.02, 0.97, words, transform=axes.transAxes, va="top", fontsize=9)
+    plain_axes(
+        axes,
+        xlabel="contraction, 1 - posterior variance / prior variance",
+        ylabel="z-score, (posterior mean - truth) / posterior std",
+    )
+    axes.set(xlim=(left, 1), ylim=(-MOST_SIGMA, MOST_SIGMA))
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
     return figure

@@ -74,8 +74,8 @@ class GalaxyModel(Record):
         recipe: How the networks are built.
         provenance: What the model was trained on.
         marginal: Density of the latents where no conditions are known, or None before it is fitted.
-        guide_flow: Shape of posteriors beyond their Laplace approximation (:mod:`hiergal.guide_flow`), or None before it
-            is fitted.
+        guide_flow: Shape of posteriors beyond their Laplace approximation (:mod:`hiergal.guide_flow`), or None before
+            it is fitted.
     """
 
     params: dict[str, Any]

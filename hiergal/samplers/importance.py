@@ -1,9 +1,10 @@
 """Importance sampling on top of the guide, adaptive, self-normalised and Pareto-smoothed.
 
-Everything happens in v = S^(-1) (z - m), with mode m and scale S of the galaxy's posterior. A first part of the proposals
-comes from the guide; their weights say where this galaxy's posterior is wider than the guide, or elsewhere, and the next
-parts come from Student t distributions fitted to them. All proposals are weighted together, each with p(x | z) p(z) over
-the mixture of all distributions that were drawn from (adaptive multiple importance sampling, Cornuet et al. 2012).
+Everything happens in v = S^(-1) (z - m), with mode m and scale S of the galaxy's posterior. A first part of the
+proposals comes from the guide; their weights say where this galaxy's posterior is wider than the guide, or elsewhere,
+and the next parts come from Student t distributions fitted to them. All proposals are weighted together, each with
+p(x | z) p(z) over the mixture of all distributions that were drawn from (adaptive multiple importance sampling,
+Cornuet et al. 2012).
 
 The largest weights are replaced by quantiles of a generalised Pareto distribution fitted to them, whose shape k-hat
 tells whether the result can be trusted (Vehtari et al. 2024): below 0.7 it can. Draws of equal weight are then picked,
@@ -167,7 +168,7 @@ def _guide_density(problem: Problem, found: GaussianPosterior, v: jax.Array) -> 
 
 def _fitted(v: np.ndarray, log_weight: np.ndarray) -> _Student:
     """Centre and scale of weighted proposals; weights are flattened until there are enough of them to tell."""
-    d, (count, n) = v.shape[-1], log_weight.shape
+    d = v.shape[-1]
     log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
     log_weight = np.where(np.isfinite(log_weight).any(axis=0), log_weight, 0.0)
     for power in POWERS:
