@@ -33,8 +33,8 @@ def main(words: list[str] | None = None) -> None:
         join_processes()  # before anything else of JAX
 
     from hiergal.hub import load_model
-    from hiergal.recipe import Recipe, load_recipe
     from hiergal.posterior_stages import infer_stage
+    from hiergal.recipe import Recipe, load_recipe
     from hiergal.stages import fit_flow_stage, sample_stage, split_of, train_stage
     from hiergal.survey import open_store
 

@@ -116,6 +116,7 @@ def problem_and_mode(observation, model):
 
 
 @pytest.mark.slow
+@white
 def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
     """From a guide wrong in place and width: mean and covariance within one per cent of a standard deviation."""
     problem, found = problem_and_mode(observation, model_with(CENTER, guide_flow=False))
@@ -137,6 +138,7 @@ def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
 
 
 @pytest.mark.slow
+@white
 def test_nuts_is_exact_to_a_per_cent(key, observation):
     problem, found = problem_and_mode(observation, model_with(CENTER, guide_flow=False))
     draws = sample_by_nuts(problem, found, jax.random.split(key, N), draws=120_000)
