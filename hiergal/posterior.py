@@ -1,16 +1,17 @@
 """Posteriors of observed galaxies: latents, images and numbers, with errors (paper, Eqs. 2 and 8).
 
-===============  =====================================================================================  ===========
-method           draws come from                                                                        cost
-===============  =====================================================================================  ===========
-``amortized``    the guide of the training, in one pass                                                 1
-``map``          no draws: the best-fitting galaxy                                                      10
-``laplace``      a Gaussian at the mode, by Gauss-Newton steps (:mod:`hiergal.laplace`)                  5
-``flow``         a flow at the mode, trained on simulations (:mod:`hiergal.guide_flow`)                  6
-``importance``   that flow, weighted (:mod:`hiergal.samplers.importance`): exact if k-hat < 0.7          20
-``nuts``         the No-U-Turn sampler (:mod:`hiergal.samplers.nuts`): exact if R-hat is near 1          500
-``auto``         ``importance``, and ``nuts`` for galaxies whose k-hat is too large                      from 20 on
-===============  =====================================================================================  ===========
+===============  =====================================================================================
+method           draws come from
+===============  =====================================================================================
+``amortized``    the guide of the training, in one pass
+``map``          no draws: the best-fitting galaxy
+``laplace``      a Gaussian at the mode, by Gauss-Newton steps (:mod:`hiergal.laplace`)
+``flow``         a flow at the mode, trained on simulations (:mod:`hiergal.guide_flow`)
+``importance``   that flow, weighted (:mod:`hiergal.samplers.importance`): exact if k-hat < 0.7
+``nuts``         the No-U-Turn sampler (:mod:`hiergal.samplers.nuts`): exact if R-hat is near 1
+``auto``         ``importance``, and ``nuts`` for galaxies whose k-hat is too large, or whose effective
+                 proposals are fewer than the draws asked for
+===============  =====================================================================================
 
 The prior is the model's flow given conditions, if they are given, and its marginal if not (:mod:`hiergal.prior`);
 ``amortized`` alone knows nothing of it. Galaxies go through one compiled program in batches of one size, and only

@@ -115,6 +115,7 @@ def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
         ("validate",),
         ("train",),
         ("flow",),
+        ("guide",),
         ("infer",),
         ("sample",),
     ],
