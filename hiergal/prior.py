@@ -2,7 +2,7 @@
 
 A model is trained under z ~ Normal(0, 1), and its flow then learns where the latents of its survey really lie: p(z | y)
 for magnitude, size and redshift y (Lanusse et al. 2020, Eqs. 11-15), and p(z) for galaxies of which nothing is known.
-Each maps z to base variables u that are unit normal a priori, and samplers work on u.
+Each maps z to base variables u that are unit normal a priori.
 """
 
 import jax

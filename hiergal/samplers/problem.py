@@ -1,8 +1,8 @@
-"""What every sampler works on: the posterior of a batch of galaxies, in the base variables of their prior.
+"""What every sampler works on: the posterior of the latents of a batch of galaxies.
 
-With u the base variables, unit normal a priori, z(u) the latents and g the generator, the posterior of a galaxy is
+With z the latents, p(z) their prior and g the generator, the posterior of a galaxy is
 
-    p(u | x)  ~  Normal(u; 0, 1) Normal(x; PSF * g(z(u)), f Sigma),
+    p(z | x)  ~  p(z) Normal(x; PSF * g(z), f Sigma),
 
 Eqs. (1)-(5) of Lanusse et al. (2020). The factor f is one, unless the generator cannot reproduce the galaxy
 (:func:`hiergal.laplace.misfit`): its misfit then counts as noise.
