@@ -16,7 +16,15 @@ from scipy.fft import next_fast_len
 
 from hiergal.records import Array, Record, record, static
 
-__all__ = ["PSF", "Blur", "check_wider", "convolve", "convolve_by_modulus", "gaussian_transfer"]
+__all__ = [
+    "PSF",
+    "Blur",
+    "check_wider",
+    "convolve",
+    "convolve_by_modulus",
+    "gaussian_psf",
+    "gaussian_transfer",
+]
 
 FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
 SMALLEST_TRANSFER = 1e-4
@@ -65,6 +73,31 @@ class PSF(Record):
         gaussian = gaussian_transfer(self.profile_fwhm_arcsec / self.pixel_scale_arcsec, shape)
         gaussian = np.maximum(gaussian, SMALLEST_TRANSFER).astype(self.stamp.dtype)
         return transfer / jnp.broadcast_to(gaussian, transfer.shape)
+
+
+def gaussian_psf(fwhm_arcsec: float, pixel_scale_arcsec: float) -> PSF:
+    """Return one round Gaussian PSF, such as to show galaxies of many surveys at, [1, p, p].
+
+    Args:
+        fwhm_arcsec: Full width at half maximum [arcsec], at least one and a half pixels: a narrower one is not sampled.
+        pixel_scale_arcsec: Width of a pixel [arcsec].
+
+    Raises:
+        ValueError: If it is too narrow.
+
+    Example:
+        >>> gaussian_psf(0.06, 0.03).stamp.shape
+        (1, 11, 11)
+    """
+    if not fwhm_arcsec >= 1.5 * pixel_scale_arcsec:
+        raise ValueError(
+            f"fwhm_arcsec: expected at least 1.5 pixels, {1.5 * pixel_scale_arcsec:.4g} arcsec, got {fwhm_arcsec}"
+        )
+    sigma = fwhm_arcsec / pixel_scale_arcsec / FWHM_PER_SIGMA
+    half = int(np.ceil(5.5 * sigma))
+    one = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
+    stamp = np.outer(one, one)
+    return PSF((stamp / stamp.sum()).astype(np.float32)[None], pixel_scale_arcsec=pixel_scale_arcsec)
 
 
 def gaussian_transfer(fwhm_pix: float, shape: tuple[int, int]) -> Float[np.ndarray, "fy fx"]:
