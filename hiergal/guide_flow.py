@@ -1,8 +1,8 @@
 """The conditional-flow guide: posteriors that a Gaussian does not describe, q(z | image, PSF, noise).
 
-Gauss-Newton steps from the amortised guide (:mod:`hiergal.laplace`) give the mode m and the scale S of a galaxy's
-posterior. What is left is its shape, v = S^(-1) (z - m): a unit normal if it is Gaussian, and much the same from galaxy
-to galaxy if it is not. A masked autoregressive flow learns the distribution of v given m, the sizes of S, and whether
+Gauss-Newton steps from the amortised guide (:mod:`hiergal.laplace`) give the mode and the scale of a galaxy's
+posterior, and with them coordinates w(z) in which it is nearly a unit normal (:mod:`hiergal.coordinates`). What is
+left is learnt: a masked autoregressive flow describes the distribution of w given the mode, the scales, and whether
 conditions were known, from galaxies that the model itself simulates, whose z is known (neural posterior estimation,
 Papamakarios & Murray 2016), with the PSFs, noise, masks and conditions of a survey. Galaxies of the survey need no
 truth for that, and the faint, the bright, the crowded come as often as they do there.
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.architecture import guide_flow_config
+from hiergal.coordinates import coordinates_of
 from hiergal.flow import ConditionalFlow, FlowFit, fit_flow
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
@@ -26,21 +27,13 @@ from hiergal.progress import progress_bar
 from hiergal.records import Array
 from hiergal.samplers.problem import Problem
 
-__all__ = [
-    "Simulated",
-    "fit_guide_flow",
-    "guide_features",
-    "laplace_of",
-    "latents_of",
-    "log_prob_of_shapes",
-    "shapes_from",
-    "simulate",
-]
+__all__ = ["Simulated", "draws_of_guide", "fit_guide_flow", "guide_features", "laplace_of", "simulate"]
 
 SHARPENING_STEPS = 3
 BATCH = 32
 MODE_LIMIT, LOG_SCALE_LIMITS = 3.0, (-7.0, 0.5)
-FARTHEST = 12.0  # of v: beyond, the steps had not found the mode
+FARTHEST = 12.0  # of w: beyond, the steps had not found the mode
+BLOCK = 5  # draws of each galaxy decoded together
 
 
 class Simulated(NamedTuple):
@@ -86,34 +79,27 @@ def guide_features(found: GaussianPosterior, prior: Prior) -> Float[jax.Array, "
     return jnp.concatenate([mode, scales, given], axis=-1)
 
 
-def shapes_from(
-    flow: ConditionalFlow | None, found: GaussianPosterior, prior: Prior, noise: Float[Array, "s n d"]
+def draws_of_guide(
+    flow: ConditionalFlow | None, problem: Problem, found: GaussianPosterior, noise: Float[Array, "s n d"]
 ) -> Float[jax.Array, "s n d"]:
-    """Turn unit-normal noise into draws of v.
+    """Turn unit-normal noise into draws of the latents.
 
     Args:
-        flow: The fitted distribution of v; None for a unit normal.
-        found: Mode and scale of each galaxy's posterior.
-        prior: Their prior.
+        flow: The fitted distribution of w; None for a unit normal.
+        problem: The posteriors of a batch of galaxies.
+        found: Their modes and scales.
         noise: Unit-normal numbers.
     """
-    if flow is None:
-        return noise
-    return flow.from_base(*_rows(noise, guide_features(found, prior))).reshape(noise.shape)
-
-
-def log_prob_of_shapes(
-    flow: ConditionalFlow | None, found: GaussianPosterior, prior: Prior, v: Float[Array, "s n d"]
-) -> Float[jax.Array, "s n"]:
-    """Return the normalised log-density of v; arguments as for :func:`shapes_from`."""
-    if flow is None:
-        return -0.5 * jnp.sum(v**2 + np.log(2 * np.pi), axis=-1)
-    return flow.log_prob(*_rows(v, guide_features(found, prior))).reshape(v.shape[:-1])
-
-
-def latents_of(found: GaussianPosterior, v: Float[Array, "s n d"]) -> Float[jax.Array, "s n d"]:
-    """Return latents z = m + S v."""
-    return found.mean[None] + jnp.einsum("nij,snj->sni", found.scale, v)
+    w = noise
+    if flow is not None:
+        features = guide_features(found, problem.prior)
+        rows = jnp.broadcast_to(features, (*noise.shape[:-1], features.shape[-1]))
+        w = flow.from_base(noise.reshape(-1, noise.shape[-1]), rows.reshape(-1, rows.shape[-1]))
+        w = w.reshape(noise.shape)
+    coordinates = coordinates_of(problem, found)
+    # A block of draws at a time: larger ones leave the cache.
+    blocks = [coordinates.latents(w[i : i + BLOCK]) for i in range(0, len(w), BLOCK)]
+    return jnp.concatenate(blocks)
 
 
 def fit_guide_flow(
@@ -151,26 +137,20 @@ def fit_guide_flow(
         for number in range(-(-simulations // BATCH)):
             rows = np.take(order, np.arange(number * BATCH, (number + 1) * BATCH), mode="wrap")
             prior = priors[number % len(priors)]
-            v, c = _shape(model, survey[rows], prior[rows], jax.random.fold_in(key, number))
-            shapes.append(np.asarray(v))
+            w, c = _shape(model, survey[rows], prior[rows], jax.random.fold_in(key, number))
+            shapes.append(np.asarray(w))
             features.append(np.asarray(c))
             advance(min(BATCH, simulations - number * BATCH))
-    v, c = np.concatenate(shapes)[:simulations], np.concatenate(features)[:simulations]
-    good = np.isfinite(v).all(axis=1) & np.isfinite(c).all(axis=1)
-    good &= np.linalg.norm(v, axis=1) < FARTHEST
+    w, c = np.concatenate(shapes)[:simulations], np.concatenate(features)[:simulations]
+    good = np.isfinite(w).all(axis=1) & np.isfinite(c).all(axis=1)
+    good &= np.linalg.norm(w, axis=1) < FARTHEST
     config = guide_flow_config(model.recipe)
-    return fit_flow(jax.random.fold_in(key, 2**31 - 1), config, v[None, good], c[good], progress=progress)
+    return fit_flow(jax.random.fold_in(key, 2**31 - 1), config, w[None, good], c[good], progress=progress)
 
 
 @jax.jit
 def _shape(model: GalaxyModel, like: Observation, prior: Prior, key: jax.Array):
     known = simulate(model, like, prior, key=key)
-    found = laplace_of(Problem(model, known.observation, prior, jnp.ones(len(like))))
-    v = jax.scipy.linalg.solve_triangular(found.scale, (known.latents - found.mean)[..., None])[..., 0]
-    return v, guide_features(found, prior)
-
-
-def _rows(v: Array, features: Array) -> tuple[Array, Array]:
-    """Draws and galaxies on one axis, with their features."""
-    rows = jnp.broadcast_to(features, (*v.shape[:-1], features.shape[-1]))
-    return v.reshape(-1, v.shape[-1]), rows.reshape(-1, features.shape[-1])
+    problem = Problem(model, known.observation, prior, jnp.ones(len(like)))
+    found = laplace_of(problem)
+    return coordinates_of(problem, found)(known.latents), guide_features(found, prior)

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from hiergal.psf import PSF
 from hiergal.records import Record, record
 
-__all__ = ["GaussianPosterior", "Misfit", "misfit", "sharpen"]
+__all__ = ["GaussianPosterior", "Misfit", "inflate", "misfit", "sharpen"]
 
 Residual = Callable[[Float[jax.Array, "n d"]], Float[jax.Array, "n pixels"]]
 ToBase = Callable[[Float[jax.Array, "n d"]], Float[jax.Array, "n d"]]
@@ -38,13 +38,21 @@ class GaussianPosterior(Record):
         mean: Means, [n, d].
         scale: Square roots S of the covariances, covariance = S S^T, upper triangular, [n, d, d].
         residual: Whitened residuals at the mean, [n, pixels].
-        leverage: How much each pixel determines the fit: the diagonal of J covariance J^T, [n, pixels].
+        base: Base variables at the mean, [n, d].
+        projection: Rows of Q^T = (J S)^T, orthonormal: how residuals of data and prior together change with each of the
+            d standard deviations, [n, d, pixels + d].
     """
 
     mean: Float[jax.Array, "n d"]
     scale: Float[jax.Array, "n d d"]
     residual: Float[jax.Array, "n pixels"]
-    leverage: Float[jax.Array, "n pixels"]
+    base: Float[jax.Array, "n d"]
+    projection: Float[jax.Array, "n d k"]
+
+    @property
+    def leverage(self) -> Float[jax.Array, "n pixels"]:
+        """How much each pixel determines the fit: the diagonal of J covariance J^T."""
+        return jnp.sum(self.projection[..., : self.residual.shape[-1]] ** 2, axis=1)
 
 
 def sharpen(
@@ -100,12 +108,50 @@ def sharpen(
         z, r, jacobian, _ = jax.lax.fori_loop(0, steps, step, state)
     else:
         z, r, jacobian, _ = reduce(lambda state, i: step(i, state), range(steps), state)
-    # By the Jacobian's QR decomposition: J^T J of a bright galaxy has no inverse in single precision.
+    scale = _inverse_factor(jacobian)
+    projection = jnp.einsum("nij,nip->njp", scale, jacobian)
+    return GaussianPosterior(z, scale, r[:, :-d], r[:, -d:], projection)
+
+
+def inflate(posterior: GaussianPosterior, factor: Float[jax.Array, "n"]) -> GaussianPosterior:
+    """Return the posterior for noise of a larger variance, where the prior counts for more.
+
+    Args:
+        posterior: What :func:`sharpen` found; not touched where the factor is one.
+        factor: Factors on the variance of the noise of each galaxy.
+
+    Example:
+        >>> posterior = sharpen(lambda z: 2.0 * (z - 1.0), jnp.zeros((1, 1)), steps=5)
+        >>> wider = inflate(posterior, jnp.array([4.0]))
+        >>> round(float(wider.mean[0, 0]), 3), round(float(wider.scale[0, 0, 0] ** 2), 3)
+        (0.5, 0.5)
+    """
+    d = posterior.base.shape[-1]
+    shrink = jax.lax.rsqrt(factor)[:, None]
+    q = posterior.projection
+    q = jnp.concatenate([q[..., :-d] * shrink[..., None], q[..., -d:]], axis=-1)
+    change = _inverse_factor(q)  # with J = Q S^(-1), what turns S into the new scale
+    q = jnp.einsum("nij,nip->njp", change, q)
+    residual = posterior.residual * shrink
+    scale = posterior.scale @ change
+    gradient = jnp.einsum("nip,np->ni", q, jnp.concatenate([residual, posterior.base], axis=-1))
+    mean = posterior.mean - jnp.einsum("nij,nj->ni", scale, gradient)  # one Gauss-Newton step
+    wider = GaussianPosterior(mean, scale, residual, posterior.base, q)
+    changed = factor != 1
+    return jax.tree.map(
+        lambda new, old: jnp.where(changed.reshape(-1, *[1] * (old.ndim - 1)), new, old), wider, posterior
+    )
+
+
+def _inverse_factor(jacobian: Float[jax.Array, "n d k"]) -> Float[jax.Array, "n d d"]:
+    """Return S, upper triangular with a positive diagonal, for which S S^T is the inverse of J^T J.
+
+    By the QR decomposition: J^T J of a bright galaxy has no inverse in single precision.
+    """
     factor = jnp.linalg.qr(jacobian.swapaxes(-1, -2), mode="r")
+    identity = jnp.eye(factor.shape[-1], dtype=factor.dtype)
     scale = jax.scipy.linalg.solve_triangular(factor, jnp.broadcast_to(identity, factor.shape))
-    scale = scale * jnp.sign(jnp.diagonal(factor, axis1=-2, axis2=-1))[:, None]  # a positive diagonal
-    leverage = jnp.sum(jnp.einsum("nij,nip->njp", scale, jacobian[..., :-d]) ** 2, axis=1)
-    return GaussianPosterior(mean=z, scale=scale, residual=r[:, :-d], leverage=leverage)
+    return scale * jnp.sign(jnp.diagonal(factor, axis1=-2, axis2=-1))[:, None]
 
 
 class Misfit(NamedTuple):

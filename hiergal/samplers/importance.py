@@ -1,26 +1,27 @@
 """Importance sampling on top of the guide, adaptive, self-normalised and Pareto-smoothed.
 
-Everything happens in v = S^(-1) (z - m), with mode m and scale S of the galaxy's posterior. A first part of the
-proposals comes from the guide; their weights say where this galaxy's posterior is wider than the guide, or elsewhere,
-and the next parts come from Student t distributions fitted to them. All proposals are weighted together, each with
-p(x | z) p(z) over the mixture of all distributions that were drawn from (adaptive multiple importance sampling,
-Cornuet et al. 2012).
+Everything happens in v = S^(-1) (z - m), with mode m and scale S of the galaxy's posterior. Draws of the guide say
+where it lies and how wide it is; a first part of the proposals comes from a Student t distribution fitted to them,
+the next parts from t distributions fitted to the weighted proposals so far. All are weighted together, each with p(x
+| z) p(z) over the mixture of all distributions that were drawn from (adaptive multiple importance sampling, Cornuet
+et al. 2012).
 
 The largest weights are replaced by quantiles of a generalised Pareto distribution fitted to them, whose shape k-hat
-tells whether the result can be trusted (Vehtari et al. 2024): below 0.7 it can. Draws of equal weight are then picked,
-each proposal as often as its weight says, but for rounding (systematic resampling).
+tells whether the result can be trusted (Vehtari et al. 2024): below 0.7 it can. Draws of equal weight are then
+picked, each proposal as often as its weight says, but for rounding (systematic resampling).
 """
 
 import warnings
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import gammaln, logsumexp
 
-from hiergal.guide_flow import latents_of, log_prob_of_shapes, shapes_from
 from hiergal.laplace import GaussianPosterior
+from hiergal.records import Array
 from hiergal.samplers.problem import Draws, Problem
 
 __all__ = ["LARGEST_K_HAT", "pareto_smoothed", "resampled", "sample_by_importance"]
@@ -52,13 +53,20 @@ class _Student(NamedTuple):
 
 
 def sample_by_importance(
-    problem: Problem, found: GaussianPosterior, keys: jax.Array, *, draws: int, proposals: int
+    problem: Problem,
+    found: GaussianPosterior,
+    pilot: Float[Array, "k n d"],
+    keys: jax.Array,
+    *,
+    draws: int,
+    proposals: int,
 ) -> Draws:
     """Draw from the posteriors of a batch of galaxies.
 
     Args:
         problem: Their posteriors.
         found: Mode and scale of each.
+        pilot: Latents drawn by the guide.
         keys: A PRNG key for each galaxy.
         draws: Draws to pick.
         proposals: Number of proposals to pick them from.
@@ -69,19 +77,19 @@ def sample_by_importance(
     blocks = -(-proposals // BLOCK)
     sizes = [len(part) * BLOCK for part in np.array_split(np.arange(blocks), min(PARTS, blocks))]
     rngs = [np.random.default_rng(np.asarray(seed)) for seed in np.asarray(jax.random.key_data(keys))]
-    v = np.concatenate([np.asarray(_guide(problem, found, keys, i)) for i in range(sizes[0] // BLOCK)])
-    target, components = _targets(problem, found, v), []
-    for size in sizes[1:]:
-        fitted = _fitted(v, target - _mixture(problem, found, v, components, sizes))
-        more = np.concatenate([_of(fitted, i).draw(rng, size) for i, rng in enumerate(rngs)], axis=1)
-        components.append(fitted)
-        target = np.concatenate([target, _targets(problem, found, more)])
-        v = np.concatenate([v, more.astype(v.dtype)])
-    weight, k_hat = pareto_smoothed(target - _mixture(problem, found, v, components, sizes))
+    known = np.asarray(jax.jit(_whitened)(found, pilot), float)
+    components = [_fitted(known, np.zeros(known.shape[:2]))]
+    v, target = np.empty((0, *known.shape[1:])), np.empty((0, known.shape[1]))
+    for size in sizes:
+        if len(v):
+            components.append(_fitted(v, target - _mixture(v, components, sizes)))
+        more = np.concatenate([_of(components[-1], i).draw(rng, size) for i, rng in enumerate(rngs)], axis=1)
+        v, target = np.concatenate([v, more]), np.concatenate([target, _targets(problem, found, more)])
+    weight, k_hat = pareto_smoothed(target - _mixture(v, components, sizes))
     picked = resampled(weight, np.array([rng.uniform() for rng in rngs]), draws)
-    chosen = np.take_along_axis(v, picked[..., None], axis=0)
+    chosen = np.take_along_axis(v, picked[..., None], axis=0).astype(found.mean.dtype)
     return Draws(
-        np.asarray(jax.jit(latents_of)(found, chosen)),
+        np.asarray(jax.jit(_latents)(found, chosen)),
         {"k_hat": k_hat.astype(np.float32), "ess": (1 / np.sum(weight**2, axis=0)).astype(np.float32)},
     )
 
@@ -125,13 +133,13 @@ def resampled(
     )
 
 
-@jax.jit
-def _guide(problem: Problem, found: GaussianPosterior, keys: jax.Array, block: jax.Array | int):
-    """A block of proposals of the guide."""
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, block))(keys)
-    d = found.mean.shape[-1]
-    noise = jax.vmap(lambda key: jax.random.normal(key, (BLOCK, d)), out_axes=1)(keys)
-    return shapes_from(problem.model.guide_flow, found, problem.prior, noise)
+def _latents(found: GaussianPosterior, v: Float[Array, "s n d"]) -> Float[jax.Array, "s n d"]:
+    return found.mean[None] + jnp.einsum("nij,snj->sni", found.scale, v)
+
+
+def _whitened(found: GaussianPosterior, z: Float[Array, "s n d"]) -> Float[jax.Array, "s n d"]:
+    away = jnp.moveaxis(z - found.mean[None], 0, -1)
+    return jnp.moveaxis(jax.scipy.linalg.solve_triangular(found.scale, away), -1, 0)
 
 
 def _targets(problem: Problem, found: GaussianPosterior, v: np.ndarray) -> np.ndarray:
@@ -144,26 +152,14 @@ def _targets(problem: Problem, found: GaussianPosterior, v: np.ndarray) -> np.nd
 
 @jax.jit
 def _target(problem: Problem, found: GaussianPosterior, v: jax.Array) -> jax.Array:
-    z = latents_of(found, v)
-    return problem.log_likelihood(z) + problem.prior.log_prob(z)
+    return problem.log_density(_latents(found, v))
 
 
-def _mixture(
-    problem: Problem, found: GaussianPosterior, v: np.ndarray, components: list, sizes: list
-) -> np.ndarray:
+def _mixture(v: np.ndarray, components: list[_Student], sizes: list[int]) -> np.ndarray:
     """Logarithm of the density of all that proposals were drawn from."""
-    guide = [
-        np.asarray(_guide_density(problem, found, v[i : i + BLOCK].astype(found.mean.dtype)), float)
-        for i in range(0, len(v), BLOCK)
-    ]
-    densities = np.stack([np.concatenate(guide), *(component.log_prob(v) for component in components)])
+    densities = np.stack([component.log_prob(v) for component in components])
     share = np.array(sizes[: len(densities)], float)
     return logsumexp(densities, axis=0, b=(share / share.sum())[:, None, None])
-
-
-@jax.jit
-def _guide_density(problem: Problem, found: GaussianPosterior, v: jax.Array) -> jax.Array:
-    return log_prob_of_shapes(problem.model.guide_flow, found, problem.prior, v)
 
 
 def _fitted(v: np.ndarray, log_weight: np.ndarray) -> _Student:

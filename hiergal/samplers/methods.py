@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from hiergal.guide import posterior_from
-from hiergal.guide_flow import laplace_of, latents_of, shapes_from
+from hiergal.guide_flow import draws_of_guide, laplace_of
 from hiergal.hub import GalaxyModel
-from hiergal.laplace import GaussianPosterior, misfit
+from hiergal.laplace import GaussianPosterior, inflate, misfit
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.samplers.importance import sample_by_importance
@@ -20,7 +20,8 @@ __all__ = ["METHODS", "Method", "draw_latents"]
 
 Method = Literal["laplace", "amortized", "map", "flow", "importance", "nuts", "auto"]
 METHODS: tuple[str, ...] = get_args(Method)
-MAP_STEPS = 12
+STEPS, MAP_STEPS = 3, 12
+PILOT = 100  # draws of the guide that tell importance sampling where to look
 SIGNIFICANT = 5.0  # standard errors of a misfit that counts
 
 
@@ -50,30 +51,29 @@ def draw_latents(
     """
     if method == "amortized":
         return Draws(_amortized(model, observation, keys, draws), {}), jnp.ones(len(observation))
-    problem, found, excess = _prepare(model, observation, prior, "map" if method == "map" else "sharpen")
-    match method:
-        case "map":
-            return Draws(found.mean[None], {}), excess
-        case "laplace" | "flow":
-            flow = model.guide_flow if method == "flow" else None
-            return Draws(_propose(flow, found, prior, keys, draws), {}), excess
-        case "importance":
-            return sample_by_importance(problem, found, keys, draws=draws, proposals=proposals), excess
-        case _:
-            return sample_by_nuts(problem, found, keys, draws=draws), excess
+    problem, found, excess = _prepare(model, observation, prior, MAP_STEPS if method == "map" else STEPS)
+    if method == "map":
+        return Draws(found.mean[None], {}), excess
+    if method == "laplace":
+        return Draws(_gaussian(found, keys, draws), {}), excess
+    if method == "flow":
+        return Draws(_guided(problem, found, keys, draws), {}), excess
+    pilot = _guided(problem, found, keys, PILOT)
+    if method == "importance":
+        return sample_by_importance(problem, found, pilot, keys, draws=draws, proposals=proposals), excess
+    return sample_by_nuts(problem, found, pilot, keys, draws=draws), excess
 
 
-@partial(jax.jit, static_argnames="how")
+@partial(jax.jit, static_argnames="steps")
 def _prepare(
-    model: GalaxyModel, observation: Observation, prior: Prior, how: str
+    model: GalaxyModel, observation: Observation, prior: Prior, steps: int
 ) -> tuple[Problem, GaussianPosterior, jax.Array]:
     """Mode and scale of each posterior, with misfit counted as noise where it is significant."""
     problem = Problem(model, observation, prior, jnp.ones(len(observation)))
-    found = laplace_of(problem, **({"steps": MAP_STEPS} if how == "map" else {}))
+    found = laplace_of(problem, steps=steps)
     excess, error = misfit(found, observation.psf, model.recipe.shape)
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
-    found = found.replace(scale=found.scale * jnp.sqrt(factor)[:, None, None])
-    return problem.replace(variance_factor=factor), found, excess
+    return problem.replace(variance_factor=factor), inflate(found, factor), excess
 
 
 @partial(jax.jit, static_argnames="draws")
@@ -84,8 +84,15 @@ def _amortized(model: GalaxyModel, observation: Observation, keys: jax.Array, dr
 
 
 @partial(jax.jit, static_argnames="draws")
-def _propose(flow, found: GaussianPosterior, prior: Prior, keys: jax.Array, draws: int):
-    return latents_of(found, shapes_from(flow, found, prior, _normal(keys, draws, found.mean.shape[-1])))
+def _gaussian(found: GaussianPosterior, keys: jax.Array, draws: int):
+    noise = _normal(keys, draws, found.mean.shape[-1])
+    return found.mean[None] + jnp.einsum("nij,snj->sni", found.scale, noise)
+
+
+@partial(jax.jit, static_argnames="draws")
+def _guided(problem: Problem, found: GaussianPosterior, keys: jax.Array, draws: int):
+    noise = _normal(keys, draws, found.mean.shape[-1])
+    return draws_of_guide(problem.model.guide_flow, problem, found, noise)
 
 
 def _normal(keys: jax.Array, draws: int, d: int) -> jax.Array:

@@ -12,15 +12,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer.hmc import hmc
 
 from hiergal.flow import ConditionalFlow
-from hiergal.guide_flow import shapes_from
 from hiergal.hub import GalaxyModel
 from hiergal.laplace import GaussianPosterior
 from hiergal.observation import Observation
 from hiergal.prior import Prior
+from hiergal.records import Array
 from hiergal.samplers.problem import Draws, Problem
 
 __all__ = ["sample_by_nuts"]
@@ -48,12 +49,15 @@ class _Own(NamedTuple):
     scale: jax.Array
 
 
-def sample_by_nuts(problem: Problem, found: GaussianPosterior, keys: jax.Array, *, draws: int) -> Draws:
+def sample_by_nuts(
+    problem: Problem, found: GaussianPosterior, pilot: Float[Array, "k n d"], keys: jax.Array, *, draws: int
+) -> Draws:
     """Draw from the posteriors of a batch of galaxies.
 
     Args:
         problem: Their posteriors.
         found: Mode and scale of each.
+        pilot: Latents drawn by the guide, at least one for each chain, to start at.
         keys: A PRNG key for each galaxy.
         draws: Draws, of all chains together.
 
@@ -65,7 +69,7 @@ def sample_by_nuts(problem: Problem, found: GaussianPosterior, keys: jax.Array, 
     shared = _Shared(problem.model, problem.prior.flow)
     conditions = jnp.asarray(problem.prior.conditions)
     own = _Own(problem.observation, conditions, problem.variance_factor, found.mean, found.scale)
-    z, diverging = _run(_start(problem, found, keys, shared, own), shared, own, length)
+    z, diverging = _run(_start(pilot[:CHAINS], keys, shared, own), shared, own, length)
     z = np.moveaxis(np.asarray(z), 2, 0)  # from [draw, n, chain, d] to [chain, draw, n, d]
     return Draws(
         z.reshape(CHAINS * length, *z.shape[2:])[:draws],
@@ -98,10 +102,9 @@ _init, _sample = hmc(potential_fn_gen=_potential, algo="NUTS")
 
 
 @jax.jit
-def _start(problem: Problem, found: GaussianPosterior, keys: jax.Array, shared: _Shared, own: _Own):
+def _start(pilot: jax.Array, keys: jax.Array, shared: _Shared, own: _Own):
     """State of all chains, [n, chain, ...], at draws of the guide."""
-    noise = jax.vmap(lambda key: jax.random.normal(key, (CHAINS, found.mean.shape[-1])), out_axes=1)(keys)
-    w = shapes_from(problem.model.guide_flow, found, problem.prior, noise).swapaxes(0, 1)
+    w = jnp.linalg.solve(own.scale, jnp.moveaxis(pilot - own.mean[None], 0, -1)).swapaxes(1, 2)
     keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, 1), CHAINS))(keys)
 
     def init(w, key, shared, own):

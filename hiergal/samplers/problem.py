@@ -42,13 +42,20 @@ class Problem(Record):
         profile = self.model.decode(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], *shape)
         image = self.model.render(profile, self.observation.psf)
         difference = image - jnp.broadcast_to(self.observation.image, image.shape)
-        whitened = self.observation.noise.whiten(difference, self.observation.mask)
-        scale = jnp.broadcast_to(jnp.sqrt(self.variance_factor)[:, None, None], whitened.shape)
-        return (whitened / scale).reshape(*z.shape[:-1], -1)
+        return self.whitened(difference).reshape(*z.shape[:-1], -1)
+
+    def whitened(self, image: Float[Array, "*s n y x"]) -> Float[jax.Array, "*s n y x"]:
+        """Return images in units of the noise, masked pixels as zero: a linear map."""
+        whitened = self.observation.noise.whiten(image, self.observation.mask)
+        return whitened / jnp.broadcast_to(jnp.sqrt(self.variance_factor)[:, None, None], whitened.shape)
 
     def log_likelihood(self, z: Float[Array, "*s n d"]) -> Float[jax.Array, "*s n"]:
         """Return -chi-square / 2: the log-likelihood, but for a constant of each galaxy."""
         return -0.5 * jnp.sum(self.residual(z) ** 2, axis=-1)
+
+    def log_density(self, z: Float[Array, "*s n d"]) -> Float[jax.Array, "*s n"]:
+        """Return the logarithm of the posterior, but for a constant of each galaxy."""
+        return self.log_likelihood(z) + self.prior.log_prob(z)
 
 
 @record
