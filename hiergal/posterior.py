@@ -55,8 +55,9 @@ class Posterior(Record):
         profile_std: Its standard deviation [flux per pixel].
         image_mean: Mean of the profile convolved with the galaxy's PSF: the denoised image [flux per pixel].
         chi_square: Reduced chi-square of ``image_mean`` against the data.
-        misfit: How far the fit is worse than noise explains (:func:`hiergal.laplace.misfit`); where it exceeds one
-            significantly, the variance of the noise was multiplied by it.
+        misfit: How far the fit is worse than noise explains (:func:`hiergal.laplace.misfit`).
+        variance_factor: What the variance of the noise was multiplied by: ``misfit`` where that exceeds one
+            significantly, else one.
         method: Which method the draws of each galaxy come from, a place in ``METHODS``.
         statistics: Diagnostics of each galaxy, NaN where a method has none: ``k_hat`` and ``ess`` of importance
             sampling, ``r_hat``, ``ess_nuts`` (worst over the latents) and ``divergences`` of NUTS.
@@ -70,6 +71,7 @@ class Posterior(Record):
     image_mean: Float[Array, "n y x"]
     chi_square: Float[Array, "n"]
     misfit: Float[Array, "n"]
+    variance_factor: Float[Array, "n"]
     method: Int[Array, "n"]
     statistics: dict[str, Float[Array, "n"]]
     identifier: Int[Array, "n"]
@@ -227,10 +229,10 @@ def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile:
 
 def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals) -> Posterior:
     observation, n = galaxies.observation, len(galaxies.observation)
-    found, excess = draw_latents(
+    found = draw_latents(
         method, model, observation, galaxies.prior, galaxies.keys, draws=draws, proposals=proposals
     )
-    latents = found.latents
+    latents, statistics = found.draws.latents, found.draws.statistics
     first, second, summaries = 0.0, 0.0, []
     for start in range(0, len(latents), BLOCK):
         total, squares, summary = _measure(model, latents[start : start + BLOCK])
@@ -246,9 +248,10 @@ def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals) -> Poster
         profile_std=jnp.sqrt(jnp.maximum(second / len(latents) - mean**2, 0.0)),
         image_mean=image,
         chi_square=chi_square,
-        misfit=excess,
+        misfit=found.misfit,
+        variance_factor=found.variance_factor,
         method=np.full(n, METHODS.index(method)),
-        statistics={name: found.statistics.get(name, unknown) for name in STATISTICS},
+        statistics={name: statistics.get(name, unknown) for name in STATISTICS},
         identifier=observation.identifier,
     )
 

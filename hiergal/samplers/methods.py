@@ -1,7 +1,7 @@
 """One door to all samplers: from the name of a method to draws of the latents of a batch of galaxies."""
 
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,30 @@ from hiergal.laplace import GaussianPosterior, inflate, misfit
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.samplers.importance import sample_by_importance
-from hiergal.samplers.nuts import sample_by_nuts
+from hiergal.samplers.nuts import CHAINS, sample_by_nuts
 from hiergal.samplers.problem import Draws, Problem
 
-__all__ = ["METHODS", "Method", "draw_latents"]
+__all__ = ["METHODS", "Drawn", "Method", "draw_latents"]
 
 Method = Literal["laplace", "amortized", "map", "flow", "importance", "nuts", "auto"]
 METHODS: tuple[str, ...] = get_args(Method)
 STEPS, MAP_STEPS = 3, 12
 PILOT = 100  # draws of the guide that tell importance sampling where to look
 SIGNIFICANT = 5.0  # standard errors of a misfit that counts
+
+
+class Drawn(NamedTuple):
+    """Draws of a batch of galaxies, and how they were judged.
+
+    Attributes:
+        draws: The draws.
+        misfit: How far each fit is worse than noise explains.
+        variance_factor: What the variance of the noise was multiplied by.
+    """
+
+    draws: Draws
+    misfit: jax.Array
+    variance_factor: jax.Array
 
 
 def draw_latents(
@@ -34,7 +48,7 @@ def draw_latents(
     *,
     draws: int,
     proposals: int,
-) -> tuple[Draws, jax.Array]:
+) -> Drawn:
     """Draw the latents of a batch of galaxies by one method, other than auto.
 
     Args:
@@ -47,21 +61,25 @@ def draw_latents(
         proposals: Draws that importance sampling picks from.
 
     Returns:
-        The draws, and the misfit of each galaxy.
+        The draws, and what was made of each galaxy's misfit.
     """
     if method == "amortized":
-        return Draws(_amortized(model, observation, keys, draws), {}), jnp.ones(len(observation))
+        unknown = jnp.ones(len(observation))
+        return Drawn(Draws(_amortized(model, observation, keys, draws), {}), unknown, unknown)
     problem, found, excess = _prepare(model, observation, prior, MAP_STEPS if method == "map" else STEPS)
-    if method == "map":
-        return Draws(found.mean[None], {}), excess
-    if method == "laplace":
-        return Draws(_gaussian(found, keys, draws), {}), excess
-    if method == "flow":
-        return Draws(_guided(problem, found, keys, draws), {}), excess
-    pilot = _guided(problem, found, keys, PILOT)
-    if method == "importance":
-        return sample_by_importance(problem, found, pilot, keys, draws=draws, proposals=proposals), excess
-    return sample_by_nuts(problem, found, pilot, keys, draws=draws), excess
+    match method:
+        case "map":
+            made = Draws(found.mean[None], {})
+        case "laplace":
+            made = Draws(_gaussian(found, keys, draws), {})
+        case "flow":
+            made = Draws(_guided(problem, found, keys, draws), {})
+        case "importance":
+            pilot = _guided(problem, found, keys, PILOT)
+            made = sample_by_importance(problem, found, pilot, keys, draws=draws, proposals=proposals)
+        case _:
+            made = sample_by_nuts(problem, found, _guided(problem, found, keys, CHAINS), keys, draws=draws)
+    return Drawn(made, excess, problem.variance_factor)
 
 
 @partial(jax.jit, static_argnames="steps")

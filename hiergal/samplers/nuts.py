@@ -6,6 +6,8 @@ on the base variables of the prior: the flow bends long, thin posteriors of brig
 curved (see :mod:`hiergal.laplace`). All chains of all galaxies take each step together.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -24,12 +26,12 @@ from hiergal.prior import Prior
 from hiergal.records import Array
 from hiergal.samplers.problem import Draws, Problem
 
-__all__ = ["sample_by_nuts"]
+__all__ = ["CHAINS", "sample_by_nuts"]
 
 CHAINS = 2
-WARMUP = 150
+WARMUP = 100
 TARGET_ACCEPTANCE = 0.8
-TREE_DEPTH = (6, 8)  # at most, in warm-up and after
+TREE_DEPTH = (4, 5)  # at most, in warm-up and after
 
 
 class _Shared(NamedTuple):
@@ -57,7 +59,7 @@ def sample_by_nuts(
     Args:
         problem: Their posteriors.
         found: Mode and scale of each.
-        pilot: Latents drawn by the guide, at least one for each chain, to start at.
+        pilot: Latents drawn by the guide, one for each chain to start at.
         keys: A PRNG key for each galaxy.
         draws: Draws, of all chains together.
 
@@ -69,7 +71,7 @@ def sample_by_nuts(
     shared = _Shared(problem.model, problem.prior.flow)
     conditions = jnp.asarray(problem.prior.conditions)
     own = _Own(problem.observation, conditions, problem.variance_factor, found.mean, found.scale)
-    z, diverging = _run(_start(pilot[:CHAINS], keys, shared, own), shared, own, length)
+    z, diverging = _in_parts(_start(pilot, keys, shared, own), shared, own, length)
     z = np.moveaxis(np.asarray(z), 2, 0)  # from [draw, n, chain, d] to [chain, draw, n, d]
     return Draws(
         z.reshape(CHAINS * length, *z.shape[2:])[:draws],
@@ -79,6 +81,26 @@ def sample_by_nuts(
             "divergences": np.asarray(diverging).sum(axis=(0, 2)).astype(np.float32),
         },
     )
+
+
+def _in_parts(state, shared: _Shared, own: _Own, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Run a part of the galaxies on each core: XLA computes the convolutions of a loop on one core alone.
+
+    Parts also wait for their own longest trajectories only. All have the same size, some of the first galaxies twice.
+    """
+    n = len(own.mean)
+    parts = min(n, len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1)
+    rows = np.resize(np.arange(n), (parts, -(-n // parts)))
+    with ThreadPoolExecutor(parts) as threads:
+        found = list(threads.map(lambda take: _run(*_rows((state, own), take), shared, length), rows))
+    return tuple(
+        np.concatenate([np.asarray(part) for part in kind], axis=1)[:, :n]
+        for kind in zip(*found, strict=True)
+    )
+
+
+def _rows(tree, take: np.ndarray):
+    return jax.tree.map(lambda leaf: leaf[take], tree)
 
 
 def _potential(shared: _Shared, own: _Own):
@@ -123,7 +145,7 @@ def _start(pilot: jax.Array, keys: jax.Array, shared: _Shared, own: _Own):
 
 
 @partial(jax.jit, static_argnames="length")
-def _run(state, shared: _Shared, own: _Own, length: int):
+def _run(state, own: _Own, shared: _Shared, length: int):
     """Warm up, and return draws of z [length, n, chain, d] and which of them diverged."""
 
     def step(state, shared, own):

@@ -28,6 +28,7 @@ __all__ = [
     "plane_of",
     "power_of",
     "radial_power",
+    "rings_of",
 ]
 
 BANDS = 10
@@ -81,11 +82,25 @@ def radial_power(
         >>> (power.power * power.modes).round(9).tolist(), int(power.modes.sum())
         ([[72.0, 0.0, 0.0]], 72)
     """
-    frequency, weight = plane_of(images.shape[1:], pixel_scale_arcsec)
+    frequency, modes, share = rings_of(images.shape[1:], pixel_scale_arcsec, bins)
+    return RadialPower(frequency, modes, power_of(images) @ share)
+
+
+def rings_of(
+    shape: tuple[int, int], pixel_scale_arcsec: float, bins: int = BANDS
+) -> tuple[Float[np.ndarray, "bins"], Int[np.ndarray, "bins"], Float[np.ndarray, "modes bins"]]:
+    """Return mean frequency, number of modes, and the share of each mode of the half plane in the mean, of rings.
+
+    Args:
+        shape: (ny, nx) of the images.
+        pixel_scale_arcsec: Width of a pixel [arcsec].
+        bins: Number of rings, as for :func:`radial_power`.
+    """
+    frequency, weight = plane_of(shape, pixel_scale_arcsec)
     ring = np.minimum((frequency / frequency.max() * bins).astype(int), bins - 1)
     member = weight[:, None] * (ring[:, None] == np.unique(ring))
     modes = member.sum(axis=0)
-    return RadialPower(frequency @ member / modes, modes.astype(int), power_of(images) @ member / modes)
+    return frequency @ member / modes, modes.astype(int), member / modes
 
 
 def band_limit(psf: PSF, *, threshold: float = MTF_THRESHOLD) -> float:
