@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from hiergal.hub import GalaxyModel
@@ -39,10 +39,12 @@ class Prediction(Record):
         log_likelihood: Logarithm of the density of each pixel that was seen [nats]. For correlated noise, of each pixel
             of the whitened stamp, which are independent. It is zero where masked; the sum over pixels is that of the
             noise model (Eqs. 4 and 5 of Lanusse et al. 2020).
+        draw: Which draws of the posterior these are.
     """
 
     image: Float[Array, "s n y x"]
     log_likelihood: Float[Array, "s n y x"]
+    draw: Int[Array, "s"]
 
 
 @record
@@ -103,7 +105,8 @@ def predict(
         >>> data = posterior_to_arviz(posterior, observation, model, prediction)  # doctest: +SKIP
     """
     _check_same(observation, posterior)
-    latents, n = _spaced(posterior.latents, draws), len(posterior)
+    chosen, n = _spaced(len(posterior.latents), draws), len(posterior)
+    latents = posterior.latents[chosen]
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
     images = np.empty((len(latents), *observation.image.shape), np.float32)
     log_likelihood = np.empty_like(images)
@@ -116,7 +119,7 @@ def predict(
                 into[first : first + BLOCK, inside] = np.asarray(values)[
                     : len(latents) - first, : len(rows[: inside.stop - inside.start])
                 ]
-    return Prediction(images, log_likelihood)
+    return Prediction(images, log_likelihood, chosen)
 
 
 def check_fits(
@@ -146,7 +149,7 @@ def check_fits(
         >>> strange = checks.identifier[(checks.rarity < 0.01) | (checks.coherence_p < 0.01)]  # doctest: +SKIP
     """
     _check_same(observation, posterior)
-    latents, n = _spaced(posterior.latents, draws), len(posterior)
+    latents, n = posterior.latents[_spaced(len(posterior.latents), draws)], len(posterior)
     prior = prior_of(model, n, conditions)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
     frequency, _, share = rings_of(model.recipe.shape, model.recipe.pixel_scale_arcsec)
@@ -232,9 +235,11 @@ def _unit_noise(keys, number, shape):
 
 
 def _light(mean):
-    """Where a galaxy is: weights that sum to one, its light."""
+    """Where a galaxy is: weights that sum to one, its light; the whole stamp where there is none."""
     light = jnp.maximum(mean, 0.0)
-    return light / jnp.maximum(light.sum((-2, -1), keepdims=True), jnp.finfo(light.dtype).tiny)
+    total = light.sum((-2, -1), keepdims=True)
+    pixels = mean.shape[-2] * mean.shape[-1]
+    return jnp.where(total > 0, light / jnp.where(total > 0, total, 1.0), 1 / pixels)
 
 
 def _coherent(whitened, observation, weight):
@@ -269,11 +274,8 @@ def _tail(replicates: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return ((replicates >= seen).sum(axis=0) + 0.5) / (len(seen) + 1)
 
 
-def _spaced(latents: np.ndarray, draws: int | None) -> np.ndarray:
-    total = len(latents)
-    if draws is None or draws >= total:
-        return latents
-    return latents[np.linspace(0, total - 1, draws).round().astype(int)]
+def _spaced(total: int, draws: int | None) -> np.ndarray:
+    return np.linspace(0, total - 1, min(draws or total, total)).round().astype(int)
 
 
 def _batches(n: int):

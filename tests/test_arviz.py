@@ -8,7 +8,8 @@ import pytest
 from toys import tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.arviz_data import load_arviz, posterior_to_arviz, save_arviz
-from hiergal.posterior import infer
+from hiergal.posterior import METHODS, infer
+from hiergal.predictive import predict
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
@@ -50,7 +51,8 @@ def test_groups_dimensions_and_coordinates(model, observation, posterior):
     assert set(statistics.data_vars) == {"method", "k_hat", "ess", "r_hat", "ess_nuts", "divergences"}
     assert statistics["method"].values.tolist() == ["laplace"] * N
     predictions = data["predictions"]
-    assert set(predictions.data_vars) == {"profile_mean", "profile_std", "image_mean", "chi_square", "misfit"}
+    numbers = {"chi_square", "misfit", "variance_factor"}
+    assert set(predictions.data_vars) == {"profile_mean", "profile_std", "image_mean", *numbers}
     np.testing.assert_array_equal(data["posterior"]["galaxy"], [31, 7, 12])
     for name, size in (("y", 16), ("x", 24)):
         axis = data["observed_data"][name]
@@ -127,6 +129,81 @@ def test_galaxies_have_to_be_the_same(model, observation, posterior):
         posterior_to_arviz(posterior, observation[np.array([1, 0, 2])], model)
     with pytest.raises(ValueError, match="got 3 and 2 galaxies"):
         posterior_to_arviz(posterior, observation[:2], model)
+
+
+@pytest.fixture
+def predicted(key, model, observation, posterior):
+    return posterior_to_arviz(posterior, observation, model, predict(model, observation, posterior, key=key))
+
+
+def test_predictions_have_groups_of_their_own(key, model, observation, posterior, predicted):
+    sizes = {"chain": 1, "draw": DRAWS, "galaxy": N, "y": SHAPE[0], "x": SHAPE[1]}
+    for group in ("posterior_predictive", "log_likelihood"):
+        assert dict(predicted[group]["image"].sizes) == sizes
+        assert predicted[group]["galaxy"].values.tolist() == [31, 7, 12]
+    few = posterior_to_arviz(
+        posterior, observation, model, predict(model, observation, posterior, key=key, draws=4)
+    )
+    assert few["posterior_predictive"]["draw"].values.tolist() == [0, 4, 7, 11]
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_predictions_survive_files(predicted, tmp_path, suffix):
+    path = tmp_path / f"posterior{suffix}"
+    for _ in range(2):  # the second replaces the first
+        save_arviz(predicted, path)
+    found = load_arviz(path)
+    for group, name in (("log_likelihood", "image"), ("posterior", "z"), ("sample_stats", "method")):
+        np.testing.assert_array_equal(found[group][name].values, predicted[group][name].values)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_chains_of_nuts_are_kept(model, observation, posterior):
+    nuts = posterior.replace(method=np.full(N, METHODS.index("nuts")))
+    z = posterior_to_arviz(nuts, observation, model)["posterior"]["z"]
+    assert dict(z.sizes) == {"chain": 2, "draw": DRAWS // 2, "galaxy": N, "latent": 8}
+    np.testing.assert_array_equal(z.values[1, 0], posterior.latents[DRAWS // 2])
+    mixed = posterior.replace(method=np.array([METHODS.index("nuts"), 0, 0]))
+    assert posterior_to_arviz(mixed, observation, model)["posterior"]["z"].sizes["chain"] == 1
+
+
+def test_loo_of_a_galaxy_is_its_expected_log_density(predicted, observation):
+    """Close to, and below, the mean log-likelihood at the posterior; masked pixels add nothing."""
+    one = {name: predicted[name].sel(galaxy=[7]) for name in ("posterior", "log_likelihood", "observed_data")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that twelve draws are few
+        found = arviz.loo(_tree_of(one), pointwise=True)
+    inside = predicted["log_likelihood"]["image"].sel(galaxy=7).values[0].sum((1, 2))
+    elpd = float(getattr(found, "elpd_loo", getattr(found, "elpd", np.nan)))
+    assert inside.max() - 60 < elpd < inside.max() + 1
+
+
+def test_arviz_plots_it(predicted):
+    """The plots that people use first; each draws without a warning of ours."""
+    import matplotlib.pyplot as plt
+
+    one = _tree_of(
+        {
+            group: predicted[group].sel(galaxy=[7])
+            for group in ("posterior", "posterior_predictive", "observed_data")
+        }
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arviz.plot_trace(one, var_names=["magnitude"])
+        arviz.plot_forest(one, var_names=["hlr_arcsec"])
+        (arviz.plot_ppc if hasattr(arviz, "plot_ppc") else arviz.plot_ppc_dist)(one)
+    assert plt.get_fignums()
+    plt.close("all")
+
+
+def _tree_of(groups):
+    """Groups that were cut to one galaxy, as the installed ArviZ takes them."""
+    if hasattr(arviz, "InferenceData"):
+        return arviz.InferenceData(**groups)
+    import xarray
+
+    return xarray.DataTree.from_dict({name: group.to_dataset() for name, group in groups.items()})
 
 
 def test_missing_file(tmp_path):

@@ -37,7 +37,7 @@ def infer(observation: Observation) -> Posterior:
     profile = rng.random((N, *SHAPE))
     return Posterior(
         rng.normal(size=(DRAWS, N, 8)), summary, profile, 0.1 * profile, 0.9 * profile,
-        np.linspace(0.9, 1.1, N), np.ones(N), np.zeros(N, int), {}, observation.identifier,
+        np.linspace(0.9, 1.1, N), np.ones(N), np.ones(N), np.zeros(N, int), {}, observation.identifier,
     )  # fmt: skip
 
 
