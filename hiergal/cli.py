@@ -5,7 +5,7 @@ hiergal survey mock|cosmos|cutouts ... OUT.zarr           a survey into a store
 hiergal train OUT.zarr --out RUN                          the model and its guide
 hiergal flow RUN/model OUT.zarr                           the density of the latents
 hiergal guide RUN/model OUT.zarr                          the shapes of posteriors, from simulations
-hiergal infer RUN/model OUT.zarr --out posterior.nc       posteriors of observed galaxies
+hiergal infer OUT.zarr --model RUN/model --out TABLE      posteriors of observed galaxies
 hiergal sample RUN/model CATALOG --out galaxies.fits      new galaxies
 hiergal validate --model RUN/model --survey OUT.zarr      how real its galaxies are
 hiergal models info RECIPE|MODEL                          what a recipe or a model consists of
@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from hiergal.cli_infer import guide, infer
 from hiergal.cli_survey import Overwrite, Seed, survey
 from hiergal.host_memory import keep_freed_memory
 from hiergal.progress import Stopped
@@ -129,62 +130,8 @@ def flow(
     typer.echo(f"{model}: flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
-@app.command()
-def guide(
-    model: ModelPath,
-    store: StorePath,
-    simulations: Annotated[int, typer.Option(help="Galaxies to simulate.", min=100)] = 8000,
-    seed: Seed = 0,
-) -> None:
-    """Learn the shapes of posteriors from simulated galaxies, for `hiergal infer` by flow, importance and auto."""
-    from hiergal.posterior_stages import fit_guide_flow_stage
-    from hiergal.survey import open_store
-
-    _, fitted = fit_guide_flow_stage(model, open_store(store), seed=seed, simulations=simulations)
-    typer.echo(f"{model}: guide flow with log q = {max(fitted.validation):.2f} nats on held-out simulations")
-
-
-@app.command()
-def infer(
-    model: ModelPath,
-    store: StorePath,
-    out: Annotated[Path, typer.Option(help="The netCDF file to write, in ArviZ's format.")],
-    method: Annotated[
-        str,
-        typer.Option(
-            help="amortized, map, laplace, flow, importance, nuts, or auto: the cheapest that works."
-        ),
-    ] = "laplace",
-    use_conditions: Annotated[
-        bool,
-        typer.Option("--conditions", help="Let the catalogue's magnitude, size, redshift inform the prior."),
-    ] = False,
-    draws: Annotated[int, typer.Option(help="Posterior draws of each galaxy.", min=2)] = 200,
-    limit: Annotated[int | None, typer.Option(help="Take only the first galaxies.", min=1)] = None,
-    seed: Seed = 0,
-) -> None:
-    """Infer posteriors of the galaxies of a store."""
-    import numpy as np
-
-    from hiergal.hub import load_model
-    from hiergal.posterior_stages import infer_stage
-    from hiergal.survey import open_store
-
-    opened = open_store(store)
-    rows = np.arange(min(limit or len(opened), len(opened)))
-    _, posterior = infer_stage(
-        load_model(model),
-        opened,
-        out,
-        seed=seed,
-        rows=rows,
-        method=method,
-        use_conditions=use_conditions,
-        draws=draws,
-    )
-    typer.echo(
-        f"{out}: {len(posterior)} galaxies, median reduced chi-square {np.median(posterior.chi_square):.3f}"
-    )
+app.command()(guide)
+app.command()(infer)
 
 
 @app.command()

@@ -105,6 +105,7 @@ def infer(
     proposals: int | None = None,
     psf: PSF | None = None,
     batch: int = 32,
+    places: Int[np.ndarray, "n"] | None = None,
     progress: bool = False,
 ) -> Posterior:
     """Infer what is behind observed stamps.
@@ -120,6 +121,8 @@ def infer(
         proposals: Draws that importance sampling picks from; default ten times as many.
         psf: PSFs to show the denoised image at, one for each galaxy [n, py, px]; default the observation's own.
         batch: Galaxies in one call of the compiled program.
+        places: A number for each galaxy, which its draws depend on beside the key, such as its row in a survey; default
+            its place in the batch.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -138,7 +141,7 @@ def infer(
         observation,
         prior_of(model, n, conditions),
         observation.psf if psf is None else psf,
-        jax.vmap(partial(jax.random.fold_in, key))(np.arange(n)),
+        jax.vmap(partial(jax.random.fold_in, key))(np.arange(n) if places is None else places),
     )
     options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
     if method != "auto":

@@ -19,7 +19,7 @@ SIMULATED_LIKE = 4000  # survey galaxies whose PSFs and noise simulations take i
 
 
 def fit_guide_flow_stage(
-    model_path: str | Path, store: Store, *, seed: int, simulations: int = 8000, progress: bool = True
+    model_path: str | Path, store: Store, *, seed: int, simulations: int = 4000, progress: bool = True
 ) -> tuple[GalaxyModel, FlowFit]:
     """Fit the conditional-flow guide of a model with flows, and save it with the model.
 
@@ -58,19 +58,21 @@ def infer_stage(
     method: Method | str = "laplace",
     use_conditions: bool = False,
     draws: int = 200,
+    batch: int = 32,
     progress: bool = True,
 ) -> tuple[Observation, Posterior]:
-    """Infer the posteriors of galaxies of a store, and save them as ArviZ data in a netCDF file.
+    """Infer the posteriors of galaxies of a store, and save them as ArviZ data.
 
     Args:
         model: A trained model.
         store: The galaxies.
-        out: The file to write.
+        out: The file, or for ``.zarr`` the folder, to write.
         seed: Seed of the draws.
         rows: Which galaxies; default all.
         method: As for :func:`~hiergal.posterior.infer`.
         use_conditions: Whether the catalogue's magnitudes, sizes and redshifts inform the prior.
         draws: Posterior draws of each galaxy.
+        batch: Galaxies in one call of the compiled program.
         progress: Whether to show a progress bar.
     """
     from hiergal.arviz_data import posterior_to_arviz, save_arviz
@@ -87,6 +89,7 @@ def infer_stage(
         method=method,
         conditions=conditions,
         draws=draws,
+        batch=batch,
         progress=progress,
     )
     save_arviz(posterior_to_arviz(posterior, observation, model), out)

@@ -90,7 +90,9 @@ def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
     command("survey", "mock", survey, "--galaxies", GALAXIES, "--stamp", 32, "--seed", 1)
     assert "chi-square" in command("train", survey, "--out", out, "--recipe", recipe_file)
     assert "log p(z | y)" in command("flow", out / "model", survey, "--condition", "mag_auto")
-    command("infer", out / "model", survey, "--out", tmp_path / "p.nc", "--limit", 3, "--draws", 10)
+    command(
+        "infer", survey, "--model", out / "model", "--out", tmp_path / "p.nc", "--limit", 3, "--draws", 10
+    )
     command("sample", out / "model", survey, "--out", tmp_path / "g.fits")
     assert hiergal.load_model(out / "model").flow.config.conditions == ("mag_auto",)
 
@@ -130,9 +132,9 @@ def test_help_is_there(words):
         (("train", "{none}.zarr", "--out", "{out}"), "none.zarr"),
         (("train", "{survey}", "--out", "{out}", "--recipe", "{misspelt}"), "unknown field `step`"),
         (("train", "{survey}", "--out", "{out}"), "expected stamps of (64, 64) pixels"),
-        (("infer", "{none}", "{survey}", "--out", "{out}/p.nc"), "expected a trained model"),
+        (("infer", "{survey}", "--model", "{none}", "--out", "{out}/p.nc"), "expected a trained model"),
         (
-            ("infer", "{model}", "{survey}", "--out", "{out}/p.nc", "--method", "magic"),
+            ("infer", "{survey}", "--model", "{model}", "--out", "{out}/p.nc", "--method", "magic"),
             "expected one of laplace, amortized",
         ),
         (("flow", "{model}", "{survey}", "--condition", "colour"), "missing: colour"),

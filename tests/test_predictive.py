@@ -133,7 +133,7 @@ def test_coherent_residuals_are_seen_better_than_by_chi_square():
 
 def test_galaxies_far_from_the_prior_are_rare_and_fit_well():
     found = checks_of(known_galaxies(n=40, spread=3.0))
-    assert np.mean(found.rarity < 0.05) > 0.5
+    assert np.mean(found.rarity < 0.05) > 0.3
     assert excess(found.chi_square_p, 0.05) < 4
 
 

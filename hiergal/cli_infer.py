@@ -1,0 +1,111 @@
+"""The verbs ``hiergal guide`` and ``hiergal infer``: what is behind observed stamps (see :mod:`hiergal.cli`).
+
+hiergal guide RUN/model SURVEY.zarr                              learn the shapes of posteriors
+hiergal infer SURVEY.zarr --model RUN/model --out table.fits     a row for each galaxy, in any number of processes
+hiergal infer SURVEY.zarr --model RUN/model --out draws.nc       all draws, for ArviZ
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiergal.cli_survey import Seed
+
+__all__ = ["guide", "infer"]
+
+DRAWS_IN = (".nc", ".zarr")
+
+
+def guide(
+    model: Annotated[Path, typer.Argument(help="A trained model's folder, such as runs/first/model.")],
+    store: Annotated[Path, typer.Argument(help="The survey's store that it was trained on.")],
+    simulations: Annotated[int, typer.Option(help="Galaxies to simulate.", min=100)] = 4000,
+    seed: Seed = 0,
+) -> None:
+    """Learn the shapes of posteriors from simulated galaxies, for `hiergal infer` by flow, importance and auto."""
+    from hiergal.posterior_stages import fit_guide_flow_stage
+    from hiergal.survey import open_store
+
+    _, fitted = fit_guide_flow_stage(model, open_store(store), seed=seed, simulations=simulations)
+    typer.echo(f"{model}: guide flow with log q = {max(fitted.validation):.2f} nats on held-out simulations")
+
+
+def infer(
+    store: Annotated[Path, typer.Argument(help="A survey's store, written by `hiergal survey`.")],
+    model: Annotated[Path, typer.Option(help="A trained model's folder.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="A table (.fits, .parquet) with a row for each galaxy, or all draws for ArviZ (.nc, .zarr)."
+        ),
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="amortized, map, laplace, flow, importance, nuts, or auto: the cheapest that works."
+        ),
+    ] = "laplace",
+    use_conditions: Annotated[
+        bool,
+        typer.Option("--conditions", help="Let the catalogue's magnitude, size, redshift inform the prior."),
+    ] = False,
+    draws: Annotated[int, typer.Option(help="Posterior draws of each galaxy.", min=2)] = 200,
+    limit: Annotated[int | None, typer.Option(help="Take only the first galaxies.", min=1)] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="With a table: a zarr group for deconvolved and denoised images.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="With a table: processes on this machine.", min=1)] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="With a table: address of a dask scheduler whose workers to use.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Galaxies at once; default by the kind of device.", min=1)
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Infer posteriors of the galaxies of a store. A table that was stopped goes on with the same command."""
+    import numpy as np
+
+    if out.suffix not in DRAWS_IN:
+        from hiergal.survey_posteriors import infer_survey
+
+        table = infer_survey(
+            model,
+            store,
+            out,
+            seed=seed,
+            method=method,
+            draws=draws,
+            conditions=use_conditions,
+            images=images,
+            limit=limit,
+            batch=batch,
+            workers=workers,
+            scheduler=scheduler,
+        )
+        chi_square, bad, count = np.asarray(table["chi_square"]), int((table["flag"] != 0).sum()), len(table)
+        missing = f", {bad} without a posterior (see their flags)" if bad else ""
+    else:
+        if images is not None or workers > 1 or scheduler is not None:
+            raise ValueError(
+                f"--out: expected a table (.fits, .parquet) with --images, --workers or --scheduler, got {out}"
+            )
+        from hiergal.hub import load_model
+        from hiergal.posterior_stages import infer_stage
+        from hiergal.survey import open_store
+
+        opened = open_store(store)
+        _, posterior = infer_stage(
+            load_model(model),
+            opened,
+            out,
+            seed=seed,
+            rows=np.arange(min(limit or len(opened), len(opened))),
+            method=method,
+            use_conditions=use_conditions,
+            draws=draws,
+            batch=batch or 32,
+        )
+        chi_square, count, missing = posterior.chi_square, len(posterior), ""
+    typer.echo(f"{out}: {count} galaxies{missing}, median reduced chi-square {np.nanmedian(chi_square):.3f}")

@@ -1,0 +1,70 @@
+"""Images of the posteriors of a survey on disk: a zarr group, written by parts that do not touch each other's chunks.
+
+=====================================  =========================================================================
+array                                  holds
+=====================================  =========================================================================
+``profile_mean``, ``profile_std``      the deconvolved profile and its error [flux per pixel], [galaxy, y, x]
+``image_mean``                         the denoised stamp [flux per pixel], [galaxy, y, x]
+``identifier``                         of each galaxy; -1 where nothing was inferred
+=====================================  =========================================================================
+
+Rows are those of the survey; galaxies of which nothing was inferred are NaN.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import zarr
+from jaxtyping import Bool, Int
+
+from hiergal.hub import GalaxyModel
+from hiergal.posterior import Posterior
+
+__all__ = ["IMAGES", "create_images", "write_images"]
+
+IMAGES = ("profile_mean", "profile_std", "image_mean")
+
+
+def create_images(path: str | Path, galaxies: int, part: int, model: GalaxyModel) -> None:
+    """Make the group, replacing one that is there.
+
+    Args:
+        path: The group.
+        galaxies: Number of galaxies.
+        part: Galaxies in a chunk: what one task writes.
+        model: The model, for shapes and units.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    group, origin = zarr.open_group(path, mode="w"), model.provenance
+    group.attrs["pixel_scale_arcsec"] = model.recipe.pixel_scale_arcsec
+    group.attrs["unit"] = f"{origin.flux_unit} / pixel"
+    group.attrs["magnitude_zero_point"] = origin.magnitude_zero_point
+    shape = model.recipe.shape
+    for name in IMAGES:
+        group.create_array(
+            name, shape=(galaxies, *shape), chunks=(part, *shape), dtype="float32", fill_value=np.nan
+        )
+    group.create_array("identifier", shape=(galaxies,), chunks=(part,), dtype="int64", fill_value=-1)
+
+
+def write_images(
+    path: str | Path, rows: Int[np.ndarray, "r"], good: Bool[np.ndarray, "r"], posterior: Posterior
+) -> None:
+    """Write the images of one part.
+
+    Args:
+        path: The group.
+        rows: Rows of the part, consecutive.
+        good: Which of them were inferred.
+        posterior: Their posteriors, in order.
+    """
+    group, where = zarr.open_group(path, mode="r+"), slice(int(rows[0]), int(rows[-1]) + 1)
+    for name in IMAGES:
+        values = np.full((len(rows), *posterior.profile_mean.shape[1:]), np.nan, np.float32)
+        values[good] = getattr(posterior, name)
+        group[name][where] = values
+    identifier = np.full(len(rows), -1)
+    identifier[good] = posterior.identifier
+    group["identifier"][where] = identifier

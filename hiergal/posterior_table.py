@@ -1,0 +1,183 @@
+"""Posteriors as a table: one row for each galaxy, as catalogues are read and joined.
+
+=====================================  ==========================================================================
+column                                 holds
+=====================================  ==========================================================================
+``identifier``                         of the galaxy in its survey
+``flag``                               0, or why nothing was inferred (:class:`Flag`); numbers are NaN then
+``flux``, ``magnitude``,               posterior means; with ``_std`` the standard deviations, with ``_q025``,
+``hlr_arcsec``, ``x_pix``, ``y_pix``,  ``_q160``, ``_q500``, ``_q840`` and ``_q975`` the quantiles of 2.5 to 97.5 %
+``g1``, ``g2``
+``corr_flux_hlr_arcsec``, ...          correlations of flux, half-light radius and ellipticity
+``chi_square``, ``misfit``,            how well it is fitted (:class:`hiergal.posterior.Posterior`)
+``variance_factor``
+``method``                             where the draws come from
+``k_hat``, ``ess``, ``r_hat``,         diagnostics of that method
+``ess_nuts``, ``divergences``
+=====================================  ==========================================================================
+"""
+
+import itertools
+from enum import IntFlag
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from jaxtyping import Int
+
+from hiergal.morphology import ProfileSummary
+from hiergal.posterior import METHODS, STATISTICS, Posterior
+
+__all__ = ["FORMATS", "Flag", "blank_rows", "posterior_table", "read_table", "write_table"]
+
+QUANTITIES = {
+    "flux": None,
+    "magnitude": "mag",
+    "hlr_arcsec": "arcsec",
+    "x_pix": "pix",
+    "y_pix": "pix",
+    "g1": "",
+    "g2": "",
+}
+QUANTILES = {"q025": 0.025, "q160": 0.16, "q500": 0.5, "q840": 0.84, "q975": 0.975}
+TOGETHER = ("flux", "hlr_arcsec", "g1", "g2")
+NUMBERS = ("chi_square", "misfit", "variance_factor")
+FORMATS = {".fits": "fits", ".parquet": "parquet"}
+LONGEST_NAME = max(len(name) for name in METHODS)
+
+
+class Flag(IntFlag):
+    """Why nothing was inferred of a galaxy."""
+
+    BAD_OBSERVATION = 1  # NaN pixels, no PSF, no noise level: what check_observation refuses
+    BAD_CONDITIONS = 2  # conditions were asked for that this galaxy lacks
+
+
+def posterior_table(posterior: Posterior, *, magnitude_zero_point: float, flux_unit: str = "") -> Table:
+    """Summarise posteriors, one row for each galaxy.
+
+    Args:
+        posterior: Posteriors of n galaxies.
+        magnitude_zero_point: Magnitude of unit flux.
+        flux_unit: Unit of the flux, as the survey calls it.
+
+    Example:
+        >>> table = posterior_table(posterior, magnitude_zero_point=25.94)  # doctest: +SKIP
+    """
+    draws = {
+        name: np.asarray(getattr(posterior.summary, name), float)
+        for name in QUANTITIES
+        if name != "magnitude"
+    }
+    with np.errstate(divide="ignore", invalid="ignore"):  # no light at all has no magnitude
+        draws["magnitude"] = magnitude_zero_point - 2.5 * np.log10(draws["flux"])
+    n = len(posterior)
+    table = Table({"identifier": np.asarray(posterior.identifier), "flag": np.zeros(n, np.int32)})
+    for name, unit in QUANTITIES.items():
+        values = draws[name]
+        columns = {name: values.mean(axis=0), f"{name}_std": values.std(axis=0)}
+        quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
+        columns |= {f"{name}_{suffix}": q for suffix, q in zip(QUANTILES, quantiles, strict=True)}
+        for column, numbers in columns.items():
+            table[column] = numbers.astype(np.float32)
+            table[column].unit = unit or None
+            if name == "flux":
+                table[column].description = (
+                    f"flux [{flux_unit}]" if flux_unit else "flux in the survey's unit"
+                )
+    for first, second in itertools.combinations(TOGETHER, 2):
+        table[f"corr_{first}_{second}"] = _correlation(draws[first], draws[second])
+    for name in NUMBERS:
+        table[name] = np.asarray(getattr(posterior, name), np.float32)
+    table["method"] = np.array(METHODS, f"U{LONGEST_NAME}")[posterior.method]
+    for name in STATISTICS:
+        table[name] = np.asarray(posterior.statistics[name], np.float32)
+    return table
+
+
+def blank_rows(identifier: Int[np.ndarray, "n"], flag: Int[np.ndarray, "n"], *, flux_unit: str = "") -> Table:
+    """Return rows of galaxies of which nothing was inferred.
+
+    Args:
+        identifier: Identifier of each galaxy.
+        flag: Why.
+        flux_unit: As for :func:`posterior_table`.
+
+    Example:
+        >>> row = blank_rows(np.array([7]), np.array([int(Flag.BAD_OBSERVATION)]))[0]
+        >>> int(row["identifier"]), int(row["flag"]), bool(np.isnan(row["flux"]))
+        (7, 1, True)
+    """
+    n, none = len(identifier), np.full(len(identifier), np.nan)
+    nothing = Posterior(
+        latents=np.zeros((1, n, 0)),
+        summary=ProfileSummary(*np.full((6, 1, n), np.nan)),
+        profile_mean=np.zeros((n, 0, 0)),
+        profile_std=np.zeros((n, 0, 0)),
+        image_mean=np.zeros((n, 0, 0)),
+        chi_square=none,
+        misfit=none,
+        variance_factor=none,
+        method=np.zeros(n, int),
+        statistics=dict.fromkeys(STATISTICS, none),
+        identifier=np.asarray(identifier),
+    )
+    table = posterior_table(nothing, magnitude_zero_point=0.0, flux_unit=flux_unit)
+    table["flag"], table["method"] = np.asarray(flag, np.int32), np.full(n, "", table["method"].dtype)
+    return table
+
+
+def write_table(table: Table, path: str | Path) -> None:
+    """Write a table, replacing one that is there; it is whole, or not written.
+
+    Args:
+        table: Any table.
+        path: A file that ends in ``.fits`` or ``.parquet``.
+
+    Raises:
+        ValueError: If it ends in something else.
+        OSError: If it cannot be written; what was there before stays.
+    """
+    path = Path(path)
+    form = _format(path)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    table.write(partial, format=form, overwrite=True)
+    partial.replace(path)
+
+
+def read_table(path: str | Path) -> Table:
+    """Read a table that :func:`write_table` wrote.
+
+    Raises:
+        ValueError: If the file ends in neither ``.fits`` nor ``.parquet``.
+        OSError: If it cannot be read.
+    """
+    path = Path(path)
+    table = Table.read(path, format=_format(path))
+    for name in table.colnames:
+        if table[name].dtype.kind in "SO":  # FITS keeps bytes
+            table[name] = np.asarray(table[name]).astype(f"U{LONGEST_NAME}")
+    return table
+
+
+def _format(path: Path) -> str:
+    if path.suffix not in FORMATS:
+        raise ValueError(
+            f"{path}: expected a table that ends in {' or '.join(FORMATS)}, got {path.suffix or 'nothing'}"
+        )
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise ValueError(
+                f'{path}: expected pyarrow for parquet, which is not installed; `pip install "hiergal[distributed]"`, '
+                "or write a .fits table"
+            ) from None
+    return FORMATS[path.suffix]
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+    scale = np.sqrt((first**2).mean(axis=0) * (second**2).mean(axis=0))
+    together = (first * second).mean(axis=0)
+    return np.divide(together, scale, out=np.full_like(scale, np.nan), where=scale > 0).astype(np.float32)

@@ -1,0 +1,299 @@
+"""Posteriors of a whole survey: by parts, in any number of processes, from where an interrupted run stopped.
+
+A survey is cut into parts of ``PART`` consecutive rows, whatever the number of workers. Each part is one task: its
+galaxies are inferred, and its rows written into a folder of parts beside the output, whole or not at all. What is there
+already is not done again, so that after a crash, or Ctrl-C, the same command goes on; a folder of parts that belongs to
+another run is refused. When all parts are there they become one table, and go.
+
+The draws of a galaxy depend on the seed and on its row alone. Tasks run in this process, or on the workers of
+dask.distributed: some of its own, or those of a cluster. A task whose worker dies is given to another one.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import msgspec
+import numpy as np
+from astropy.table import Table, vstack
+
+import hiergal
+from hiergal.hub import GalaxyModel, load_model
+from hiergal.observation import Observation, check_observation
+from hiergal.posterior import infer
+from hiergal.posterior_store import create_images, write_images
+from hiergal.posterior_table import Flag, blank_rows, posterior_table, read_table, write_table
+from hiergal.progress import progress_bar
+from hiergal.report import write_whole
+from hiergal.stages import INFER, key_for
+from hiergal.survey import Store, open_store
+
+__all__ = ["PART", "SurveyRun", "infer_survey"]
+
+PART = 256  # galaxies of a task, and of a shard of images
+BATCH = {"cpu": 32}  # galaxies at once
+ACCELERATOR_BATCH = 256
+RETRIES = 3  # of a task whose worker dies
+
+
+class SurveyRun(msgspec.Struct, frozen=True):
+    """All that the result depends on, and where it goes.
+
+    Attributes:
+        model: Folder of the model.
+        store: Folder of the survey.
+        parts: Folder of the parts.
+        images: Zarr group of the images, or None.
+        galaxies: How many of the survey's galaxies, from its first.
+        method: As for :func:`hiergal.posterior.infer`.
+        draws: Posterior draws of each.
+        conditions: Whether the catalogue informs the prior.
+        seed: Seed of the draws.
+        batch: Galaxies in one call of the compiled program.
+    """
+
+    model: str
+    store: str
+    parts: str
+    images: str | None
+    galaxies: int
+    method: str
+    draws: int
+    conditions: bool
+    seed: int
+    batch: int
+
+
+class _Part(NamedTuple):
+    """Some rows of a survey."""
+
+    number: int
+    rows: np.ndarray
+
+
+def infer_survey(
+    model: str | Path,
+    store: str | Path,
+    out: str | Path,
+    *,
+    seed: int,
+    method: str = "laplace",
+    draws: int = 200,
+    conditions: bool = False,
+    images: str | Path | None = None,
+    limit: int | None = None,
+    batch: int | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> Table:
+    """Infer posteriors of the galaxies of a survey, and write a table with one row for each.
+
+    Args:
+        model: Folder of a trained model; all workers have to see it, the store and the output.
+        store: The survey.
+        out: The table, ``.fits`` or ``.parquet``: see :mod:`hiergal.posterior_table`. One that is there is replaced.
+        seed: Seed of the draws.
+        method: As for :func:`hiergal.posterior.infer`.
+        draws: Posterior draws of each galaxy.
+        conditions: Whether the catalogue's magnitudes, sizes and redshifts inform the prior.
+        images: Zarr group to write mean and standard deviation of the deconvolved profiles, and the denoised stamps,
+            into; default none.
+        limit: Take only the first galaxies.
+        batch: Galaxies in one call of the compiled program; default 32 on CPUs, 256 on accelerators.
+        workers: Processes on this machine; one needs no dask.
+        scheduler: Address of a running dask scheduler, to use its workers instead.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: If the folder of parts belongs to another run, or an argument is wrong.
+        OSError: If something cannot be read or written; finished parts stay.
+
+    Example:
+        >>> infer_survey("runs/first/model", "survey.zarr", "posteriors.fits", seed=0)  # doctest: +SKIP
+    """
+    out, opened = Path(out), open_store(store)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_table(Table({"identifier": [0]}), check := out.with_name(f"{out.stem}.check{out.suffix}"))
+    check.unlink()  # a wrong suffix, or a folder without room, is better known now
+    parts = out.with_name(f"{out.name}.parts")
+    run = SurveyRun(
+        model=str(Path(model).absolute()),
+        store=str(Path(store).absolute()),
+        parts=str(parts.absolute()),
+        images=None if images is None else str(Path(images).absolute()),
+        galaxies=min(limit or len(opened), len(opened)),
+        method=method,
+        draws=draws,
+        conditions=conditions,
+        seed=seed,
+        batch=batch or BATCH.get(jax.default_backend(), ACCELERATOR_BATCH),
+    )
+    loaded = load_model(model)
+    _begin(run, parts, loaded)
+    left = [part.number for part in _parts(run) if not _is_whole(_path(run, part.number), len(part.rows))]
+    with progress_bar(f"inference, {method}", run.galaxies, shown=progress) as advance:
+        advance(run.galaxies - sum(len(_rows(run, number)) for number in left))
+        for number in _finished(run, left, workers, scheduler):
+            advance(len(_rows(run, number)))
+    table = vstack([read_table(_path(run, part.number)) for part in _parts(run)], metadata_conflicts="silent")
+    table.meta.clear()
+    write_table(table, out)
+    shutil.rmtree(parts)
+    return table
+
+
+def infer_part(run: SurveyRun, number: int) -> int:
+    """Infer one part of a survey, and write its rows; what a worker does.
+
+    Args:
+        run: The run.
+        number: Which part.
+
+    Returns:
+        The number of the part.
+    """
+    rows = _rows(run, number)
+    model, store = _opened(run.model, run.store)
+    observation = store.read(rows)
+    conditions, flag = _judged(model, observation, run.conditions)
+    origin, good = model.provenance, flag == 0
+    table = blank_rows(observation.identifier[~good], flag[~good], flux_unit=origin.flux_unit)
+    posterior = (
+        None
+        if not good.any()
+        else infer(
+            model,
+            observation[good],
+            key=key_for(run.seed, INFER),
+            method=run.method,
+            conditions=None if conditions is None else conditions[good],
+            draws=run.draws,
+            batch=run.batch,
+            places=rows[good],
+        )
+    )
+    if posterior is not None:
+        found = posterior_table(
+            posterior, magnitude_zero_point=origin.magnitude_zero_point, flux_unit=origin.flux_unit
+        )
+        order = np.argsort(np.concatenate([np.flatnonzero(good), np.flatnonzero(~good)]))
+        table = vstack([found, table])[order]
+        if run.images is not None:
+            write_images(run.images, rows, good, posterior)
+    write_table(table, _path(run, number))
+    return number
+
+
+def _judged(model: GalaxyModel, observation: Observation, use: bool) -> tuple[np.ndarray | None, np.ndarray]:
+    """Conditions of a part's galaxies, and flags of those that cannot be inferred."""
+    flag = np.zeros(len(observation), np.int32)
+    try:
+        check_observation(observation)
+    except ValueError:  # look for the ones that are wrong
+        for row in range(len(observation)):
+            try:
+                check_observation(observation[row : row + 1])
+            except ValueError:
+                flag[row] |= Flag.BAD_OBSERVATION
+    if not use or model.flow is None:
+        return None, flag
+    names = model.flow.config.conditions
+    missing = [name for name in names if name not in observation.catalog]
+    if missing:
+        raise ValueError(
+            f"conditions: expected the columns {', '.join(names)}, missing: {', '.join(missing)}"
+        )
+    table = np.stack([np.asarray(observation.catalog[name], np.float32) for name in names], axis=-1)
+    flag[~np.isfinite(table).all(axis=1)] |= Flag.BAD_CONDITIONS
+    return table, flag
+
+
+def _finished(run: SurveyRun, numbers: list[int], workers: int, scheduler: str | None) -> Iterator[int]:
+    """Do the parts, and yield the number of each when it is done."""
+    if workers < 1:
+        raise ValueError(f"workers: expected at least 1 process, got {workers}")
+    if not numbers:
+        return
+    if workers == 1 and scheduler is None:
+        yield from (infer_part(run, number) for number in numbers)
+        return
+    try:
+        from dask.distributed import Client, LocalCluster, as_completed
+    except ImportError:
+        raise ValueError(
+            'workers: expected dask for more than one, which is not installed; `pip install "hiergal[distributed]"`'
+        ) from None
+    local = (
+        None if scheduler else LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+    )
+    try:
+        with Client(scheduler or local) as client:
+            futures = client.map(infer_part, [run] * len(numbers), numbers, pure=False, retries=RETRIES)
+            for future in as_completed(futures):
+                yield future.result()
+                future.release()
+    finally:
+        if local is not None:
+            local.close()
+
+
+def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> None:
+    """Make the folder of parts, or check that the one that is there is of this run."""
+    about = {"run": msgspec.to_builtins(run), "version": hiergal.__version__, "digests": _digests(run)}
+    marker = parts / "run.json"
+    if marker.exists():
+        try:
+            before = msgspec.json.decode(marker.read_bytes())
+        except msgspec.DecodeError:
+            before = None
+        if before != about:
+            raise ValueError(
+                f"{parts}: expected parts of this run, got those of another one (model, survey, method, draws or seed "
+                "differ); finish that one, or delete the folder"
+            )
+    else:
+        parts.mkdir(parents=True, exist_ok=True)
+        if run.images is not None:
+            create_images(run.images, run.galaxies, PART, model)
+        write_whole(marker, msgspec.json.encode(about))
+
+
+def _digests(run: SurveyRun) -> dict[str, str]:
+    """What tells another model or survey of the same name."""
+    files = sorted(path for path in Path(run.model).iterdir() if path.is_file())
+    model = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
+    store = hashlib.sha256((Path(run.store) / "zarr.json").read_bytes())
+    return {"model": model.hexdigest(), "store": store.hexdigest()}
+
+
+def _parts(run: SurveyRun) -> list[_Part]:
+    return [_Part(number, _rows(run, number)) for number in range(-(-run.galaxies // PART))]
+
+
+def _rows(run: SurveyRun, number: int) -> np.ndarray:
+    return np.arange(number * PART, min((number + 1) * PART, run.galaxies))
+
+
+def _path(run: SurveyRun, number: int) -> Path:
+    return Path(run.parts) / f"{number:06d}.fits"
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    try:
+        return len(read_table(path)) == count
+    except (OSError, ValueError, KeyError, IndexError):
+        return False
+
+
+@lru_cache(maxsize=2)
+def _opened(model: str, store: str) -> tuple[GalaxyModel, Store]:
+    """Model and store, read once in each process."""
+    return load_model(model), open_store(store)

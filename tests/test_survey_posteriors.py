@@ -1,0 +1,239 @@
+"""Posteriors of a survey by parts: the same rows whatever happens on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import psutil
+import pytest
+import zarr
+from conftest import awkward_psf
+from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
+
+from hiergal import survey_posteriors
+from hiergal.hub import save_model
+from hiergal.posterior import infer, interval
+from hiergal.posterior_table import Flag, read_table, write_table
+from hiergal.stages import INFER, key_for
+from hiergal.survey import StoreHeader, open_store, write_store
+from hiergal.survey_posteriors import infer_survey
+
+SHAPE, N, PART, DRAWS, BATCH = (16, 24), 11, 4, 9, 4
+HEADER = StoreHeader(survey="tiny", band="F814W", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)
+HOW = {"seed": 3, "draws": DRAWS, "batch": BATCH, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, and a survey of eleven galaxies."""
+    folder = tmp_path_factory.mktemp("survey")
+    save_model(tiny_model(tiny_recipe(SHAPE)), folder / "model")
+    galaxies = tiny_survey(N, SHAPE, awkward_psf(N)).replace(identifier=100 + np.arange(N))
+    write_store(folder / "s.zarr", HEADER, [(galaxies, None)])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(survey_posteriors, "PART", PART)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survey_posteriors, "PART", PART)
+        out = tmp_path_factory.mktemp("out") / "t.fits"
+        infer_survey(folder / "model", folder / "s.zarr", out, **HOW)
+    return read_table(out)
+
+
+def same(first, second) -> bool:
+    """Whether two tables are the same, bit by bit; NaN is NaN."""
+    names = first.colnames == second.colnames
+    return names and all(
+        np.array_equal(np.asarray(first[n]), np.asarray(second[n]), equal_nan=first[n].dtype.kind == "f")
+        for n in first.colnames
+    )
+
+
+def test_rows_are_summaries_of_the_posteriors(folder, undisturbed):
+    store, model = open_store(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
+    posterior = infer(model, store.read(), key=key_for(3, INFER), draws=DRAWS, batch=BATCH)
+    np.testing.assert_array_equal(undisturbed["identifier"], 100 + np.arange(N))
+    np.testing.assert_allclose(undisturbed["flux"], posterior.summary.flux.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(undisturbed["g1_std"], posterior.summary.g1.std(0), rtol=1e-2, atol=1e-5)
+    np.testing.assert_allclose(
+        undisturbed["magnitude_q500"],
+        np.quantile(25.94 - 2.5 * np.log10(posterior.summary.flux), 0.5, axis=0),
+        rtol=1e-4,
+    )
+    low, high = interval(posterior.summary.hlr_arcsec, 0.68)
+    assert np.all(undisturbed["hlr_arcsec_q160"] >= low - 1e-3) and np.all(
+        undisturbed["hlr_arcsec_q840"] <= high + 1e-3
+    )
+    for i in range(N):
+        expected = np.corrcoef(posterior.summary.flux[:, i], posterior.summary.hlr_arcsec[:, i])[0, 1]
+        assert undisturbed["corr_flux_hlr_arcsec"][i] == pytest.approx(expected, abs=0.02)
+    assert set(undisturbed["method"]) == {"laplace"} and not undisturbed["flag"].any()
+    assert undisturbed["hlr_arcsec"].unit == "arcsec" and undisturbed["magnitude_q025"].unit == "mag"
+
+
+def test_a_run_that_was_stopped_goes_on(folder, undisturbed, tmp_path, monkeypatch):
+    """Parts that are there are not done again, a truncated one is, and the result is the same."""
+    real, done = survey_posteriors.infer_part, []
+
+    def stopping(run, number):
+        if number == 2:
+            raise KeyboardInterrupt
+        done.append(number)
+        return real(run, number)
+
+    monkeypatch.setattr(survey_posteriors, "infer_part", stopping)
+    out = tmp_path / "t.fits"
+    with pytest.raises(KeyboardInterrupt):
+        infer_survey(folder / "model", folder / "s.zarr", out, **HOW)
+    assert done == [0, 1] and not out.exists()
+    broken = tmp_path / "t.fits.parts/000000.fits"
+    broken.write_bytes(broken.read_bytes()[:3000])
+    monkeypatch.setattr(
+        survey_posteriors, "infer_part", lambda run, number: (done.append(number), real(run, number))[1]
+    )
+    infer_survey(folder / "model", folder / "s.zarr", out, **HOW)
+    assert done == [0, 1, 0, 2] and same(read_table(out), undisturbed)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.fits"]
+
+
+def test_parts_of_another_run_are_refused(folder, tmp_path, monkeypatch):
+    def stop(run, number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(survey_posteriors, "infer_part", stop)
+    out = tmp_path / "t.fits"
+    with pytest.raises(KeyboardInterrupt):
+        infer_survey(folder / "model", folder / "s.zarr", out, **HOW)
+    with pytest.raises(ValueError, match="expected parts of this run, got those of another one"):
+        infer_survey(folder / "model", folder / "s.zarr", out, **HOW | {"seed": 4})
+
+
+def test_bad_galaxies_keep_their_rows(folder, undisturbed, tmp_path, monkeypatch):
+    """NaN pixels and no noise level: flagged, with NaN; a part of bad galaxies alone is written too."""
+    real = survey_posteriors._opened
+
+    class Damaged:
+        def __init__(self, store):
+            self.store = store
+
+        def read(self, rows):
+            seen = self.store.read(rows)
+            image = np.array(seen.image)
+            image[np.isin(rows, [1, 4, 5, 6, 7]), 3, 3] = np.nan
+            return seen.replace(image=image)
+
+    monkeypatch.setattr(
+        survey_posteriors, "_opened", lambda *paths: (real(*paths)[0], Damaged(real(*paths)[1]))
+    )
+    images = tmp_path / "images.zarr"
+    table = infer_survey(folder / "model", folder / "s.zarr", tmp_path / "t.fits", images=images, **HOW)
+    bad = np.isin(np.arange(N), [1, 4, 5, 6, 7])
+    np.testing.assert_array_equal(table["flag"] == Flag.BAD_OBSERVATION, bad)
+    np.testing.assert_array_equal(np.isnan(table["flux"]), bad)
+    np.testing.assert_array_equal(table["identifier"], undisturbed["identifier"])
+    np.testing.assert_allclose(table["flux"][~bad], undisturbed["flux"][~bad], rtol=1e-3)
+    group = zarr.open_group(images, mode="r")
+    np.testing.assert_array_equal(np.isnan(group["profile_mean"][:]).any((1, 2)), bad)
+    assert group["identifier"][:].tolist() == [-1 if b else 100 + i for i, b in enumerate(bad)]
+
+
+def test_images_are_those_of_the_posteriors(folder, tmp_path):
+    images, out = tmp_path / "images.zarr", tmp_path / "t.fits"
+    infer_survey(folder / "model", folder / "s.zarr", out, images=images, limit=6, **HOW)
+    store, model = open_store(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
+    posterior = infer(model, store.read(), key=key_for(3, INFER), draws=DRAWS, batch=BATCH)
+    group = zarr.open_group(images, mode="r")
+    for name in ("profile_mean", "profile_std", "image_mean"):
+        assert group[name].shape == (6, *SHAPE)
+        np.testing.assert_allclose(group[name][:], getattr(posterior, name)[:6], rtol=1e-2, atol=1e-2)
+    assert group.attrs["pixel_scale_arcsec"] == SCALE
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".parquet"])
+def test_tables_keep_their_units(undisturbed, tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    write_table(undisturbed, path)
+    found = read_table(path)
+    assert same(found, undisturbed) and found["hlr_arcsec_std"].unit == "arcsec"
+
+
+def test_wrong_requests_are_refused(folder, tmp_path):
+    paths = folder / "model", folder / "s.zarr"
+    with pytest.raises(ValueError, match="expected a table that ends in .fits or .parquet, got .csv"):
+        infer_survey(*paths, tmp_path / "t.csv", **HOW)
+    with pytest.raises(ValueError, match="expected at least 1 process, got 0"):
+        infer_survey(*paths, tmp_path / "t.fits", workers=0, **HOW)
+
+
+def test_draws_depend_on_the_row(folder):
+    """Not on which galaxies are inferred with it."""
+    store, model = open_store(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
+    key = jax.random.key(1)
+    everyone = infer(model, store.read(), key=key, draws=DRAWS, batch=BATCH)
+    few = infer(model, store.read([8, 2]), key=key, draws=DRAWS, batch=BATCH, places=np.array([8, 2]))
+    np.testing.assert_allclose(few.latents, everyone.latents[:, [8, 2]], rtol=0.02, atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A survey of 2,000 galaxies."""
+    folder = tmp_path_factory.mktemp("large")
+    save_model(tiny_model(tiny_recipe(SHAPE)), folder / "model")
+    n = 2000
+    write_store(folder / "s.zarr", HEADER, [(tiny_survey(n, SHAPE, awkward_psf(n)), None)])
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_workers_and_clients_change_no_row(large, tmp_path, monkeypatch):
+    """A worker is killed in the middle of 2,000 galaxies, then the client; the same command gives the same table."""
+    monkeypatch.undo()  # parts as they are
+    words = ["--model", large / "model", "--draws", 40, "--seed", 5, "--workers", 2]
+
+    def command(out):
+        arguments = [sys.executable, "-m", "hiergal", "infer", large / "s.zarr", *words, "--out", out]
+        log = (tmp_path / "log.txt").open("ab")
+        return subprocess.Popen(
+            [str(word) for word in arguments], stdout=log, stderr=log, start_new_session=True
+        )
+
+    assert command(tmp_path / "calm.fits").wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
+    out, parts = tmp_path / "t.fits", tmp_path / "t.fits.parts"
+
+    def wait_for(count, process):
+        began = time.monotonic()
+        while len(list(parts.glob("0*[0-9].fits"))) < count:
+            assert process.poll() is None and time.monotonic() - began < 200, (
+                tmp_path / "log.txt"
+            ).read_text()
+            time.sleep(0.02)
+
+    client = command(out)
+    wait_for(1, client)
+    workers = [
+        p
+        for p in psutil.Process(client.pid).children(recursive=True)
+        if "spawn_main" in " ".join(p.cmdline())
+    ]
+    assert workers
+    workers[0].send_signal(signal.SIGKILL)
+    wait_for(3, client)
+    orphans = psutil.Process(client.pid).children(recursive=True)
+    os.kill(client.pid, signal.SIGKILL)
+    client.wait()
+    assert parts.exists() and not out.exists(), "nothing was left to do"
+    assert not psutil.wait_procs(orphans, timeout=60)[1], "workers outlive their client"
+    assert command(out).wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
+    assert same(read_table(out), read_table(tmp_path / "calm.fits")) and len(read_table(out)) == 2000
+    assert not parts.exists()
