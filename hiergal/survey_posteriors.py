@@ -11,10 +11,10 @@ dask.distributed: some of its own, or those of a cluster. A task whose worker di
 
 import hashlib
 import shutil
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import msgspec
@@ -66,13 +66,6 @@ class SurveyRun(msgspec.Struct, frozen=True):
     conditions: bool
     seed: int
     batch: int
-
-
-class _Part(NamedTuple):
-    """Some rows of a survey."""
-
-    number: int
-    rows: np.ndarray
 
 
 def infer_survey(
@@ -138,12 +131,13 @@ def infer_survey(
     )
     loaded = load_model(model)
     _begin(run, parts, loaded)
-    left = [part.number for part in _parts(run) if not _is_whole(_path(run, part.number), len(part.rows))]
+    numbers = range(-(-run.galaxies // PART))
+    left = [number for number in numbers if not _is_whole(_path(run, number), len(_rows(run, number)))]
     with progress_bar(f"inference, {method}", run.galaxies, shown=progress) as advance:
         advance(run.galaxies - sum(len(_rows(run, number)) for number in left))
         for number in _finished(run, left, workers, scheduler):
             advance(len(_rows(run, number)))
-    table = vstack([read_table(_path(run, part.number)) for part in _parts(run)], metadata_conflicts="silent")
+    table = vstack([read_table(_path(run, number)) for number in numbers], metadata_conflicts="silent")
     table.meta.clear()
     write_table(table, out)
     shutil.rmtree(parts)
@@ -274,10 +268,6 @@ def _digests(run: SurveyRun) -> dict[str, str]:
     return {"model": model.hexdigest(), "store": store.hexdigest()}
 
 
-def _parts(run: SurveyRun) -> list[_Part]:
-    return [_Part(number, _rows(run, number)) for number in range(-(-run.galaxies // PART))]
-
-
 def _rows(run: SurveyRun, number: int) -> np.ndarray:
     return np.arange(number * PART, min((number + 1) * PART, run.galaxies))
 
@@ -288,8 +278,10 @@ def _path(run: SurveyRun, number: int) -> Path:
 
 def _is_whole(path: Path, count: int) -> bool:
     try:
-        return len(read_table(path)) == count
-    except (OSError, ValueError, KeyError, IndexError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a file that is cut off
+            return len(read_table(path)) == count
+    except (OSError, ValueError, TypeError, LookupError, Warning):
         return False
 
 

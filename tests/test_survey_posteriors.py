@@ -203,10 +203,8 @@ def test_killed_workers_and_clients_change_no_row(large, tmp_path, monkeypatch):
 
     def command(out):
         arguments = [sys.executable, "-m", "hiergal", "infer", large / "s.zarr", *words, "--out", out]
-        log = (tmp_path / "log.txt").open("ab")
-        return subprocess.Popen(
-            [str(word) for word in arguments], stdout=log, stderr=log, start_new_session=True
-        )
+        with (tmp_path / "log.txt").open("ab") as log:
+            return subprocess.Popen(list(map(str, arguments)), stdout=log, stderr=log, start_new_session=True)
 
     assert command(tmp_path / "calm.fits").wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
     out, parts = tmp_path / "t.fits", tmp_path / "t.fits.parts"

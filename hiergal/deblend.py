@@ -1,0 +1,231 @@
+"""Deblending: the posteriors of several overlapping galaxies together, each with the learned prior.
+
+The latents of all sources of a scene, and their offsets where positions are uncertain, are one vector. It is inferred
+as one galaxy is (:mod:`hiergal.laplace`, :mod:`hiergal.coordinates`): Gauss-Newton steps find the mode of the joint
+posterior and its curvature; w = Q^T R, whitened residuals of scene and prior projected on the directions that the fit
+can move in, is nearly unit normal, and draws of w are turned into draws of the latents. So light that may belong to
+either of two sources is uncertain in both, and the draws say how.
+"""
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from hiergal.hub import GalaxyModel
+from hiergal.laplace import GaussianPosterior, inflate, misfit, sharpen
+from hiergal.morphology import ProfileSummary, summarize_profile
+from hiergal.noise import used_pixels
+from hiergal.observation import Observation, check_observation
+from hiergal.prior import prior_of
+from hiergal.progress import progress_bar
+from hiergal.records import Array, Record, record
+from hiergal.samplers.methods import SIGNIFICANT
+from hiergal.scene_problem import SceneProblem, start_of
+
+__all__ = ["Deblended", "deblend"]
+
+STEPS = 8
+CORRECTIONS = 2
+BLOCK = 10  # draws decoded together
+LONGEST_STEP = 6.0  # standard deviations
+CLOSEST_PIX = 0.5
+
+
+@record
+class Deblended(Record):
+    """Posteriors of the k sources of each of n scenes: s draws, and summaries of their images.
+
+    Attributes:
+        latents: Draws of z.
+        positions: Draws of the centres (x, y) of the profiles, from the centre of the scene [pixels].
+        summary: Measurements of each draw's profile; centroids are from the centre of the profile.
+        profile_mean: Mean of the deconvolved profile of each source [flux per pixel].
+        profile_std: Its standard deviation [flux per pixel].
+        image_mean: Mean of each source on the scene, at its PSF [flux per pixel].
+        image_std: Its standard deviation [flux per pixel].
+        chi_square: Reduced chi-square of the sum of ``image_mean`` against the data.
+        misfit: How far the fit is worse than noise explains; where significant, it counted as noise.
+        identifier: Identifier of each scene.
+    """
+
+    latents: Float[Array, "s n k d"]
+    positions: Float[Array, "s n k 2"]
+    summary: ProfileSummary
+    profile_mean: Float[Array, "n k y x"]
+    profile_std: Float[Array, "n k y x"]
+    image_mean: Float[Array, "n k v u"]
+    image_std: Float[Array, "n k v u"]
+    chi_square: Float[Array, "n"]
+    misfit: Float[Array, "n"]
+    identifier: Int[Array, "n"]
+
+
+def deblend(
+    model: GalaxyModel,
+    observation: Observation,
+    positions: Float[Array, "..."],
+    *,
+    key: jax.Array,
+    method: Literal["curved", "laplace"] = "curved",
+    position_error_pix: float = 0.0,
+    conditions: Float[np.ndarray, "n k c"] | None = None,
+    draws: int = 200,
+    batch: int = 4,
+    progress: bool = False,
+) -> Deblended:
+    """Infer all sources of scenes together.
+
+    Args:
+        model: A trained model.
+        observation: Scenes on the model's pixel scale, of any shape: one PSF and noise model for each.
+        positions: Centres (x, y) of the k sources of each scene, from its centre [pixels], [n, k, 2].
+        key: PRNG key; the draws of a scene depend on its place, not on how many scenes follow.
+        method: ``"curved"`` follows the bends of the posterior; ``"laplace"`` is a Gaussian at its mode.
+        position_error_pix: Standard deviation of the positions along each axis; 0 if they are known [pixels].
+        conditions: What is known of each source, columns as in ``model.flow.config.conditions``; None for nothing.
+        draws: Posterior draws.
+        batch: Scenes in one call of the compiled program, which is compiled for each number of sources.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If scenes, positions or conditions are wrong.
+
+    Example:
+        >>> found = deblend(model, scenes, positions, key=jax.random.key(0))  # doctest: +SKIP
+        >>> low, high = interval(found.summary.flux, 0.68)  # [n, k]  # doctest: +SKIP
+    """
+    positions = _checked(model, observation, positions, method, position_error_pix)
+    n, k = positions.shape[:2]
+    if conditions is not None:
+        conditions = np.asarray(conditions, np.float32).reshape(n * k, -1)
+    prior = prior_of(model, n * k, conditions)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
+    parts = []
+    with progress_bar("deblending", n, shown=progress) as advance:
+        for first in range(0, n, batch):
+            # The last batch repeats its last scene, so that one program serves all.
+            rows = np.minimum(np.arange(first, first + batch), n - 1)
+            of_sources = (rows[:, None] * k + np.arange(k)).ravel()
+            problem = SceneProblem(
+                model, observation[rows], prior[of_sources], positions[rows], np.ones(batch, np.float32),
+                position_error_pix=position_error_pix,
+            )  # fmt: skip
+            parts.append(jax.tree.map(np.asarray, _deblend(problem, keys[rows], draws, method)))
+            advance(min(batch, n - first))
+    in_draws = ("latents", "positions", "summary")
+    joined = {
+        name: jax.tree.map(
+            lambda *leaves, axis=int(name in in_draws): np.concatenate(leaves, axis=axis).take(
+                range(n), axis=axis
+            ),
+            *(getattr(part, name) for part in parts),
+        )
+        for name in Deblended.__dataclass_fields__
+    }
+    return Deblended(**joined)
+
+
+def _deblend(problem: SceneProblem, keys: jax.Array, draws: int, method: str) -> Deblended:
+    problem, found, excess = _mode(problem)
+    blocks = [_draw(problem, found, keys, start, method) for start in range(0, draws, BLOCK)]
+    draws_t = jnp.concatenate([block[0] for block in blocks])[:draws]
+    summary = jax.tree.map(lambda *x: jnp.concatenate(x)[:draws], *(block[1] for block in blocks))
+    # Blocks are whole: the last one's surplus draws count in the means, which are none the worse for it.
+    count = len(blocks) * BLOCK
+    first, second, image_first, image_second = (
+        sum(block[2][i] for block in blocks) / count for i in range(4)
+    )
+
+    def spread(mean, square):
+        return jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
+
+    observation = problem.observation
+    residual = observation.image - image_first.sum(axis=1)
+    chi_square = observation.noise.chi_square(residual, observation.mask)
+    return Deblended(
+        latents=problem.latents(draws_t),
+        positions=problem.places(draws_t),
+        summary=summary,
+        profile_mean=first,
+        profile_std=spread(first, second),
+        image_mean=image_first,
+        image_std=spread(image_first, image_second),
+        chi_square=chi_square / used_pixels(residual.shape, observation.mask),
+        misfit=excess,
+        identifier=observation.identifier,
+    )
+
+
+@jax.jit
+def _mode(problem: SceneProblem) -> tuple[SceneProblem, GaussianPosterior, jax.Array]:
+    """Mode and curvature of the joint posterior, with misfit counted as noise where it is significant."""
+    observation = problem.observation
+    found = sharpen(problem.residual, start_of(problem), steps=STEPS, to_base=problem.base)
+    excess, error = misfit(found, observation.psf, observation.image.shape[1:])
+    factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
+    return problem.replace(variance_factor=factor), inflate(found, factor), excess
+
+
+@partial(jax.jit, static_argnames="method")
+def _draw(
+    problem: SceneProblem, found: GaussianPosterior, keys: jax.Array, start: jax.Array | int, method: str
+):
+    """A block of draws, their measurements, and sums of their images and of the squares of these."""
+    n, size = found.mean.shape
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, start))(keys)
+    w = jax.vmap(lambda key: jax.random.normal(key, (BLOCK, size)), out_axes=1)(keys)
+
+    def moved(by):
+        return jnp.einsum("nij,snj->sni", found.scale, by)
+
+    t = found.mean[None] + moved(w)
+    for _ in range(CORRECTIONS if method == "curved" else 0):
+        both = jnp.concatenate([problem.residual(t), problem.base(t)], axis=-1)
+        step = w - jnp.einsum("nip,snp->sni", found.projection, both, precision="highest")
+        length = jnp.linalg.norm(step, axis=-1, keepdims=True)
+        t = t + moved(step * jnp.minimum(1.0, LONGEST_STEP / jnp.maximum(length, 1e-6)))
+    profile, images = problem.profiles(t), problem.sources(t)
+    summary = summarize_profile(profile, problem.model.recipe.pixel_scale_arcsec)
+    sums = profile.sum(axis=0), (profile**2).sum(axis=0), images.sum(axis=0), (images**2).sum(axis=0)
+    return t, summary, sums
+
+
+def _checked(model, observation, positions, method, position_error_pix) -> np.ndarray:
+    """Check scenes and positions; return the latter in single precision."""
+    check_observation(observation)
+    if method not in ("curved", "laplace"):
+        raise ValueError(f"method: expected curved or laplace, got {method!r}")
+    if not position_error_pix >= 0:
+        raise ValueError(f"position_error_pix: expected zero or more, got {position_error_pix}")
+    if abs(observation.pixel_scale_arcsec / model.recipe.pixel_scale_arcsec - 1) > 1e-6:
+        raise ValueError(
+            f"pixel_scale_arcsec: expected the model's, {model.recipe.pixel_scale_arcsec}, got "
+            f"{observation.pixel_scale_arcsec}"
+        )
+    positions = np.asarray(positions, np.float32)
+    n, (ny, nx) = len(observation), observation.image.shape[1:]
+    if positions.ndim != 3 or positions.shape[0] != n or positions.shape[2] != 2 or not positions.shape[1]:
+        raise ValueError(
+            f"positions: expected shape [{n}, k, 2] for k sources of {n} scenes, got {positions.shape}"
+        )
+    if not np.isfinite(positions).all():
+        raise ValueError("positions: expected finite numbers, got NaN or infinity; leave such sources out")
+    outside = (np.abs(positions) > np.array([nx, ny]) / 2).any(axis=(1, 2))
+    if outside.any():
+        raise ValueError(
+            f"positions: expected sources inside the scenes of {ny} x {nx} pixels, as (x, y) from their centres, got "
+            f"others in {outside.sum()} of {n} scenes (first: {observation.identifier[outside][0]})"
+        )
+    apart = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=-1)
+    apart[:, np.arange(positions.shape[1]), np.arange(positions.shape[1])] = np.inf
+    together = (apart < CLOSEST_PIX).any(axis=(1, 2))
+    if together.any():
+        raise ValueError(
+            f"positions: expected sources at least {CLOSEST_PIX} pixels apart, got closer ones in {together.sum()} of "
+            f"{n} scenes (first: {observation.identifier[together][0]}); take them as one"
+        )
+    return positions

@@ -1,0 +1,142 @@
+"""What deblending works on: the joint posterior of the sources of a scene, and where its mode is searched from.
+
+All latents of a scene, and the offsets of its sources where positions are uncertain, are one vector t. The search
+starts from the guide, which sees each source's surroundings: first without the pixels that are nearer to another
+source, then with the others subtracted.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from hiergal.guide_flow import laplace_of
+from hiergal.hub import GalaxyModel
+from hiergal.noise import WhiteNoise
+from hiergal.observation import Observation
+from hiergal.prior import Prior
+from hiergal.records import Array, Record, record, static
+from hiergal.samplers.problem import Problem
+from hiergal.scene import render_sources
+
+__all__ = ["SceneProblem", "start_of"]
+
+ROUNDS = 2  # of the guide
+
+
+@record
+class SceneProblem(Record):
+    """The joint posterior of the sources of n scenes, as a function of one vector t for each.
+
+    Attributes:
+        model: A trained model.
+        observation: The scenes.
+        prior: Prior of each source, n k rows.
+        positions: Where the sources are [pixels].
+        variance_factor: Factor on the noise variance of each scene.
+        position_error_pix: Standard deviation of the positions; 0 if they are known [pixels].
+    """
+
+    model: GalaxyModel
+    observation: Observation
+    prior: Prior
+    positions: Float[Array, "n k 2"]
+    variance_factor: Float[Array, "n"]
+    position_error_pix: float = static(default=0.0)
+
+    def latents(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n k d"]:
+        """Return the latents of each source."""
+        k, d = self.positions.shape[1], self.model.recipe.generator.latents
+        return t[..., : k * d].reshape(*t.shape[:-1], k, d)
+
+    def places(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n k 2"]:
+        """Return the positions of each source [pixels]."""
+        k, d = self.positions.shape[1], self.model.recipe.generator.latents
+        known = jnp.broadcast_to(jnp.asarray(self.positions), (*t.shape[:-1], k, 2))
+        if not self.position_error_pix:
+            return known
+        return known + self.position_error_pix * t[..., k * d :].reshape(known.shape)
+
+    def profiles(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n k y x"]:
+        """Return the light profiles of each source [flux per pixel]."""
+        z = self.latents(t)
+        profile = self.model.decode(z.reshape(-1, z.shape[-1]))
+        return profile.reshape(*z.shape[:-1], *profile.shape[1:])
+
+    def sources(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n k v u"]:
+        """Return the noise-free image of each source [flux per pixel]."""
+        psf = self.observation.psf.replace(profile_fwhm_arcsec=self.model.recipe.profile_fwhm_arcsec)
+        return render_sources(self.profiles(t), self.places(t), psf, self.observation.image.shape[1:])
+
+    def residual(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n pixels"]:
+        """Return whitened residuals of the scene."""
+        scene = self.sources(t).sum(axis=-3)
+        difference = scene - jnp.broadcast_to(self.observation.image, scene.shape)
+        whitened = self.observation.noise.whiten(difference, self.observation.mask)
+        scale = jnp.broadcast_to(jnp.sqrt(self.variance_factor)[:, None, None], whitened.shape)
+        return (whitened / scale).reshape(*t.shape[:-1], -1)
+
+    def base(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n t"]:
+        """Return variables that are unit normal a priori."""
+        z = self.latents(t)
+        n, k, d = z.shape[-3:]
+        u = self.prior.to_base(z.reshape(*z.shape[:-3], n * k, d))[0]
+        return jnp.concatenate([u.reshape(*t.shape[:-1], k * d), t[..., k * d :]], axis=-1)
+
+
+def start_of(problem: SceneProblem) -> jax.Array:
+    """Fit each source alone, on its surroundings: nearer pixels first, then with the others subtracted."""
+    model, scene = problem.model, problem.observation
+    n, k = problem.positions.shape[:2]
+    ny, nx = model.recipe.shape
+    whole = jnp.round(jnp.asarray(problem.positions)).astype(
+        int
+    )  # the rest of a pixel is the latents' to find
+    hidden = jnp.zeros(scene.image.shape, bool) if scene.mask is None else jnp.asarray(scene.mask)
+    image = jnp.where(hidden, 0.0, jnp.asarray(scene.image))
+    nearest = _nearest(problem.positions, scene.image.shape[1:])
+    level = jnp.repeat(jnp.asarray(scene.noise.level()), k)
+    psf = scene.psf.replace(stamp=jnp.repeat(jnp.asarray(scene.psf.stamp), k, axis=0))
+    identifier, extra = jnp.arange(n * k), 2 * k if problem.position_error_pix else 0
+    others = jnp.zeros((n, k, *scene.image.shape[1:]), image.dtype)
+    for number in range(ROUNDS):
+        left = image[:, None] - others
+        foreign = hidden[:, None] | ((nearest[:, None] != jnp.arange(k)[None, :, None, None]) & (number == 0))
+        stamps, masks = _cut(left, foreign, whole, (ny, nx))
+        seen = Observation(
+            stamps.reshape(n * k, ny, nx), psf, WhiteNoise(level), masks.reshape(n * k, ny, nx), {}, identifier,
+            scene.pixel_scale_arcsec,
+        )  # fmt: skip
+        z = laplace_of(Problem(model, seen, problem.prior, jnp.ones(n * k))).mean
+        t = jnp.concatenate([z.reshape(n, -1), jnp.zeros((n, extra), z.dtype)], axis=-1)
+        images = problem.replace(positions=whole.astype(image.dtype)).sources(t)
+        others = images.sum(axis=1, keepdims=True) - images
+    return t
+
+
+def _nearest(positions: Array, shape: tuple[int, int]) -> jax.Array:
+    """Which source is nearest to each pixel, [n, y, x]."""
+    y, x = (
+        jnp.asarray(axis - (size - 1) / 2)
+        for axis, size in zip(np.mgrid[: shape[0], : shape[1]], shape, strict=True)
+    )
+    away = jnp.asarray(positions)[..., None, None, :] - jnp.stack([x, y], axis=-1)[None, None]
+    return jnp.argmin(jnp.sum(away**2, axis=-1), axis=1)
+
+
+def _cut(
+    image: jax.Array, mask: jax.Array, whole: jax.Array, shape: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """Stamps around each source, [n, k, y, x], and what of them is hidden or outside the scene."""
+    ny, nx = shape
+    pad = [(ny, ny), (nx, nx)]
+    image = jnp.pad(image, [(0, 0), (0, 0), *pad])
+    mask = jnp.pad(mask, [(0, 0), (0, 0), *pad], constant_values=True)
+    sy, sx = (size - 2 * side for size, side in zip(image.shape[-2:], shape, strict=True))
+
+    def one(plane, at):
+        first = (ny + (sy - ny) // 2 + at[1], nx + (sx - nx) // 2 + at[0])
+        return jax.lax.dynamic_slice(plane, first, shape)
+
+    each = jax.vmap(jax.vmap(one))
+    return each(image, whole), each(mask, whole)

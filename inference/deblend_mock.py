@@ -1,0 +1,107 @@
+"""Are deblended galaxies unbiased, and do their posteriors hold the truth? Scenes of overlapping galaxies, with truth.
+
+    python inference/deblend_mock.py runs/quickstart/model runs/quickstart/survey.zarr --out runs/deblend
+
+Puts two, and three, galaxies at separations of one to three half-light radii on a stamp, through PSFs and noise of the
+survey, infers all of them together, and reports flux bias and coverage: for galaxies drawn from the model itself, and,
+with ``--mock``, for those of a mock survey, which are not the model's. Writes ``deblending.json`` and a figure.
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hiergal import figures
+from hiergal.deblend import deblend
+from hiergal.host_memory import keep_freed_memory
+from hiergal.hub import load_model
+from hiergal.morphology import summarize_profile
+from hiergal.posterior import interval
+from hiergal.prior import prior_of
+from hiergal.report import write_json
+from hiergal.scene import render_sources
+from hiergal.stages import key_for, split_of
+from hiergal.survey import open_store
+
+DRAWN, PLACED, NOISE, INFERRED = range(420, 424)  # purposes of the seed
+PROBABILITIES = (0.5, 0.68, 0.9, 0.95)
+SEPARATION = (1.0, 3.0)  # half-light radii
+BRIGHT = 15.0  # signal to noise of a source alone, above which it counts as seen
+
+
+def places(rng: np.random.Generator, hlr_pix: np.ndarray) -> np.ndarray:
+    """Return positions (x, y) of sources about the centre of their scenes, neighbours 1 to 3 half-light radii apart."""
+    n, k = hlr_pix.shape
+    apart = rng.uniform(*SEPARATION, n) * hlr_pix.mean(axis=1)
+    turn = rng.uniform(0, 2 * np.pi, n)[:, None] + 2 * np.pi * np.arange(k) / k
+    radius = apart[:, None] / (2 * np.sin(np.pi / k))
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=-1).astype(np.float32)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", type=Path, help="a trained model's folder")
+    parser.add_argument("survey", type=Path, help="the store that it was trained on")
+    parser.add_argument("--out", type=Path, required=True, help="folder for numbers and figure")
+    parser.add_argument("--scenes", type=int, default=200, help="for each number of sources")
+    parser.add_argument("--mock", action="store_true", help="galaxies of the mock survey, not of the model")
+    parser.add_argument("--method", choices=("curved", "laplace"), default="curved")
+    parser.add_argument("--draws", type=int, default=100, help="posterior draws of each")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(words)
+    keep_freed_memory()
+
+    model, store = load_model(args.model), open_store(args.survey)
+    unseen, scale = split_of(store, model.recipe).test, model.recipe.pixel_scale_arcsec
+    results, n = {"scenes": args.scenes, "mock": args.mock, "method": args.method}, args.scenes
+    args.out.mkdir(parents=True, exist_ok=True)
+    for k in (2, 3):
+        rng = np.random.default_rng([args.seed, PLACED, k])
+        like = store.read(np.resize(unseen, n)).replace(identifier=np.arange(n))
+        if args.mock:
+            profile = jnp.asarray(store.truth(rng.choice(unseen, n * k)), jnp.float32)
+        else:
+            key = jax.random.fold_in(key_for(args.seed, DRAWN), k)
+            u = jax.random.normal(key, (n * k, model.recipe.generator.latents))
+            profile = model.decode(prior_of(model, n * k).from_base(u))
+        true = jax.tree.map(lambda x: np.asarray(x).reshape(n, k), summarize_profile(profile, scale))
+        positions = places(rng, true.hlr_arcsec / scale)
+        psf = like.psf.replace(profile_fwhm_arcsec=model.recipe.profile_fwhm_arcsec)
+        alone = render_sources(profile.reshape(n, k, *profile.shape[1:]), positions, psf, model.recipe.shape)
+        noise = np.asarray(like.noise.sample(key_for(args.seed, NOISE + k), alone[:, 0].shape))
+        scenes = like.replace(image=np.asarray(alone.sum(axis=1)) + noise, mask=None)
+        found = deblend(
+            model, scenes, positions, key=key_for(args.seed, INFERRED), method=args.method, draws=args.draws, progress=True
+        )  # fmt: skip
+        level = np.asarray(like.noise.level())[:, None]
+        seen = np.sqrt((np.asarray(alone) ** 2).sum((2, 3))) / level > BRIGHT
+        off = (found.summary.flux.mean(axis=0) - true.flux) / true.flux
+        error = np.std(off[seen]) / np.sqrt(seen.sum())
+        table = {
+            "sources": int(seen.sum()),
+            "flux_bias": float(off[seen].mean()),
+            "flux_bias_error": float(error),
+            "flux_bias_median": float(np.median(off[seen])),
+            "flux_bias_total": float(
+                (found.summary.flux.mean(axis=0) - true.flux)[seen].sum() / true.flux[seen].sum()
+            ),
+            "chi_square_median": float(np.median(found.chi_square)),
+        }
+        for name in ("flux", "hlr_arcsec", "g1", "g2"):
+            for probability in PROBABILITIES:
+                low, high = interval(getattr(found.summary, name), probability)
+                truth = getattr(true, name)
+                table[f"{name}_{probability:.2f}"] = float(np.mean(((low <= truth) & (truth <= high))[seen]))
+        results[f"{k} sources"] = table
+        print(f"{k} sources:", {name: round(value, 4) for name, value in table.items()}, flush=True)
+        figure = figures.deblended_scenes(scenes, found, np.asarray(alone), rows=4)
+        figure.savefig(args.out / f"deblending_{k}.png", dpi=150)
+    write_json(args.out / "deblending.json", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Deblending: sources at their places, and joint posteriors that are exact where that is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import awkward_psf
+from numpyro.handlers import seed, substitute, trace
+from toys import (
+    SCALE,
+    LinearGenerator,
+    convolution_matrix,
+    linear_model,
+    tiny_model,
+    tiny_recipe,
+    tiny_survey,
+)
+
+from hiergal.deblend import deblend
+from hiergal.morphology import summarize_profile
+from hiergal.noise import WhiteNoise
+from hiergal.observation import Observation
+from hiergal.prior import prior_of
+from hiergal.psf import PSF, convolve, gaussian_psf
+from hiergal.scene import render_sources, scene_model
+from hiergal.scene_problem import SceneProblem, start_of
+
+MODEL, D = (8, 16), 8
+POSITIONS = np.array([[[-3.0, 1.0], [4.0, -2.0]], [[0.0, 0.0], [5.0, 3.0]]], np.float32)
+
+
+def scene(make_psf, make_noise, kind="white", shape=(14, 26), masked=False, position_error_pix=0.0):
+    """Two scenes of two sources of the linear model, and the vectors that they were made from."""
+    model, psf, noise = linear_model(MODEL), make_psf(2, (5, 3)), make_noise(kind, 2, shape)
+    psf = psf.replace(stamp=jnp.asarray(psf.stamp, float))
+    noise = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), noise)
+    mask = np.random.default_rng(8).uniform(size=(2, *shape)) < 0.15 if masked else None
+    empty = Observation(np.zeros((2, *shape)), psf, noise, mask, {}, np.arange(2), SCALE)
+    problem = SceneProblem(
+        model, empty, prior_of(model, 4), POSITIONS, jnp.ones(2), position_error_pix=position_error_pix
+    )
+    size = 2 * D + (4 if position_error_pix else 0)
+    t = jax.random.normal(jax.random.key(4), (2, size), float)
+    image = problem.sources(t).sum(1) + noise.sample(jax.random.key(5), (2, *shape))
+    image = np.asarray(image if mask is None else np.where(mask, np.nan, image))
+    return problem.replace(observation=empty.replace(image=image)), t
+
+
+def exact(problem, row):
+    """Mean and covariance of the latents of both sources, with dense matrices; whole-pixel places."""
+    params, (ny, nx), shape = problem.model.params, MODEL, problem.observation.image.shape[1:]
+    sy, sx = shape
+    room = (sy + 4 * ny, sx + 4 * nx)  # profiles may reach out of the scene
+    blur = convolution_matrix(np.asarray(problem.observation.psf.stamp[row], float), room)
+    inside = np.zeros(room, bool)
+    inside[2 * ny : 2 * ny + sy, 2 * nx : 2 * nx + sx] = True
+    seen = blur[inside.ravel()]
+    design, offset = [], 0.0
+    for x, y in POSITIONS[row].astype(int):
+        first = 2 * ny + (sy - ny) // 2 + y, 2 * nx + (sx - nx) // 2 + x
+        place = np.zeros(room, bool)
+        place[first[0] : first[0] + ny, first[1] : first[1] + nx] = True
+        design.append(seen[:, place.ravel()] @ np.asarray(params["weights"], float).T)
+        offset = offset + seen[:, place.ravel()] @ np.asarray(params["offset"], float)
+    design = np.concatenate(design, axis=1)
+    sigma = np.broadcast_to(np.asarray(problem.observation.noise.sigma[row], float), shape).ravel()
+    x = np.asarray(problem.observation.image[row], float).ravel() - offset
+    if problem.observation.mask is not None:
+        kept = ~problem.observation.mask[row].ravel()
+        design, sigma, x = design[kept], sigma[kept], x[kept]
+    precision = np.eye(2 * D) + (design / sigma[:, None] ** 2).T @ design
+    covariance = np.linalg.inv(precision)
+    return covariance @ (design / sigma[:, None] ** 2).T @ x, covariance
+
+
+@pytest.mark.parametrize(("kind", "masked"), [("white", False), ("pixel", True)])
+def test_two_linear_sources_have_their_closed_form_posterior(x64, make_psf, make_noise, kind, masked):
+    """Means within four standard errors of 400 draws, covariances within a quarter of the widths."""
+    problem, _ = scene(make_psf, make_noise, kind, masked=masked)
+    found = deblend(problem.model, problem.observation, POSITIONS, key=jax.random.key(1), draws=400, batch=2)
+    latents = found.latents.reshape(400, 2, 2 * D)
+    factor = np.where(found.misfit > 1.5, np.nan, 1.0)
+    assert np.isfinite(factor).all(), "misfit of a model that is right"
+    for row in range(2):
+        mean, covariance = exact(problem, row)
+        width = np.sqrt(np.diag(covariance))
+        z = (latents[:, row] - mean) / width
+        assert np.abs(z.mean(axis=0)).max() < 4 / np.sqrt(400)
+        correlation = covariance / np.outer(width, width)
+        assert np.abs(np.cov(z.T) - correlation).max() < 5 / np.sqrt(400)
+    assert found.profile_mean.shape == (2, 2, *MODEL) and found.image_mean.shape == (2, 2, 14, 26)
+    np.testing.assert_allclose(found.chi_square, 1, atol=0.35)
+    assert np.all(found.positions == POSITIONS)
+
+
+def test_sources_are_moved_by_parts_of_a_pixel(x64):
+    """Flux stays, the centroid is where it was asked for, on scenes and profiles that are not square."""
+    y, x = np.mgrid[:15, :21] - np.array([7, 10]).reshape(2, 1, 1)
+    profile = np.exp(-0.5 * (x**2 / 4 + y**2 / 2))[None, None]
+    at = jnp.array([[[3.3, -2.7]]])
+    psf = gaussian_psf(3 * SCALE, SCALE)
+    image = render_sources(jnp.asarray(profile), at, psf.replace(stamp=psf.stamp.astype(float)), (41, 54))[
+        0, 0
+    ]
+    summary = summarize_profile(image[None], SCALE)
+    np.testing.assert_allclose(summary.flux[0], profile.sum(), rtol=1e-5)
+    np.testing.assert_allclose([summary.x_pix[0], summary.y_pix[0]], at[0, 0], atol=1e-4)
+
+
+def test_at_the_centre_it_is_the_convolution(rng, make_psf):
+    profile, psf = rng.uniform(size=(3, 12, 17)).astype(np.float32), make_psf(3)
+    found = render_sources(jnp.asarray(profile)[:, None], jnp.zeros((3, 1, 2)), psf, (12, 17))
+    np.testing.assert_allclose(found[:, 0], convolve(profile, psf), atol=2e-5)
+
+
+def test_light_that_leaves_the_scene_does_not_come_back(make_psf):
+    profile = jnp.ones((1, 1, 8, 8))
+    image = render_sources(profile, jnp.array([[[7.0, 0.0]]]), make_psf(1), (16, 16))[0, 0]
+    assert float(jnp.abs(image[:, :4]).max()) < 1e-3 * float(image.max())
+
+
+def test_the_program_is_the_problem(make_psf, make_noise):
+    """Log-densities of the NumPyro program and of what the search works on differ by a constant of the scene."""
+    problem, t = scene(make_psf, make_noise, position_error_pix=0.7)
+    observation = problem.observation
+    generator = LinearGenerator(MODEL)
+
+    def log_joint(t):
+        values = {"z": problem.latents(t), "offset": problem.places(t) - POSITIONS}
+        program = substitute(seed(scene_model, 0), data=values | {"generator$params": problem.model.params})
+        how = {"generator": generator, "latents": D, "shape": observation.image.shape[1:]}
+        sites = trace(program).get_trace(observation, POSITIONS, position_error_pix=0.7, **how)
+        return sum(
+            sites[name]["fn"].log_prob(sites[name]["value"]).sum() for name in ("z", "offset", "image")
+        )
+
+    def ours(t):
+        both = jnp.concatenate([problem.residual(t), problem.base(t)], axis=-1)
+        return -0.5 * jnp.sum(both**2)
+
+    other = t + 0.1 * jax.random.normal(jax.random.key(2), t.shape)
+    assert float(log_joint(t) - log_joint(other)) == pytest.approx(float(ours(t) - ours(other)), rel=2e-3)
+
+
+@pytest.fixture(scope="module")
+def crowded():
+    """Networks, and scenes of two galaxies that such networks cannot mistake, since each is far from the other."""
+    model = tiny_model(tiny_recipe((16, 24)))
+    galaxies = tiny_survey(6, (16, 24), awkward_psf(6))
+    canvas = np.zeros((3, 24, 50), np.float32)
+    canvas[:, 4:20, :24] += galaxies.image[:3]
+    canvas[:, 4:20, 26:] += galaxies.image[3:]
+    psf = galaxies.psf.replace(stamp=galaxies.psf.stamp[:3])
+    scenes = Observation(canvas, psf, WhiteNoise(np.full(3, 0.5, np.float32)), None, {}, np.arange(3), SCALE)
+    return model, scenes, np.tile(np.array([[-13.0, 0.0], [13.0, 0.0]], np.float32), (3, 1, 1))
+
+
+def test_each_source_starts_on_its_own_surroundings(crowded):
+    model, scenes, positions = crowded
+    problem = SceneProblem(model, scenes, prior_of(model, 6), positions, jnp.ones(3))
+    t = start_of(problem)
+    assert t.shape == (3, 16) and np.all(np.isfinite(t))
+    start = np.sum(np.asarray(problem.residual(t)) ** 2, axis=-1)
+    empty = np.sum(np.asarray(problem.residual(jnp.zeros_like(t))) ** 2, axis=-1)
+    assert np.all(start < empty)
+
+
+def test_uncertain_positions_are_found(crowded):
+    """Draws of the positions scatter by no more than the prior, and batches do not matter."""
+    model, scenes, positions = crowded
+    found = deblend(
+        model, scenes, positions, key=jax.random.key(1), position_error_pix=0.5, draws=20, batch=2
+    )
+    assert found.positions.shape == (20, 3, 2, 2) and found.latents.shape == (20, 3, 2, 8)
+    assert np.all(np.isfinite(found.summary.flux)) and np.all(found.positions.std(axis=0) < 1.0)
+    assert found.positions.std(axis=0).max() > 0.01
+    first = deblend(
+        model, scenes[:1], positions[:1], key=jax.random.key(1), position_error_pix=0.5, draws=20, batch=2
+    )
+    np.testing.assert_allclose(first.summary.flux, found.summary.flux[:, :1], rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": np.zeros((3, 2, 3))}, r"expected shape \[3, k, 2\]"),
+        ({"positions": np.full((3, 2, 2), np.nan)}, "leave such sources out"),
+        ({"positions": np.array([[[40.0, 0.0], [0.0, 0.0]]] * 3)}, "inside the scenes of 24 x 50 pixels"),
+        ({"positions": np.zeros((3, 2, 2))}, "at least 0.5 pixels apart, got closer ones in 3 of 3"),
+        ({"method": "magic"}, "expected curved or laplace"),
+        ({"position_error_pix": -1.0}, "expected zero or more, got -1"),
+    ],
+)
+def test_wrong_requests_are_refused(crowded, change, message):
+    model, scenes, positions = crowded
+    arguments = {"positions": positions} | change
+    with pytest.raises(ValueError, match=message):
+        deblend(model, scenes, key=jax.random.key(1), **arguments)
+
+
+def test_point_psfs_and_one_source_are_the_whole_model(make_psf):
+    """One source at the centre of a stamp: the images are those of the model without scenes."""
+    model = linear_model(MODEL)
+    z = jax.random.normal(jax.random.key(3), (1, D))
+    psf = PSF(np.ones((1, 1, 1), np.float32), pixel_scale_arcsec=SCALE)
+    image = model.render(model.decode(z), psf)
+    found = render_sources(model.decode(z)[:, None], jnp.zeros((1, 1, 2)), psf, MODEL)[:, 0]
+    np.testing.assert_allclose(found, image, atol=1e-4)
