@@ -28,7 +28,7 @@ from hiergal.scene_problem import SceneProblem, start_of
 
 __all__ = ["Deblended", "deblend"]
 
-STEPS = 8
+STEPS = 12
 CORRECTIONS = 2
 BLOCK = 10  # draws decoded together
 LONGEST_STEP = 6.0  # standard deviations
@@ -70,7 +70,7 @@ def deblend(
     positions: Float[Array, "..."],
     *,
     key: jax.Array,
-    method: Literal["curved", "laplace"] = "curved",
+    method: Literal["curved", "laplace"] | str = "curved",
     position_error_pix: float = 0.0,
     conditions: Float[np.ndarray, "n k c"] | None = None,
     draws: int = 200,

@@ -7,21 +7,20 @@ source, then with the others subtracted.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
-from hiergal.guide_flow import laplace_of
+from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.records import Array, Record, record, static
-from hiergal.samplers.problem import Problem
 from hiergal.scene import render_sources
 
 __all__ = ["SceneProblem", "start_of"]
 
-ROUNDS = 2  # of the guide
+ROUNDS = 3  # of the guide
+FARTHEST = 3.0  # of latents at the start
 
 
 @record
@@ -84,8 +83,12 @@ class SceneProblem(Record):
         return jnp.concatenate([u.reshape(*t.shape[:-1], k * d), t[..., k * d :]], axis=-1)
 
 
-def start_of(problem: SceneProblem) -> jax.Array:
-    """Fit each source alone, on its surroundings: nearer pixels first, then with the others subtracted."""
+def start_of(problem: SceneProblem) -> Float[jax.Array, "n t"]:
+    """Ask the guide about each source alone, and return the best of what it says for the scene together.
+
+    First each pixel is replaced by its mirror image about the source if that is fainter, which removes most of the
+    neighbours' light; then the other sources, as they were found, are subtracted, some times.
+    """
     model, scene = problem.model, problem.observation
     n, k = problem.positions.shape[:2]
     ny, nx = model.recipe.shape
@@ -94,49 +97,47 @@ def start_of(problem: SceneProblem) -> jax.Array:
     )  # the rest of a pixel is the latents' to find
     hidden = jnp.zeros(scene.image.shape, bool) if scene.mask is None else jnp.asarray(scene.mask)
     image = jnp.where(hidden, 0.0, jnp.asarray(scene.image))
-    nearest = _nearest(problem.positions, scene.image.shape[1:])
     level = jnp.repeat(jnp.asarray(scene.noise.level()), k)
     psf = scene.psf.replace(stamp=jnp.repeat(jnp.asarray(scene.psf.stamp), k, axis=0))
-    identifier, extra = jnp.arange(n * k), 2 * k if problem.position_error_pix else 0
-    others = jnp.zeros((n, k, *scene.image.shape[1:]), image.dtype)
+    offsets = jnp.zeros((n, 2 * k if problem.position_error_pix else 0), image.dtype)
+    on_pixels = problem.replace(positions=whole.astype(image.dtype))
+    masks = _cut(jnp.broadcast_to(hidden[:, None], (n, k, *hidden.shape[1:])), whole, (ny, nx), True)
+    others, best, least = 0.0, None, None
     for number in range(ROUNDS):
-        left = image[:, None] - others
-        foreign = hidden[:, None] | ((nearest[:, None] != jnp.arange(k)[None, :, None, None]) & (number == 0))
-        stamps, masks = _cut(left, foreign, whole, (ny, nx))
+        left = jnp.broadcast_to(image[:, None] - others, (n, k, *image.shape[1:]))
+        stamps = _cut(left, whole, (ny, nx), 0.0)
+        if number == 0:
+            stamps = jnp.minimum(stamps, stamps[..., ::-1, ::-1])
         seen = Observation(
-            stamps.reshape(n * k, ny, nx), psf, WhiteNoise(level), masks.reshape(n * k, ny, nx), {}, identifier,
+            stamps.reshape(n * k, ny, nx),
+            psf,
+            WhiteNoise(level),
+            masks.reshape(n * k, ny, nx),
+            {},
+            jnp.arange(n * k),
             scene.pixel_scale_arcsec,
-        )  # fmt: skip
-        z = laplace_of(Problem(model, seen, problem.prior, jnp.ones(n * k))).mean
-        t = jnp.concatenate([z.reshape(n, -1), jnp.zeros((n, extra), z.dtype)], axis=-1)
-        images = problem.replace(positions=whole.astype(image.dtype)).sources(t)
+        )
+        z = posterior_from(model.encode(seen), model.recipe.covariance).mean
+        z = jnp.clip(jnp.nan_to_num(z), -FARTHEST, FARTHEST).reshape(n, -1)
+        t = jnp.concatenate([z, offsets], axis=-1)
+        away = jnp.nan_to_num(
+            jnp.sum(problem.residual(t) ** 2, -1) + jnp.sum(problem.base(t) ** 2, -1), nan=jnp.inf
+        )
+        best = t if best is None else jnp.where((away < least)[:, None], t, best)
+        least = away if least is None else jnp.minimum(away, least)
+        images = on_pixels.sources(best)
         others = images.sum(axis=1, keepdims=True) - images
-    return t
+    return best
 
 
-def _nearest(positions: Array, shape: tuple[int, int]) -> jax.Array:
-    """Which source is nearest to each pixel, [n, y, x]."""
-    y, x = (
-        jnp.asarray(axis - (size - 1) / 2)
-        for axis, size in zip(np.mgrid[: shape[0], : shape[1]], shape, strict=True)
-    )
-    away = jnp.asarray(positions)[..., None, None, :] - jnp.stack([x, y], axis=-1)[None, None]
-    return jnp.argmin(jnp.sum(away**2, axis=-1), axis=1)
-
-
-def _cut(
-    image: jax.Array, mask: jax.Array, whole: jax.Array, shape: tuple[int, int]
-) -> tuple[jax.Array, jax.Array]:
-    """Stamps around each source, [n, k, y, x], and what of them is hidden or outside the scene."""
+def _cut(image: jax.Array, whole: jax.Array, shape: tuple[int, int], outside: float | bool) -> jax.Array:
+    """Stamps around each source, [n, k, y, x]."""
     ny, nx = shape
-    pad = [(ny, ny), (nx, nx)]
-    image = jnp.pad(image, [(0, 0), (0, 0), *pad])
-    mask = jnp.pad(mask, [(0, 0), (0, 0), *pad], constant_values=True)
+    image = jnp.pad(image, [(0, 0), (0, 0), (ny, ny), (nx, nx)], constant_values=outside)
     sy, sx = (size - 2 * side for size, side in zip(image.shape[-2:], shape, strict=True))
 
     def one(plane, at):
         first = (ny + (sy - ny) // 2 + at[1], nx + (sx - nx) // 2 + at[0])
         return jax.lax.dynamic_slice(plane, first, shape)
 
-    each = jax.vmap(jax.vmap(one))
-    return each(image, whole), each(mask, whole)
+    return jax.vmap(jax.vmap(one))(image, whole)

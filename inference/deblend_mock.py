@@ -68,15 +68,17 @@ def main(words: list[str] | None = None) -> None:
             key = jax.random.fold_in(key_for(args.seed, DRAWN), k)
             u = jax.random.normal(key, (n * k, model.recipe.generator.latents))
             profile = model.decode(prior_of(model, n * k).from_base(u))
-        true = jax.tree.map(lambda x: np.asarray(x).reshape(n, k), summarize_profile(profile, scale))
+        true = summarize_profile(profile.reshape(n, k, *profile.shape[1:]), scale)
+        true = jax.tree.map(np.asarray, true)
         positions = places(rng, true.hlr_arcsec / scale)
         psf = like.psf.replace(profile_fwhm_arcsec=model.recipe.profile_fwhm_arcsec)
         alone = render_sources(profile.reshape(n, k, *profile.shape[1:]), positions, psf, model.recipe.shape)
         noise = np.asarray(like.noise.sample(key_for(args.seed, NOISE + k), alone[:, 0].shape))
         scenes = like.replace(image=np.asarray(alone.sum(axis=1)) + noise, mask=None)
+        key = key_for(args.seed, INFERRED)
         found = deblend(
-            model, scenes, positions, key=key_for(args.seed, INFERRED), method=args.method, draws=args.draws, progress=True
-        )  # fmt: skip
+            model, scenes, positions, key=key, method=args.method, draws=args.draws, progress=True
+        )
         level = np.asarray(like.noise.level())[:, None]
         seen = np.sqrt((np.asarray(alone) ** 2).sum((2, 3))) / level > BRIGHT
         off = (found.summary.flux.mean(axis=0) - true.flux) / true.flux

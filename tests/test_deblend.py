@@ -158,13 +158,14 @@ def crowded():
 def test_each_source_starts_on_its_own_surroundings(crowded):
     model, scenes, positions = crowded
     problem = SceneProblem(model, scenes, prior_of(model, 6), positions, jnp.ones(3))
-    t = start_of(problem)
+    t = jax.jit(start_of)(problem)
     assert t.shape == (3, 16) and np.all(np.isfinite(t))
     start = np.sum(np.asarray(problem.residual(t)) ** 2, axis=-1)
     empty = np.sum(np.asarray(problem.residual(jnp.zeros_like(t))) ** 2, axis=-1)
     assert np.all(start < empty)
 
 
+@pytest.mark.slow
 def test_uncertain_positions_are_found(crowded):
     """Draws of the positions scatter by no more than the prior, and batches do not matter."""
     model, scenes, positions = crowded

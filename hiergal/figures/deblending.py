@@ -62,9 +62,10 @@ def deblended_scenes(
     chosen = np.arange(min(rows, len(observation))) if isinstance(rows, int) else rows
     sources, shape = deblended.image_mean.shape[1], observation.image.shape[1:]
     each = 2 if truth is None else 3
+    columns = 3 + each * sources
     figure, axes = stamp_grid(
-        len(chosen), 3 + each * sources, shape, title=title, width_inch=0.3 + (3 + each * sources) * STAMP_INCH, head_inch=0.62
-    )  # fmt: skip
+        len(chosen), columns, shape, title=title, width_inch=columns * STAMP_INCH, head_inch=0.62
+    )
     level = np.asarray(observation.noise.level())
     noisy = np.asarray(observation.image)
     model = deblended.image_mean.sum(axis=1)
