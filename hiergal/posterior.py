@@ -150,7 +150,8 @@ def infer(
     bad = np.flatnonzero(~_trusted(posterior))
     if not len(bad):
         return posterior
-    return _put(posterior, bad, _infer(model, galaxies[bad], "nuts", **options))
+    few = min(batch, 2 ** int(np.ceil(np.log2(len(bad)))))  # NUTS is too slow to fill a batch with copies
+    return _put(posterior, bad, _infer(model, galaxies[bad], "nuts", **options | {"batch": few}))
 
 
 def interval(
