@@ -5,6 +5,7 @@ are what most users need; the modules hold the rest::
 
     model = hiergal.load_model("runs/quickstart/model")
     posterior = hiergal.infer(model, observation, key=jax.random.key(0))
+    checks = hiergal.check_fits(model, observation, posterior, key=jax.random.key(2))
     galaxies = hiergal.draw_galsim(model, catalog, key=jax.random.key(1))
 
 GalSim, matplotlib and ArviZ are imported where they are used, not here.
@@ -17,10 +18,12 @@ try:
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "unknown"
 
+from hiergal.fit_checks import FitChecks, check_fits
 from hiergal.hub import GalaxyModel, load_model, save_model
 from hiergal.noise import PixelNoise, StationaryNoise, WhiteNoise
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior, infer, interval
+from hiergal.predictive import Prediction, predict
 from hiergal.psf import PSF, convolve
 from hiergal.recipe import Recipe, load_recipe
 from hiergal.simulate import draw_galsim, draw_profiles
@@ -28,13 +31,16 @@ from hiergal.survey import open_store
 
 __all__ = [
     "PSF",
+    "FitChecks",
     "GalaxyModel",
     "Observation",
     "PixelNoise",
     "Posterior",
+    "Prediction",
     "Recipe",
     "StationaryNoise",
     "WhiteNoise",
+    "check_fits",
     "check_observation",
     "convolve",
     "draw_galsim",
@@ -44,5 +50,6 @@ __all__ = [
     "load_model",
     "load_recipe",
     "open_store",
+    "predict",
     "save_model",
 ]

@@ -1,56 +1,60 @@
 """Posteriors as data with names, for ArviZ: one small adapter for both of its generations.
 
 ArviZ 0.23 keeps groups of arrays in an ``InferenceData``, ArviZ 1 in xarray's ``DataTree``. Here everything is built,
-written and read as a tree of xarray datasets, which is turned into an ``InferenceData`` where ArviZ asks for one; a
-file written under one generation loads under the other. Random draws have the dimensions chain and draw. Those of
-NUTS keep their chains if all galaxies were inferred by it; all others are independent, and count as one chain.
+written and read (:mod:`hiergal.arviz_files`) as a tree of xarray datasets, which is turned into an ``InferenceData``
+where ArviZ asks for one; a file written under one generation loads under the other.
 
-========================  ============================================================================
+Random draws have the dimensions chain and draw. If all galaxies were sampled by NUTS, there are its two chains (one, if
+the number of draws is odd). The draws of other methods are independent, and count as one chain; so do those of
+``auto``, where some galaxies may have two: ``r_hat`` and ``ess_nuts`` of these are in ``sample_stats``.
+
+========================  ==========================================================================================
 group                     holds
-========================  ============================================================================
-``posterior``             z [chain, draw, galaxy, latent]; flux, magnitude, hlr_arcsec, x_pix, y_pix,
-                          g1, g2
-``posterior_predictive``  image [chain, draw, galaxy, y, x]: stamps seen again, if there is a prediction
-``log_likelihood``        image [chain, draw, galaxy, y, x]: of each pixel, likewise
+========================  ==========================================================================================
+``posterior``             z [chain, draw, galaxy, latent]; flux, magnitude, hlr_arcsec, x_pix, y_pix, g1, g2
+``posterior_predictive``  image [chain, draw, galaxy, y, x]: replicated stamps
+``log_likelihood``        image [chain, draw, galaxy, y, x], NaN where masked; stamp [chain, draw, galaxy], its sum
 ``observed_data``         image [galaxy, y, x]
 ``constant_data``         psf, noise_level, mask if there is one, catalogue columns, pixel_scale_arcsec
-``sample_stats``          method, k_hat, ess, r_hat, ess_nuts, divergences [galaxy]: where the draws
-                          come from, and what is known of their quality
-``predictions``           profile_mean, profile_std, image_mean [galaxy, y, x]; chi_square, misfit,
-                          variance_factor [galaxy]
-========================  ============================================================================
+``sample_stats``          method, k_hat, ess, r_hat, ess_nuts, divergences [galaxy]: where the draws come from,
+                          and what is known of their quality (:class:`hiergal.posterior.Posterior`)
+``predictions``           profile_mean, profile_std, image_mean [galaxy, y, x]; chi_square, misfit, variance_factor
+                          [galaxy]
+========================  ==========================================================================================
 
-``az.loo`` works on one galaxy, whose pixels are the observations: ``az.loo(data.sel(galaxy=[identifier]))``; masked
-pixels count as known (log-likelihood 0), and add nothing.
-
+The second and the third are there with a prediction (:func:`hiergal.predictive.predict`), with the draws that it took.
 Axes y and x are offsets from the centre of the stamp [arcsec]; psf_y and psf_x are offsets from the central pixel of
 the PSF's stamp [arcsec].
+
+Leave-one-out: ``arviz.loo(pixels_of(data, galaxy))`` asks how well each pixel of a galaxy is predicted by all others,
+masked ones left out; with correlated noise its terms are those of whitened residuals, and only their sum compares
+models. ``arviz.loo(data, var_name="stamp")`` leaves out whole galaxies: since nothing but its stamp informs a galaxy's
+latents, it warns of large k, and rightly.
 """
 
-import shutil
-import warnings
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hiergal.arviz_files import for_arviz, load_arviz, save_arviz, tree_of
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS, Posterior
-from hiergal.predictive import Prediction
+from hiergal.predictive import Prediction, check_same_galaxies
 from hiergal.samplers.nuts import CHAINS
 
-__all__ = ["load_arviz", "posterior_to_arviz", "save_arviz"]
+__all__ = ["load_arviz", "pixels_of", "posterior_to_arviz", "save_arviz"]
 
-ENGINE = "h5netcdf"
 STAMP = ("galaxy", "y", "x")
 DRAWS = ("chain", "draw", "galaxy")
-DRAWN = (*DRAWS, "y", "x")
 
 
 def posterior_to_arviz(
-    posterior: Posterior, observation: Observation, model: GalaxyModel, prediction: Prediction | None = None
+    posterior: Posterior,
+    observation: Observation,
+    model: GalaxyModel,
+    predictive: Prediction | None = None,
 ) -> Any:
     """Put posteriors, and what they were inferred from, into the form that ArviZ works on.
 
@@ -58,27 +62,25 @@ def posterior_to_arviz(
         posterior: Posteriors of some galaxies.
         observation: The same galaxies, in the same order.
         model: The model that inferred them; its magnitude zero point turns fluxes into magnitudes.
-        prediction: What :func:`hiergal.predictive.predict` returned, for the groups ``posterior_predictive`` and
-            ``log_likelihood``.
+        predictive: What the posteriors predict (:func:`hiergal.predictive.predict`), for two more groups.
 
     Returns:
         ``arviz.InferenceData`` under ArviZ 0.23, ``xarray.DataTree`` under ArviZ 1.
 
     Raises:
-        ValueError: If posterior and observation are not of the same galaxies.
+        ValueError: If posterior, observation and prediction are not of the same galaxies, or the prediction has other
+            draws of one chain of NUTS than of the other.
 
     Example:
-        >>> data = posterior_to_arviz(infer(model, observation, key=key), observation, model)  # doctest: +SKIP
+        >>> prediction = predict(model, observation, posterior, key=key, draws=100)  # doctest: +SKIP
+        >>> data = posterior_to_arviz(posterior, observation, model, prediction)  # doctest: +SKIP
         >>> arviz.summary(data, var_names=["magnitude", "hlr_arcsec"])  # doctest: +SKIP
+        >>> arviz.plot_ppc(pixels_of(data, 1031))  # plot_ppc_dist under ArviZ 1  # doctest: +SKIP
     """
     import xarray as xr
 
-    if not np.array_equal(posterior.identifier, observation.identifier):
-        raise ValueError(
-            f"expected the posterior and the observation of the same galaxies in the same order, got "
-            f"{len(posterior)} and {len(observation)} galaxies whose identifiers differ"
-        )
-    origin = model.provenance
+    check_same_galaxies(posterior, observation)
+    origin, chains = model.provenance, _chains(posterior)
     about = {
         "model": model.recipe.name,
         "survey": origin.survey,
@@ -88,104 +90,113 @@ def posterior_to_arviz(
         "hiergal_version": origin.version,
     }
     groups = {
-        "posterior": _draws(posterior, origin.flux_unit, origin.magnitude_zero_point),
+        "posterior": _draws(posterior, chains, origin.flux_unit, origin.magnitude_zero_point),
         "observed_data": {"image": _variable(STAMP, observation.image, f"{origin.flux_unit} / pixel")},
         "constant_data": _constants(observation, origin.flux_unit),
         "sample_stats": _statistics(posterior),
         "predictions": _predictions(posterior, origin.flux_unit),
     }
-    if prediction is not None:
-        unit = f"{origin.flux_unit} / pixel"
-        chains = _chains(posterior) if len(prediction.draw) == len(posterior.latents) else 1
-        groups["posterior_predictive"] = {"image": _variable(DRAWN, _split(prediction.image, chains), unit)}
-        groups["log_likelihood"] = {
-            "image": _variable(DRAWN, _split(prediction.log_likelihood, chains), "nat")
-        }
-    axes = _coordinates(posterior, observation)
+    axes = _coordinates(posterior, observation, chains)
+    taken = {}
+    if predictive is not None:
+        taken["draw"] = _variable(("draw",), _taken(predictive, posterior, chains))
+        groups["posterior_predictive"], groups["log_likelihood"] = _predicted(
+            predictive, observation.mask, chains, origin.flux_unit
+        )
     datasets = {}
     for name, variables in groups.items():
         used = {axis for variable in variables.values() for axis in variable.dims}
-        there = {axis: axes[axis] for axis in axes if axis in used}
-        if name in ("posterior_predictive", "log_likelihood"):
-            there |= _draw_axes(prediction.draw, chains)
-        datasets[name] = xr.Dataset(variables, there, attrs=about)
-    return _for_arviz(xr.DataTree.from_dict(datasets))
+        own = axes | taken if name in ("posterior_predictive", "log_likelihood") else axes
+        datasets[name] = xr.Dataset(variables, {a: own[a] for a in own if a in used}, attrs=about)
+    return for_arviz(xr.DataTree.from_dict(datasets))
 
 
-def save_arviz(data: Any, path: str | Path) -> None:
-    """Write posteriors to a netCDF file or a zarr group, replacing one that is there; it is whole, or not written.
+def pixels_of(data: Any, galaxy: int) -> Any:
+    """Return ArviZ data of one galaxy, with its pixels on one axis and the masked ones left out.
 
     Args:
         data: What :func:`posterior_to_arviz` returned.
-        path: A folder if it ends in ``.zarr``, else a file, ``.nc`` by custom.
+        galaxy: Identifier of the galaxy.
+
+    Returns:
+        The same groups without the axis of galaxies, and with ``pixel`` instead of y and x, but without ``stamp``.
 
     Raises:
-        OSError: If it cannot be written; what was there before stays.
+        ValueError: If there is no such galaxy.
 
     Example:
-        >>> save_arviz(data, "posterior.nc")  # doctest: +SKIP
+        >>> one = pixels_of(data, 1031)  # doctest: +SKIP
+        >>> arviz.loo(one)  # how well each pixel is predicted by all others  # doctest: +SKIP
     """
     import xarray as xr
 
-    path = Path(path)
-    tree = data if isinstance(data, xr.DataTree) else data.to_datatree()
-    partial = path.with_name(f"{path.name}.partial")
-    if path.suffix != ".zarr":
-        tree.to_netcdf(partial, engine=ENGINE)
-        partial.replace(path)
-        return
-    shutil.rmtree(partial, ignore_errors=True)
-    tree.to_zarr(partial, zarr_format=2)  # format 3 has no settled way to store strings yet
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
-
-
-def load_arviz(path: str | Path) -> Any:
-    """Read posteriors into memory.
-
-    Args:
-        path: What :func:`save_arviz` wrote, under either generation of ArviZ.
-
-    Raises:
-        OSError: If it cannot be read.
-
-    Example:
-        >>> data = load_arviz("posterior.nc")  # doctest: +SKIP
-    """
-    import xarray as xr
-
-    path = Path(path)
-    with xr.open_datatree(path, engine="zarr" if path.suffix == ".zarr" else ENGINE) as tree:
-        return _for_arviz(tree.load().copy(deep=True))
-
-
-def _draws(posterior: Posterior, flux_unit: str, zero_point: float) -> dict[str, Any]:
-    """Random variables, each with the axis of chains put first."""
-    chains = _chains(posterior)
-    units = {"flux": flux_unit, "hlr_arcsec": "arcsec", "x_pix": "pixel", "y_pix": "pixel"}
-    summary = {f.name: np.asarray(getattr(posterior.summary, f.name)) for f in fields(posterior.summary)}
-    variables = {
-        n: _variable(DRAWS, _split(value, chains), units.get(n, "1")) for n, value in summary.items()
-    }
-    magnitude = zero_point - 2.5 * np.log10(summary["flux"])
-    z = _variable((*DRAWS, "latent"), _split(np.asarray(posterior.latents), chains), "1")
-    return {"z": z, "magnitude": _variable(DRAWS, _split(magnitude, chains), "mag"), **variables}
+    tree = tree_of(data)
+    there = tree["posterior"]["galaxy"].values
+    if galaxy not in there:
+        raise ValueError(f"galaxy: expected the identifier of one of {len(there)} galaxies, got {galaxy}")
+    constants = tree["constant_data"].to_dataset()
+    kept = None if "mask" not in constants else ~constants["mask"].sel(galaxy=galaxy).values.ravel()
+    groups = {}
+    for name, node in tree.children.items():
+        group = node.to_dataset()
+        group = group.sel(galaxy=galaxy) if "galaxy" in group.dims else group
+        if {"y", "x"} <= set(group.dims):
+            group = group.stack(pixel=("y", "x")).reset_index("pixel")
+            group = group.assign_coords(pixel=np.arange(group.sizes["pixel"]))
+            group = group if kept is None else group.isel(pixel=kept)
+        groups[name] = group.drop_vars("stamp", errors="ignore")
+    return for_arviz(xr.DataTree.from_dict(groups))
 
 
 def _chains(posterior: Posterior) -> int:
-    """How many chains the draws are of: they come one chain after the other."""
-    draws = len(posterior.latents)
-    nuts = len(posterior) and np.all(posterior.method == METHODS.index("nuts"))
-    return CHAINS if nuts and draws % CHAINS == 0 else 1
+    """Chains of NUTS come one after the other; draws of other methods are independent."""
+    nuts = np.all(posterior.method == METHODS.index("nuts"))
+    return CHAINS if nuts and len(posterior.latents) % CHAINS == 0 else 1
 
 
-def _split(values: np.ndarray, chains: int) -> np.ndarray:
+def _by_chain(values: Any, chains: int) -> np.ndarray:
+    values = np.asarray(values)
     return values.reshape(chains, -1, *values.shape[1:])
 
 
-def _draw_axes(draw: np.ndarray, chains: int) -> dict[str, Any]:
-    number = draw if chains == 1 else np.arange(len(draw) // chains)
-    return {"chain": _variable(("chain",), np.arange(chains)), "draw": _variable(("draw",), number)}
+def _draws(posterior: Posterior, chains: int, flux_unit: str, zero_point: float) -> dict[str, Any]:
+    """Random variables by chain and draw."""
+    units = {"flux": flux_unit, "hlr_arcsec": "arcsec", "x_pix": "pixel", "y_pix": "pixel"}
+    summary = {f.name: np.asarray(getattr(posterior.summary, f.name)) for f in fields(posterior.summary)}
+    magnitude = zero_point - 2.5 * np.log10(summary["flux"])
+    return {
+        "z": _variable((*DRAWS, "latent"), _by_chain(posterior.latents, chains), "1"),
+        "magnitude": _variable(DRAWS, _by_chain(magnitude, chains), "mag"),
+        **{n: _variable(DRAWS, _by_chain(value, chains), units.get(n, "1")) for n, value in summary.items()},
+    }
+
+
+def _taken(predictive: Prediction, posterior: Posterior, chains: int) -> np.ndarray:
+    """Which draws of each chain a prediction has."""
+    if not np.array_equal(predictive.identifier, posterior.identifier):
+        raise ValueError(
+            "predictive: expected the galaxies of the posterior in the same order, got others; predict these"
+        )
+    length = len(posterior.latents) // chains
+    if len(predictive.draw) % chains == 0:
+        by_chain = _by_chain(predictive.draw, chains) - length * np.arange(chains)[:, None]
+        if (by_chain == by_chain[0]).all() and by_chain.max() < length:
+            return by_chain[0]
+    raise ValueError(
+        f"predictive: expected the same draws of each of the {chains} chains, got {len(predictive.draw)} draws of both "
+        "together that are others; predict an even number of draws"
+    )
+
+
+def _predicted(
+    predictive: Prediction, mask: Any, chains: int, flux_unit: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    axes = (*DRAWS, "y", "x")
+    terms = _by_chain(predictive.log_likelihood, chains)
+    stamp = terms.sum(axis=(-2, -1))
+    terms = terms if mask is None else np.where(mask, np.nan, terms)
+    images = {"image": _variable(axes, _by_chain(predictive.image, chains), f"{flux_unit} / pixel")}
+    return images, {"image": _variable(axes, terms, "1"), "stamp": _variable(DRAWS, stamp, "1")}
 
 
 def _constants(observation: Observation, flux_unit: str) -> dict[str, Any]:
@@ -210,11 +221,11 @@ def _predictions(posterior: Posterior, flux_unit: str) -> dict[str, Any]:
     return images | {n: _variable(("galaxy",), getattr(posterior, n), "1") for n in _NUMBERS}
 
 
-_IMAGES = ("profile_mean", "profile_std", "image_mean")
 _NUMBERS = ("chi_square", "misfit", "variance_factor")
+_IMAGES = ("profile_mean", "profile_std", "image_mean")
 
 
-def _coordinates(posterior: Posterior, observation: Observation) -> dict[str, Any]:
+def _coordinates(posterior: Posterior, observation: Observation, chains: int) -> dict[str, Any]:
     draws, _, latents = posterior.latents.shape
     ny, nx = posterior.profile_mean.shape[-2:]
     py, px = observation.psf.stamp.shape[-2:]
@@ -223,9 +234,8 @@ def _coordinates(posterior: Posterior, observation: Observation) -> dict[str, An
         name: _variable((name,), (np.arange(size) - (size - 1) / 2) * scale, "arcsec")
         for name, size, scale in zip(("y", "x", "psf_y", "psf_x"), (ny, nx, py, px), scales, strict=True)
     }
-    indices = _draw_axes(np.arange(draws), _chains(posterior)) | {
-        "latent": _variable(("latent",), np.arange(latents))
-    }
+    counts = {"chain": chains, "draw": draws // chains, "latent": latents}
+    indices = {name: _variable((name,), np.arange(count)) for name, count in counts.items()}
     return {**indices, "galaxy": _variable(("galaxy",), posterior.identifier), **axes}
 
 
@@ -233,12 +243,3 @@ def _variable(dims: tuple[str, ...], values: Any, units: str | None = None) -> A
     import xarray as xr
 
     return xr.Variable(dims, np.asarray(values), {} if units is None else {"units": units})
-
-
-def _for_arviz(tree: Any) -> Any:
-    """The tree itself under ArviZ 1, and the older record of the same groups before."""
-    with warnings.catch_warnings():  # 0.23 announces on import that 1.x is coming
-        warnings.simplefilter("ignore", FutureWarning)
-        import arviz
-    major = int(arviz.__version__.partition(".")[0])
-    return tree if major >= 1 else arviz.InferenceData.from_datatree(tree)

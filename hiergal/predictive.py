@@ -1,10 +1,14 @@
-"""What a posterior predicts of the data, and whether the data look like that (Gelman, Meng & Stern 1996).
+"""What a posterior predicts: new stamps of the same galaxies, and how probable the observed pixels are (Eqs. 1, 4, 5).
 
-Two things come out of the draws of a posterior. *Predictions*: stamps that would be seen again of the same galaxy,
-and the log-likelihood of each pixel that was seen, for ArviZ's ``plot_ppc`` and ``loo``. *Checks*: p-values of
-discrepancies between the data and each draw, compared with those between a stamp simulated from that draw and the
-draw itself. They are conservative: draws have seen the data, so that p-values of a model that is right crowd around
-one half, and small ones are rarer than they say.
+With draws z of a galaxy's posterior, a replicated stamp is x_rep = PSF * g(z) + n with fresh noise n, and the pointwise
+log-likelihood is log p(x_i | z) of each pixel i. Where misfit counted as noise in the inference, the variance of the
+noise is multiplied here by the same factor (``variance_factor`` of :class:`~hiergal.posterior.Posterior`): these are
+predictions of the model that was inferred with. To ask whether the survey's own noise explains the residuals, see
+:mod:`hiergal.fit_checks`.
+
+Correlated noise has no log-likelihood of a pixel that adds up to that of the stamp. There, each value is that of a
+whitened residual, an independent unit normal, with an equal share of the log-determinant: whitening is symmetric, so
+that the value at a pixel comes from its neighbourhood.
 """
 
 from functools import partial
@@ -13,68 +17,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from hiergal.hub import GalaxyModel
-from hiergal.noise import LOG_2PI, used_pixels
-from hiergal.observation import Observation
+from hiergal.noise import LOG_2PI, Mask, NoiseModel, PixelNoise, used_pixels
+from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior
-from hiergal.prior import Prior, prior_of
+from hiergal.progress import progress_bar
 from hiergal.records import Array, Record, record
-from hiergal.validation.power import rings_of
 
-__all__ = ["FitChecks", "Prediction", "check_fits", "predict"]
+__all__ = ["Prediction", "check_same_galaxies", "pixel_log_prob", "predict", "spread_draws"]
 
-BLOCK = 5  # draws of each galaxy rendered together
-BATCH = 32
-PRIOR_DRAWS = 2000
+BLOCK = 10  # draws rendered together
 
 
 @record
 class Prediction(Record):
-    """Predictions of the data of n galaxies by s posterior draws.
+    """Posterior predictions of a batch of galaxies.
 
     Attributes:
-        image: Stamps seen again: the draw at the galaxy's own PSF, with new noise [flux per pixel].
-        log_likelihood: Logarithm of the density of each pixel that was seen [nats]. For correlated noise, of each pixel
-            of the whitened stamp, which are independent. It is zero where masked; the sum over pixels is that of the
-            noise model (Eqs. 4 and 5 of Lanusse et al. 2020).
-        draw: Which draws of the posterior these are.
+        image: Replicated stamps; masked pixels hold no noise [flux per pixel].
+        log_likelihood: Log-likelihood of each pixel; zero where masked.
+        draw: Which draws of the posterior were taken.
+        identifier: Identifier of each galaxy.
     """
 
     image: Float[Array, "s n y x"]
     log_likelihood: Float[Array, "s n y x"]
     draw: Int[Array, "s"]
-
-
-@record
-class FitChecks(Record):
-    """How well each of n galaxies is fitted, and how usual it is.
-
-    Attributes:
-        identifier: Identifier of each galaxy.
-        chi_square: Mean over the draws of the reduced chi-square.
-        chi_square_p: Posterior-predictive p-value of chi-square: small if residuals are larger than the noise.
-        coherence: Mean over the draws of the power of whitened residuals smoothed with the PSF, over that of noise.
-        coherence_p: Its p-value: small if residuals hang together as light does, which chi-square hardly sees.
-        spectrum: Power of whitened residuals in rings of frequency, over that of noise, [n, rings].
-        spectrum_low: What 2.5 % of replicates are below, in each ring, [n, rings].
-        spectrum_high: What 97.5 % of replicates are below.
-        frequency: Mean frequency of each ring [cycles per arcsec].
-        rarity: How usual the galaxy is under the prior: the probability that a galaxy drawn from it has a smaller
-            prior density, averaged over the posterior; near zero for unusual galaxies.
-    """
-
-    identifier: Array
-    chi_square: Float[Array, "n"]
-    chi_square_p: Float[Array, "n"]
-    coherence: Float[Array, "n"]
-    coherence_p: Float[Array, "n"]
-    spectrum: Float[Array, "n r"]
-    spectrum_low: Float[Array, "n r"]
-    spectrum_high: Float[Array, "n r"]
-    frequency: Float[Array, "r"]
-    rarity: Float[Array, "n"]
+    identifier: Int[Array, "n"]
 
 
 def predict(
@@ -84,213 +54,136 @@ def predict(
     *,
     key: jax.Array,
     draws: int | None = None,
+    batch: int = 32,
+    progress: bool = False,
 ) -> Prediction:
-    """Predict the data of galaxies from their posteriors.
+    """Predict the stamps of observed galaxies from their posteriors.
 
     Args:
-        model: The model that inferred them.
+        model: The model that inferred the posteriors.
         observation: The galaxies.
-        posterior: Their posteriors, in the same order. Where misfit counted as noise, it does here.
-        key: PRNG key of the noise.
-        draws: How many of the draws, evenly spaced; default all.
+        posterior: Their posteriors.
+        key: PRNG key of the noise; that of a galaxy depends on its place in the batch.
+        draws: How many draws of the posterior to take, evenly spread over them; default all. A draw takes 8 bytes for
+            each pixel of each galaxy.
+        batch: Galaxies in one call of the compiled program.
+        progress: Whether to show a progress bar.
 
     Returns:
-        Predictions: two arrays of 4 bytes x s x n x ny x nx.
+        Replicated stamps and pointwise log-likelihoods, as NumPy arrays.
 
     Raises:
-        ValueError: If posterior and observation are not of the same galaxies.
+        ValueError: If the observations are wrong, the posteriors are of other galaxies, or have fewer draws.
 
     Example:
-        >>> prediction = predict(model, observation, posterior, key=key, draws=50)  # doctest: +SKIP
-        >>> data = posterior_to_arviz(posterior, observation, model, prediction)  # doctest: +SKIP
+        >>> prediction = predict(model, observation, posterior, key=jax.random.key(1), draws=50)  # doctest: +SKIP
+        >>> prediction.log_likelihood.sum(axis=(-2, -1)).mean(axis=0)  # of each stamp  # doctest: +SKIP
     """
-    _check_same(observation, posterior)
-    chosen, n = _spaced(len(posterior.latents), draws), len(posterior)
-    latents = posterior.latents[chosen]
+    check_observation(observation)
+    check_same_galaxies(posterior, observation)
+    chosen = spread_draws(posterior, draws)
+    n, count = len(observation), len(chosen)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
-    images = np.empty((len(latents), *observation.image.shape), np.float32)
-    log_likelihood = np.empty_like(images)
-    for rows, inside in _batches(n):
-        seen, factor = observation[rows], posterior.variance_factor[rows]
-        for first in range(0, len(latents), BLOCK):
-            take = _block(first, len(latents))
-            made = _predict(model, seen, factor, latents[take][:, rows], keys[rows], first)
-            for into, values in zip((images, log_likelihood), made, strict=True):
-                into[first : first + BLOCK, inside] = np.asarray(values)[
-                    : len(latents) - first, : len(rows[: inside.stop - inside.start])
-                ]
-    return Prediction(images, log_likelihood, chosen)
+    image, log_likelihood = np.empty((2, count, n, *observation.image.shape[1:]), observation.image.dtype)
+    with progress_bar("predictions", n, shown=progress) as advance:
+        for first in range(0, n, batch):
+            # The last galaxy and the last draw are repeated, so that one program serves all.
+            rows = np.minimum(np.arange(first, first + batch), n - 1)
+            kept, here = min(batch, n - first), observation[rows]
+            for start in range(0, count, BLOCK):
+                places = np.minimum(np.arange(start, start + BLOCK), count - 1)
+                latents = posterior.latents[chosen[places]][:, rows]
+                found = _predict(model, here, posterior.variance_factor[rows], latents, keys[rows], start)
+                block = slice(start, min(start + BLOCK, count)), slice(first, first + kept)
+                for out, values in zip((image, log_likelihood), found, strict=True):
+                    out[block] = np.asarray(values)[: count - start, :kept]
+            advance(kept)
+    return Prediction(image, log_likelihood, chosen, np.asarray(observation.identifier))
 
 
-def check_fits(
-    model: GalaxyModel,
-    observation: Observation,
-    posterior: Posterior,
-    *,
-    key: jax.Array,
-    conditions: Float[np.ndarray, "n c"] | None = None,
-    draws: int | None = 100,
-) -> FitChecks:
-    """Check how well galaxies are fitted, and how usual they are.
+def pixel_log_prob(
+    noise: NoiseModel, residual: Float[Array, "*batch y x"], mask: Mask = None
+) -> Float[jax.Array, "*batch y x"]:
+    """Split the log-density of noise images into terms, one for each pixel, whose sum is ``noise.log_prob``.
 
     Args:
-        model: The model that inferred them.
-        observation: The galaxies.
-        posterior: Their posteriors, in the same order. The noise is that of the survey, whatever misfit was made of.
-        key: PRNG key of the replicates.
-        conditions: Those that the posteriors were inferred with.
-        draws: How many of the draws, evenly spaced; None for all.
-
-    Raises:
-        ValueError: If posterior and observation are not of the same galaxies.
+        noise: The noise: for independent pixels, terms are their log-densities; for correlated ones, those of whitened
+            residuals, each with an equal share of the log-determinant.
+        residual: Noise images [flux per pixel].
+        mask: Pixels to exclude, whose terms are zero.
 
     Example:
-        >>> checks = check_fits(model, observation, posterior, key=key)  # doctest: +SKIP
-        >>> strange = checks.identifier[(checks.rarity < 0.01) | (checks.coherence_p < 0.01)]  # doctest: +SKIP
+        >>> from hiergal.noise import WhiteNoise
+        >>> noise, residual = WhiteNoise(jnp.array(2.0)), jnp.ones((3, 4))
+        >>> bool(jnp.allclose(pixel_log_prob(noise, residual).sum(), noise.log_prob(residual)))
+        True
     """
-    _check_same(observation, posterior)
-    latents, n = posterior.latents[_spaced(len(posterior.latents), draws)], len(posterior)
-    prior = prior_of(model, n, conditions)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
-    frequency, _, share = rings_of(model.recipe.shape, model.recipe.pixel_scale_arcsec)
-    share = share.astype(np.float32)
-    parts = []
-    for rows, inside in _batches(n):
-        blocks = []
-        for first in range(0, len(latents), BLOCK):
-            take = _block(first, len(latents))
-            found = _discrepancies(model, observation[rows], latents[take][:, rows], keys[rows], share, first)
-            blocks.append(jax.tree.map(lambda x, first=first: np.asarray(x)[: len(latents) - first], found))
-        joined = jax.tree.map(lambda *x: np.concatenate(x), *blocks)
-        tails = np.asarray(_prior_tails(prior[rows], latents[:, rows], jax.random.fold_in(key, 2**31 - 1)))
-        parts.append([x[:, : inside.stop - inside.start] for x in (*joined, tails)])
-    chi_square, smooth, smooth_new, power, power_new, tails = (
-        np.concatenate(x, axis=1) for x in zip(*parts, strict=True)
-    )
-    pixels = np.broadcast_to(used_pixels(observation.image.shape, observation.mask), (n,))
-    low, high = np.quantile(power_new, [0.025, 0.975], axis=0)
-    usual = np.maximum(power_new.mean(axis=0), 1e-12)  # less than one where pixels are masked
-    return FitChecks(
-        identifier=observation.identifier,
-        chi_square=chi_square.mean(axis=0) / pixels,
-        chi_square_p=stats.chi2.sf(chi_square, pixels).mean(axis=0),
-        coherence=smooth.mean(axis=0) / smooth_new.mean(axis=0),
-        coherence_p=_tail(smooth_new, smooth),
-        spectrum=power.mean(axis=0) / usual,
-        spectrum_low=low / usual,
-        spectrum_high=high / usual,
-        frequency=frequency,
-        rarity=tails.mean(axis=0),
-    )
+    if isinstance(noise, PixelNoise):
+        safe = (
+            noise.sigma if mask is None else jnp.where(mask, 1.0, jnp.broadcast_to(noise.sigma, mask.shape))
+        )
+        log_variance = jnp.broadcast_to(2 * jnp.log(safe), residual.shape)
+    else:  # the same for all pixels
+        share = noise.log_determinant(residual.shape, mask) / used_pixels(residual.shape, mask)
+        log_variance = jnp.broadcast_to(share[..., None, None], residual.shape)
+    terms = -0.5 * (noise.whiten(residual, mask) ** 2 + log_variance + LOG_2PI)
+    return terms if mask is None else jnp.where(jnp.broadcast_to(mask, terms.shape), 0.0, terms)
 
 
-@jax.jit
-def _predict(model, observation, factor, latents, keys, first):
-    mean = _rendered(model, observation, latents)
-    root = jnp.sqrt(factor)[:, None, None]
-    shape = mean.shape[2:]
-    noise = jnp.stack([_noise(observation, keys, first + i, shape) for i in range(len(latents))])
-    whitened = (
-        observation.noise.whiten(mean - jnp.asarray(observation.image)[None], observation.mask) / root[None]
-    )
-    log_scale = observation.noise.log_determinant(mean.shape[1:], observation.mask)
-    used = used_pixels(mean.shape[1:], observation.mask)
-    constant = -0.5 * (log_scale / used + jnp.log(factor) + LOG_2PI)
-    density = constant[None, :, None, None] - 0.5 * whitened**2
-    if observation.mask is not None:
-        density = jnp.where(jnp.asarray(observation.mask)[None], 0.0, density)
-    return mean + root[None] * noise, density
+def spread_draws(posterior: Posterior, draws: int | None) -> Int[np.ndarray, "s"]:
+    """Pick draws evenly over those of a posterior; of an even number, as many from each half (two chains of NUTS).
+
+    Args:
+        posterior: Posteriors.
+        draws: How many; None for all.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    there = len(posterior.latents)
+    count = there if draws is None else draws
+    if not 1 <= count <= there:
+        raise ValueError(f"draws: expected between 1 and {there}, as many as the posterior has, got {draws}")
+    return np.arange(count) * there // count
 
 
-@jax.jit
-def _discrepancies(model, observation, latents, keys, share, first):
-    """Chi-square, coherent power and power in rings of whitened residuals, and the last two of replicates."""
-    mean = _rendered(model, observation, latents)
-    seen = observation.noise.whiten(jnp.asarray(observation.image)[None] - mean, observation.mask)
-    shape = mean.shape[2:]
-    # Whitened noise is white, whatever its model.
-    new = jnp.stack([_unit_noise(keys, first + i, shape) for i in range(len(latents))])
-    if observation.mask is not None:
-        new = jnp.where(jnp.asarray(observation.mask)[None], 0.0, new)
-    weight = _light(mean)
-    smooth, smooth_new = (_coherent(x, observation, weight) for x in (seen, new))
-    power, power_new = (_ring_power(x, share) for x in (seen, new))
-    return jnp.sum(seen**2, axis=(-2, -1)), smooth, smooth_new, power, power_new
+def check_same_galaxies(posterior: Posterior, observation: Observation) -> None:
+    """Check that a posterior is that of an observation.
 
-
-def _rendered(model, observation, latents):
-    s, n, d = latents.shape
-    profile = model.decode(latents.reshape(s * n, d)).reshape(s, n, *model.recipe.shape)
-    return model.render(profile, observation.psf)
-
-
-def _noise(observation, keys, number, shape):
-    """A noise image of each galaxy, from keys of its own."""
-    one = jax.vmap(lambda noise, key: noise.sample(jax.random.fold_in(key, number), shape))
-    return one(observation.noise, keys)
-
-
-def _unit_noise(keys, number, shape):
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), shape))(keys)
-
-
-def _light(mean):
-    """Where a galaxy is: weights that sum to one, its light; the whole stamp where there is none."""
-    light = jnp.maximum(mean, 0.0)
-    total = light.sum((-2, -1), keepdims=True)
-    pixels = mean.shape[-2] * mean.shape[-1]
-    return jnp.where(total > 0, light / jnp.where(total > 0, total, 1.0), 1 / pixels)
-
-
-def _coherent(whitened, observation, weight):
-    """Power of whitened residuals smoothed with the PSF, where the galaxy is."""
-    ny, nx = whitened.shape[-2:]
-    py, px = observation.psf.stamp.shape[-2:]
-    grid = (max(ny, py), max(nx, px))
-    spectrum = jnp.fft.rfft2(whitened, s=grid) * observation.psf.transfer(grid)[None]
-    smooth = jnp.fft.irfft2(spectrum, s=grid)[..., :ny, :nx]
-    return jnp.sum(weight * smooth**2, axis=(-2, -1))
-
-
-def _ring_power(whitened, share):
-    pixels = whitened.shape[-2] * whitened.shape[-1]
-    power = jnp.abs(jnp.fft.rfft2(whitened)) ** 2 / pixels
-    return jnp.einsum("snm,mr->snr", power.reshape(*power.shape[:2], -1), jnp.asarray(share))
-
-
-@jax.jit
-def _prior_tails(prior: Prior, latents: Float[Array, "s n d"], key: jax.Array) -> Float[jax.Array, "s n"]:
-    """Probability that a draw from the prior has a smaller prior density than each draw of the posterior."""
-    n, d = latents.shape[1:]
-    u = jax.random.normal(key, (PRIOR_DRAWS, 1, d))
-    typical = jnp.sort(prior.log_prob(prior.from_base(jnp.broadcast_to(u, (PRIOR_DRAWS, n, d)))), axis=0)
-    own = prior.log_prob(latents)
-    below = jax.vmap(partial(jnp.searchsorted, side="right"), in_axes=1, out_axes=1)(typical, own)
-    return (below + 0.5) / (PRIOR_DRAWS + 1)
-
-
-def _tail(replicates: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Probability that a replicate of a draw is more discrepant than the data; never quite zero."""
-    return ((replicates >= seen).sum(axis=0) + 0.5) / (len(seen) + 1)
-
-
-def _spaced(total: int, draws: int | None) -> np.ndarray:
-    return np.linspace(0, total - 1, min(draws or total, total)).round().astype(int)
-
-
-def _batches(n: int):
-    """Rows of each batch, the last one filled up with the last galaxy, and where its results belong."""
-    for first in range(0, n, BATCH):
-        yield np.minimum(np.arange(first, first + BATCH), n - 1), slice(first, min(first + BATCH, n))
-
-
-def _block(first: int, total: int) -> np.ndarray:
-    return np.minimum(np.arange(first, first + BLOCK), total - 1)
-
-
-def _check_same(observation: Observation, posterior: Posterior) -> None:
+    Raises:
+        ValueError: If it is of other galaxies, or in another order.
+    """
     if not np.array_equal(posterior.identifier, observation.identifier):
         raise ValueError(
             f"expected the posterior and the observation of the same galaxies in the same order, got "
-            f"{len(posterior)} and {len(observation)} galaxies whose identifiers differ"
+            f"{len(posterior)} and {len(observation)} galaxies whose identifiers differ; index both alike"
         )
+
+
+@jax.jit
+def _predict(
+    model: GalaxyModel,
+    observation: Observation,
+    factor: Array,
+    latents: Array,
+    keys: Array,
+    start: Array | int,
+):
+    """Replicated stamps and log-likelihoods of the pixels of a block of draws, [s, n, y, x] each."""
+    s, n, d = latents.shape
+    mask, shape = observation.mask, observation.image.shape[1:]
+    profile = model.decode(latents.reshape(s * n, d)).reshape(s, n, *shape)
+    mean = model.render(profile, observation.psf)
+    scale = jnp.sqrt(factor)[None, :, None, None]
+
+    def fresh(noise, key):
+        return noise.sample(jax.random.fold_in(key, start), (s, *shape))
+
+    noise = scale * jax.vmap(fresh, out_axes=1)(observation.noise, keys)
+    # log p under f Sigma is log p of the residual / sqrt(f) under Sigma, less log(f) / 2 for each pixel.
+    residual = (jnp.broadcast_to(observation.image, mean.shape) - mean) / scale
+    terms = pixel_log_prob(observation.noise, residual, mask) - jnp.log(scale)
+    if mask is None:
+        return mean + noise, terms
+    hidden = jnp.broadcast_to(mask, mean.shape)
+    return mean + jnp.where(hidden, 0.0, noise), jnp.where(hidden, 0.0, terms)

@@ -11,19 +11,19 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from astropy.table import Table
 
 from hiergal import figures
 from hiergal.arviz_data import posterior_to_arviz, save_arviz
+from hiergal.fit_checks import check_fits
 from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import load_model
 from hiergal.posterior import METHODS, infer
 from hiergal.posterior_table import posterior_table, write_table
-from hiergal.predictive import check_fits
 from hiergal.stages import INFER, key_for
 from hiergal.survey import open_store
 
 CHECKED = 430  # purpose of the seed
+PAGE = 11  # galaxies
 
 
 def main(words: list[str] | None = None) -> None:
@@ -51,18 +51,16 @@ def main(words: list[str] | None = None) -> None:
         posterior, magnitude_zero_point=origin.magnitude_zero_point, flux_unit=origin.flux_unit
     )
     write_table(table, args.out / "posteriors.fits")
-    names = ("identifier", "chi_square", "chi_square_p", "coherence", "coherence_p", "rarity", "spectrum")
-    rows = Table(
-        {name: getattr(checks, name) for name in names}, meta={"frequency": checks.frequency.tolist()}
-    )
+    rows = checks.to_table()
     rows["method"] = np.array(METHODS)[posterior.method]
-    rows["spectrum"].description = "power of whitened residuals over that of noise, in rings of frequency"
     rows.write(args.out / "checks.ecsv", overwrite=True)
     save_arviz(posterior_to_arviz(posterior, observation, model), args.out / "posterior.nc")
-    for number, page in enumerate(figures.fit_pages(observation, posterior, checks)):
-        page.savefig(args.out / f"galaxies_{number + 1}.png", dpi=130)
-        page.savefig(args.out / f"galaxies_{number + 1}.pdf")
-    print(rows[[name for name in rows.colnames if name != "spectrum"]])
+    order = np.argsort(-np.asarray(posterior.image_mean).sum((1, 2)))
+    for first in range(0, len(order), PAGE):
+        page = figures.checked_fits(observation, posterior, checks, rows=order[first : first + PAGE])
+        for suffix in ("png", "pdf"):
+            page.savefig(args.out / f"galaxies_{first // PAGE + 1}.{suffix}", dpi=130)
+    print(rows[[name for name in rows.colnames if rows[name].ndim == 1]])
 
 
 if __name__ == "__main__":

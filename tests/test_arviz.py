@@ -1,13 +1,26 @@
 """Posteriors as ArviZ data: names, axes, units, files, and ArviZ's own functions on them."""
 
+import shutil
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import tiny_model, tiny_recipe, tiny_survey
+from scipy.stats import norm
+from toys import (
+    SCALE,
+    bare_posterior,
+    convolution_matrix,
+    exact_draws,
+    linear_model,
+    tiny_model,
+    tiny_recipe,
+    tiny_survey,
+)
 
-from hiergal.arviz_data import load_arviz, posterior_to_arviz, save_arviz
+from hiergal.arviz_data import load_arviz, pixels_of, posterior_to_arviz, save_arviz
+from hiergal.observation import Observation
 from hiergal.posterior import METHODS, infer
 from hiergal.predictive import predict
 
@@ -15,7 +28,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     import arviz
 
+GENERATION = int(arviz.__version__.partition(".")[0])
 SHAPE, DRAWS, N = (16, 24), 12, 3
+GROUPS = (
+    "posterior", "observed_data", "constant_data", "sample_stats", "predictions",
+    "posterior_predictive", "log_likelihood",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +69,14 @@ def test_groups_dimensions_and_coordinates(model, observation, posterior):
     assert set(statistics.data_vars) == {"method", "k_hat", "ess", "r_hat", "ess_nuts", "divergences"}
     assert statistics["method"].values.tolist() == ["laplace"] * N
     predictions = data["predictions"]
-    numbers = {"chi_square", "misfit", "variance_factor"}
-    assert set(predictions.data_vars) == {"profile_mean", "profile_std", "image_mean", *numbers}
+    assert set(predictions.data_vars) == {
+        "profile_mean",
+        "profile_std",
+        "image_mean",
+        "chi_square",
+        "misfit",
+        "variance_factor",
+    }
     np.testing.assert_array_equal(data["posterior"]["galaxy"], [31, 7, 12])
     for name, size in (("y", 16), ("x", 24)):
         axis = data["observed_data"][name]
@@ -75,39 +99,98 @@ def test_values_are_those_of_the_records(model, observation, posterior):
     np.testing.assert_array_equal(data["predictions"]["profile_std"], posterior.profile_std)
 
 
-def test_files_hold_everything(model, observation, posterior, tmp_path):
-    data = posterior_to_arviz(posterior, observation, model)
-    path = tmp_path / "posterior.nc"
-    save_arviz(data, path)
-    first = load_arviz(path)
-    save_arviz(first, path)  # over a file that is there, from data that came from it
+@pytest.mark.parametrize(("first", "second"), [(".nc", ".nc"), (".zarr", ".zarr"), (".zarr", ".nc")])
+def test_files_hold_everything(key, model, observation, posterior, tmp_path, first, second):
+    prediction = predict(model, observation, posterior, key=key, draws=5, batch=N)
+    data = posterior_to_arviz(posterior, observation, model, prediction)
+    once, path = tmp_path / f"posterior{first}", tmp_path / f"posterior{second}"
+    save_arviz(data, once)
+    save_arviz(load_arviz(once), path)  # over a file that is there, from data that came from it
     again = load_arviz(path)
     assert type(again) is type(data)
-    for group in ("posterior", "observed_data", "constant_data", "predictions"):
+    for group in GROUPS:
         assert set(again[group].data_vars) == set(data[group].data_vars)
         assert again[group].attrs == data[group].attrs
         for name in data[group].data_vars:
             np.testing.assert_array_equal(again[group][name], data[group][name])
             assert again[group][name].dtype == data[group][name].dtype
             assert again[group][name].attrs == data[group][name].attrs
-    assert [p.name for p in tmp_path.iterdir()] == ["posterior.nc"]
+    assert {p.name for p in tmp_path.iterdir()} == {once.name, path.name}
 
 
-def test_a_failed_write_leaves_the_old_file(model, observation, posterior, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("suffix", "method"), [(".nc", "to_netcdf"), (".zarr", "to_zarr")])
+def test_a_failed_write_leaves_the_old_file(
+    model, observation, posterior, tmp_path, monkeypatch, suffix, method
+):
     import xarray
 
-    path = tmp_path / "posterior.nc"
+    path = tmp_path / f"posterior{suffix}"
     save_arviz(posterior_to_arviz(posterior, observation, model), path)
-    before = path.read_bytes()
+    before = contents(path)
 
     def broken(tree, target, **options):
-        target.write_bytes(before[:100])
+        target = target if suffix == ".nc" else target / "zarr.json"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(b"half of it")
         raise OSError("no space left")
 
-    monkeypatch.setattr(xarray.DataTree, "to_netcdf", broken)
+    monkeypatch.setattr(xarray.DataTree, method, broken)
     with pytest.raises(OSError, match="no space left"):
         save_arviz(posterior_to_arviz(posterior, observation, model), path)
-    assert path.read_bytes() == before
+    assert contents(path) == before
+    monkeypatch.undo()
+    save_arviz(posterior_to_arviz(posterior[:2], observation[:2], model), path)  # what was left does no harm
+    assert load_arviz(path)["posterior"].sizes["galaxy"] == 2
+
+
+def contents(path):
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return {str(file): file.read_bytes() for file in files}
+
+
+def cut(path, share):
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        (".nc", lambda path: cut(path, 0.9)),
+        (".nc", lambda path: cut(path, 0.01)),
+        (".nc", lambda path: path.write_bytes(b"SIMPLE  =                    T")),
+        (".zarr", lambda path: cut(path / "posterior/z/c/0/0/0/0", 0.5)),
+        (".zarr", lambda path: (path / "posterior/z/c/0/0/0/0").unlink()),
+        (".zarr", lambda path: cut(path / "posterior/z/zarr.json", 0.5)),
+        (".zarr", lambda path: shutil.rmtree(path / "posterior/z")),
+    ],
+)
+def test_damaged_files(model, observation, posterior, tmp_path, suffix, damage):
+    path = tmp_path / f"posterior{suffix}"
+    save_arviz(posterior_to_arviz(posterior, observation, model), path)
+    damage(path)
+    with pytest.raises(
+        OSError, match=rf"posterior\{suffix}: expected .*, got .*; (write it anew|copy it again)"
+    ):
+        load_arviz(path)
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_files_of_something_else(tmp_path, suffix):
+    import xarray
+
+    path = tmp_path / f"other{suffix}"
+    tree = xarray.DataTree.from_dict({"weather": xarray.Dataset({"rain": ("day", np.ones(3))})})
+    if suffix == ".nc":
+        tree.to_netcdf(path, engine="h5netcdf")
+    else:
+        tree.to_zarr(path, consolidated=False)
+    with pytest.raises(ValueError, match=r"got a file of something else \(its groups: weather\)"):
+        load_arviz(path)
+    for act in (load_arviz, lambda path: save_arviz(tree, path)):
+        with pytest.raises(
+            ValueError, match=r"expected a name that ends in .nc \(netCDF\) or .zarr, got '.fits'"
+        ):
+            act(tmp_path / "posterior.fits")
 
 
 def test_arviz_summarises_it(model, observation, posterior):
@@ -131,84 +214,10 @@ def test_galaxies_have_to_be_the_same(model, observation, posterior):
         posterior_to_arviz(posterior, observation[:2], model)
 
 
-@pytest.fixture
-def predicted(key, model, observation, posterior):
-    return posterior_to_arviz(posterior, observation, model, predict(model, observation, posterior, key=key))
-
-
-def test_predictions_have_groups_of_their_own(key, model, observation, posterior, predicted):
-    sizes = {"chain": 1, "draw": DRAWS, "galaxy": N, "y": SHAPE[0], "x": SHAPE[1]}
-    for group in ("posterior_predictive", "log_likelihood"):
-        assert dict(predicted[group]["image"].sizes) == sizes
-        assert predicted[group]["galaxy"].values.tolist() == [31, 7, 12]
-    few = posterior_to_arviz(
-        posterior, observation, model, predict(model, observation, posterior, key=key, draws=4)
-    )
-    assert few["posterior_predictive"]["draw"].values.tolist() == [0, 4, 7, 11]
-
-
-@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
-def test_predictions_survive_files(predicted, tmp_path, suffix):
-    path = tmp_path / f"posterior{suffix}"
-    for _ in range(2):  # the second replaces the first
-        save_arviz(predicted, path)
-    found = load_arviz(path)
-    for group, name in (("log_likelihood", "image"), ("posterior", "z"), ("sample_stats", "method")):
-        np.testing.assert_array_equal(found[group][name].values, predicted[group][name].values)
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-def test_chains_of_nuts_are_kept(model, observation, posterior):
-    nuts = posterior.replace(method=np.full(N, METHODS.index("nuts")))
-    z = posterior_to_arviz(nuts, observation, model)["posterior"]["z"]
-    assert dict(z.sizes) == {"chain": 2, "draw": DRAWS // 2, "galaxy": N, "latent": 8}
-    np.testing.assert_array_equal(z.values[1, 0], posterior.latents[DRAWS // 2])
-    mixed = posterior.replace(method=np.array([METHODS.index("nuts"), 0, 0]))
-    assert posterior_to_arviz(mixed, observation, model)["posterior"]["z"].sizes["chain"] == 1
-
-
-def test_loo_of_a_galaxy_is_its_expected_log_density(predicted, observation):
-    """Close to, and below, the mean log-likelihood at the posterior; masked pixels add nothing."""
-    one = {name: predicted[name].sel(galaxy=[7]) for name in ("posterior", "log_likelihood", "observed_data")}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that twelve draws are few
-        found = arviz.loo(_tree_of(one), pointwise=True)
-    inside = predicted["log_likelihood"]["image"].sel(galaxy=7).values[0].sum((1, 2))
-    elpd = float(getattr(found, "elpd_loo", getattr(found, "elpd", np.nan)))
-    assert inside.max() - 60 < elpd < inside.max() + 1
-
-
-def test_arviz_plots_it(predicted):
-    """The plots that people use first; each draws without a warning of ours."""
-    import matplotlib.pyplot as plt
-
-    one = _tree_of(
-        {
-            group: predicted[group].sel(galaxy=[7])
-            for group in ("posterior", "posterior_predictive", "observed_data")
-        }
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        arviz.plot_trace(one, var_names=["magnitude"])
-        arviz.plot_forest(one, var_names=["hlr_arcsec"])
-        (arviz.plot_ppc if hasattr(arviz, "plot_ppc") else arviz.plot_ppc_dist)(one)
-    assert plt.get_fignums()
-    plt.close("all")
-
-
-def _tree_of(groups):
-    """Groups that were cut to one galaxy, as the installed ArviZ takes them."""
-    if hasattr(arviz, "InferenceData"):
-        return arviz.InferenceData(**groups)
-    import xarray
-
-    return xarray.DataTree.from_dict({name: group.to_dataset() for name, group in groups.items()})
-
-
 def test_missing_file(tmp_path):
-    with pytest.raises(OSError):
-        load_arviz(tmp_path / "nothing.nc")
+    for suffix in (".nc", ".zarr"):
+        with pytest.raises(FileNotFoundError, match="nothing.*got no such file"):
+            load_arviz(tmp_path / f"nothing{suffix}")
 
 
 def test_draws_count_as_one_chain_of_independent_draws(key, model, observation):
@@ -221,3 +230,115 @@ def test_draws_count_as_one_chain_of_independent_draws(key, model, observation):
 
     assert 300 < median_size(z) < 500
     assert median_size(np.repeat(z[:, :40], 10, axis=1)) < 100
+
+
+def test_predictions_are_two_more_groups(key, model, observation, posterior):
+    prediction = predict(model, observation, posterior, key=key, draws=4, batch=N)
+    data = posterior_to_arviz(posterior, observation, model, prediction)
+    replicated, terms = data["posterior_predictive"]["image"], data["log_likelihood"]["image"]
+    assert dict(replicated.sizes) == {"chain": 1, "draw": 4, "galaxy": N, "y": 16, "x": 24}
+    np.testing.assert_array_equal(replicated["draw"], [0, 3, 6, 9])
+    np.testing.assert_array_equal(replicated[0], prediction.image)
+    assert replicated.attrs["units"] == "counts / s / pixel"
+    np.testing.assert_array_equal(np.isnan(terms[0, 0]), observation.mask)
+    stamp = data["log_likelihood"]["stamp"]
+    np.testing.assert_allclose(terms.sum(("y", "x")), stamp, rtol=1e-5)
+    np.testing.assert_allclose(stamp[0], prediction.log_likelihood.sum(axis=(-2, -1)), rtol=1e-5)
+    with pytest.raises(ValueError, match="predictive: expected the galaxies of the posterior"):
+        posterior_to_arviz(posterior[:2], observation[:2], model, prediction)
+
+
+def test_one_galaxy_has_its_pixels_without_the_masked_ones(key, model, observation, posterior):
+    prediction = predict(model, observation, posterior, key=key, batch=N)
+    one = pixels_of(posterior_to_arviz(posterior, observation, model, prediction), 7)
+    used = ~observation.mask[1]
+    np.testing.assert_array_equal(one["observed_data"]["image"], observation.image[1][used])
+    np.testing.assert_array_equal(one["posterior_predictive"]["image"][0], prediction.image[:, 1][:, used])
+    np.testing.assert_array_equal(one["log_likelihood"]["image"][0], prediction.log_likelihood[:, 1][:, used])
+    assert list(one["log_likelihood"].data_vars) == ["image"]
+    np.testing.assert_array_equal(one["posterior"]["z"][0], posterior.latents[:, 1])
+    image = one["observed_data"]["image"]
+    y, x = np.nonzero(used)
+    np.testing.assert_allclose(image["y"], 0.03 * (y - 7.5), atol=1e-9)
+    np.testing.assert_allclose(image["x"], 0.03 * (x - 11.5), atol=1e-9)
+    np.testing.assert_array_equal(image["pixel"], 24 * y + x)
+    with pytest.raises(ValueError, match="galaxy: expected the identifier of one of 3 galaxies, got 8"):
+        pixels_of(posterior_to_arviz(posterior, observation, model), 8)
+
+
+def test_chains_of_nuts(rng, key, model, observation):
+    """One after the other in the posterior, two in ArviZ; as one for an odd number, or with other methods."""
+    nuts = METHODS.index("nuts")
+    latents = rng.normal(size=(DRAWS, N, 8)) + 10 * (np.arange(DRAWS) >= DRAWS // 2).reshape(-1, 1, 1)
+    posterior = bare_posterior(latents, observation, method=np.full(N, nuts))
+    prediction = predict(model, observation, posterior, key=key, draws=4, batch=N)
+    data = posterior_to_arviz(posterior, observation, model, prediction)
+    z = data["posterior"]["z"]
+    assert z.sizes["chain"] == 2 and z.sizes["draw"] == DRAWS // 2
+    np.testing.assert_array_equal(z[0], posterior.latents[: DRAWS // 2])
+    np.testing.assert_array_equal(z[1], posterior.latents[DRAWS // 2 :])
+    assert float(arviz.rhat(data, var_names=["z"])["z"].min()) > 1.5  # which one chain would not show
+    replicated = data["posterior_predictive"]["image"]
+    np.testing.assert_array_equal(replicated["draw"], [0, 3])
+    np.testing.assert_array_equal(replicated[1], prediction.image[2:])
+    mixed = posterior.replace(method=np.array([nuts, nuts, METHODS.index("importance")]))
+    odd = bare_posterior(latents[1:], observation, method=np.full(N, nuts))
+    for other in (mixed, odd):
+        data = posterior_to_arviz(other, observation, model)
+        assert data["posterior"].sizes["chain"] == 1
+        np.testing.assert_array_equal(data["posterior"]["z"][0], other.latents)
+    three = predict(model, observation, posterior, key=key, draws=3, batch=N)
+    with pytest.raises(ValueError, match="predict an even number of draws"):
+        posterior_to_arviz(posterior, observation, model, three)
+
+
+@pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")  # of ArviZ, by matplotlib
+def test_arviz_works_on_it(key, model, observation, posterior, tmp_path):
+    """Summary, trace, forest and predictive plots, and leave-one-out, on data that came from a file."""
+    from matplotlib import pyplot
+
+    prediction = predict(model, observation, posterior, key=key, batch=N)
+    save_arviz(posterior_to_arviz(posterior, observation, model, prediction), tmp_path / "posterior.zarr")
+    data = load_arviz(tmp_path / "posterior.zarr")
+    one = pixels_of(data, 12)
+    assert len(arviz.summary(one, var_names=["z", "flux"])) == 9
+    for what in (data, one):
+        arviz.plot_trace(what, var_names=["flux", "hlr_arcsec"])
+        arviz.plot_forest(what, var_names=["magnitude"])
+    if GENERATION < 1:
+        arviz.plot_ppc(one, num_pp_samples=5)
+    else:
+        arviz.plot_ppc_dist(one, num_samples=5)
+    pyplot.close("all")
+
+
+def test_leave_one_out_is_exact_where_it_is_known(rng, key, make_psf, make_noise):
+    """Log-density of each pixel given all others, in a linear model: five Monte-Carlo errors are 0.3 in their sum.
+
+    A score of the pixels that were fitted is too high by more than one; masked pixels do not count.
+    """
+    model, shape, draws = linear_model((8, 16)), (8, 16), 2000
+    noise, mask = make_noise("pixel", N, shape), rng.uniform(size=(N, *shape)) < 0.2
+    image = model.render(model.decode(jnp.asarray(rng.normal(size=(N, 8)), jnp.float32)), make_psf(N))
+    image = np.where(mask, np.nan, image + noise.sample(key, image.shape))
+    observation = Observation(image, make_psf(N), noise, mask, {}, np.array([4, 2, 9]), SCALE)
+    posterior = bare_posterior(exact_draws(observation, model.params, draws), observation)
+    prediction = predict(model, observation, posterior, key=key, batch=N)
+    data = posterior_to_arviz(posterior, observation, model, prediction)
+    for i, galaxy in enumerate(observation.identifier):
+        kept = ~mask[i].ravel()
+        blur = convolution_matrix(np.asarray(observation.psf.stamp[i], float), shape)
+        design = (blur @ model.params["weights"].T)[kept]
+        covariance = design @ design.T + np.diag(noise.sigma[i].ravel()[kept].astype(float) ** 2)
+        precision = np.linalg.inv(covariance)
+        away = image[i].ravel()[kept] - (blur @ model.params["offset"])[kept]
+        off, variance = precision @ away / np.diag(precision), 1 / np.diag(precision)
+        exact = norm.logpdf(off, scale=np.sqrt(variance)).sum()
+        found = arviz.loo(pixels_of(data, int(galaxy)))
+        assert found.n_data_points == kept.sum()
+        elpd, p = (found.elpd_loo, found.p_loo) if GENERATION < 1 else (found.elpd, found.p)
+        assert abs(elpd - exact) < 0.3 and p > 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whole galaxies left out: k is large, as it should be
+        found = arviz.loo(data, var_name="stamp")
+    assert found.n_data_points == N and found.warning

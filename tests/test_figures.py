@@ -9,7 +9,8 @@ from astropy.table import Table
 from conftest import awkward_psf
 
 from hiergal import figures
-from hiergal.figures.style import bright_to_faint, stretch
+from hiergal.figures.style import BLACK, ORANGE, bright_to_faint, stretch
+from hiergal.fit_checks import FitChecks
 from hiergal.history import TrainInfo
 from hiergal.morphology import ProfileSummary
 from hiergal.noise import PixelNoise, StationaryNoise, WhiteNoise
@@ -126,6 +127,55 @@ def test_reconstructions_refuse_posteriors_of_other_galaxies():
     observation = observe()
     with pytest.raises(ValueError, match="same order"):
         figures.reconstructions(observation, infer(observation)[::-1])
+
+
+def checks_of(observation: Observation) -> FitChecks:
+    rng = np.random.default_rng(6)
+    p, power = rng.uniform(0.1, 1, (6, N)), rng.uniform(0.9, 1.1, (N, 4))
+    power[1, 2] = 300.0
+    p[:, 1] = [1e-4, 1e-30, 0.0, 3e-3, 1e-5, 0.25]
+    return FitChecks(
+        identifier=observation.identifier, chi_square=1 + p[0], p_chi_square=p[1], coherent=4 + p[0],
+        p_coherent=p[2], frequency=np.arange(1.0, 5.0), power=power, power_low=np.full((N, 4), 0.8),
+        power_high=np.full((N, 4), 1.2), p_spectrum=p[3], p_prior=p[5], p_pixels=p[4],
+    )  # fmt: skip
+
+
+def test_checked_fits_put_numbers_beside_the_right_galaxy():
+    mask = np.zeros((N, *SHAPE), bool)
+    mask[1, 3, 5] = True
+    observation = observe(mask=mask)
+    posterior, checks = infer(observation), checks_of(observation)
+    figure = figures.checked_fits(observation, posterior, checks, rows=np.array([4, 1]))
+    assert drawable(figure)
+    assert len(figure.axes) == 2 * 6 + 1  # five stamps, a spectrum, and the colour bar
+    stamps, spectra = figure.axes[5:10], figure.axes[10:12]
+    residual = (observation.image[1] - posterior.image_mean[1]) / observation.noise.sigma[1]
+    np.testing.assert_allclose(shown(stamps[4]), np.where(mask[1], np.nan, residual), rtol=1e-5)
+    np.testing.assert_allclose(
+        shown(stamps[2]), stretch(posterior.profile_mean[1], observation.noise.sigma[1])
+    )
+    assert [a.get_yscale() for a in spectra] == ["linear", "log"]
+    drawn = [line.get_xydata() for line in spectra[1].lines]
+    np.testing.assert_allclose(drawn[1], np.stack([checks.frequency, checks.power[1]], axis=1))
+    np.testing.assert_allclose(drawn[2], [[3.0, 300.0]])  # outside the band
+    assert spectra[1].get_xlabel() == "frequency [cycles per arcsec]"
+    said = {text.get_text(): text.get_color() for axes in [*stamps, spectra[1]] for text in axes.texts}
+    assert said["pixels p 1e-05"] == said["χ² 1.00, p 1e-30"] == said["p 0.003"] == ORANGE
+    assert said["peak 4.0 σ, p < 1e-99"] == ORANGE and said["prior p 0.25"] == BLACK
+    assert "1\n21.50 mag" in said
+
+
+def test_checked_fits_go_from_bright_to_faint_and_refuse_those_of_others():
+    observation = observe()
+    posterior, checks = infer(observation), checks_of(observation)
+    figure = figures.checked_fits(observation, posterior, checks, rows=3)
+    names = [text.split("\n")[0] for text in texts(figure) if text.endswith(" mag")]
+    assert names == [str(BRIGHT_TO_FAINT[i]) for i in (0, 3, 6)]
+    with pytest.raises(ValueError, match="expected posteriors of the 7 observed galaxies in the same order"):
+        figures.checked_fits(observation, posterior[::-1], checks)
+    with pytest.raises(ValueError, match="expected checks of the 7 observed galaxies in the same order"):
+        figures.checked_fits(observation, posterior, checks.replace(identifier=observation.identifier[::-1]))
 
 
 def test_pages_show_every_galaxy_once():

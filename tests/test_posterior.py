@@ -59,6 +59,7 @@ def test_shapes_and_types(posterior):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(posterior.replace(statistics={})))
     assert all(np.all(np.isnan(value)) for value in posterior.statistics.values())  # Laplace has none
     assert len(posterior) == 5 and len(posterior[1:3]) == 2
+    np.testing.assert_array_equal(posterior.variance_factor, 1)  # no misfit is significant
     np.testing.assert_array_equal(posterior[np.array([3])].latents[:, 0], posterior.latents[:, 3])
 
 
@@ -132,6 +133,7 @@ def test_amortised_posterior_is_the_guide(key, model, observation):
     error = np.sqrt(guide.variance / 500)
     assert np.all(np.abs(found.latents.mean(axis=0) - guide.mean) < 5 * error + 1e-3)
     np.testing.assert_array_equal(found.misfit, 1)
+    np.testing.assert_array_equal(found.variance_factor, 1)
 
 
 def test_observations_that_do_not_fit(key, model, make_psf, observation):

@@ -17,9 +17,11 @@ from hiergal.architecture import encoder_of, generator_of
 from hiergal.flow import ConditionalFlow
 from hiergal.guide import output_count
 from hiergal.hub.bundle import GalaxyModel, Provenance
+from hiergal.morphology import ProfileSummary
 from hiergal.nets import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
+from hiergal.posterior import Posterior
 from hiergal.psf import PSF
 from hiergal.recipe import FlowConfig, ObjectiveConfig, Recipe, TrainingConfig
 from hiergal.records import record
@@ -260,6 +262,27 @@ def linear_model(shape: tuple[int, int] = (8, 16)) -> LinearModel:
     params = linear_params(recipe.generator.latents, shape)
     params["weights"] = params["weights"] * np.geomspace(0.02, 1.0, 8)[:, None]  # some that data hardly see
     return LinearModel(params, None, recipe, Provenance("toy", "F814W", "counts / s", 25.94, 64, 0, "0.1.0"))
+
+
+def bare_posterior(latents: np.ndarray, observation: Observation, **changes) -> Posterior:
+    """A posterior of which only the draws of the latents [s, n, d] mean something."""
+    s, n, _ = latents.shape
+    one, image = np.ones(n, np.float32), np.ones(observation.image.shape, np.float32)
+    summary = ProfileSummary(*(np.ones((s, n), np.float32) for _ in range(6)))
+    posterior = Posterior(
+        latents=np.asarray(latents, np.float32), summary=summary,
+        profile_mean=image, profile_std=image, image_mean=image,
+        chi_square=one, misfit=one, variance_factor=one,
+        method=np.zeros(n, int), statistics={}, identifier=observation.identifier,
+    )  # fmt: skip
+    return posterior.replace(**changes)
+
+
+def exact_draws(observation: Observation, params: dict, draws: int, *, seed: int = 3) -> np.ndarray:
+    """Draws [s, n, d] of the exact posteriors of a linear model."""
+    rng = np.random.default_rng(seed)
+    exact = [exact_posterior(observation, params, i) for i in range(len(observation))]
+    return np.stack([rng.multivariate_normal(e.mean, e.covariance, draws) for e in exact], axis=1)
 
 
 def affine_flow(recipe: Recipe, center: np.ndarray, conditions: int = 0) -> ConditionalFlow:

@@ -7,7 +7,7 @@ light, on an arcsinh stretch in units of the noise. Colours stay apart for colou
 
 from hiergal.figures.calibration import coverage, expected_coverage, intervals, rank_histograms, z_scores
 from hiergal.figures.deblending import deblended_scenes
-from hiergal.figures.fits import fit_pages
+from hiergal.figures.fits import checked_fits
 from hiergal.figures.morphology import morphology_curves, morphology_planes
 from hiergal.figures.population import latent_corner, sizes_and_ellipticities
 from hiergal.figures.reconstruction import reconstruction_pages, reconstructions
@@ -21,12 +21,12 @@ from hiergal.figures.validation import (
 )
 
 __all__ = [
+    "checked_fits",
     "conditional_scatter",
     "coverage",
     "deblended_scenes",
     "drawn_galaxies",
     "expected_coverage",
-    "fit_pages",
     "fits_side_by_side",
     "intervals",
     "latent_corner",

@@ -1,137 +1,167 @@
-"""How well each galaxy is fitted, for a person to look through: images, residuals and their power, p-values."""
+"""Galaxies with what is asked of their fits: a row each, from the stamp to the spectrum of the residuals."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
 
+from hiergal.figures.reconstruction import RESIDUAL_LIMIT, residual_bar, whitened_residual
+from hiergal.figures.stamps import visible_pixels
 from hiergal.figures.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    GUTTER_INCH,
+    ORANGE,
     TEXT_SIZE,
+    TITLE_SIZE,
+    bright_to_faint,
     label_stamp,
+    plain_axes,
     scale_bar,
     show_noiseless,
     show_signed,
     show_stamp,
-    stamp_grid,
 )
+from hiergal.fit_checks import FitChecks
 from hiergal.observation import Observation
-from hiergal.posterior import METHODS, Posterior
+from hiergal.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from hiergal.predictive import FitChecks
+__all__ = ["checked_fits"]
 
-__all__ = ["fit_pages"]
+HEADINGS = ("observed", "denoised", "deconvolved", "its std. dev.", "residual [σ]")
+TITLE = "How well galaxies are fitted, and how unusual they are"
+STAMP_INCH, SPECTRUM_INCH, SPACE_INCH = 1.5, 2.3, 0.62
+LEFT_INCH, HEAD_INCH, FOOT_INCH = 0.55, 0.62, 0.52
+SMALL = 0.01  # p-values below are orange
+WIDE = 3.0  # power above which the axis is logarithmic
 
-RESIDUAL_LIMIT = 4.0  # standard deviations
-HEADINGS = ("observed", "denoised", "deconvolved", "its std. dev.", "residual", "power of residual")
-ROW_INCH, LEFT_INCH = 1.45, 1.3
-SUSPICIOUS = 0.01
 
+def checked_fits(
+    observation: Observation,
+    posterior: Posterior,
+    checks: FitChecks,
+    *,
+    rows: int | Int[np.ndarray, "r"] = 6,
+    title: str = TITLE,
+) -> "Figure":
+    """Show galaxies, their fits, and the checks of these.
 
-def fit_pages(
-    observation: Observation, posterior: Posterior, checks: "FitChecks", *, rows: int = 11
-) -> list["Figure"]:
-    """Show every galaxy, brightest first, with what was inferred and what is wrong with it.
-
-    At the left: identifier, magnitude, method, reduced chi-square and its p-value, the p-value of coherent residuals,
-    and rarity under the prior; small ones (below 0.01) have a star. The last column is the power of whitened residuals
-    over that of noise against frequency [cycles per arcsec], with the band that holds 95 % of replicates.
+    A row has the stamp and the denoised image on one stretch; the deconvolved profile with ``p_prior``, small for
+    unusual galaxies; its standard deviation, whose largest value is in units of the noise of a pixel; the residual of
+    the posterior mean, whitened, with ``p_pixels``, small for bad fits, and below it chi-square and the largest
+    residual on the scale of the PSF, each with its p-value; and the spectrum of the residuals with the band that holds
+    95 % of noise, and its p-value. P-values below 0.01 are orange, and so is power outside the band.
 
     Args:
-        observation: The galaxies.
+        observation: Observed galaxies.
         posterior: Their posteriors, seen at their own PSFs.
-        checks: What :func:`hiergal.predictive.check_fits` found.
-        rows: Galaxies on a page.
+        checks: Their checks.
+        rows: How many galaxies, evenly over the ranks of magnitude; or which ones.
+        title: Title of the figure.
 
     Returns:
-        One figure for each page.
+        A row for each galaxy, the brightest first. Masked pixels are blue.
 
     Raises:
-        ValueError: If these are not of the same galaxies.
+        ValueError: If posteriors or checks are not those of the observations.
 
     Example:
-        >>> pages = fit_pages(observation, posterior, checks)  # doctest: +SKIP
+        >>> checks = check_fits(model, observation, posterior, key=jax.random.key(2))  # doctest: +SKIP
+        >>> suspects = np.argsort(checks.p_pixels)[:6]  # doctest: +SKIP
+        >>> figure = checked_fits(observation, posterior, checks, rows=suspects)  # doctest: +SKIP
     """
-    for other in (posterior, checks):
-        if not np.array_equal(other.identifier, observation.identifier):
+    for what, identifier in (("posteriors", posterior.identifier), ("checks", checks.identifier)):
+        if not np.array_equal(identifier, observation.identifier):
             raise ValueError(
-                f"expected posteriors and checks of the {len(observation)} observed galaxies in the same order, got "
-                "others; index all alike"
+                f"expected {what} of the {len(observation)} observed galaxies in the same order, got others "
+                f"({len(identifier)} of them); index both alike"
             )
-    brightest = np.argsort(-np.asarray(posterior.image_mean).sum((1, 2)))
-    pages = [brightest[first : first + rows] for first in range(0, len(brightest), rows)]
-    return [
-        _page(observation, posterior, checks, page, f"{i + 1} of {len(pages)}")
-        for i, page in enumerate(pages)
-    ]
-
-
-def _page(observation, posterior, checks, chosen: Int[np.ndarray, "r"], number: str) -> "Figure":
-    shape, columns = observation.image.shape[1:], len(HEADINGS)
-    figure, axes = stamp_grid(
-        len(chosen),
-        columns,
-        shape,
-        title=f"Galaxies, and how well they are fitted, {number}",
-        width_inch=LEFT_INCH + columns * ROW_INCH,
-        left_inch=LEFT_INCH,
-        head_inch=0.62,
-        foot_inch=0.45,
-    )
-    level = np.asarray(observation.noise.level())
-    residual = np.asarray(
-        observation.noise.whiten(np.asarray(observation.image) - posterior.image_mean, observation.mask)
-    )
-    for line, i in zip(axes, chosen, strict=True):
-        peak = float(posterior.image_mean[i].max())
-        show_stamp(line[0], np.asarray(observation.image)[i], level[i], peak)
-        show_stamp(line[1], posterior.image_mean[i], level[i], peak)
-        show_noiseless(line[2], posterior.profile_mean[i], level[i], float(posterior.profile_mean[i].max()))
-        show_noiseless(line[3], posterior.profile_std[i], level[i], float(posterior.profile_std[i].max()))
-        show_signed(line[4], residual[i], RESIDUAL_LIMIT)
-        label_stamp(line[3], f"{posterior.profile_std[i].max() / level[i]:.1f}")
-        _power(line[5], checks, i)
-        line[0].text(
-            -0.06, 0.5, _words(observation, posterior, checks, i), transform=line[0].transAxes, ha="right", va="center",
-            fontsize=TEXT_SIZE - 2,
-        )  # fmt: skip
-    for panel, name in zip(axes[0], HEADINGS, strict=True):
-        panel.set_title(name, fontsize=TEXT_SIZE)
-    scale_bar(axes[-1][0], shape, observation.pixel_scale_arcsec)
-    last = axes[-1][5]
-    last.set_xlabel("cycles per arcsec", fontsize=TEXT_SIZE - 2)
-    last.tick_params(labelbottom=True)
+    chosen = bright_to_faint(observation, rows) if isinstance(rows, int) else np.asarray(rows)
+    shape = observation.image.shape[1:]
+    figure, stamps, spectra = _panels(len(chosen), shape, title)
+    observation, posterior = observation[chosen], posterior[chosen]
+    image, level = visible_pixels(observation), np.asarray(observation.noise.level())
+    residual = whitened_residual(observation, posterior)
+    for r, (panels, spectrum) in enumerate(zip(stamps, spectra, strict=True)):
+        profile, error, i = posterior.profile_mean[r], posterior.profile_std[r], chosen[r]
+        peak = np.nanmax(image[r])
+        show_stamp(panels[0], image[r], level[r], peak)
+        show_stamp(panels[1], posterior.image_mean[r], level[r], peak)
+        show_noiseless(panels[2], profile, level[r], profile.max())
+        show_noiseless(panels[3], error, level[r], error.max(), cmap="Purples")
+        coloured = show_signed(panels[4], residual[r], RESIDUAL_LIMIT)
+        _say(panels[2], "prior ", checks.p_prior[i])
+        label_stamp(panels[3], f"max {error.max() / level[r]:.2g} σ")
+        _say(panels[4], "pixels ", checks.p_pixels[i])
+        _say(panels[4], f"χ² {checks.chi_square[i]:.2f}, ", checks.p_chi_square[i], "lower left", 0.11)
+        _say(panels[4], f"peak {checks.coherent[i]:.1f} σ, ", checks.p_coherent[i], "lower left")
+        _draw_spectrum(spectrum, checks, i)
+        magnitude = observation.catalog.get("mag_auto")
+        name = f"{observation.identifier[r]}" + ("" if magnitude is None else f"\n{magnitude[r]:.2f} mag")
+        panels[0].text(-0.06, 0.5, name, transform=panels[0].transAxes, rotation=90, ha="right", va="center",
+                       multialignment="center", fontsize=TEXT_SIZE)  # fmt: skip
+    spectra[-1].set_xlabel("frequency [cycles per arcsec]", fontsize=TEXT_SIZE)
+    scale_bar(stamps[0, 0], shape, observation.pixel_scale_arcsec)
+    residual_bar(figure, stamps[-1, 4], coloured, FOOT_INCH)
     return figure
 
 
-def _power(axes: Any, checks: "FitChecks", i: int) -> None:
-    axes.set_axis_on()
-    axes.fill_between(
-        checks.frequency, checks.spectrum_low[i], checks.spectrum_high[i], color="0.85", linewidth=0
+def _panels(rows: int, shape: tuple[int, int], title: str) -> tuple["Figure", np.ndarray, np.ndarray]:
+    """A figure with five stamps in each row, and a panel for the spectrum at the right."""
+    from matplotlib.figure import Figure
+
+    columns = len(HEADINGS)
+    down = STAMP_INCH * shape[0] / shape[1]
+    across = columns * STAMP_INCH + (columns - 1) * GUTTER_INCH
+    gap = 0.18  # between rows: spectra have numbers on their axes
+    width = LEFT_INCH + across + SPACE_INCH + SPECTRUM_INCH + 0.1
+    height = rows * down + (rows - 1) * gap + HEAD_INCH + FOOT_INCH
+    figure = Figure(figsize=(width, height), facecolor="white")
+    frame = {"top": 1 - HEAD_INCH / height, "bottom": FOOT_INCH / height, "hspace": gap / down}
+    edges = {"left": LEFT_INCH / width, "right": (LEFT_INCH + across) / width}
+    stamps = figure.add_gridspec(rows, columns, wspace=GUTTER_INCH / STAMP_INCH, **edges, **frame).subplots(
+        squeeze=False
     )
-    axes.plot(checks.frequency, checks.spectrum[i], color="tab:blue", linewidth=1.2)
-    axes.axhline(1, color="0.4", linewidth=0.6)
-    axes.set_yscale("log")
-    axes.set_ylim(0.5, max(2.0, 1.2 * float(checks.spectrum[i].max())))
-    axes.minorticks_off()
-    axes.set_yticks([0.5, 1, 2], ["0.5", "1", "2"])
-    axes.yaxis.tick_right()
-    axes.tick_params(labelsize=TEXT_SIZE - 3, length=2, labelbottom=False)
+    edges = {"left": 1 - (SPECTRUM_INCH + 0.1) / width, "right": 1 - 0.1 / width}
+    spectra = figure.add_gridspec(rows, 1, **edges, **frame).subplots(squeeze=False)[:, 0]
+    for panel in stamps.flat:
+        panel.set_axis_off()
+    for panel, heading in zip((*stamps[0], spectra[0]), (*HEADINGS, "power of the residual"), strict=True):
+        panel.set_title(heading, fontsize=TEXT_SIZE + 1, pad=3)
+    figure.suptitle(title, x=0.05 / width, y=1 - 0.08 / height, ha="left", va="top", fontsize=TITLE_SIZE)
+    return figure, stamps, spectra
 
 
-def _words(observation, posterior, checks, i: int) -> str:
-    def starred(value: float) -> str:
-        return f"{value:.3f}{'*' if value < SUSPICIOUS else ''}"
+def _draw_spectrum(panel: Any, checks: FitChecks, i: int) -> None:
+    from matplotlib.ticker import LogFormatterMathtext, LogLocator, NullFormatter
 
-    magnitude = observation.catalog.get("mag_auto")
-    lines = [
-        str(observation.identifier[i]) + (f", {magnitude[i]:.2f} mag" if magnitude is not None else ""),
-        METHODS[posterior.method[i]],
-        f"chi-square {checks.chi_square[i]:.3f}",
-        f"its p {starred(checks.chi_square_p[i])}",
-        f"coherent p {starred(checks.coherence_p[i])}",
-        f"rarity {starred(checks.rarity[i])}",
-    ]
-    return "\n".join(lines)
+    frequency, power = checks.frequency, checks.power[i]
+    low, high = checks.power_low[i], checks.power_high[i]
+    panel.fill_between(frequency, low, high, color="0.85", linewidth=0)
+    panel.axhline(1, color=GREY, linewidth=1)
+    panel.plot(frequency, power, color=BLUE, marker="o", markersize=3.5, linewidth=1.2)
+    outside = (power < low) | (power > high)
+    panel.plot(frequency[outside], power[outside], linestyle="", color=ORANGE, marker="s", markersize=4.5)
+    plain_axes(panel, ylabel="power / noise")
+    panel.yaxis.label.set_fontsize(TEXT_SIZE)
+    panel.tick_params(labelsize=TEXT_SIZE - 1)
+    panel.set_xlim(0, frequency[-1] * 1.05)
+    most = max(power.max(), high.max())
+    if most > WIDE:
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 100 else (1,)))
+        panel.yaxis.set_major_formatter("{x:g}" if most < 1000 else LogFormatterMathtext())
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        panel.set_ylim(min(low.min(), power.min()) - 0.1, most + 0.35)
+    _say(panel, "", checks.p_spectrum[i], "upper right")
+
+
+def _say(axes: Any, words: str, p: float, corner: str = "upper left", up: float = 0.0) -> None:
+    """Write a p-value into a corner, or a line above it."""
+    number = f"{p:.2f}" if p >= SMALL else f"{p:.1g}" if p > 1e-99 else "< 1e-99"
+    label_stamp(axes, f"{words}p {number}", corner=corner, colour=BLACK if p >= SMALL else ORANGE, up=up)

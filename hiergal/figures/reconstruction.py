@@ -23,7 +23,13 @@ from hiergal.records import Array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["reconstruction_pages", "reconstructions"]
+__all__ = [
+    "RESIDUAL_LIMIT",
+    "reconstruction_pages",
+    "reconstructions",
+    "residual_bar",
+    "whitened_residual",
+]
 
 RESIDUAL_LIMIT = 4.0  # standard deviations
 HEADINGS = ("observed", "reconstruction", "residual", "deconvolved", "its std. dev.", "truth")
@@ -84,7 +90,7 @@ def reconstructions(
         panel.set_title(heading, fontsize=TEXT_SIZE + 1, pad=3)
     observation, posterior = observation[chosen], posterior[chosen]
     image, level = visible_pixels(observation), np.asarray(observation.noise.level())
-    whitened = _whitened(observation, posterior)
+    whitened = whitened_residual(observation, posterior)
     for r, panels in enumerate(axes):
         profile, error = posterior.profile_mean[r], posterior.profile_std[r]
         peak, sharp_peak = np.nanmax(image[r]), profile.max() if truth is None else truth[chosen[r]].max()
@@ -103,7 +109,7 @@ def reconstructions(
                 -0.06, 0.5, text, transform=panels[0].transAxes, rotation=90, ha="right", va="center"
             )
     scale_bar(axes[0, 0], shape, observation.pixel_scale_arcsec)
-    _colour_bar(figure, axes[-1, 2], coloured, foot_inch)
+    residual_bar(figure, axes[-1, 2], coloured, foot_inch)
     return figure
 
 
@@ -135,15 +141,15 @@ def reconstruction_pages(
     ]
 
 
-def _whitened(observation: Observation, posterior: Posterior) -> np.ndarray:
-    """Residuals in standard deviations, uncorrelated; NaN where masked."""
+def whitened_residual(observation: Observation, posterior: Posterior) -> np.ndarray:
+    """Return residuals of denoised images in standard deviations, uncorrelated; NaN where masked."""
     residual = np.asarray(
         observation.noise.whiten(observation.image - posterior.image_mean, observation.mask)
     )
     return residual if observation.mask is None else np.where(observation.mask, np.nan, residual)
 
 
-def _colour_bar(figure: "Figure", above: Any, coloured: Any, foot_inch: float) -> None:
+def residual_bar(figure: "Figure", above: Any, coloured: Any, foot_inch: float) -> None:
     """Draw the colour bar of the residuals below their column."""
     place, height = above.get_position(), figure.get_size_inches()[1]
     bar = figure.add_axes((place.x0, (foot_inch - 0.16) / height, place.width, 0.09 / height))

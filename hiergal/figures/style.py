@@ -91,12 +91,14 @@ def show_signed(axes: Any, image: Float[Array, "y x"], limit: float) -> Any:
     return _show(axes, image, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
-def label_stamp(axes: Any, text: str, *, corner: str = "upper left") -> None:
-    """Write a few characters into a corner of a stamp, readable on any background."""
+def label_stamp(
+    axes: Any, text: str, *, corner: str = "upper left", colour: str = BLACK, up: float = 0.0
+) -> None:
+    """Write a few characters into a corner of a stamp, or a share of its height above, readable on any background."""
     from matplotlib.patheffects import withStroke
 
     vertical, horizontal = corner.split()
-    x, y = {"left": 0.04, "right": 0.96}[horizontal], {"upper": 0.96, "lower": 0.04}[vertical]
+    x, y = {"left": 0.04, "right": 0.96}[horizontal], {"upper": 0.96, "lower": 0.04}[vertical] + up
     axes.text(
         x,
         y,
@@ -105,8 +107,8 @@ def label_stamp(axes: Any, text: str, *, corner: str = "upper left") -> None:
         ha=horizontal,
         va={"upper": "top", "lower": "bottom"}[vertical],
         fontsize=TEXT_SIZE,
-        color="black",
-        path_effects=[withStroke(linewidth=2.2, foreground="white")],
+        color=colour,
+        path_effects=[withStroke(linewidth=2.2 if colour == BLACK else 3.2, foreground="white")],
     )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "FLOOR",
     "MTF_THRESHOLD",
     "RadialPower",
+    "Rings",
     "Spectrum",
     "band_limit",
     "checked_images",
@@ -37,6 +38,20 @@ MTF_THRESHOLD = 0.01  # of the squared modulus of the transfer function, the pow
 TAPERED = 0.5  # of the width of a stamp: light cut off at the edges would look like fine structure
 FLOOR = 1e-18  # of the power at frequency zero: far below rounding, so that logarithms are finite
 BOOTSTRAPS = 200
+
+
+class Rings(NamedTuple):
+    """Rings of the Fourier plane, from zero to its corners.
+
+    Attributes:
+        frequency: Mean frequency of the modes of each ring [cycles per arcsec].
+        modes: Number of modes of each ring; a pair of conjugate modes counts as two.
+        member: How many modes each of the half plane stands for in each ring, a row for each in C order.
+    """
+
+    frequency: Float[np.ndarray, "bins"]
+    modes: Int[np.ndarray, "bins"]
+    member: Float[np.ndarray, "half bins"]
 
 
 class RadialPower(NamedTuple):
@@ -82,25 +97,27 @@ def radial_power(
         >>> (power.power * power.modes).round(9).tolist(), int(power.modes.sum())
         ([[72.0, 0.0, 0.0]], 72)
     """
-    frequency, modes, share = rings_of(images.shape[1:], pixel_scale_arcsec, bins)
-    return RadialPower(frequency, modes, power_of(images) @ share)
+    frequency, modes, member = rings_of(images.shape[1:], pixel_scale_arcsec, bins)
+    return RadialPower(frequency, modes, power_of(images) @ member / modes)
 
 
-def rings_of(
-    shape: tuple[int, int], pixel_scale_arcsec: float, bins: int = BANDS
-) -> tuple[Float[np.ndarray, "bins"], Int[np.ndarray, "bins"], Float[np.ndarray, "modes bins"]]:
-    """Return mean frequency, number of modes, and the share of each mode of the half plane in the mean, of rings.
+def rings_of(shape: tuple[int, ...], pixel_scale_arcsec: float, bins: int) -> Rings:
+    """Divide the Fourier plane of images into rings of equal width; those without modes are left out.
 
     Args:
         shape: (ny, nx) of the images.
         pixel_scale_arcsec: Width of a pixel [arcsec].
-        bins: Number of rings, as for :func:`radial_power`.
+        bins: Number of rings.
+
+    Example:
+        >>> rings_of((8, 9), 0.03, 3).modes.tolist()
+        [11, 36, 25]
     """
     frequency, weight = plane_of(shape, pixel_scale_arcsec)
     ring = np.minimum((frequency / frequency.max() * bins).astype(int), bins - 1)
     member = weight[:, None] * (ring[:, None] == np.unique(ring))
     modes = member.sum(axis=0)
-    return frequency @ member / modes, modes.astype(int), member / modes
+    return Rings(frequency @ member / modes, modes.astype(int), member)
 
 
 def band_limit(psf: PSF, *, threshold: float = MTF_THRESHOLD) -> float:
