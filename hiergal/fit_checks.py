@@ -5,15 +5,16 @@ noise alone, T(x_rep, z): the posterior predictive p-value is the share of the l
 Stern 1996). Residuals are whitened by the noise *that the survey knows*, even where misfit counted as noise in the
 inference (``variance_factor``): the question here is whether that noise explains them.
 
-===============  ==================================================================  =================================
-statistic        of whitened residuals                                               large for
-===============  ==================================================================  =================================
-``chi_square``   their sum of squares over the number of pixels                      anything, noise too low
-``coherent``     the largest, in size, after correlation with the PSF, in its own    a second source, an artefact,
-                 standard deviations: the significance of a point source             structure that does not fit
-``spectrum``     the largest deviation of the power in a ring of frequency from      noise of another correlation,
-                 that of noise, in standard deviations                               structure on one scale
-===============  ==================================================================  =================================
+===============  ===================================================================  ===============================
+statistic        is                                                                   large for
+===============  ===================================================================  ===============================
+``chi_square``   the sum of squares of whitened residuals over the number of pixels   anything, noise too low
+``coherent``     the largest significance, positive or negative, of a point source    a second source, an artefact,
+                 anywhere in the residuals: their correlation with the PSF,           structure that does not fit
+                 weighted by the inverse covariance, over its error
+``spectrum``     the largest deviation of the power of whitened residuals in a ring   noise of another correlation,
+                 of frequency from that of noise, over its error                      structure on one scale
+===============  ===================================================================  ===============================
 
 For galaxies of the model itself, p-values of a single draw are uniform between 0 and 1. Their average over the draws,
 which is what is given, is uniform only where the fit leaves the statistic as it is, and else closer to one half: never
@@ -22,35 +23,37 @@ tests of many galaxies together. Posteriors that are wrong make them wrong, and 
 
 A galaxy can be anomalous in two ways, and each has its number, small for anomalies: ``p_prior``, the chance that a draw
 from the prior is less probable than the galaxy's latents, averaged over the posterior; and ``p_pixels``, of chi-square
-and coherent residuals together (Bonferroni). Where data say little, the first is near one half: uncertainty is no
-anomaly. A galaxy that the generator cannot reproduce may get latents that are far out: then both are small. Numbers
-from replicates are no smaller than 1 / (replicates + 1).
+and coherent residuals together (Bonferroni: small no more often than it says). Where data say little, the first is near
+one half: uncertainty is no anomaly. A galaxy that the generator cannot reproduce may get latents that are far out: then
+both are small. Numbers from replicates are no smaller than 1 / (replicates + 1).
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from hiergal.fit_statistics import (
+    BLOCK,
+    FitStatistics,
+    RingWeights,
+    statistics_of_draws,
+    statistics_of_noise,
+)
 from hiergal.hub import GalaxyModel
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior
 from hiergal.predictive import check_same_galaxies, spread_draws
-from hiergal.prior import Prior, prior_of
+from hiergal.prior import prior_of
 from hiergal.progress import progress_bar
-from hiergal.psf import PSF, convolve
 from hiergal.records import Array, Record, record
-from hiergal.samplers.problem import Problem
 
 __all__ = ["FitChecks", "check_fits"]
 
-BLOCK = 20  # stamps of each galaxy looked at together
 BAND = (0.025, 0.975)
-LEAST_VARIANCE = 0.01  # share of the PSF's that pixels in use must hold, for residuals smoothed with it
 
 
 @record
@@ -61,7 +64,7 @@ class FitChecks(Record):
         identifier: Identifier of each galaxy.
         chi_square: Reduced chi-square, averaged over the posterior.
         p_chi_square: Its p-value, small for large ones.
-        coherent: Largest residual on the scale of the PSF, averaged over the posterior [standard deviations].
+        coherent: Largest significance of a point source in the residuals, averaged over the posterior [sigma].
         p_coherent: Its p-value.
         frequency: Mean frequency of each ring of the spectrum [cycles per arcsec].
         power: Power of the residuals in each ring, averaged over the posterior; that of noise is one.
@@ -105,7 +108,7 @@ COLUMNS = {  # unit and description
     "p_coherent": ("", "posterior predictive p-value of coherent"),
     "p_spectrum": ("", "posterior predictive p-value of the spectrum of the residuals"),
     "chi_square": ("", "reduced chi-square under the survey's noise, mean over the posterior"),
-    "coherent": ("", "largest residual on the scale of the PSF, in standard deviations, posterior mean"),
+    "coherent": ("", "largest significance of a point source in the residuals [sigma], posterior mean"),
     "power": ("", "power of whitened residuals in rings of frequency, posterior mean; 1 for noise"),
     "power_low": ("", "2.5 % quantile of that of noise"),
     "power_high": ("", "97.5 % quantile of that of noise"),
@@ -163,16 +166,18 @@ def check_fits(
     prior = prior_of(model, n, conditions)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
     frequency, modes, member = rings_of(observation.image.shape[1:], observation.pixel_scale_arcsec, bins)
-    rings = _Rings((member / modes).astype(np.float32), modes.astype(np.float32))
+    rings = RingWeights((member / modes).astype(np.float32), modes.astype(np.float32))
     parts = []
     with progress_bar("checks of fits", n, shown=progress) as advance:
         for first in range(0, n, batch):
             # The last galaxy is repeated, so that one program serves all.
             rows = np.minimum(np.arange(first, first + batch), n - 1)
             here, own = observation[rows], prior[rows]
-            found = _joined([_look(model, here, own, rings, z) for z in _blocks(latents[:, rows])])
+            found = _joined(
+                [statistics_of_draws(model, here, own, rings, z) for z in _blocks(latents[:, rows])]
+            )
             blocks = range(-(-replicates // BLOCK))
-            noise = _joined([_look_at_noise(here, own, rings, keys[rows], block, d) for block in blocks])
+            noise = _joined([statistics_of_noise(here, own, rings, keys[rows], block, d) for block in blocks])
             pixels = np.asarray(used_pixels(here.image.shape, here.mask))
             summary = _summary(_first(found, s), _first(noise, replicates), pixels)
             parts.append({name: value[: n - first] for name, value in summary.items()})
@@ -181,75 +186,7 @@ def check_fits(
     return FitChecks(identifier=np.asarray(observation.identifier), frequency=frequency, **values)
 
 
-class _Rings(NamedTuple):
-    """Share of each mode of the half plane in the mean of a ring, [half, bins], and the numbers of modes, [bins]."""
-
-    share: Array
-    modes: Array
-
-
-class _Looks(NamedTuple):
-    """Statistics of stamps of galaxies, [s, n] each, and the power in each ring, [s, n, bins]."""
-
-    squares: Array
-    coherent: Array
-    power: Array
-    spectrum: Array
-    log_prior: Array
-
-
-@jax.jit
-def _look(model: GalaxyModel, observation: Observation, prior: Prior, rings: _Rings, z: Array) -> _Looks:
-    """Statistics of the residuals of draws z, [s, n, d]."""
-    residual = Problem(model, observation, prior, jnp.ones(z.shape[1], z.dtype)).residual(z)
-    whitened = residual.reshape(*z.shape[:2], *observation.image.shape[1:])
-    return _looks(whitened, observation.psf, observation.mask, rings, prior.log_prob(z))
-
-
-@partial(jax.jit, static_argnames="d")
-def _look_at_noise(
-    observation: Observation, prior: Prior, rings: _Rings, keys: Array, block: Array | int, d: int
-):
-    """The same of noise alone, and of draws from the prior."""
-    shape = observation.image.shape[1:]
-
-    def fresh(key):
-        noise, base = jax.random.split(jax.random.fold_in(key, block))
-        return jax.random.normal(noise, (BLOCK, *shape)), jax.random.normal(base, (BLOCK, d))
-
-    white, base = jax.vmap(fresh, out_axes=1)(keys)
-    if observation.mask is not None:
-        white = jnp.where(jnp.broadcast_to(observation.mask, white.shape), 0.0, white)
-    log_prior = prior.log_prob(prior.from_base(base))
-    return _looks(white, observation.psf, observation.mask, rings, log_prior)
-
-
-def _looks(whitened: Array, psf: PSF, mask: Array | None, rings: _Rings, log_prior: Array) -> _Looks:
-    used = jnp.ones(whitened.shape[1:], whitened.dtype) if mask is None else (~mask).astype(whitened.dtype)
-    turned = psf.replace(
-        stamp=psf.stamp[..., ::-1, ::-1]
-    )  # a convolution with it is a correlation with the PSF
-    variance = convolve(used, turned.replace(stamp=turned.stamp**2))
-    seen = variance > LEAST_VARIANCE * jnp.sum(psf.stamp**2, axis=(-2, -1))[:, None, None]
-    deviation = jnp.sqrt(jnp.where(seen, variance, 1.0))[None]
-    smooth = jnp.where(seen[None], convolve(whitened, turned) / deviation, 0.0)
-    spectrum = jnp.abs(jnp.fft.rfft2(whitened)) ** 2
-    share = used.mean(axis=(-2, -1))
-    pixels = whitened.shape[-2] * whitened.shape[-1]
-    power = spectrum.reshape(*spectrum.shape[:2], -1) @ rings.share / (pixels * share[None, :, None])
-    # The cube root of a mean of squares is nearly normal (Wilson & Hilferty 1931).
-    spread = 2 / (9 * share[:, None] * rings.modes[None])
-    deviations = (jnp.cbrt(power) - (1 - spread)[None]) / jnp.sqrt(spread)[None]
-    return _Looks(
-        squares=jnp.sum(whitened**2, axis=(-2, -1)),
-        coherent=jnp.abs(smooth).max(axis=(-2, -1)),
-        power=power,
-        spectrum=jnp.abs(deviations).max(axis=-1),
-        log_prior=log_prior,
-    )
-
-
-def _summary(found: _Looks, noise: _Looks, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def _summary(found: FitStatistics, noise: FitStatistics, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """Averages over draws, and p-values, of each galaxy."""
     from scipy.stats import chi2
 
@@ -284,9 +221,11 @@ def _blocks(latents: np.ndarray) -> list[np.ndarray]:
     return [latents[np.minimum(np.arange(i, i + BLOCK), s - 1)] for i in range(0, s, BLOCK)]
 
 
-def _joined(parts: list[_Looks]) -> _Looks:
-    return _Looks(*(np.concatenate([np.asarray(x) for x in leaves]) for leaves in zip(*parts, strict=True)))
+def _joined(parts: list[FitStatistics]) -> FitStatistics:
+    return FitStatistics(
+        *(np.concatenate([np.asarray(x) for x in leaves]) for leaves in zip(*parts, strict=True))
+    )
 
 
-def _first(looks: _Looks, count: int) -> _Looks:
-    return _Looks(*(x[:count] for x in looks))
+def _first(looks: FitStatistics, count: int) -> FitStatistics:
+    return FitStatistics(*(x[:count] for x in looks))

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from astropy.table import Table
 from typer.testing import CliRunner
 
 import hiergal
@@ -199,7 +200,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(run, tmp_path, reci
 
 def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     (tmp_path / "runs").mkdir()
     os.symlink(run, tmp_path / "runs/quickstart")
     monkeypatch.chdir(tmp_path)
@@ -208,6 +209,9 @@ def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
     assert len(names["galaxies"]) == 3
     assert names["image"].array.shape == (64, 64)
     assert (names["low"] < names["high"]).all()
+    exec(compile(blocks[2], "README.md", "exec"), names)
+    assert names["mean"].shape == names["error"].shape == (1, 64, 64)
+    assert 0 < names["gini"].mean() < 1 and 0 <= names["checks"].p_pixels[0] <= 1
 
 
 def test_readme_measures_morphology_as_printed(tmp_path, monkeypatch, capsys):
@@ -277,6 +281,42 @@ def test_a_study_of_what_a_survey_cannot_resolve(run, tmp_path, recipe_file, cap
     study(words)
     assert (tmp_path / "resolution.json").read_text() == first
     assert (tmp_path / "blurred/model/weights.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_studies_of_posteriors(run, tmp_path, capsys):
+    """The guide is learnt, auto says what it used, and each study writes what it promises."""
+    shutil.copytree(run / "model", tmp_path / "model")
+    model, survey = tmp_path / "model", run / "survey.zarr"
+    assert "log q" in command("guide", model, survey, "--simulations", 100)
+    table = tmp_path / "t.fits"
+    words = ("--model", model, "--out", table, "--method", "auto", "--draws", 10, "--limit", 3)
+    assert "3 galaxies" in command("infer", survey, *words, "--conditions")
+    assert set(Table.read(table)["method"]) <= {"importance", "nuts"}
+
+    def study(name, *words):
+        main = runpy.run_path(str(ROOT / f"inference/{name}.py"))["main"]
+        main([str(word) for word in (model, survey, "--out", tmp_path / name, *words)])
+
+    with pytest.raises(SystemExit):  # whether a tiny model passes is not the question
+        study("calibrate_posteriors", "--galaxies", 60, "--draws", 39, "--method", "flow")
+    found = json.loads((tmp_path / "calibrate_posteriors/calibration.json").read_text())
+    assert len(found["verdicts"]) == 3 * (4 + 16) + 1 and found["used"] == {"flow": 60}
+    study("recover_mock", "--galaxies", 10, "--tuning", 4, "--draws", 39, "--method", "flow")
+    found = json.loads((tmp_path / "recover_mock/recovery.json").read_text())
+    assert set(found["deconvolution"]["ratio_to"]) == {"Richardson-Lucy", "Wiener"}
+    assert set(found["hidden pixels"]) == {"a random fifth", "the central block"}
+    study("deblend_mock", "--scenes", 2, "--draws", 10)
+    assert {"2 sources", "3 sources"} <= set(
+        json.loads((tmp_path / "deblend_mock/deblending.json").read_text())
+    )
+    study("inspect_posteriors", "--limit", 3, "--draws", 10, "--method", "importance")
+    assert {path.name for path in (tmp_path / "inspect_posteriors").iterdir()} >= {
+        "checks.ecsv",
+        "posterior.nc",
+        "galaxies_1.png",
+    }
+    capsys.readouterr()
 
 
 @pytest.mark.slow

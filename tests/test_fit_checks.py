@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from test_noise import covariance, double
 from toys import SCALE, affine_flow, bare_posterior, exact_draws, linear_model
 
 from hiergal.fit_checks import COLUMNS, check_fits
+from hiergal.fit_statistics import point_significance, statistics_of_draws, statistics_of_noise
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.validation.power import radial_power
@@ -110,17 +112,34 @@ def test_statistics_are_those_of_their_words(key, make_psf, make_noise):
     power = rings.power.reshape(2, n, 4).mean(axis=0) / (pixels / 128)[:, None]
     np.testing.assert_allclose(checks.power, power, rtol=1e-3)
     np.testing.assert_allclose(checks.frequency, rings.frequency)
-    largest = np.zeros((2, n))
-    for s, i, y, x in np.ndindex(2, n, *SHAPE):
-        total = variance = 0.0
+    largest, weights = np.zeros((2, n, *SHAPE)), np.zeros((n, *SHAPE))
+    for i, y, x in np.ndindex(n, *SHAPE):
         for v, u in np.ndindex(5, 3):
             at = y + v - 2, x + u - 1
             if 0 <= at[0] < SHAPE[0] and 0 <= at[1] < SHAPE[1] and used[i][at]:
-                total += white[s, i][at] * observation.psf.stamp[i, v, u]
-                variance += observation.psf.stamp[i, v, u] ** 2
-        if variance > 0.011 * (observation.psf.stamp[i] ** 2).sum():
-            largest[s, i] = max(largest[s, i], abs(total) / np.sqrt(variance))
+                share, sigma = observation.psf.stamp[i, v, u], observation.noise.sigma[i][at]
+                largest[:, i, y, x] += white[:, i][:, *at] * share / sigma
+                weights[i, y, x] += (share / sigma) ** 2
+    seen = weights > 0.01 * weights.max(axis=(1, 2), keepdims=True)
+    largest = np.abs(np.where(seen, largest / np.sqrt(np.where(seen, weights, 1)), 0)).max(axis=(2, 3))
     np.testing.assert_allclose(checks.coherent, largest.mean(axis=0), rtol=1e-3)
+
+
+def test_significance_of_a_point_source_in_correlated_noise(x64, make_psf, make_noise):
+    """A twin of dense matrices: the flux that least squares give a source, over its error."""
+    n, shape = 2, (9, 11)
+    psf, noise = make_psf(n, (5, 3)), double(make_noise("stationary", n, shape))
+    rng = np.random.default_rng(1)
+    residual = rng.normal(size=(1, n, *shape))
+    observation = Observation(residual[0], psf, noise, None, {}, np.arange(n), SCALE)
+    found = point_significance(noise.whiten(residual), jnp.ones((n, *shape)), observation)
+    for i in range(n):
+        source = np.zeros(shape)
+        source[2:7, 4:7] = psf.stamp[i]
+        inverse = np.linalg.inv(covariance(noise, i, shape))
+        weight = source.ravel() @ inverse
+        expected = weight @ residual[0, i].ravel() / np.sqrt(weight @ source.ravel())
+        np.testing.assert_allclose(found[0, i, 4, 5], expected, rtol=1e-6)
 
 
 def test_flags_what_is_wrong_and_says_in_what_way(key, make_psf):
@@ -190,14 +209,12 @@ def test_conditions_say_among_which_galaxies_one_is_unusual(key, make_psf):
 
 
 def test_compiles_once_and_does_not_depend_on_the_batches(key, make_psf):
-    from hiergal.fit_checks import _look, _look_at_noise
-
     model = linear_model(SHAPE)
     z, observation = simulated(make_psf(5, (5, 3)), WhiteNoise(np.ones(5, np.float32)))
     posterior = bare_posterior(np.repeat(z[None], 33, axis=0), observation)
-    _look.clear_cache(), _look_at_noise.clear_cache()
+    statistics_of_draws.clear_cache(), statistics_of_noise.clear_cache()
     some = check_fits(model, observation, posterior, key=key, replicates=50, batch=2)
-    assert _look._cache_size() == _look_at_noise._cache_size() == 1
+    assert statistics_of_draws._cache_size() == statistics_of_noise._cache_size() == 1
     other = check_fits(model, observation, posterior, key=key, replicates=50, batch=5, draws=3)
     for name in ("chi_square", "coherent", "p_coherent", "p_spectrum", "p_prior", "power_low"):
         np.testing.assert_allclose(getattr(some, name), getattr(other, name), rtol=1e-4, atol=1e-4)

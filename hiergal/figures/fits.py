@@ -53,8 +53,8 @@ def checked_fits(
     A row has the stamp and the denoised image on one stretch; the deconvolved profile with ``p_prior``, small for
     unusual galaxies; its standard deviation, whose largest value is in units of the noise of a pixel; the residual of
     the posterior mean, whitened, with ``p_pixels``, small for bad fits, and below it chi-square and the largest
-    residual on the scale of the PSF, each with its p-value; and the spectrum of the residuals with the band that holds
-    95 % of noise, and its p-value. P-values below 0.01 are orange, and so is power outside the band.
+    significance of a point source ("peak"), each with its p-value; and the spectrum of the residuals with the band that
+    holds 95 % of noise, and its p-value. P-values below 0.01 are orange, and so is power outside the band.
 
     Args:
         observation: Observed galaxies.
