@@ -66,7 +66,9 @@ def draw_latents(
     if method == "amortized":
         unknown = jnp.ones(len(observation))
         return Drawn(Draws(_amortized(model, observation, keys, draws), {}), unknown, unknown)
-    problem, found, excess = _prepare(model, observation, prior, MAP_STEPS if method == "map" else STEPS)
+    # The guide has not seen masked stamps: from its mean, the mode is farther away.
+    steps = STEPS if method != "map" and observation.mask is None else MAP_STEPS
+    problem, found, excess = _prepare(model, observation, prior, steps)
     match method:
         case "map":
             made = Draws(found.mean[None], {})
