@@ -11,7 +11,7 @@ of the model itself cannot see. Infers unseen galaxies and reports
   tuned on training galaxies;
 - coverage of pixels hidden behind a mask: a random fifth, and a block of 10 x 10.
 
-Writes ``recovery.json`` and a figure.
+Writes ``recovery.json``.
 """
 
 import argparse
@@ -93,6 +93,11 @@ def by_bins(flags: dict[float, np.ndarray], values: dict[str, np.ndarray]) -> di
 def deconvolved(observation: Observation, target: PSF, method: Callable, parameter: float) -> np.ndarray:
     """Deconvolve each stamp with its own PSF by scikit-image, and convolve with the target PSF."""
     psfs = np.asarray(observation.psf.stamp, float)
+    ny, nx = observation.image.shape[1:]
+    cy, cx = (max(0, -(-(p - s) // 2)) for p, s in zip(psfs.shape[1:], (ny, nx), strict=True))
+    psfs = psfs[
+        :, cy : psfs.shape[1] - cy, cx : psfs.shape[2] - cx
+    ]  # scikit-image wants them no larger than images
     sharp = [method(i, p, parameter) for i, p in zip(np.asarray(observation.image, float), psfs, strict=True)]
     return np.asarray(convolve(jnp.asarray(np.stack(sharp), jnp.float32), target))
 
@@ -177,7 +182,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", type=Path, help="a trained model's folder")
     parser.add_argument("survey", type=Path, help="the mock survey's store that it was trained on")
-    parser.add_argument("--out", type=Path, required=True, help="folder for numbers and figure")
+    parser.add_argument("--out", type=Path, required=True, help="folder for numbers")
     parser.add_argument("--method", choices=METHODS, default="auto")
     parser.add_argument("--galaxies", type=int, default=400, help="unseen galaxies")
     parser.add_argument(

@@ -211,7 +211,8 @@ def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
     assert (names["low"] < names["high"]).all()
     exec(compile(blocks[2], "README.md", "exec"), names)
     assert names["mean"].shape == names["error"].shape == (1, 64, 64)
-    assert 0 < names["gini"].mean() < 1 and 0 <= names["checks"].p_pixels[0] <= 1
+    assert 0 < np.nanmean(names["gini"]) < 1  # on these small stamps, some draws have no Petrosian radius
+    assert 0 <= names["checks"].p_pixels[0] <= 1
 
 
 def test_readme_measures_morphology_as_printed(tmp_path, monkeypatch, capsys):
