@@ -175,6 +175,15 @@ def test_resampling_picks_each_as_often_as_its_weight_says(rng):
 
 
 @white
+def test_draws_of_importance_sampling_come_in_random_order(key, observation):
+    """Neighbours are no more alike than others: no lag-one correlation beyond four standard errors."""
+    found = infer(model_with(), observation, key=key, method="importance", draws=400, proposals=2000)
+    z = found.latents - found.latents.mean(axis=0)
+    lag = (z[1:] * z[:-1]).mean(axis=0) / (z**2).mean(axis=0)
+    assert np.abs(lag).max() < 4.5 / np.sqrt(400)
+
+
+@white
 def test_conditions_change_the_prior(key, observation):
     """The flow is used where conditions are given, its marginal where not: exact posteriors under both."""
     elsewhere = CENTER + np.array([[1.0], [-0.3]])

@@ -87,6 +87,9 @@ def sample_by_importance(
         v, target = np.concatenate([v, more]), np.concatenate([target, _targets(problem, found, more)])
     weight, k_hat = pareto_smoothed(target - _mixture(v, components, sizes))
     picked = resampled(weight, np.array([rng.uniform() for rng in rngs]), draws)
+    # In random order: neighbours would be copies, or of one part, and look correlated.
+    order = np.stack([rng.permutation(draws) for rng in rngs], axis=1)
+    picked = np.take_along_axis(picked, order, axis=0)
     chosen = np.take_along_axis(v, picked[..., None], axis=0).astype(found.mean.dtype)
     return Draws(
         np.asarray(jax.jit(_latents)(found, chosen)),
@@ -115,7 +118,7 @@ def pareto_smoothed(
 def resampled(
     weight: Float[np.ndarray, "m n"], offset: Float[np.ndarray, "n"], draws: int
 ) -> Int[np.ndarray, "s n"]:
-    """Pick rows with the chances of their weights: systematic resampling, then in random order.
+    """Pick rows with the chances of their weights, in their order: systematic resampling.
 
     Args:
         weight: Normalised weights.

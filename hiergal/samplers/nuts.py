@@ -91,8 +91,14 @@ def _in_parts(state, shared: _Shared, own: _Own, length: int) -> tuple[np.ndarra
     n = len(own.mean)
     parts = min(n, len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1)
     rows = np.resize(np.arange(n), (parts, -(-n // parts)))
+    double = jax.config.jax_enable_x64  # a thread does not know that it was asked for in another
+
+    def run(take: np.ndarray):
+        with jax.enable_x64(double):
+            return _run(*_rows((state, own), take), shared, length)
+
     with ThreadPoolExecutor(parts) as threads:
-        found = list(threads.map(lambda take: _run(*_rows((state, own), take), shared, length), rows))
+        found = list(threads.map(run, rows))
     return tuple(
         np.concatenate([np.asarray(part) for part in kind], axis=1)[:, :n]
         for kind in zip(*found, strict=True)
