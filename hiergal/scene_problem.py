@@ -87,7 +87,8 @@ def start_of(problem: SceneProblem) -> Float[jax.Array, "n t"]:
     """Ask the guide about each source alone, and return the best of what it says for the scene together.
 
     First each pixel is replaced by its mirror image about the source if that is fainter, which removes most of the
-    neighbours' light; then the other sources, as they were found, are subtracted, some times.
+    neighbours' light; then the other sources, as they were found, are subtracted, some times. What the guide says is
+    not taken where it fits the scene worse than latents of zero.
     """
     model, scene = problem.model, problem.observation
     n, k = problem.positions.shape[:2]
@@ -102,7 +103,9 @@ def start_of(problem: SceneProblem) -> Float[jax.Array, "n t"]:
     offsets = jnp.zeros((n, 2 * k if problem.position_error_pix else 0), image.dtype)
     on_pixels = problem.replace(positions=whole.astype(image.dtype))
     masks = _cut(jnp.broadcast_to(hidden[:, None], (n, k, *hidden.shape[1:])), whole, (ny, nx), True)
-    others, best, least = 0.0, None, None
+    size = k * model.recipe.generator.latents + offsets.shape[1]
+    best, others = jnp.zeros((n, size), image.dtype), 0.0
+    least = _away(problem, best)
     for number in range(ROUNDS):
         left = jnp.broadcast_to(image[:, None] - others, (n, k, *image.shape[1:]))
         stamps = _cut(left, whole, (ny, nx), 0.0)
@@ -120,14 +123,17 @@ def start_of(problem: SceneProblem) -> Float[jax.Array, "n t"]:
         z = posterior_from(model.encode(seen), model.recipe.covariance).mean
         z = jnp.clip(jnp.nan_to_num(z), -FARTHEST, FARTHEST).reshape(n, -1)
         t = jnp.concatenate([z, offsets], axis=-1)
-        away = jnp.nan_to_num(
-            jnp.sum(problem.residual(t) ** 2, -1) + jnp.sum(problem.base(t) ** 2, -1), nan=jnp.inf
-        )
-        best = t if best is None else jnp.where((away < least)[:, None], t, best)
-        least = away if least is None else jnp.minimum(away, least)
+        away = _away(problem, t)
+        best, least = jnp.where((away < least)[:, None], t, best), jnp.minimum(away, least)
         images = on_pixels.sources(best)
         others = images.sum(axis=1, keepdims=True) - images
     return best
+
+
+def _away(problem: SceneProblem, t: jax.Array) -> jax.Array:
+    """Twice the negative logarithm of the posterior, but for a constant."""
+    away = jnp.sum(problem.residual(t) ** 2, -1) + jnp.sum(problem.base(t) ** 2, -1)
+    return jnp.nan_to_num(away, nan=jnp.inf)
 
 
 def _cut(image: jax.Array, whole: jax.Array, shape: tuple[int, int], outside: float | bool) -> jax.Array:

@@ -18,7 +18,7 @@ from hiergal.observation import Observation
 from hiergal.posterior import METHODS, infer
 from hiergal.prior import Prior, prior_of
 from hiergal.samplers.importance import pareto_smoothed, resampled, sample_by_importance
-from hiergal.samplers.nuts import sample_by_nuts
+from hiergal.samplers.nuts import CHAINS, sample_by_nuts
 from hiergal.samplers.problem import Problem
 
 SHAPE, D, N = (8, 16), 8, 3
@@ -116,6 +116,11 @@ def problem_and_mode(observation, model):
     return problem, jax.jit(partial(laplace_of, steps=6))(problem)
 
 
+def gaussian_draws(found, key, draws):
+    normal = jax.random.normal(key, (draws, *found.mean.shape))
+    return found.mean[None] + jnp.einsum("nij,snj->sni", found.scale, normal)
+
+
 @pytest.mark.slow
 @white
 def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
@@ -125,8 +130,8 @@ def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
         mean=found.mean + 0.1 * jnp.einsum("nij,nj->ni", found.scale, jnp.ones((N, D))),
         scale=1.1 * found.scale,
     )
-    keys = jax.random.split(key, N)
-    draws = sample_by_importance(problem, wrong, keys, draws=300_000, proposals=300_000)
+    keys, pilot = jax.random.split(key, N), gaussian_draws(wrong, key, 100)
+    draws = sample_by_importance(problem, wrong, pilot, keys, draws=300_000, proposals=300_000)
     assert np.all(draws.statistics["k_hat"] < 0.5)
     assert_exact(draws.latents, exact_under(observation, CENTER), np.full(N, np.inf), within=0.01)
     with pytest.raises(AssertionError):
@@ -142,7 +147,8 @@ def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
 @white
 def test_nuts_is_exact_to_a_per_cent(key, observation):
     problem, found = problem_and_mode(observation, model_with(CENTER, guide_flow=False))
-    draws = sample_by_nuts(problem, found, jax.random.split(key, N), draws=120_000)
+    keys, pilot = jax.random.split(key, N), gaussian_draws(found, key, CHAINS)
+    draws = sample_by_nuts(problem, found, pilot, keys, draws=120_000)
     assert np.all(draws.statistics["r_hat"] < 1.001) and np.all(draws.statistics["divergences"] == 0)
     assert_exact(draws.latents, exact_under(observation, CENTER), np.full(N, np.inf), within=0.01)
 
