@@ -21,14 +21,20 @@ def guide(
     model: Annotated[Path, typer.Argument(help="A trained model's folder, such as runs/first/model.")],
     store: Annotated[Path, typer.Argument(help="The survey's store that it was trained on.")],
     simulations: Annotated[int, typer.Option(help="Galaxies to simulate.", min=100)] = 4000,
+    refine: Annotated[
+        int,
+        typer.Option(help="Training galaxies of the survey to refine on, by importance sampling.", min=0),
+    ] = 256,
     seed: Seed = 0,
 ) -> None:
-    """Learn the shapes of posteriors from simulated galaxies, for `hiergal infer` by flow, importance and auto."""
+    """Learn the shapes of posteriors, for `hiergal infer` by flow, importance and auto."""
     from hiergal.posterior_stages import fit_guide_flow_stage
     from hiergal.survey import open_store
 
-    _, fitted = fit_guide_flow_stage(model, open_store(store), seed=seed, simulations=simulations)
-    typer.echo(f"{model}: guide flow with log q = {max(fitted.validation):.2f} nats on held-out simulations")
+    _, fitted = fit_guide_flow_stage(
+        model, open_store(store), seed=seed, simulations=simulations, refine_on=refine
+    )
+    typer.echo(f"{model}: guide flow with log q = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
 def infer(

@@ -29,7 +29,7 @@ from hiergal.scene_problem import SceneProblem, start_of
 __all__ = ["Deblended", "deblend"]
 
 STEPS = 12
-CORRECTIONS = 2
+CORRECTIONS = 4
 BLOCK = 10  # draws decoded together
 LONGEST_STEP = 6.0  # standard deviations
 CLOSEST_PIX = 0.5

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from hiergal.flow import FlowFit
-from hiergal.guide_flow import fit_guide_flow
+from hiergal.guide_fitting import fit_guide_flow
 from hiergal.hub import GalaxyModel, load_model, save_model
 from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
@@ -19,7 +19,13 @@ SIMULATED_LIKE = 4000  # survey galaxies whose PSFs and noise simulations take i
 
 
 def fit_guide_flow_stage(
-    model_path: str | Path, store: Store, *, seed: int, simulations: int = 4000, progress: bool = True
+    model_path: str | Path,
+    store: Store,
+    *,
+    seed: int,
+    simulations: int = 4000,
+    refine_on: int = 0,
+    progress: bool = True,
 ) -> tuple[GalaxyModel, FlowFit]:
     """Fit the conditional-flow guide of a model with flows, and save it with the model.
 
@@ -28,6 +34,7 @@ def fit_guide_flow_stage(
         store: The survey that it was trained on, whose PSFs, noise and conditions simulated galaxies get.
         seed: Seed of the simulations and of the fit.
         simulations: Number of galaxies to simulate.
+        refine_on: Number of its training galaxies to refine the guide on.
         progress: Whether to show progress bars.
 
     Raises:
@@ -41,7 +48,13 @@ def fit_guide_flow_stage(
     survey = store.read(np.sort(rows))
     conditions = conditions_from(model.flow.config.conditions, survey.catalog)
     fitted = fit_guide_flow(
-        key_for(seed, GUIDE_FLOW), model, survey, conditions, simulations=simulations, progress=progress
+        key_for(seed, GUIDE_FLOW),
+        model,
+        survey,
+        conditions,
+        simulations=simulations,
+        refine_on=refine_on,
+        progress=progress,
     )
     model = model.replace(guide_flow=fitted.flow)
     save_model(model, model_path)

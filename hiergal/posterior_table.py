@@ -76,7 +76,7 @@ def posterior_table(posterior: Posterior, *, magnitude_zero_point: float, flux_u
     for name, unit in QUANTITIES.items():
         values = draws[name]
         columns = {name: values.mean(axis=0), f"{name}_std": values.std(axis=0)}
-        quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
+        quantiles = np.quantile(values, list(QUANTILES.values()), axis=0, method="weibull")
         columns |= {f"{name}_{suffix}": q for suffix, q in zip(QUANTILES, quantiles, strict=True)}
         for column, numbers in columns.items():
             table[column] = numbers.astype(np.float32)

@@ -13,7 +13,8 @@ from numpyro.diagnostics import effective_sample_size
 from toys import SCALE, affine_flow, exact_posterior, linear_model, tiny_model, tiny_survey
 
 from hiergal import posterior as posteriors
-from hiergal.guide_flow import fit_guide_flow, laplace_of, simulate
+from hiergal.guide_fitting import fit_guide_flow, shapes_of_survey
+from hiergal.guide_flow import laplace_of, simulate
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS, infer
 from hiergal.prior import Prior, prior_of
@@ -255,6 +256,19 @@ def test_guide_flow_of_a_linear_model_is_gaussian(key, make_psf):
     survey = tiny_survey(64, SHAPE, make_psf(64))
     fitted = fit_guide_flow(key, model, survey, None, simulations=3000, progress=False)
     assert max(fitted.validation) == pytest.approx(-0.5 * D * (1 + np.log(2 * np.pi)), abs=0.15)
+
+
+def test_shapes_of_a_survey_are_those_of_its_posteriors(key, make_psf):
+    """Of a linear model, w of exact draws is unit normal; a galaxy that cannot be trusted is left out."""
+    model = model_with(CENTER.astype(np.float32))
+    survey = tiny_survey(32, SHAPE, make_psf(32))
+    image = survey.image.copy()
+    image[3] = np.inf
+    found = shapes_of_survey(key, model, survey.replace(image=image), None, galaxies=32, progress=False)
+    assert found.w.shape == (8, 31, D) and len(found.features) == 31
+    w = found.w.reshape(-1, D)
+    assert np.abs(w.mean(axis=0)).max() < 4.5 / np.sqrt(len(w))
+    assert abs(w.std() - 1) < 4.5 / np.sqrt(2 * w.size)
 
 
 def test_simulated_galaxies_are_those_of_the_prior(key, x64, make_psf):

@@ -16,7 +16,7 @@ from hiergal.samplers.importance import sample_by_importance
 from hiergal.samplers.nuts import CHAINS, sample_by_nuts
 from hiergal.samplers.problem import Draws, Problem
 
-__all__ = ["METHODS", "Drawn", "Method", "draw_latents"]
+__all__ = ["METHODS", "Drawn", "Method", "draw_latents", "mode_of", "steps_for"]
 
 Method = Literal["laplace", "amortized", "map", "flow", "importance", "nuts", "auto"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -66,9 +66,8 @@ def draw_latents(
     if method == "amortized":
         unknown = jnp.ones(len(observation))
         return Drawn(Draws(_amortized(model, observation, keys, draws), {}), unknown, unknown)
-    # The guide has not seen masked stamps: from its mean, the mode is farther away.
-    steps = STEPS if method != "map" and observation.mask is None else MAP_STEPS
-    problem, found, excess = _prepare(model, observation, prior, steps)
+    steps = steps_for(observation) if method in ("laplace", "flow") else MAP_STEPS
+    problem, found, excess = mode_of(model, observation, prior, steps)
     match method:
         case "map":
             made = Draws(found.mean[None], {})
@@ -84,11 +83,23 @@ def draw_latents(
     return Drawn(made, excess, problem.variance_factor)
 
 
+def steps_for(observation: Observation) -> int:
+    """Return after how many steps the posterior of a galaxy of ordinary brightness is known well enough.
+
+    The amortised guide has not seen masked stamps: from its mean, the mode is farther away.
+    """
+    return STEPS if observation.mask is None else MAP_STEPS
+
+
 @partial(jax.jit, static_argnames="steps")
-def _prepare(
+def mode_of(
     model: GalaxyModel, observation: Observation, prior: Prior, steps: int
 ) -> tuple[Problem, GaussianPosterior, jax.Array]:
-    """Mode and scale of each posterior, with misfit counted as noise where it is significant."""
+    """Find mode and scale of each posterior, with misfit counted as noise where it is significant.
+
+    Returns:
+        The posteriors, with that noise; their modes and scales; the misfit.
+    """
     problem = Problem(model, observation, prior, jnp.ones(len(observation)))
     found = laplace_of(problem, steps=steps)
     excess, error = misfit(found, observation.psf, model.recipe.shape)
