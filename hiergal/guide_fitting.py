@@ -1,0 +1,155 @@
+"""Fitting the conditional-flow guide: from simulated galaxies, and refined on those of the survey.
+
+The flow of :mod:`hiergal.guide_flow` learns where w lies. Galaxies that the model itself simulates, with the PSFs,
+noise, masks and conditions of a survey, have a known z (neural posterior estimation, Papamakarios & Murray 2016), and
+the faint, the bright, the crowded come as often as they do there. What no simulation shows is a galaxy that the model
+cannot quite follow: for galaxies of the survey, draws by importance sampling, which are right whatever the guide, take
+the place of the truth, where they can be trusted.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from hiergal.architecture import guide_flow_config
+from hiergal.coordinates import coordinates_of
+from hiergal.flow import FlowFit, fit_flow
+from hiergal.guide_flow import guide_features, simulate
+from hiergal.hub import GalaxyModel
+from hiergal.observation import Observation
+from hiergal.prior import Prior
+from hiergal.progress import progress_bar
+from hiergal.samplers.importance import LARGEST_K_HAT
+from hiergal.samplers.methods import draw_latents, mode_of, steps_for
+
+__all__ = ["Shapes", "fit_guide_flow", "shapes_of_simulations", "shapes_of_survey"]
+
+BATCH = 32
+DRAWS, PROPOSALS = 8, 1000  # by importance sampling, of each galaxy of the survey
+FARTHEST = 12.0  # of w: beyond, the steps had not found the mode
+
+
+class Shapes(NamedTuple):
+    """What the flow learns from: places w of draws of each galaxy's posterior, and its features."""
+
+    w: Float[np.ndarray, "s n d"]
+    features: Float[np.ndarray, "n f"]
+
+
+def fit_guide_flow(
+    key: jax.Array,
+    model: GalaxyModel,
+    survey: Observation,
+    conditions: Float[np.ndarray, "n c"] | None,
+    *,
+    simulations: int,
+    refine_on: int = 0,
+    progress: bool = True,
+) -> FlowFit:
+    """Learn the shapes of posteriors.
+
+    Args:
+        key: PRNG key.
+        model: A model with flow and marginal.
+        survey: Galaxies of the survey, whose PSFs, noise and masks simulations take in turn.
+        conditions: Their conditions, for the half of the galaxies that has them; None for none at all.
+        simulations: Number of galaxies to simulate.
+        refine_on: Number of galaxies of the survey to refine on.
+        progress: Whether to show progress bars.
+
+    Example:
+        >>> fitted = fit_guide_flow(key, model, store.read(rows), None, simulations=8000)  # doctest: +SKIP
+    """
+    of_simulations, of_survey, of_fit = jax.random.split(key, 3)
+    simulated = shapes_of_simulations(
+        of_simulations, model, survey, conditions, galaxies=simulations, progress=progress
+    )
+    fitted = _fit(of_fit, model, simulated, progress)
+    if not refine_on:
+        return fitted
+    model = model.replace(guide_flow=fitted.flow)
+    seen = shapes_of_survey(of_survey, model, survey, conditions, galaxies=refine_on, progress=progress)
+    together = Shapes(
+        np.concatenate([np.repeat(simulated.w, len(seen.w), axis=0), seen.w], axis=1),
+        np.concatenate([simulated.features, seen.features]),
+    )
+    return _fit(of_fit, model, together, progress)
+
+
+def shapes_of_simulations(
+    key: jax.Array,
+    model: GalaxyModel,
+    survey: Observation,
+    conditions: Float[np.ndarray, "n c"] | None,
+    *,
+    galaxies: int,
+    progress: bool = True,
+) -> Shapes:
+    """Return w of the truth of simulated galaxies; arguments as of :func:`fit_guide_flow`."""
+
+    def one(batch: Observation, prior: Prior, key: jax.Array):
+        w, features = _of_simulated(model, batch, prior, key, steps_for(batch))
+        return w, features, np.ones(len(batch), bool)
+
+    return _shapes("simulations", one, key, model, survey, conditions, galaxies, progress)
+
+
+def shapes_of_survey(
+    key: jax.Array,
+    model: GalaxyModel,
+    survey: Observation,
+    conditions: Float[np.ndarray, "n c"] | None,
+    *,
+    galaxies: int,
+    progress: bool = True,
+) -> Shapes:
+    """Return w of importance draws of galaxies of the survey that can be trusted; arguments as above."""
+
+    def one(batch: Observation, prior: Prior, key: jax.Array):
+        keys = jax.random.split(key, len(batch))
+        draws = draw_latents("importance", model, batch, prior, keys, draws=DRAWS, proposals=PROPOSALS).draws
+        w, features = _of_draws(model, batch, prior, draws.latents, steps_for(batch))
+        return w, features, draws.statistics["k_hat"] < LARGEST_K_HAT
+
+    return _shapes("survey", one, key, model, survey, conditions, min(galaxies, len(survey)), progress)
+
+
+def _shapes(name, one, key, model, survey, conditions, galaxies: int, progress: bool) -> Shapes:
+    """Gather w and features over batches, for one prior after the other, without those that cannot be right."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    priors = [Prior(model.marginal, np.zeros((len(survey), 0), np.float32))]
+    if conditions is not None:
+        priors.append(Prior(model.flow, np.asarray(conditions, np.float32)))
+    order, parts = rng.permutation(len(survey)), []
+    with progress_bar(name, galaxies, shown=progress) as advance:
+        for number in range(-(-galaxies // BATCH)):
+            rows = np.take(order, np.arange(number * BATCH, (number + 1) * BATCH), mode="wrap")
+            prior = priors[number % len(priors)]
+            found = one(survey[rows], prior[rows], jax.random.fold_in(key, number))
+            parts.append([np.asarray(part) for part in found])
+            advance(min(BATCH, galaxies - number * BATCH))
+    w = np.concatenate([part[0] for part in parts], axis=1)[:, :galaxies]
+    features, good = (np.concatenate([part[i] for part in parts])[:galaxies] for i in (1, 2))
+    good = good & np.isfinite(w).all(axis=(0, 2)) & np.isfinite(features).all(axis=1)
+    good &= (np.linalg.norm(w, axis=-1) < FARTHEST).all(axis=0)
+    return Shapes(w[:, good], features[good])
+
+
+def _fit(key: jax.Array, model: GalaxyModel, shapes: Shapes, progress: bool) -> FlowFit:
+    return fit_flow(key, guide_flow_config(model.recipe), shapes.w, shapes.features, progress=progress)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _of_simulated(model: GalaxyModel, like: Observation, prior: Prior, key: jax.Array, steps: int):
+    known = simulate(model, like, prior, key=key)
+    return _of_draws(model, known.observation, prior, known.latents[None], steps)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _of_draws(model: GalaxyModel, observation: Observation, prior: Prior, z: jax.Array, steps: int):
+    problem, found, _ = mode_of(model, observation, prior, steps)
+    return coordinates_of(problem, found)(jnp.asarray(z)), guide_features(found, prior)
