@@ -20,13 +20,14 @@ except PackageNotFoundError:  # a source tree that is not installed
 
 from hiergal.fit_checks import FitChecks, check_fits
 from hiergal.hub import GalaxyModel, load_model, save_model
-from hiergal.noise import PixelNoise, StationaryNoise, WhiteNoise
+from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior, infer, interval
 from hiergal.predictive import Prediction, predict
 from hiergal.psf import PSF, convolve
 from hiergal.recipe import Recipe, load_recipe
 from hiergal.simulate import draw_galsim, draw_profiles
+from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import open_store
 
 __all__ = [

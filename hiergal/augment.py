@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import msgspec
 from jaxtyping import Bool, Float
 
-from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise
+from hiergal.noise import NoiseModel, PixelNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.records import Array
+from hiergal.stationary_noise import StationaryNoise
 
 __all__ = ["AugmentationConfig", "augmented", "reoriented", "shifted"]
 

@@ -89,7 +89,8 @@ def coordinates_of(problem: Problem, found: GaussianPosterior) -> Coordinates:
     def whitened(profile: jax.Array) -> jax.Array:
         return problem.whitened(problem.model.render(profile, problem.observation.psf)).reshape(n, -1)
 
-    backward = jax.linear_transpose(whitened, jax.ShapeDtypeStruct((n, *shape), found.mean.dtype))
+    # Not linear_transpose, which cannot see through the solve that whitens masked stamps with correlated noise.
+    _, backward = jax.vjp(whitened, jnp.zeros((n, *shape), found.mean.dtype))
     filters = jax.vmap(lambda row: backward(row)[0], in_axes=1, out_axes=1)(of_data)
     image = problem.whitened(jnp.asarray(problem.observation.image)).reshape(n, -1)
     return Coordinates(

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from hiergal.hub import GalaxyModel
-from hiergal.noise import StationaryNoise
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.psf import convolve
 from hiergal.records import Array
 from hiergal.samplers.problem import Problem
+from hiergal.stationary_noise import StationaryNoise
 
 __all__ = [
     "BLOCK",
@@ -96,13 +96,12 @@ def statistics_of_noise(
     """
     shape = observation.image.shape[1:]
 
-    def fresh(key):
-        noise, base = jax.random.split(jax.random.fold_in(key, block))
-        return jax.random.normal(noise, (BLOCK, *shape)), jax.random.normal(base, (BLOCK, d))
+    def fresh(noise, key):
+        of_noise, of_base = jax.random.split(jax.random.fold_in(key, block))
+        return noise.sample(of_noise, (BLOCK, *shape)), jax.random.normal(of_base, (BLOCK, d))
 
-    white, base = jax.vmap(fresh, out_axes=1)(keys)
-    if observation.mask is not None:
-        white = jnp.where(jnp.broadcast_to(observation.mask, white.shape), 0.0, white)
+    image, base = jax.vmap(fresh, out_axes=1)(observation.noise, keys)
+    white = observation.noise.whiten(image, observation.mask)
     log_prior = prior.log_prob(prior.from_base(base))
     return _statistics(white, observation, rings, log_prior)
 
@@ -145,7 +144,7 @@ def point_significance(
     noise, psf, mask = observation.noise, observation.psf, observation.mask
     # Convolution with a PSF that is turned by half a circle is correlation with the PSF.
     turned = psf.replace(stamp=psf.stamp[..., ::-1, ::-1])
-    flux = convolve(noise.whiten(whitened, mask), turned)
+    flux = convolve(noise.unwhiten(whitened, mask), turned)
     if isinstance(noise, StationaryNoise):
         middle = tuple(size // 2 for size in used.shape[1:])
         point = convolve(jnp.zeros_like(used).at[:, *middle].set(1.0), psf)

@@ -25,16 +25,16 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Bool, Float, Int
 
-from hiergal.records import Array, Record, record, static
+from hiergal.records import Array, Record, record
 
 __all__ = [
     "NoiseChoice",
     "NoiseModel",
     "NoisyImage",
     "PixelNoise",
-    "StationaryNoise",
     "WhiteNoise",
     "chosen_noise",
+    "unmasked",
     "used_pixels",
 ]
 
@@ -49,7 +49,14 @@ class NoiseModel(Record):
 
     @abstractmethod
     def whiten(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch y x"]:
-        """Return Sigma^(-1/2) residual: unit variance, uncorrelated, zero where masked."""
+        """Return W residual, with W^T W the inverse of Sigma: unit variance, uncorrelated.
+
+        Masked pixels are zero, but see :class:`~hiergal.stationary_noise.StationaryNoise`.
+        """
+
+    @abstractmethod
+    def unwhiten(self, whitened: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch y x"]:
+        """Return W^T whitened, zero where masked: Sigma^(-1) residual, if whitened residuals are given."""
 
     @abstractmethod
     def log_determinant(self, shape: tuple[int, ...], mask: Mask = None) -> Float[Array, "*batch"]:
@@ -90,11 +97,14 @@ class WhiteNoise(NoiseModel):
     sigma: Float[Array, "*batch"]
 
     def whiten(self, residual, mask=None):  # noqa: D102
-        return _unmasked(residual, mask) / jnp.broadcast_to(self.sigma[..., None, None], residual.shape)
+        return unmasked(residual, mask) / jnp.broadcast_to(self.sigma[..., None, None], residual.shape)
+
+    def unwhiten(self, whitened, mask=None):  # noqa: D102
+        return self.whiten(whitened, mask)  # the square root is diagonal
 
     def log_determinant(self, shape, mask=None):  # noqa: D102
         log_variance = jnp.broadcast_to(2 * jnp.log(self.sigma)[..., None, None], shape)
-        return jnp.sum(_unmasked(log_variance, mask), axis=(-2, -1))
+        return jnp.sum(unmasked(log_variance, mask), axis=(-2, -1))
 
     def sample(self, key, shape):  # noqa: D102
         sigma = jnp.broadcast_to(self.sigma[..., None, None], shape)
@@ -122,11 +132,14 @@ class PixelNoise(NoiseModel):
     sigma: Float[Array, "*batch y x"]
 
     def whiten(self, residual, mask=None):  # noqa: D102
-        return _unmasked(residual, mask) / jnp.broadcast_to(self._safe(mask), residual.shape)
+        return unmasked(residual, mask) / jnp.broadcast_to(self._safe(mask), residual.shape)
+
+    def unwhiten(self, whitened, mask=None):  # noqa: D102
+        return self.whiten(whitened, mask)  # the square root is diagonal
 
     def log_determinant(self, shape, mask=None):  # noqa: D102
         log_variance = jnp.broadcast_to(2 * jnp.log(self._safe(mask)), shape)
-        return jnp.sum(_unmasked(log_variance, mask), axis=(-2, -1))
+        return jnp.sum(unmasked(log_variance, mask), axis=(-2, -1))
 
     def sample(self, key, shape):  # noqa: D102
         sigma = jnp.broadcast_to(self.sigma, shape)
@@ -142,69 +155,6 @@ class PixelNoise(NoiseModel):
         return jnp.where(
             mask, 1.0, jnp.broadcast_to(self.sigma, jnp.broadcast_shapes(mask.shape, self.sigma.shape))
         )
-
-
-@record
-class StationaryNoise(NoiseModel):
-    """Correlated noise whose covariance depends on the lag alone: diagonal in Fourier space (Eq. 5).
-
-    The covariance is circulant on the stamp. The power spectrum lives on the half plane that ``rfft2`` returns;
-    modes that stand for a conjugate pair count twice.
-
-    Attributes:
-        power: Variance of each Fourier mode divided by the number of pixels [flux^2 per pixel^2],
-            [..., y, x // 2 + 1]: white noise of standard deviation s has power s^2 everywhere.
-        width: Number of pixels along x (the half plane alone does not tell odd from even).
-
-    Raises:
-        ValueError: If a mask is given: the covariance of an incomplete stamp is not diagonal in Fourier space.
-
-    Example:
-        >>> import numpy as np
-        >>> noise = StationaryNoise(np.full((4, 3), 4.0), width=5)
-        >>> round(float(noise.chi_square(np.full((4, 5), 2.0))), 4)
-        20.0
-    """
-
-    power: Float[Array, "*batch y fx"]
-    width: int = static()
-
-    def whiten(self, residual, mask=None):  # noqa: D102
-        return self._filter(residual, self.power**-0.5, mask)
-
-    def log_determinant(self, shape, mask=None):  # noqa: D102
-        self._complete(mask)
-        total = jnp.sum(self._weight() * jnp.log(self.power), axis=(-2, -1))
-        return jnp.broadcast_to(total, shape[:-2])
-
-    def sample(self, key, shape):  # noqa: D102
-        white = jax.random.normal(key, shape, jnp.asarray(self.power).dtype)
-        return self._filter(white, self.power**0.5)
-
-    def level(self):  # noqa: D102
-        pixels = self.power.shape[-2] * self.width
-        return jnp.sqrt(jnp.sum(self._weight() * self.power, axis=(-2, -1)) / pixels)
-
-    def _filter(self, image: Array, response: Array, mask: Mask = None) -> jax.Array:
-        self._complete(mask)
-        spectrum = jnp.fft.rfft2(image)
-        return jnp.fft.irfft2(spectrum * jnp.broadcast_to(response, spectrum.shape), s=image.shape[-2:])
-
-    def _weight(self) -> np.ndarray:
-        """How many modes of the full plane each column of the half plane stands for."""
-        columns = np.arange(self.power.shape[-1])
-        alone = (columns == 0) | ((self.width % 2 == 0) & (columns == self.width // 2))
-        weight = np.where(alone, 1.0, 2.0).astype(np.float32)
-        return np.broadcast_to(weight, self.power.shape)
-
-    @staticmethod
-    def _complete(mask: Mask) -> None:
-        if mask is not None:
-            raise ValueError(
-                "expected a stamp without mask for StationaryNoise, got a mask: correlated noise is diagonal in "
-                "Fourier space on a complete stamp only. Use PixelNoise with the mask, or fill the masked pixels "
-                "with noise."
-            )
 
 
 class NoisyImage(dist.Distribution):
@@ -270,6 +220,7 @@ def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> 
         sigma: That standard deviation [flux per pixel].
 
     Example:
+        >>> from hiergal.stationary_noise import StationaryNoise
         >>> noise = StationaryNoise(np.full((1, 4, 3), 4.0), width=4)
         >>> chosen_noise(noise, "pixel").sigma.tolist()
         [2.0]
@@ -278,7 +229,7 @@ def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> 
         case "survey":
             return noise
         case "pixel":
-            return WhiteNoise(noise.level()) if isinstance(noise, StationaryNoise) else noise
+            return noise if isinstance(noise, PixelNoise) else WhiteNoise(noise.level())
         case _:
             return WhiteNoise(jnp.full(noise.level().shape, sigma))
 
@@ -294,5 +245,6 @@ def used_pixels(shape: tuple[int, ...], mask: Mask) -> Int[Array, "*batch"]:
     return jnp.sum(used, axis=(-2, -1))
 
 
-def _unmasked(values: Array, mask: Mask) -> Array:
+def unmasked(values: Array, mask: Mask) -> Array:
+    """Return values with zeros where masked."""
     return values if mask is None else jnp.where(jnp.broadcast_to(mask, values.shape), 0.0, values)

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise
+from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.psf import PSF
 from hiergal.records import Array, Record, record, static
+from hiergal.stationary_noise import StationaryNoise
 
 __all__ = ["Observation", "check_observation"]
 
@@ -150,8 +151,6 @@ def _noise_problems(noise: object, shape: tuple[int, ...], mask: np.ndarray | No
             name, values, expected = "power", noise.power, (n, ny, nx // 2 + 1)
             if noise.width != nx:
                 yield f"noise.width: expected the width of the image, {nx}, got {noise.width}"
-            if mask is not None:
-                yield "noise: expected no mask with StationaryNoise, got one; use PixelNoise, or fill the masked pixels"
         case _:
             yield f"noise: expected WhiteNoise, PixelNoise or StationaryNoise, got {type(noise).__name__}"
             return

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.hub import GalaxyModel
-from hiergal.noise import LOG_2PI, Mask, NoiseModel, PixelNoise, used_pixels
+from hiergal.noise import LOG_2PI, Mask, NoiseModel, PixelNoise, unmasked, used_pixels
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior
 from hiergal.progress import progress_bar
@@ -108,7 +108,7 @@ def pixel_log_prob(
 
     Args:
         noise: The noise: for independent pixels, terms are their log-densities; for correlated ones, those of whitened
-            residuals, each with an equal share of the log-determinant.
+            residuals, each with an equal share of the log-determinant, and of the squares in masked pixels.
         residual: Noise images [flux per pixel].
         mask: Pixels to exclude, whose terms are zero.
 
@@ -126,8 +126,11 @@ def pixel_log_prob(
     else:  # the same for all pixels
         share = noise.log_determinant(residual.shape, mask) / used_pixels(residual.shape, mask)
         log_variance = jnp.broadcast_to(share[..., None, None], residual.shape)
-    terms = -0.5 * (noise.whiten(residual, mask) ** 2 + log_variance + LOG_2PI)
-    return terms if mask is None else jnp.where(jnp.broadcast_to(mask, terms.shape), 0.0, terms)
+    square = noise.whiten(residual, mask) ** 2
+    if mask is not None:  # whitened residuals of correlated noise are not zero there
+        hidden = jnp.sum(square - unmasked(square, mask), axis=(-2, -1)) / used_pixels(residual.shape, mask)
+        square = square + jnp.broadcast_to(hidden[..., None, None], square.shape)
+    return unmasked(-0.5 * (square + log_variance + LOG_2PI), mask)
 
 
 def spread_draws(posterior: Posterior, draws: int | None) -> Int[np.ndarray, "s"]:

@@ -34,9 +34,10 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("hiergal", "signature_checks.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise  # noqa: E402
+from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise  # noqa: E402
 from hiergal.observation import Observation  # noqa: E402
 from hiergal.psf import PSF  # noqa: E402
+from hiergal.stationary_noise import StationaryNoise  # noqa: E402
 
 SCALE = 0.03
 
@@ -128,7 +129,7 @@ def make_observation() -> Callable[..., Observation]:
         """Build n galaxies: off-centre blobs plus noise; NaN hides under the mask if there is one.
 
         Args:
-            noise: One of ``white``, ``pixel``, ``stationary`` (the last takes no mask).
+            noise: One of ``white``, ``pixel``, ``stationary``.
             n: Number of galaxies.
             shape: (ny, nx) of the stamps.
             psf_shape: (py, px) of the PSFs' own stamps.

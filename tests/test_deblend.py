@@ -13,6 +13,7 @@ from toys import (
     LinearGenerator,
     LinearModel,
     convolution_matrix,
+    covariance_matrix,
     linear_model,
     tiny_model,
     tiny_recipe,
@@ -67,17 +68,16 @@ def exact(problem, row):
         design.append(seen[:, place.ravel()] @ np.asarray(params["weights"], float).T)
         offset = offset + seen[:, place.ravel()] @ np.asarray(params["offset"], float)
     design = np.concatenate(design, axis=1)
-    sigma = np.broadcast_to(np.asarray(problem.observation.noise.sigma[row], float), shape).ravel()
+    noise = covariance_matrix(problem.observation.noise, row, shape)
     x = np.asarray(problem.observation.image[row], float).ravel() - offset
     if problem.observation.mask is not None:
         kept = ~problem.observation.mask[row].ravel()
-        design, sigma, x = design[kept], sigma[kept], x[kept]
-    precision = np.eye(2 * D) + (design / sigma[:, None] ** 2).T @ design
-    covariance = np.linalg.inv(precision)
-    return covariance @ (design / sigma[:, None] ** 2).T @ x, covariance
+        design, noise, x = design[kept], noise[np.ix_(kept, kept)], x[kept]
+    covariance = np.linalg.inv(np.eye(2 * D) + design.T @ np.linalg.solve(noise, design))
+    return covariance @ design.T @ np.linalg.solve(noise, x), covariance
 
 
-@pytest.mark.parametrize(("kind", "masked"), [("white", False), ("pixel", True)])
+@pytest.mark.parametrize(("kind", "masked"), [("white", False), ("pixel", True), ("stationary", True)])
 def test_two_linear_sources_have_their_closed_form_posterior(x64, make_psf, make_noise, kind, masked):
     """Means within four standard errors of 400 draws, covariances within a quarter of the widths."""
     problem, _ = scene(make_psf, make_noise, kind, masked=masked)

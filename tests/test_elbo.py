@@ -38,7 +38,9 @@ def parameters(outputs):
     return {"generator$params": generator, "encoder$params": {"outputs": jnp.asarray(outputs)}}
 
 
-@pytest.mark.parametrize(("kind", "masked"), [("white", False), ("pixel", True), ("stationary", False)])
+@pytest.mark.parametrize(
+    ("kind", "masked"), [("white", False), ("pixel", True), ("stationary", False), ("stationary", True)]
+)
 @pytest.mark.parametrize("population", [None, 60])
 def test_is_that_of_numpyro_at_zero_free_bits(x64, key, make_observation, outputs, kind, masked, population):
     """Value and gradients, with the minibatch scaled to the population."""

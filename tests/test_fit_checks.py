@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from test_noise import covariance, double
-from toys import SCALE, affine_flow, bare_posterior, exact_draws, linear_model
+from test_noise import double
+from toys import SCALE, affine_flow, bare_posterior, covariance_matrix, exact_draws, linear_model
 
 from hiergal.fit_checks import COLUMNS, check_fits
 from hiergal.fit_statistics import point_significance, statistics_of_draws, statistics_of_noise
@@ -136,7 +136,7 @@ def test_significance_of_a_point_source_in_correlated_noise(x64, make_psf, make_
     for i in range(n):
         source = np.zeros(shape)
         source[2:7, 4:7] = psf.stamp[i]
-        inverse = np.linalg.inv(covariance(noise, i, shape))
+        inverse = np.linalg.inv(covariance_matrix(noise, i, shape))
         weight = source.ravel() @ inverse
         expected = weight @ residual[0, i].ravel() / np.sqrt(weight @ source.ravel())
         np.testing.assert_allclose(found[0, i, 4, 5], expected, rtol=1e-6)

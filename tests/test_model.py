@@ -48,7 +48,9 @@ def test_render_refuses_a_psf_on_another_scale(make_psf):
         render(jnp.ones((1, *SHAPE)), make_psf(1), 0.05)
 
 
-@pytest.mark.parametrize(("kind", "masked"), [("white", False), ("pixel", True), ("stationary", False)])
+@pytest.mark.parametrize(
+    ("kind", "masked"), [("white", False), ("pixel", True), ("stationary", False), ("stationary", True)]
+)
 def test_density_is_prior_times_likelihood(key, make_observation, kind, masked):
     """Every term is scaled to the population, and the penalty enters as a factor."""
     observation = make_observation(kind, shape=SHAPE, masked=masked)
@@ -76,7 +78,9 @@ def test_sites_have_their_names_and_shapes(key, make_observation):
     assert shapes == {"z": (3, D), "profile": (3, *SHAPE), "image": (3, *SHAPE)}
 
 
-@pytest.mark.parametrize(("kind", "masked"), [("white", False), ("pixel", True), ("stationary", False)])
+@pytest.mark.parametrize(
+    ("kind", "masked"), [("white", False), ("pixel", True), ("stationary", False), ("stationary", True)]
+)
 def test_inflated_likelihood_is_exact_where_the_fit_is_good(rng, make_noise, kind, masked):
     noise, mean = make_noise(kind, 2, SHAPE), np.zeros((2, *SHAPE), np.float32)
     mask = rng.uniform(size=(2, *SHAPE)) < 0.2 if masked else None

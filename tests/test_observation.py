@@ -196,12 +196,6 @@ BAD = [
         "noise.width: expected the width of the image, 14, got 15",
     ),
     (
-        "mask with correlated noise",
-        STATIONARY,
-        {"mask": np.zeros((N, NY, NX), bool)},
-        "noise: expected no mask with StationaryNoise, got one; use PixelNoise, or fill the masked pixels",
-    ),
-    (
         "noise levels without a model",
         WHITE,
         {"noise": np.full(N, 0.003)},

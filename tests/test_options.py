@@ -12,12 +12,13 @@ from toys import pyramid_recipe, tiny_model, tiny_recipe, tiny_survey
 from hiergal.architecture import encoder_of, generator_of, programs_of
 from hiergal.flow import ConditionalFlow, MaskedAutoregression
 from hiergal.model import total_variation
-from hiergal.noise import PixelNoise, StationaryNoise, WhiteNoise, chosen_noise
+from hiergal.noise import PixelNoise, WhiteNoise, chosen_noise
 from hiergal.optimizer import adafactor, learning_rate_at
 from hiergal.psf import PSF, convolve, convolve_by_modulus
 from hiergal.quickstart import _compared
 from hiergal.recipe import FlowConfig, TrainingConfig, load_recipe, recipe_from
 from hiergal.stages import aggregate_posterior, split_of
+from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import StoreHeader, write_store
 from hiergal.svi import _optimizer, fit
 

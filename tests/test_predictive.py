@@ -9,8 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
-from test_noise import KINDS, covariance, double, scaled
-from toys import SCALE, bare_posterior, convolution_matrix, exact_draws, exact_posterior, linear_model
+from test_noise import KINDS, double, scaled
+from toys import (
+    SCALE,
+    bare_posterior,
+    convolution_matrix,
+    covariance_matrix,
+    exact_draws,
+    exact_posterior,
+    linear_model,
+)
 
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
@@ -18,7 +26,7 @@ from hiergal.posterior import infer
 from hiergal.predictive import BLOCK, pixel_log_prob, predict, spread_draws
 
 SHAPE, N = (8, 16), 3
-CASES = [("white", False), ("white", True), ("pixel", True), ("stationary", False)]
+CASES = [("white", False), ("white", True), ("pixel", True), ("stationary", False), ("stationary", True)]
 
 
 def linear_observation(make_psf, noise, masked=False, n=N, seed=11):
@@ -42,7 +50,7 @@ def test_terms_of_pixels_add_up_to_the_dense_normal(x64, rng, make_noise, kind, 
     residual = rng.normal(size=(3, 2, *shape))
     terms = np.asarray(pixel_log_prob(noise, residual))
     for i in range(2):
-        twin = multivariate_normal(cov=covariance(noise, i, shape))
+        twin = multivariate_normal(cov=covariance_matrix(noise, i, shape))
         np.testing.assert_allclose(
             terms[:, i].sum(axis=(-2, -1)), twin.logpdf(residual[:, i].reshape(3, -1)), rtol=1e-10
         )
@@ -72,7 +80,7 @@ def test_log_likelihood_is_that_of_the_noise_that_was_used(key, rng, make_psf, m
         assert np.all(found.log_likelihood[hidden] == 0) and np.all(found.log_likelihood[~hidden] != 0)
 
 
-@pytest.mark.parametrize(("kind", "masked"), [("pixel", True), ("stationary", False)])
+@pytest.mark.parametrize(("kind", "masked"), [("pixel", True), ("stationary", False), ("stationary", True)])
 def test_replicates_have_the_exact_predictive_distribution(key, rng, make_psf, make_noise, kind, masked):
     """Mean and variance of each pixel: of the posterior's image, plus those of noise four times as strong."""
     observation = linear_observation(make_psf, make_noise(kind, N, SHAPE), masked)
@@ -92,8 +100,9 @@ def test_replicates_have_the_exact_predictive_distribution(key, rng, make_psf, m
             mean, spread, kept = exact.mean, exact.covariance, ~observation.mask[i].ravel()
             noise = np.nan_to_num(observation.noise.sigma[i].ravel() ** 2)
         else:
-            mean, spread, kept = z.mean(axis=0), np.cov(z.T), slice(None)
-            noise = np.diag(covariance(observation.noise, i, SHAPE))
+            kept = slice(None) if observation.mask is None else ~observation.mask[i].ravel()
+            mean, spread = z.mean(axis=0), np.cov(z.T)
+            noise = np.diag(covariance_matrix(observation.noise, i, SHAPE))
         mean = blur @ model.params["offset"] + design @ mean
         variance = np.einsum("pi,ij,pj->p", design, spread, design) + 4 * noise
         pixels = found.image[:, i].reshape(draws, -1)

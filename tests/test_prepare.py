@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiergal.noise import StationaryNoise, WhiteNoise
+from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.progress import Stopped
 from hiergal.psf import PSF
+from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import StoreHeader, open_store, workers, write_store, writer
 from hiergal.survey import prepare as prepare_module
 from hiergal.survey.prepare import prepare_store

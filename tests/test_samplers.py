@@ -24,9 +24,10 @@ from hiergal.samplers.problem import Problem
 
 SHAPE, D, N = (8, 16), 8, 3
 CENTER = np.stack([np.linspace(-0.5, 0.5, D), np.linspace(0.6, 1.2, D)])
+CASES = [("white", False), ("pixel", True), ("stationary", True)]
 
 
-@pytest.fixture(params=[("white", False), ("pixel", True)], ids=["white", "pixel-masked"])
+@pytest.fixture(params=CASES, ids=["white", "pixel-masked", "stationary-masked"])
 def observation(request, x64, make_psf, make_noise):
     """Galaxies of the linear model."""
     kind, masked = request.param

@@ -50,7 +50,8 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize(
-    ("noise", "masked"), [("white", False), ("white", True), ("pixel", True), ("stationary", False)]
+    ("noise", "masked"),
+    [("white", False), ("white", True), ("pixel", True), ("stationary", False), ("stationary", True)],
 )
 def test_round_trip(tmp_path, make_observation, noise, masked):
     observation = make_observation(noise, n=7, masked=masked)

@@ -19,12 +19,13 @@ from hiergal.guide import output_count
 from hiergal.hub.bundle import GalaxyModel, Provenance
 from hiergal.morphology import ProfileSummary
 from hiergal.nets import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
-from hiergal.noise import WhiteNoise
+from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.psf import PSF
 from hiergal.recipe import FlowConfig, ObjectiveConfig, Recipe, TrainingConfig
 from hiergal.records import record
+from hiergal.stationary_noise import StationaryNoise
 
 SCALE = 0.03
 
@@ -90,9 +91,24 @@ def convolution_matrix(psf: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def covariance_matrix(noise, row: int, shape: tuple[int, int]) -> np.ndarray:
-    """The covariance matrix of uncorrelated noise of one galaxy."""
-    sigma = np.asarray(noise.sigma[row], float)
-    return np.diag(np.broadcast_to(sigma, shape).ravel() ** 2)
+    """The covariance matrix of one galaxy's pixels, in C order."""
+    ny, nx = shape
+    match noise:
+        case WhiteNoise():
+            return np.diag(np.full(ny * nx, float(noise.sigma[row]) ** 2))
+        case PixelNoise():
+            return np.diag(np.asarray(noise.sigma[row], float).ravel() ** 2)
+        case StationaryNoise():
+            half = np.asarray(noise.power[row], float)
+            power = np.empty(shape)
+            for ky in range(ny):
+                for kx in range(nx):
+                    power[ky, kx] = half[ky, kx] if kx <= nx // 2 else half[-ky % ny, nx - kx]
+            wave_y, wave_x = (np.outer(np.arange(s), np.arange(s)) * 2 * np.pi / s for s in shape)
+            phase = wave_y[:, None, :, None] + wave_x[None, :, None, :]
+            correlation = np.einsum("yxkl,kl->yx", np.cos(phase), power) / (ny * nx)
+            y, x = np.divmod(np.arange(ny * nx), nx)
+            return correlation[(y[:, None] - y) % ny, (x[:, None] - x) % nx]
 
 
 class Exact(NamedTuple):

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise
+from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation, check_observation
 from hiergal.records import Array
+from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.schema import StoreHeader
 
 __all__ = ["Batch", "arrays_of", "unit_of"]

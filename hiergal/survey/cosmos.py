@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Int
 
-from hiergal.noise import StationaryNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
+from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.correlation import Spectrum, catalog_noise, floored, noise_power
 from hiergal.survey.prepare import prepare_store
 from hiergal.survey.real_catalog import RealCatalog, open_catalog

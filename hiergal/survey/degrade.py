@@ -12,9 +12,10 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.noise import PixelNoise, StationaryNoise, WhiteNoise
+from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import FWHM_PER_SIGMA, PSF, gaussian_transfer
+from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.arrays import Batch
 from hiergal.survey.prepare import prepare_store
 from hiergal.survey.store import Store, open_store

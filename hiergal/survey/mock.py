@@ -19,10 +19,11 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Float
 
-from hiergal.noise import StationaryNoise, WhiteNoise
+from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.records import Array, Record, record
+from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.correlation import noise_power
 from hiergal.survey.optics import PIXEL_SCALE_ARCSEC, draw_psf, psf_bank
 from hiergal.survey.population import draw_population, random_stream

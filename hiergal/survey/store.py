@@ -32,9 +32,10 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.noise import NoiseModel, PixelNoise, StationaryNoise, WhiteNoise
+from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
+from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, read_attributes
 from hiergal.survey.writer import write_store
 
