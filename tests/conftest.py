@@ -42,6 +42,17 @@ from hiergal.stationary_noise import StationaryNoise  # noqa: E402
 SCALE = 0.03
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Free what a file of tests has compiled.
+
+    Every program holds memory maps of its own; a process that has as many as the kernel allows (65,530) dies of a
+    segmentation fault in the next compilation. One file makes up to 22,000.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key() -> jax.Array:
     """A typed PRNG key, the same in every test."""
