@@ -64,7 +64,7 @@ $(VENV)/.python:
 	exit 1
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
-	$(INSTALL) --editable ".[plot]"
+	$(INSTALL) --editable ".[plot,distributed]"
 	@$(COMPILE)
 	@touch $@
 

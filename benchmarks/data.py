@@ -2,9 +2,9 @@
 
     python benchmarks/data.py survey.zarr [--recipe RECIPE.toml] [--steps 30]
 
-First the loader alone, without and with a shuffled order, as training reads (by tensorstore, and by zarr for
-comparison); then ``hiergal.fit`` from the same store. Memory is the largest resident set of this process, galaxies of
-the page cache not counted, before and after.
+First reading alone, in a shuffled order, from files that the page cache holds if it can: by zarr, one batch after the
+other, and by the loader of training (tensorstore, some batches ahead); then ``hiergal.fit`` from the same store. Memory
+is the largest resident set of this process, galaxies of the page cache not counted, before and after.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main() -> None:
     )
     recipe = msgspec.structs.replace(recipe, training=training)
     split, batch = split_of(store, recipe), recipe.training.batch
-    size_gib = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()) / GIB
+    size_gib = sum(len(file.read_bytes()) for file in store.path.rglob("*") if file.is_file()) / GIB
     result = {"recipe": recipe.name, "galaxies": len(store), "store [GiB]": size_gib}
     result["zarr [galaxies/s]"] = zarr_rate(store, split.train, batch, args.batches // 6)
     result["loader [galaxies/s]"] = loader_rate(store, split.train, batch, args.batches)

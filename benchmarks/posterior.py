@@ -5,9 +5,8 @@
 
 Galaxies that the model has not seen; programs are compiled before anything is timed. Effective samples of importance
 sampling are those of its weights, of NUTS the smallest over the latents (by NumPyro, from autocorrelations). One
-galaxy at a time, NumPyro's NUTS runs on the same posterior with its own defaults, but starts at the guide's mean,
-which favours it; its compilation, some seconds, counts. Peak memory is that of a process of its own for each number
-of galaxies.
+galaxy at a time, NumPyro's NUTS runs on the same posteriors with its own defaults, but starts at the guide's mean,
+which favours it. Peak memory is that of a process of its own for each number of galaxies.
 """
 
 import json
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import typer
 from numpyro.diagnostics import effective_sample_size
@@ -32,6 +30,7 @@ from hiergal.observation import Observation
 from hiergal.posterior import infer
 from hiergal.posterior_images import posterior_images
 from hiergal.prior import prior_of
+from hiergal.samplers.methods import MAP_STEPS, mode_of
 from hiergal.samplers.problem import Problem
 from hiergal.stages import split_of
 from hiergal.survey import open_store
@@ -130,18 +129,25 @@ def time_nuts(model: GalaxyModel, many: Observation, few: Observation, draws: in
 def one_at_a_time(model: GalaxyModel, observation: Observation, draws: int) -> tuple[float, float]:
     """Effective samples of NumPyro's NUTS on the same posteriors, and its time [s]."""
 
-    def potential_of(one: Observation):
-        problem = Problem(model, one, prior_of(model, 1), jnp.ones(1))
-        return lambda z: -(problem.log_likelihood(z[None]) + problem.prior.log_prob(z[None]))[0]
+    def potential_of(one: Observation, factor: jax.Array):
+        problem = Problem(model, one, prior_of(model, 1), factor)
+        return lambda z: -problem.log_density(z[None])[0]
 
+    factors = mode_of(model, observation, prior_of(model, len(observation)), MAP_STEPS)[0].variance_factor
     starts = posterior_from(model.encode(observation), model.recipe.covariance).mean
     kernel = NUTS(potential_fn_gen=potential_of)
     chain = MCMC(kernel, num_warmup=WARMUP, num_samples=draws, progress_bar=False, jit_model_args=True)
+
+    def run(row: int) -> np.ndarray:
+        one = slice(row, row + 1)
+        chain.run(jax.random.key(row), observation[one], factors[one], init_params=starts[row])
+        return np.asarray(chain.get_samples())
+
+    run(0)
     total, seconds = 0.0, 0.0
     for row in range(len(observation)):
         began = time.perf_counter()
-        chain.run(jax.random.key(row), observation[row : row + 1], init_params=starts[row])
-        z = np.asarray(chain.get_samples())
+        z = run(row)
         seconds += time.perf_counter() - began
         total += float(effective_sample_size(z[None]).min())
     return total, seconds

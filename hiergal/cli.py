@@ -4,7 +4,7 @@ hiergal quickstart                                        everything, on the moc
 hiergal survey mock|cosmos|cutouts ... OUT.zarr           a survey into a store
 hiergal train OUT.zarr --out RUN                          the model and its guide
 hiergal flow RUN/model OUT.zarr                           the density of the latents
-hiergal guide RUN/model OUT.zarr                          the shapes of posteriors, from simulations
+hiergal guide RUN/model OUT.zarr                          the shapes of posteriors, from simulations and the survey
 hiergal infer OUT.zarr --model RUN/model --out TABLE      posteriors of observed galaxies
 hiergal sample RUN/model CATALOG --out galaxies.fits      new galaxies
 hiergal validate --model RUN/model --survey OUT.zarr      how real its galaxies are

@@ -19,7 +19,7 @@ et al. 2015, arXiv:1407.7676). Conventions, ``galsim`` meaning that GalSim draws
 * **PSF**: ``original_psf.drawImage(method="no_pixel")`` on an odd stamp common to the survey, the true centre
   of the PSF image on the central pixel. PSF images with an even number of pixels (AEGIS) are interpolated by
   GalSim's quintic, since their centre lies between pixels; odd ones keep their pixels, divided by their sum.
-* **Noise**: power of :class:`~hiergal.noise.StationaryNoise` from the galaxy's own correlation function and
+* **Noise**: power of :class:`~hiergal.stationary_noise.StationaryNoise` from the galaxy's own correlation function and
   variance; :mod:`hiergal.survey.correlation` tells ``spectrum="galsim"`` from ``"expected"``. Take the second
   for inference.
 """

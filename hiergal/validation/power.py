@@ -2,7 +2,7 @@
 
 Images are ``[n, y, x]``, of any shape. Frequencies are the moduli of the wave vectors [cycles per arcsec]. The power of
 a mode is its squared modulus over the number of pixels: white noise of variance v has v everywhere, as in
-:class:`~hiergal.noise.StationaryNoise`, and the sum over all modes is the sum of squares of the pixels.
+:class:`~hiergal.stationary_noise.StationaryNoise`, and the sum over all modes is the sum of squares of the pixels.
 """
 
 from typing import NamedTuple
