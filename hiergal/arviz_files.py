@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-__all__ = ["for_arviz", "load_arviz", "save_arviz", "tree_of"]
+__all__ = ["check_arviz_target", "for_arviz", "load_arviz", "save_arviz", "tree_of"]
 
 ENGINES = {".nc": "h5netcdf", ".zarr": "zarr"}
 FILES = "files"  # attribute of the root of a zarr store
@@ -26,11 +26,13 @@ def save_arviz(data: Any, path: str | Path) -> None:
 
     Raises:
         ValueError: If the name ends in neither.
+        FileExistsError: If it is a folder of something else.
         OSError: If it cannot be written; what was there before stays.
 
     Example:
         >>> save_arviz(data, "posterior.nc")  # doctest: +SKIP
     """
+    check_arviz_target(path)
     path = Path(path)
     engine, partial = _engine(path), path.with_name(f"{path.name}.partial")
     tree = tree_of(data)
@@ -49,6 +51,23 @@ def save_arviz(data: Any, path: str | Path) -> None:
         path.rename(old)
     partial.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def check_arviz_target(path: str | Path) -> None:
+    """See to it that posteriors may be written to a path: a folder of anything else is never replaced.
+
+    Raises:
+        ValueError: If the name ends in neither ``.nc`` nor ``.zarr``.
+        FileExistsError: If a folder of something else is there.
+    """
+    path = Path(path)
+    engine = _engine(path)
+    ours = engine == "zarr" and (path / "posterior" / "zarr.json").is_file()
+    if path.is_dir() and any(path.iterdir()) and not ours:
+        raise FileExistsError(
+            f"expected a free path, or posteriors to replace, got a folder of something else: {path}; choose another "
+            "name"
+        )
 
 
 def load_arviz(path: str | Path) -> Any:

@@ -49,7 +49,7 @@ def infer(
     method: Annotated[
         str,
         typer.Option(
-            help="amortized, map, laplace, flow, importance, nuts, or auto: the cheapest that works."
+            help="amortized, map, laplace, flow, importance, nuts, or auto: importance, and nuts where that failed."
         ),
     ] = "laplace",
     use_conditions: Annotated[

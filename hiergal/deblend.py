@@ -8,7 +8,7 @@ either of two sources is uncertain in both, and the draws say how.
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from hiergal.laplace import GaussianPosterior, inflate, misfit, sharpen
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
+from hiergal.posterior_checks import check_counts, check_geometry, check_psf
 from hiergal.prior import prior_of
 from hiergal.progress import progress_bar
 from hiergal.records import Array, Record, record
@@ -98,11 +99,18 @@ def deblend(
         >>> found = deblend(model, scenes, positions, key=jax.random.key(0))  # doctest: +SKIP
         >>> low, high = interval(found.summary.flux, 0.68)  # [n, k]  # doctest: +SKIP
     """
+    check_counts(scenes=len(observation), draws=draws, batch=batch)
     positions = _checked(model, observation, positions, method, position_error_pix)
     n, k = positions.shape[:2]
     if conditions is not None:
-        conditions = np.asarray(conditions, np.float32).reshape(n * k, -1)
+        conditions = np.asarray(conditions, np.float32)
+        if conditions.ndim != 3 or conditions.shape[:2] != (n, k):
+            raise ValueError(
+                f"conditions: expected shape [{n}, {k}, c], those of each source, got {conditions.shape}"
+            )
+        conditions = conditions.reshape(n * k, -1)
     prior = prior_of(model, n * k, conditions)
+    batch = min(batch, n)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
     parts = []
     with progress_bar("deblending", n, shown=progress) as advance:
@@ -114,7 +122,12 @@ def deblend(
                 model, observation[rows], prior[of_sources], positions[rows], np.ones(batch, np.float32),
                 position_error_pix=position_error_pix,
             )  # fmt: skip
-            parts.append(jax.tree.map(np.asarray, _deblend(problem, keys[rows], draws, method)))
+            parts.append(
+                {
+                    name: jax.tree.map(np.asarray, x)
+                    for name, x in _deblend(problem, keys[rows], draws, method).items()
+                }
+            )
             advance(min(batch, n - first))
     in_draws = ("latents", "positions", "summary")
     joined = {
@@ -125,39 +138,43 @@ def deblend(
             *(getattr(part, name) for part in parts),
         )
         for name in Deblended.__dataclass_fields__
+        if name != "identifier"
     }
-    return Deblended(**joined)
+    return Deblended(**joined, identifier=np.asarray(observation.identifier))
 
 
-def _deblend(problem: SceneProblem, keys: jax.Array, draws: int, method: str) -> Deblended:
+def _deblend(problem: SceneProblem, keys: jax.Array, draws: int, method: str) -> dict[str, Any]:
+    """All that is inferred of a batch of scenes, by its name in :class:`Deblended`."""
     problem, found, excess = _mode(problem)
-    blocks = [_draw(problem, found, keys, start, method) for start in range(0, draws, BLOCK)]
+    about = _images(problem, found.mean)
+    blocks = [_draw(problem, found, about, keys, start, method) for start in range(0, draws, BLOCK)]
     draws_t = jnp.concatenate([block[0] for block in blocks])[:draws]
     summary = jax.tree.map(lambda *x: jnp.concatenate(x)[:draws], *(block[1] for block in blocks))
     # Blocks are whole: the last one's surplus draws count in the means, which are none the worse for it.
     count = len(blocks) * BLOCK
-    first, second, image_first, image_second = (
-        sum(block[2][i] for block in blocks) / count for i in range(4)
-    )
-
-    def spread(mean, square):
-        return jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
-
+    first, second = (jax.tree.map(lambda *x: sum(x) / count, *(block[i] for block in blocks)) for i in (2, 3))
+    mean = jax.tree.map(jnp.add, about, first)
+    spread = jax.tree.map(lambda square, away: jnp.sqrt(jnp.maximum(square - away**2, 0.0)), second, first)
     observation = problem.observation
-    residual = observation.image - image_first.sum(axis=1)
+    residual = observation.image - mean[1].sum(axis=1)
     chi_square = observation.noise.chi_square(residual, observation.mask)
-    return Deblended(
-        latents=problem.latents(draws_t),
-        positions=problem.places(draws_t),
-        summary=summary,
-        profile_mean=first,
-        profile_std=spread(first, second),
-        image_mean=image_first,
-        image_std=spread(image_first, image_second),
-        chi_square=chi_square / used_pixels(residual.shape, observation.mask),
-        misfit=excess,
-        identifier=observation.identifier,
-    )
+    return {
+        "latents": problem.latents(draws_t),
+        "positions": problem.places(draws_t),
+        "summary": summary,
+        "profile_mean": mean[0],
+        "profile_std": spread[0],
+        "image_mean": mean[1],
+        "image_std": spread[1],
+        "chi_square": chi_square / used_pixels(residual.shape, observation.mask),
+        "misfit": excess,
+    }
+
+
+@jax.jit
+def _images(problem: SceneProblem, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Profiles of all sources, and their images on the scene."""
+    return problem.profiles(t), problem.sources(t)
 
 
 @jax.jit
@@ -172,9 +189,14 @@ def _mode(problem: SceneProblem) -> tuple[SceneProblem, GaussianPosterior, jax.A
 
 @partial(jax.jit, static_argnames="method")
 def _draw(
-    problem: SceneProblem, found: GaussianPosterior, keys: jax.Array, start: jax.Array | int, method: str
+    problem: SceneProblem,
+    found: GaussianPosterior,
+    about: tuple[jax.Array, jax.Array],
+    keys: jax.Array,
+    start: jax.Array | int,
+    method: str,
 ):
-    """A block of draws, their measurements, and sums of their images and of the squares of these."""
+    """A block of draws, their measurements, and sums of their images less others, and of the squares of that."""
     n, size = found.mean.shape
     keys = jax.vmap(lambda key: jax.random.fold_in(key, start))(keys)
     w = jax.vmap(lambda key: jax.random.normal(key, (BLOCK, size)), out_axes=1)(keys)
@@ -188,10 +210,11 @@ def _draw(
         step = w - jnp.einsum("nip,snp->sni", found.projection, both, precision="highest")
         length = jnp.linalg.norm(step, axis=-1, keepdims=True)
         t = t + moved(step * jnp.minimum(1.0, LONGEST_STEP / jnp.maximum(length, 1e-6)))
-    profile, images = problem.profiles(t), problem.sources(t)
-    summary = summarize_profile(profile, problem.model.recipe.pixel_scale_arcsec)
-    sums = profile.sum(axis=0), (profile**2).sum(axis=0), images.sum(axis=0), (images**2).sum(axis=0)
-    return t, summary, sums
+    images = _images(problem, t)
+    summary = summarize_profile(images[0], problem.model.recipe.pixel_scale_arcsec)
+    away = jax.tree.map(lambda image, other: image - other[None], images, about)
+    first, second = (jax.tree.map(lambda x, p=p: (x**p).sum(axis=0), away) for p in (1, 2))
+    return t, summary, first, second
 
 
 def _checked(model, observation, positions, method, position_error_pix) -> np.ndarray:
@@ -199,12 +222,14 @@ def _checked(model, observation, positions, method, position_error_pix) -> np.nd
     check_observation(observation)
     if method not in ("curved", "laplace"):
         raise ValueError(f"method: expected curved or laplace, got {method!r}")
-    if not position_error_pix >= 0:
-        raise ValueError(f"position_error_pix: expected zero or more, got {position_error_pix}")
-    if abs(observation.pixel_scale_arcsec / model.recipe.pixel_scale_arcsec - 1) > 1e-6:
+    if not 0 <= position_error_pix < np.inf:
+        raise ValueError(f"position_error_pix: expected zero or more, and finite, got {position_error_pix}")
+    check_geometry(model, observation.pixel_scale_arcsec)
+    check_psf(model, observation.psf, len(observation))
+    if model.recipe.objective.blur != "exact":
         raise ValueError(
-            f"pixel_scale_arcsec: expected the model's, {model.recipe.pixel_scale_arcsec}, got "
-            f"{observation.pixel_scale_arcsec}"
+            f"model: expected one trained with objective.blur = 'exact', got {model.recipe.objective.blur!r}, which "
+            "leaves out where PSFs are centred"
         )
     positions = np.asarray(positions, np.float32)
     n, (ny, nx) = len(observation), observation.image.shape[1:]

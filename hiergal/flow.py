@@ -257,6 +257,7 @@ def fit_flow(
 
 
 def _center(values: jax.Array) -> jax.Array:
-    """Mean and standard deviation over everything but the last axis, [2, d]."""
+    """Mean and standard deviation over everything but the last axis, [2, d]; one where all values are the same."""
     flat = values.reshape(np.prod(values.shape[:-1]), values.shape[-1])
-    return jnp.stack([flat.mean(0), jnp.maximum(flat.std(0), 1e-6)])
+    spread = flat.std(0)
+    return jnp.stack([flat.mean(0), jnp.where(spread > 1e-6, spread, 1.0)])

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
-from hiergal.coordinates import coordinates_of
-from hiergal.flow import ConditionalFlow
+from hiergal.coordinates import Coordinates, coordinates_of
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.laplace import GaussianPosterior, sharpen
@@ -73,23 +73,31 @@ def guide_features(found: GaussianPosterior, prior: Prior) -> Float[jax.Array, "
 
 
 def draws_of_guide(
-    flow: ConditionalFlow | None, problem: Problem, found: GaussianPosterior, noise: Float[Array, "s n d"]
+    problem: Problem, found: GaussianPosterior, noise: Float[Array, "s n d"]
 ) -> Float[jax.Array, "s n d"]:
-    """Turn unit-normal noise into draws of the latents.
+    """Turn unit-normal noise into draws of the latents, with w as the model's guide flow has it, or unit normal.
 
     Args:
-        flow: The fitted distribution of w; None for a unit normal.
         problem: The posteriors of a batch of galaxies.
         found: Their modes and scales.
         noise: Unit-normal numbers.
     """
-    w = noise
+    w, coordinates = _shaped(problem, found, jnp.asarray(noise))
+    # A block of draws at a time: larger ones leave the cache. The last one repeats its last draw.
+    rows = np.minimum(np.arange(-(-len(w) // BLOCK) * BLOCK), len(w) - 1).reshape(-1, BLOCK)
+    return jnp.concatenate([_latents(coordinates, w[block]) for block in rows])[: len(w)]
+
+
+@jax.jit
+def _shaped(problem: Problem, found: GaussianPosterior, noise: jax.Array) -> tuple[jax.Array, Coordinates]:
+    """Draws of w, and the coordinates that they are in."""
+    w, flow = noise, problem.model.guide_flow
     if flow is not None:
         features = guide_features(found, problem.prior)
         rows = jnp.broadcast_to(features, (*noise.shape[:-1], features.shape[-1]))
         w = flow.from_base(noise.reshape(-1, noise.shape[-1]), rows.reshape(-1, rows.shape[-1]))
         w = w.reshape(noise.shape)
-    coordinates = coordinates_of(problem, found)
-    # A block of draws at a time: larger ones leave the cache.
-    blocks = [coordinates.latents(w[i : i + BLOCK]) for i in range(0, len(w), BLOCK)]
-    return jnp.concatenate(blocks)
+    return w, coordinates_of(problem, found)
+
+
+_latents = jax.jit(Coordinates.latents)

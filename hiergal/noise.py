@@ -4,13 +4,13 @@ Three covariances, one interface. Each model gives the *normalised* log-density 
 2 pi included, so that galaxies with different noise can be compared), samples, and whitened residuals, which are
 independent standard normals if the model is right.
 
-=================  ======================================  ==========================
+=================  ======================================  =========================================
 model              covariance of the pixels                likelihood
-=================  ======================================  ==========================
+=================  ======================================  =========================================
 WhiteNoise         sigma^2 times the identity              Eq. (4)
 PixelNoise         diagonal, one sigma for each pixel      Eq. (4)
-StationaryNoise    circulant, diagonal in Fourier space    Eq. (5)
-=================  ======================================  ==========================
+StationaryNoise    circulant, diagonal in Fourier space    Eq. (5): :mod:`hiergal.stationary_noise`
+=================  ======================================  =========================================
 
 Images are ``[..., y, x]``; parameters broadcast over the batch axes. A mask follows Astropy: True means that the
 pixel is *excluded*.

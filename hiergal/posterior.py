@@ -18,6 +18,7 @@ The prior is the model's flow given conditions, if they are given, and its margi
 summaries of the images are kept, so memory does not grow with the number of draws.
 """
 
+import math
 from dataclasses import fields
 from functools import partial
 from typing import NamedTuple
@@ -31,6 +32,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
+from hiergal.posterior_checks import check_counts, check_geometry, check_method, check_psf, rows_of_psf
 from hiergal.prior import Prior, prior_of
 from hiergal.progress import progress_bar
 from hiergal.psf import PSF
@@ -55,7 +57,7 @@ class Posterior(Record):
         profile_std: Its standard deviation [flux per pixel].
         image_mean: Mean of the profile convolved with the galaxy's PSF: the denoised image [flux per pixel].
         chi_square: Reduced chi-square of ``image_mean`` against the data.
-        misfit: How far the fit is worse than noise explains (:func:`hiergal.laplace.misfit`).
+        misfit: How far the fit is worse than noise explains (:func:`hiergal.laplace.misfit`); NaN for ``amortized``.
         variance_factor: What the variance of the noise was multiplied by: ``misfit`` where that exceeds one
             significantly, else one.
         method: Which method the draws of each galaxy come from, a place in ``METHODS``.
@@ -119,8 +121,9 @@ def infer(
             (:func:`~hiergal.simulate.conditions_from` finds them in a catalogue); None for nothing.
         draws: Posterior draws of each galaxy; of ``map`` there is one.
         proposals: Draws that importance sampling picks from; default ten times as many.
-        psf: PSFs to show the denoised image at, one for each galaxy [n, py, px]; default the observation's own.
-        batch: Galaxies in one call of the compiled program.
+        psf: PSFs to show the denoised image at, one for each galaxy [n, py, px] or one for all [1, py, px]; default
+            the observation's own.
+        batch: Galaxies in one call of the compiled program, at most.
         places: A number for each galaxy, which its draws depend on beside the key, such as its row in a survey; default
             its place in the batch.
         progress: Whether to show a progress bar.
@@ -135,13 +138,22 @@ def infer(
         >>> posterior = infer(model, observation, key=jax.random.key(0))  # doctest: +SKIP
         >>> low, high = interval(posterior.summary.flux, 0.68)  # doctest: +SKIP
     """
-    _check(model, observation, method)
     n = len(observation)
+    check_counts(galaxies=n, draws=draws, batch=batch, proposals=1 if proposals is None else proposals)
+    check_method(model, method, draws)
+    check_observation(observation)
+    check_geometry(model, observation.pixel_scale_arcsec, observation.image.shape[1:])
+    for shown_at in (observation.psf, psf):
+        if shown_at is not None:
+            check_psf(model, shown_at, n)
+    places = np.arange(n) if places is None else np.asarray(places)
+    if places.shape != (n,):
+        raise ValueError(f"places: expected a number for each of {n} galaxies, got shape {places.shape}")
     galaxies = _Galaxies(
         observation,
         prior_of(model, n, conditions),
-        observation.psf if psf is None else psf,
-        jax.vmap(partial(jax.random.fold_in, key))(np.arange(n) if places is None else places),
+        rows_of_psf(observation.psf if psf is None else psf, np.arange(n)),
+        jax.vmap(partial(jax.random.fold_in, key))(places),
     )
     options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
     if method != "auto":
@@ -150,8 +162,7 @@ def infer(
     bad = np.flatnonzero(~_trusted(posterior))
     if not len(bad):
         return posterior
-    few = min(batch, 2 ** int(np.ceil(np.log2(len(bad)))))  # NUTS is too slow to fill a batch with copies
-    return _put(posterior, bad, _infer(model, galaxies[bad], "nuts", **options | {"batch": few}))
+    return _put(posterior, bad, _infer(model, galaxies[bad], "nuts", **options))
 
 
 def interval(
@@ -187,6 +198,9 @@ class _Galaxies(NamedTuple):
 
 def _infer(model, galaxies, method, *, draws, proposals, batch, progress) -> Posterior:
     n, parts = len(galaxies.observation), []
+    batch = min(
+        batch, 2 ** math.ceil(math.log2(n))
+    )  # fewer sizes to compile for than there are numbers of galaxies
     with progress_bar(f"inference, {method}", n, shown=progress) as advance:
         for first in range(0, n, batch):
             # The last batch repeats its last galaxy, so that one program serves all.
@@ -213,13 +227,18 @@ def _put(posterior: Posterior, rows: np.ndarray, other: Posterior) -> Posterior:
 
 
 @jax.jit
-def _measure(model: GalaxyModel, latents: Float[Array, "s n d"]):
-    """Sum of the profiles of some draws, sum of their squares, and their summaries."""
+def _measure(model: GalaxyModel, latents: Float[Array, "s n d"], about: Float[Array, "n y x"]):
+    """Sum of the profiles of some draws less others, sum of the squares of that, and summaries of the profiles."""
     s, n, d = latents.shape
     profile = model.decode(latents.reshape(s * n, d))
     summary = summarize_profile(profile, model.recipe.pixel_scale_arcsec)
-    profile = profile.reshape(s, n, *profile.shape[1:])
-    return profile.sum(0), (profile**2).sum(0), jax.tree.map(lambda x: x.reshape(s, n), summary)
+    away = profile.reshape(s, *about.shape) - about[None]
+    return away.sum(0), (away**2).sum(0), jax.tree.map(lambda x: x.reshape(s, n), summary)
+
+
+@jax.jit
+def _decode(model: GalaxyModel, latents: Float[Array, "n d"]):
+    return model.decode(latents)
 
 
 @jax.jit
@@ -237,19 +256,20 @@ def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals) -> Poster
         method, model, observation, galaxies.prior, galaxies.keys, draws=draws, proposals=proposals
     )
     latents, statistics = found.draws.latents, found.draws.statistics
-    first, second, summaries = 0.0, 0.0, []
+    # Squares are of differences from one draw: those of the profiles would hide an error of a thousandth.
+    about, first, second, summaries = _decode(model, latents[0]), 0.0, 0.0, []
     for start in range(0, len(latents), BLOCK):
-        total, squares, summary = _measure(model, latents[start : start + BLOCK])
-        first, second = first + total, second + squares
+        total, squares, summary = _measure(model, latents[start : start + BLOCK], about)
+        first, second = first + total / len(latents), second + squares / len(latents)
         summaries.append(summary)
-    mean = first / len(latents)
+    mean = about + first
     image, chi_square = _compare(model, observation, galaxies.target, mean)
     unknown = np.full(n, np.nan, np.float32)
     return Posterior(
         latents=latents,
         summary=jax.tree.map(lambda *values: jnp.concatenate(values), *summaries),
         profile_mean=mean,
-        profile_std=jnp.sqrt(jnp.maximum(second / len(latents) - mean**2, 0.0)),
+        profile_std=jnp.sqrt(jnp.maximum(second - first**2, 0.0)),
         image_mean=image,
         chi_square=chi_square,
         misfit=found.misfit,
@@ -258,26 +278,6 @@ def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals) -> Poster
         statistics={name: statistics.get(name, unknown) for name in STATISTICS},
         identifier=observation.identifier,
     )
-
-
-def _check(model: GalaxyModel, observation: Observation, method: str) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    if method == "flow" and model.guide_flow is None:
-        raise ValueError(
-            "method: expected a model with a guide flow for 'flow', got one without; fit it with `hiergal guide`"
-        )
-    check_observation(observation)
-    recipe = model.recipe
-    if observation.image.shape[1:] != recipe.shape:
-        raise ValueError(
-            f"image: expected stamps of {recipe.shape} pixels, as the model has, got {observation.image.shape[1:]}"
-        )
-    if abs(observation.pixel_scale_arcsec / recipe.pixel_scale_arcsec - 1) > 1e-6:
-        raise ValueError(
-            f"pixel_scale_arcsec: expected the model's, {recipe.pixel_scale_arcsec}, got "
-            f"{observation.pixel_scale_arcsec}"
-        )
 
 
 def _join(parts: list[Posterior]) -> Posterior:

@@ -19,6 +19,7 @@ from scipy.fft import next_fast_len
 
 from hiergal.hub import GalaxyModel
 from hiergal.posterior import Posterior
+from hiergal.posterior_checks import check_counts, check_psf, rows_of_psf
 from hiergal.psf import PSF
 from hiergal.records import Array
 
@@ -52,8 +53,9 @@ def posterior_images(
         Images [flux per pixel], about 4 bytes x s x n x ny x nx of them.
 
     Raises:
-        ValueError: If the PSFs are neither one nor as many as the galaxies, or on another pixel scale; or if a grid of
-            other pixels is asked for without a PSF, as an unconvolved profile has no value between its pixels.
+        ValueError: If the PSFs are neither one nor as many as the galaxies, on another pixel scale, or narrower than
+            the recipe's ``profile_fwhm_arcsec``; or if a grid of other pixels is asked for without a PSF, as an
+            unconvolved profile has no value between its pixels.
 
     Example:
         >>> sharp = gaussian_psf(0.05, model.recipe.pixel_scale_arcsec)  # doctest: +SKIP
@@ -72,7 +74,9 @@ def posterior_images(
             "psf: expected one to show images on pixels other than the model's, got none; an unconvolved profile has "
             "no values between its pixels"
         )
-    _check_psf(psf, n, own)
+    if psf is not None:
+        check_psf(model, psf, n)
+    check_counts(draws=1 if draws is None else draws)
     total = posterior.latents.shape[0]
     taken = (
         np.arange(total)
@@ -85,7 +89,7 @@ def posterior_images(
     for first in range(0, len(latents), BLOCK):
         # The last block repeats its last image, so that one program serves all.
         rows = np.minimum(np.arange(first, first + BLOCK), len(latents) - 1)
-        these = None if psf is None else psf.replace(stamp=_rows_of(psf.stamp, galaxies[rows]))
+        these = None if psf is None else rows_of_psf(psf, galaxies[rows])
         images[first : first + BLOCK] = np.asarray(_images(model, latents[rows], these, scale, shape))[
             : len(latents) - first
         ]
@@ -151,20 +155,3 @@ def _images(model: GalaxyModel, latents, psf: PSF | None, pixel_scale_arcsec: fl
         return model.render(profile, psf)
     psf = psf.replace(profile_fwhm_arcsec=recipe.profile_fwhm_arcsec)
     return view(profile, psf, pixel_scale_arcsec=pixel_scale_arcsec, shape=shape)
-
-
-def _rows_of(stamp: Array, rows: np.ndarray) -> np.ndarray:
-    stamp = np.asarray(stamp)
-    return stamp[rows] if len(stamp) > 1 else np.broadcast_to(stamp, (len(rows), *stamp.shape[1:]))
-
-
-def _check_psf(psf: PSF | None, n: int, pixel_scale_arcsec: float) -> None:
-    if psf is None:
-        return
-    if psf.stamp.ndim != 3 or len(psf.stamp) not in (1, n):
-        raise ValueError(f"psf.stamp: expected shape [{n}, py, px] or [1, py, px], got {psf.stamp.shape}")
-    if abs(psf.pixel_scale_arcsec / pixel_scale_arcsec - 1) > 1e-6:
-        raise ValueError(
-            f"psf.pixel_scale_arcsec: expected the model's, {pixel_scale_arcsec}, got {psf.pixel_scale_arcsec}; "
-            "resample the PSF"
-        )

@@ -9,6 +9,7 @@ from hiergal.guide_fitting import fit_guide_flow
 from hiergal.hub import GalaxyModel, load_model, save_model
 from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
+from hiergal.prior import conditions_of
 from hiergal.simulate import conditions_from
 from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of
 from hiergal.survey import Store
@@ -87,14 +88,21 @@ def infer_stage(
         draws: Posterior draws of each galaxy.
         batch: Galaxies in one call of the compiled program.
         progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If the name ends in neither ``.nc`` nor ``.zarr``, or as for :func:`~hiergal.posterior.infer`.
+        OSError: If it cannot be written, or is a folder of something else.
     """
     from hiergal.arviz_data import posterior_to_arviz, save_arviz
+    from hiergal.arviz_files import check_arviz_target
 
+    check_arviz_target(out)  # better known now than after the work
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     observation = store.read(np.arange(len(store)) if rows is None else rows)
     key = key_for(seed, INFER)
     conditions = None
-    if use_conditions and model.flow is not None:
-        conditions = conditions_from(model.flow.config.conditions, observation.catalog)
+    if use_conditions:
+        conditions = conditions_from(conditions_of(model), observation.catalog)
     posterior = infer(
         model,
         observation,

@@ -153,7 +153,8 @@ def read_table(path: str | Path) -> Table:
         OSError: If it cannot be read.
     """
     path = Path(path)
-    table = Table.read(path, format=_format(path))
+    options = {"mask_invalid": False} if path.suffix == ".fits" else {}  # NaN is a value of these tables
+    table = Table.read(path, format=_format(path), **options)
     for name in table.colnames:
         if table[name].dtype.kind in "SO":  # FITS keeps bytes
             table[name] = np.asarray(table[name]).astype(f"U{LONGEST_NAME}")

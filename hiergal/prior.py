@@ -58,6 +58,17 @@ class Prior(Record):
         return z.reshape(rows, z.shape[-1]), conditions.reshape(rows, self.conditions.shape[-1])
 
 
+def conditions_of(model: GalaxyModel) -> tuple[str, ...]:
+    """Return the names of what a model's flow is conditioned on.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if model.flow is None:
+        raise ValueError("conditions: expected none for a model without a flow; fit one with `hiergal flow`")
+    return model.flow.config.conditions
+
+
 def prior_of(model: GalaxyModel, n: int, conditions: Float[Array, "n c"] | None = None) -> Prior:
     """Return the prior of n galaxies.
 
@@ -82,9 +93,7 @@ def prior_of(model: GalaxyModel, n: int, conditions: Float[Array, "n c"] | None 
                 "with `hiergal flow`, or give conditions"
             )
         return Prior(model.marginal, np.zeros((n, 0), np.float32))
-    if model.flow is None:
-        raise ValueError("conditions: expected none for a model without a flow; fit one with `hiergal flow`")
-    names = model.flow.config.conditions
+    names = conditions_of(model)
     conditions = np.asarray(conditions, np.float32)
     if conditions.shape != (n, len(names)):
         raise ValueError(

@@ -120,7 +120,7 @@ def check_wider(psf: PSF, fwhm_arcsec: float) -> None:
     """Check that PSFs are wider than a round Gaussian that profiles are blurred with, at every frequency.
 
     Args:
-        psf: PSFs of a survey.
+        psf: PSFs of a survey, or to show images at.
         fwhm_arcsec: Full width at half maximum of the Gaussian [arcsec].
 
     Raises:
@@ -130,16 +130,17 @@ def check_wider(psf: PSF, fwhm_arcsec: float) -> None:
         >>> check_wider(PSF(np.array([[[0, 0, 0], [0, 1.0, 0], [0, 0, 0]]]), pixel_scale_arcsec=0.03), 0.1)
         Traceback (most recent call last):
         ...
-        ValueError: profile_fwhm_arcsec: expected less than the PSFs' resolution, got 0.1 arcsec, at which 1 of 1 PSFs \
-are narrower; set a smaller one
+        ValueError: psf: expected wider ones than the Gaussian of profile_fwhm_arcsec = 0.1 that profiles are blurred \
+with, got 1 of 1 narrower; train with a smaller profile_fwhm_arcsec, or take wider PSFs
     """
     grid = tuple(2 * size for size in psf.stamp.shape[-2:])
     transfer = np.abs(psf.replace(profile_fwhm_arcsec=fwhm_arcsec).transfer(grid))
     narrow = transfer.max(axis=(-2, -1)) > LARGEST_TRANSFER
     if narrow.any():
         raise ValueError(
-            f"profile_fwhm_arcsec: expected less than the PSFs' resolution, got {fwhm_arcsec} arcsec, at which "
-            f"{narrow.sum()} of {len(narrow)} PSFs are narrower; set a smaller one"
+            f"psf: expected wider ones than the Gaussian of profile_fwhm_arcsec = {fwhm_arcsec} that profiles are "
+            f"blurred with, got {narrow.sum()} of {len(narrow)} narrower; train with a smaller profile_fwhm_arcsec, or "
+            "take wider PSFs"
         )
 
 

@@ -1,8 +1,8 @@
 """What deblending works on: the joint posterior of the sources of a scene, and where its mode is searched from.
 
 All latents of a scene, and the offsets of its sources where positions are uncertain, are one vector t. The search
-starts from the guide, which sees each source's surroundings: first without the pixels that are nearer to another
-source, then with the others subtracted.
+starts from the guide, which sees each source's surroundings: first the fainter of each pixel and its mirror image about
+the source, then with the others subtracted.
 """
 
 import jax

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import msgspec
@@ -25,19 +26,21 @@ import hiergal
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import infer
-from hiergal.posterior_store import create_images, write_images
+from hiergal.posterior_checks import check_counts, check_geometry, check_method
+from hiergal.posterior_store import check_images_target, create_images, write_images
 from hiergal.posterior_table import Flag, blank_rows, posterior_table, read_table, write_table
+from hiergal.prior import conditions_of
 from hiergal.progress import progress_bar
 from hiergal.report import write_whole
 from hiergal.stages import INFER, key_for
 from hiergal.survey import Store, open_store
+from hiergal.survey.schema import MANIFEST
 
 __all__ = ["PART", "SurveyRun", "infer_survey"]
 
 PART = 256  # galaxies of a task, and of a shard of images
 BATCH = {"cpu": 32}  # galaxies at once
 ACCELERATOR_BATCH = 256
-RETRIES = 3  # of a task whose worker dies
 
 
 class SurveyRun(msgspec.Struct, frozen=True):
@@ -107,12 +110,22 @@ def infer_survey(
 
     Raises:
         ValueError: If the folder of parts belongs to another run, or an argument is wrong.
+        FileExistsError: If there is something else where images are to go.
         OSError: If something cannot be read or written; finished parts stay.
 
     Example:
         >>> infer_survey("runs/first/model", "survey.zarr", "posteriors.fits", seed=0)  # doctest: +SKIP
     """
-    out, opened = Path(out), open_store(store)
+    out, opened, loaded = Path(out), open_store(store), load_model(model)
+    check_counts(draws=draws, workers=workers, limit=1 if limit is None else limit)
+    check_method(loaded, method, draws)
+    check_geometry(loaded, opened.header.pixel_scale_arcsec, opened.shape)
+    if conditions:
+        _check_conditions(loaded, opened)
+    if workers > 1 or scheduler is not None:
+        _dask()
+    if images is not None:
+        check_images_target(images)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_table(Table({"identifier": [0]}), check := out.with_name(f"{out.stem}.check{out.suffix}"))
     check.unlink()  # a wrong suffix, or a folder without room, is better known now
@@ -129,7 +142,6 @@ def infer_survey(
         seed=seed,
         batch=batch or BATCH.get(jax.default_backend(), ACCELERATOR_BATCH),
     )
-    loaded = load_model(model)
     _begin(run, parts, loaded)
     numbers = range(-(-run.galaxies // PART))
     left = [number for number in numbers if not _is_whole(_path(run, number), len(_rows(run, number)))]
@@ -197,46 +209,55 @@ def _judged(model: GalaxyModel, observation: Observation, use: bool) -> tuple[np
                 check_observation(observation[row : row + 1])
             except ValueError:
                 flag[row] |= Flag.BAD_OBSERVATION
-    if not use or model.flow is None:
+    if not use:
         return None, flag
-    names = model.flow.config.conditions
-    missing = [name for name in names if name not in observation.catalog]
-    if missing:
-        raise ValueError(
-            f"conditions: expected the columns {', '.join(names)}, missing: {', '.join(missing)}"
-        )
-    table = np.stack([np.asarray(observation.catalog[name], np.float32) for name in names], axis=-1)
+    columns = [np.asarray(observation.catalog[name], np.float32) for name in conditions_of(model)]
+    table = np.stack(columns, axis=-1)
     flag[~np.isfinite(table).all(axis=1)] |= Flag.BAD_CONDITIONS
     return table, flag
 
 
 def _finished(run: SurveyRun, numbers: list[int], workers: int, scheduler: str | None) -> Iterator[int]:
     """Do the parts, and yield the number of each when it is done."""
-    if workers < 1:
-        raise ValueError(f"workers: expected at least 1 process, got {workers}")
     if not numbers:
         return
     if workers == 1 and scheduler is None:
         yield from (infer_part(run, number) for number in numbers)
         return
+    dask = _dask()
+    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    local = None if scheduler else dask.LocalCluster(**options)
     try:
-        from dask.distributed import Client, LocalCluster, as_completed
-    except ImportError:
-        raise ValueError(
-            'workers: expected dask for more than one, which is not installed; `pip install "hiergal[distributed]"`'
-        ) from None
-    local = (
-        None if scheduler else LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-    )
-    try:
-        with Client(scheduler or local) as client:
-            futures = client.map(infer_part, [run] * len(numbers), numbers, pure=False, retries=RETRIES)
-            for future in as_completed(futures):
+        with dask.Client(scheduler or local) as client:
+            futures = client.map(infer_part, [run] * len(numbers), numbers, pure=False)
+            for future in dask.as_completed(futures):
                 yield future.result()
                 future.release()
     finally:
         if local is not None:
             local.close()
+
+
+def _dask():
+    """Return dask.distributed, which few need."""
+    try:
+        import dask.distributed
+    except ImportError:
+        raise ValueError(
+            "workers: expected dask for more than one process, which is not installed; `pip install "
+            '"hiergal[distributed]"`'
+        ) from None
+    return dask.distributed
+
+
+def _check_conditions(model: GalaxyModel, store: Store) -> None:
+    names, there = conditions_of(model), store.catalog
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ValueError(
+            f"conditions: expected the columns {', '.join(names)}, missing: {', '.join(missing)}; there are: "
+            f"{', '.join(there) or 'none'}"
+        )
 
 
 def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> None:
@@ -250,8 +271,8 @@ def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> None:
             before = None
         if before != about:
             raise ValueError(
-                f"{parts}: expected parts of this run, got those of another one (model, survey, method, draws or seed "
-                "differ); finish that one, or delete the folder"
+                f"{parts}: expected parts of this run, got those of another one, with "
+                f"other {_differences(before, about)}; finish that one, or delete the folder"
             )
     else:
         parts.mkdir(parents=True, exist_ok=True)
@@ -260,11 +281,25 @@ def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> None:
         write_whole(marker, msgspec.json.encode(about))
 
 
+def _differences(before: Any, about: dict[str, Any]) -> str:
+    """Names of what differs between two runs."""
+    if not isinstance(before, dict):
+        return "run.json, which cannot be read"
+
+    def flat(of: dict) -> dict:
+        files = {f"files of the {name}": digest for name, digest in of.get("digests", {}).items()}
+        return of.get("run", {}) | files | {"version": of.get("version")}
+
+    old, new = flat(before), flat(about)
+    return ", ".join(name for name in new if old.get(name) != new[name])
+
+
 def _digests(run: SurveyRun) -> dict[str, str]:
     """What tells another model or survey of the same name."""
     files = sorted(path for path in Path(run.model).iterdir() if path.is_file())
     model = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
-    store = hashlib.sha256((Path(run.store) / "zarr.json").read_bytes())
+    names = ("zarr.json", MANIFEST)  # what it is, and the size of each of its files
+    store = hashlib.sha256(b"".join((Path(run.store) / name).read_bytes() for name in names))
     return {"model": model.hexdigest(), "store": store.hexdigest()}
 
 

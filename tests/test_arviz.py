@@ -186,6 +186,10 @@ def test_files_of_something_else(tmp_path, suffix):
         tree.to_zarr(path, consolidated=False)
     with pytest.raises(ValueError, match=r"got a file of something else \(its groups: weather\)"):
         load_arviz(path)
+    if suffix == ".zarr":
+        with pytest.raises(FileExistsError, match="got a folder of something else"):
+            save_arviz(tree, path)
+        assert (path / "weather/rain/zarr.json").exists()
     for act in (load_arviz, lambda path: save_arviz(tree, path)):
         with pytest.raises(
             ValueError, match=r"expected a name that ends in .nc \(netCDF\) or .zarr, got '.fits'"

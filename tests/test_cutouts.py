@@ -117,6 +117,15 @@ def test_pixels_without_data_are_masked(arrays):
     assert np.isfinite(observation.noise.log_prob(observation.image, observation.mask)).all()
 
 
+def test_noise_level_is_that_of_pixels_that_were_seen(arrays):
+    """However few they are; a stamp without any has some level."""
+    arrays["mask"] = np.zeros(arrays["image"].shape, bool)
+    arrays["mask"][0, 1:], arrays["mask"][1] = True, True
+    arrays["variance"] = np.full(arrays["image"].shape, 1e-4)
+    noise = from_arrays(**arrays, pixel_scale_arcsec=0.2).noise
+    np.testing.assert_allclose(noise.level(), [0.01, 1.0, 0.01], rtol=1e-5)
+
+
 def test_one_noise_level_and_one_psf(arrays):
     psf = arrays["psf"][0]
     observation = from_arrays(arrays["image"], psf=psf, rms=np.array([0.1, 0.2, 0.3]), pixel_scale_arcsec=0.2)

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 from conftest import awkward_psf
@@ -203,9 +204,11 @@ def test_the_search_starts_no_worse_than_from_nothing(crowded):
 def test_uncertain_positions_are_found(crowded):
     """Draws of the positions scatter by no more than the prior, and batches do not matter."""
     model, scenes, positions = crowded
+    scenes = scenes.replace(identifier=2**40 + np.arange(3))
     found = deblend(
         model, scenes, positions, key=jax.random.key(1), position_error_pix=0.5, draws=20, batch=2
     )
+    np.testing.assert_array_equal(found.identifier, 2**40 + np.arange(3))
     assert found.positions.shape == (20, 3, 2, 2) and found.latents.shape == (20, 3, 2, 8)
     assert np.all(np.isfinite(found.summary.flux)) and np.all(found.positions.std(axis=0) < 1.0)
     assert found.positions.std(axis=0).max() > 0.01
@@ -223,7 +226,11 @@ def test_uncertain_positions_are_found(crowded):
         ({"positions": np.array([[[40.0, 0.0], [0.0, 0.0]]] * 3)}, "inside the scenes of 24 x 50 pixels"),
         ({"positions": np.zeros((3, 2, 2))}, "at least 0.5 pixels apart, got closer ones in 3 of 3"),
         ({"method": "magic"}, "expected curved or laplace"),
-        ({"position_error_pix": -1.0}, "expected zero or more, got -1"),
+        ({"position_error_pix": -1.0}, "expected zero or more, and finite, got -1"),
+        ({"position_error_pix": np.inf}, "expected zero or more, and finite, got inf"),
+        ({"conditions": np.zeros((2, 3, 1))}, r"conditions: expected shape \[3, 2, c\], .*, got \(2, 3, 1\)"),
+        ({"draws": 0}, "draws: expected at least 1, got 0"),
+        ({"batch": 0}, "batch: expected at least 1, got 0"),
     ],
 )
 def test_wrong_requests_are_refused(crowded, change, message):
@@ -231,6 +238,14 @@ def test_wrong_requests_are_refused(crowded, change, message):
     arguments = {"positions": positions} | change
     with pytest.raises(ValueError, match=message):
         deblend(model, scenes, key=jax.random.key(1), **arguments)
+
+
+def test_models_that_ignore_where_psfs_are_centred_are_refused(crowded):
+    model, scenes, positions = crowded
+    objective = msgspec.structs.replace(model.recipe.objective, blur="modulus")
+    model = model.replace(recipe=msgspec.structs.replace(model.recipe, objective=objective))
+    with pytest.raises(ValueError, match="expected one trained with objective.blur = 'exact', got 'modulus'"):
+        deblend(model, scenes, positions, key=jax.random.key(1))
 
 
 def test_point_psfs_and_one_source_are_the_whole_model(make_psf):

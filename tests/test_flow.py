@@ -148,6 +148,17 @@ def test_fit_standardises(gaussian, fitted):
     assert len(fitted.validation) == 20 and fitted.validation[-1] > fitted.validation[0]
 
 
+def test_a_condition_that_never_varied_is_taken_as_it_is(gaussian):
+    """Such as whether conditions are known, of galaxies of which none are: later values are not blown up."""
+    y, latents, _, _, config = gaussian
+    config = FlowConfig(conditions=config.conditions, layers=1, hidden=8, steps=5, batch=32)
+    still = np.stack([y[:, 0], np.zeros_like(y[:, 1])], axis=-1)
+    flow = fit_flow(jax.random.key(0), config, latents[..., :2], still, progress=False).flow
+    assert flow.conditions_center[1, 1] == 1
+    changed = flow.log_prob(jnp.zeros((1, 2)), jnp.asarray([[float(y[:, 0].mean()), 1.0]]))
+    assert np.abs(changed) < 50
+
+
 @pytest.mark.slow
 def test_same_key_gives_the_same_fit(gaussian):
     y, latents, _, _, config = gaussian

@@ -2,16 +2,21 @@
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
-from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
+from conftest import awkward_psf
+from toys import SCALE, bare_posterior, tiny_model, tiny_recipe, tiny_survey
 
+from hiergal import posterior as posteriors
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.model import render
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import infer, interval
+from hiergal.posterior_images import posterior_images
+from hiergal.psf import gaussian_psf
 
 SHAPE, DRAWS, BATCH = (16, 24), 99, 4  # the same everywhere, so that the programs compile once
 
@@ -132,7 +137,7 @@ def test_amortised_posterior_is_the_guide(key, model, observation):
     found = infer(model, observation, key=key, draws=500, method="amortized")
     error = np.sqrt(guide.variance / 500)
     assert np.all(np.abs(found.latents.mean(axis=0) - guide.mean) < 5 * error + 1e-3)
-    np.testing.assert_array_equal(found.misfit, 1)
+    assert np.all(np.isnan(found.misfit))  # nothing was fitted
     np.testing.assert_array_equal(found.variance_factor, 1)
 
 
@@ -155,3 +160,60 @@ def test_observations_that_do_not_fit(key, model, make_psf, observation):
         infer(model, observation.replace(image=image), key=key)
     with pytest.raises(ValueError, match="method: expected one of laplace, amortized, .*, auto, got 'mcmc'"):
         infer.__wrapped__(model, observation, key=key, method="mcmc")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"draws": 0}, "draws: expected at least 1, got 0"),
+        ({"batch": 0}, "batch: expected at least 1, got 0"),
+        ({"proposals": 0, "method": "importance"}, "proposals: expected at least 1, got 0"),
+        ({"draws": 7, "method": "nuts"}, "draws: expected at least 8 for 'nuts'"),
+        ({"draws": 7, "method": "auto"}, "draws: expected at least 8 for 'auto'"),
+        ({"places": np.arange(3)}, r"places: expected a number for each of 5 galaxies, got shape \(3,\)"),
+        (
+            {"psf": awkward_psf(2)},
+            r"psf.stamp: expected shape \[5, py, px\] or \[1, py, px\], got \(2, 5, 9\)",
+        ),
+        ({"conditions": np.zeros((5, 2))}, "expected none for a model without a flow"),
+    ],
+)
+def test_wrong_requests(key, model, observation, change, message):
+    with pytest.raises(ValueError, match=message):
+        infer(model, observation, key=key, **change)
+    with pytest.raises(ValueError, match="galaxies: expected at least 1, got 0"):
+        infer(model, observation[:0], key=key)
+
+
+def test_a_psf_narrower_than_the_profiles_is_refused(key, observation):
+    """Dividing by the profiles' own blur would only amplify what is not known."""
+    model = tiny_model(msgspec.structs.replace(tiny_recipe(SHAPE), profile_fwhm_arcsec=3 * SCALE))
+    sharp = gaussian_psf(2 * SCALE, SCALE)
+    with pytest.raises(ValueError, match="psf: expected wider ones than the Gaussian of profile_fwhm_arcsec"):
+        infer(model, observation, key=key, psf=sharp)
+    with pytest.raises(ValueError, match="got 1 of 1 narrower"):
+        posterior_images(model, bare_posterior(np.zeros((2, 5, 8)), observation), psf=sharp)
+
+
+def test_one_psf_for_all(key, model, observation):
+    """Shown at one PSF, all are shown at it."""
+    one = gaussian_psf(4 * SCALE, SCALE)
+    found = infer(model, observation, key=key, draws=9, batch=BATCH, psf=one)
+    every = one.replace(stamp=np.repeat(one.stamp, 5, axis=0))
+    np.testing.assert_allclose(
+        found.image_mean, render(jnp.asarray(found.profile_mean), every, SCALE), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("scatter", [1.0, 1e-3])
+def test_errors_of_well_measured_pixels(rng, model, scatter):
+    """Draws that differ by a thousandth or less of the profile: their spread is found to a per cent."""
+    z = (rng.normal(size=(1, 2, 8)) + scatter * rng.normal(size=(20, 2, 8))).astype(np.float32)
+    profile = np.asarray(model.decode(z.reshape(-1, 8)), float).reshape(20, 2, *SHAPE)
+    away, squares, _ = posteriors._measure(model, z, np.asarray(model.decode(z[0])))
+    found = np.sqrt(np.maximum(squares / 20 - (away / 20) ** 2, 0))
+    bright = profile.mean(axis=0) > 0.1 * profile.max()
+    assert bright.sum() > 10
+    if scatter < 1:
+        assert np.median((profile.std(axis=0) / profile.mean(axis=0))[bright]) < 2e-3
+    np.testing.assert_allclose(found[bright], profile.std(axis=0)[bright], rtol=0.01)

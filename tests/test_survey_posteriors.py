@@ -9,14 +9,17 @@ import time
 import jax
 import numpy as np
 import psutil
+import pyarrow.parquet
 import pytest
 import zarr
 from conftest import awkward_psf
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal import survey_posteriors
+from hiergal import posterior_stages, survey_posteriors
+from hiergal.arviz_files import load_arviz
 from hiergal.hub import save_model
 from hiergal.posterior import infer, interval
+from hiergal.posterior_stages import infer_stage
 from hiergal.posterior_table import Flag, read_table, write_table
 from hiergal.stages import INFER, key_for
 from hiergal.survey import StoreHeader, open_store, write_store
@@ -115,7 +118,9 @@ def test_parts_of_another_run_are_refused(folder, tmp_path, monkeypatch):
     out = tmp_path / "t.fits"
     with pytest.raises(KeyboardInterrupt):
         infer_survey(folder / "model", folder / "s.zarr", out, **HOW)
-    with pytest.raises(ValueError, match="expected parts of this run, got those of another one"):
+    with pytest.raises(
+        ValueError, match="expected parts of this run, got those of another one, with other seed"
+    ):
         infer_survey(folder / "model", folder / "s.zarr", out, **HOW | {"seed": 4})
 
 
@@ -140,6 +145,7 @@ def test_bad_galaxies_keep_their_rows(folder, undisturbed, tmp_path, monkeypatch
     table = infer_survey(folder / "model", folder / "s.zarr", tmp_path / "t.fits", images=images, **HOW)
     bad = np.isin(np.arange(N), [1, 4, 5, 6, 7])
     np.testing.assert_array_equal(table["flag"] == Flag.BAD_OBSERVATION, bad)
+    assert not table.has_masked_columns
     np.testing.assert_array_equal(np.isnan(table["flux"]), bad)
     np.testing.assert_array_equal(table["identifier"], undisturbed["identifier"])
     np.testing.assert_allclose(table["flux"][~bad], undisturbed["flux"][~bad], rtol=1e-3)
@@ -166,14 +172,56 @@ def test_tables_keep_their_units(undisturbed, tmp_path, suffix):
     write_table(undisturbed, path)
     found = read_table(path)
     assert same(found, undisturbed) and found["hlr_arcsec_std"].unit == "arcsec"
+    if suffix == ".parquet":  # as any other program reads it
+        assert pyarrow.parquet.read_table(path).column_names == undisturbed.colnames
 
 
 def test_wrong_requests_are_refused(folder, tmp_path):
     paths = folder / "model", folder / "s.zarr"
     with pytest.raises(ValueError, match="expected a table that ends in .fits or .parquet, got .csv"):
         infer_survey(*paths, tmp_path / "t.csv", **HOW)
-    with pytest.raises(ValueError, match="expected at least 1 process, got 0"):
-        infer_survey(*paths, tmp_path / "t.fits", workers=0, **HOW)
+    for change, message in [
+        ({"workers": 0}, "workers: expected at least 1, got 0"),
+        ({"limit": 0}, "limit: expected at least 1, got 0"),
+        ({"method": "lapalce"}, "method: expected one of"),
+        ({"method": "flow"}, "expected a model with a guide flow"),
+        ({"conditions": True}, "expected none for a model without a flow"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            infer_survey(*paths, tmp_path / "t.fits", images=tmp_path / "i.zarr", **HOW | change)
+    before = sorted(paths[0].rglob("*"))
+    with pytest.raises(FileExistsError, match="expected a free path, or images of posteriors to replace"):
+        infer_survey(*paths, tmp_path / "t.fits", images=paths[0], **HOW)
+    assert sorted(paths[0].rglob("*")) == before, "a model was taken for images"
+    assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+def test_draws_go_into_a_new_folder_or_nothing_is_done(folder, tmp_path, monkeypatch):
+    store, model = open_store(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
+    few = {"seed": 3, "rows": np.arange(2), "draws": DRAWS, "batch": BATCH, "progress": False}
+    infer_stage(model, store, tmp_path / "new/draws.nc", **few)
+    assert len(load_arviz(tmp_path / "new/draws.nc").posterior.galaxy) == 2
+    monkeypatch.setattr(posterior_stages, "infer", lambda *_, **__: pytest.fail("work that will be lost"))
+    for out, error in [("draws.fits", ValueError), ("new", ValueError), ("s.zarr", FileExistsError)]:
+        (tmp_path / "s.zarr/image").mkdir(parents=True, exist_ok=True)
+        with pytest.raises(error, match="expected a"):
+            infer_stage(model, store, tmp_path / out, **few)
+
+
+def test_a_survey_that_was_rewritten_is_another_one(folder, tmp_path, monkeypatch):
+    """The same galaxies with other pixels, under the same header: finished parts are not mixed with new ones."""
+
+    def stop(run, number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(survey_posteriors, "infer_part", stop)
+    galaxies = open_store(folder / "s.zarr").read()
+    write_store(store := tmp_path / "s.zarr", HEADER, [(galaxies, None)])
+    with pytest.raises(KeyboardInterrupt):
+        infer_survey(folder / "model", store, tmp_path / "t.fits", **HOW)
+    write_store(store, HEADER, [(galaxies.replace(image=galaxies.image - 0.1), None)], overwrite=True)
+    with pytest.raises(ValueError, match="got those of another one, with other files of the store"):
+        infer_survey(folder / "model", store, tmp_path / "t.fits", **HOW)
 
 
 def test_draws_depend_on_the_row(folder):

@@ -64,8 +64,8 @@ def draw_latents(
         The draws, and what was made of each galaxy's misfit.
     """
     if method == "amortized":
-        unknown = jnp.ones(len(observation))
-        return Drawn(Draws(_amortized(model, observation, keys, draws), {}), unknown, unknown)
+        unknown = jnp.full(len(observation), jnp.nan)
+        return Drawn(Draws(_amortized(model, observation, keys, draws), {}), unknown, jnp.ones_like(unknown))
     steps = steps_for(observation) if method in ("laplace", "flow") else MAP_STEPS
     problem, found, excess = mode_of(model, observation, prior, steps)
     match method:
@@ -120,11 +120,10 @@ def _gaussian(found: GaussianPosterior, keys: jax.Array, draws: int):
     return found.mean[None] + jnp.einsum("nij,snj->sni", found.scale, noise)
 
 
-@partial(jax.jit, static_argnames="draws")
 def _guided(problem: Problem, found: GaussianPosterior, keys: jax.Array, draws: int):
-    noise = _normal(keys, draws, found.mean.shape[-1])
-    return draws_of_guide(problem.model.guide_flow, problem, found, noise)
+    return draws_of_guide(problem, found, _normal(keys, draws, found.mean.shape[-1]))
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def _normal(keys: jax.Array, draws: int, d: int) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, (draws, d)), out_axes=1)(keys)

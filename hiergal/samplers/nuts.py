@@ -6,13 +6,13 @@ on the base variables of the prior: the flow bends long, thin posteriors of brig
 curved (see :mod:`hiergal.laplace`). All chains of all galaxies take each step together.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import joblib
 import numpy as np
 from jaxtyping import Float
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
@@ -26,9 +26,10 @@ from hiergal.prior import Prior
 from hiergal.records import Array
 from hiergal.samplers.problem import Draws, Problem
 
-__all__ = ["CHAINS", "sample_by_nuts"]
+__all__ = ["CHAINS", "FEWEST_DRAWS", "sample_by_nuts"]
 
 CHAINS = 2
+FEWEST_DRAWS = 4 * CHAINS  # R-hat compares halves of chains, of two draws at least
 WARMUP = 100
 TARGET_ACCEPTANCE = 0.8
 TREE_DEPTH = (4, 5)  # at most, in warm-up and after
@@ -89,7 +90,7 @@ def _in_parts(state, shared: _Shared, own: _Own, length: int) -> tuple[np.ndarra
     Parts also wait for their own longest trajectories only. All have the same size, some of the first galaxies twice.
     """
     n = len(own.mean)
-    parts = min(n, len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1)
+    parts = min(n, joblib.cpu_count() if jax.default_backend() == "cpu" else 1)
     rows = np.resize(np.arange(n), (parts, -(-n // parts)))
     double = jax.config.jax_enable_x64  # a thread does not know that it was asked for in another
 

@@ -102,7 +102,7 @@ def from_arrays(
     excluded |= ~np.isfinite(image)
     if sigma.ndim == 3:
         excluded |= ~np.isfinite(sigma)
-        sigma = np.where(excluded, 1.0, sigma)
+        sigma = _filled(sigma, excluded)
     image[excluded] = 0.0
     n = len(image)
     return Observation(
@@ -175,6 +175,13 @@ def write_cutouts_survey(
     )
     pairs = ((batch, None) for batch in batches)
     return write_store(out, header, pairs, total=n, progress=progress, overwrite=overwrite)
+
+
+def _filled(sigma: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """Give pixels without data the median of the others: the noise level of a stamp is that of what was seen."""
+    seen = np.where(excluded, np.nan, sigma)
+    seen[excluded.all(axis=(1, 2))] = 1.0
+    return np.where(np.isnan(seen), np.nanmedian(seen, axis=(1, 2), keepdims=True), seen)
 
 
 def _sigma(noise: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

@@ -9,12 +9,12 @@ Every galaxy draws from streams of its own, so the result depends on neither the
 the same seed shows the same galaxies on stamps of any size.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
+import joblib
 import numpy as np
 import scipy.fft
 from jaxtyping import Float
@@ -107,7 +107,7 @@ def draw_mock(
         noise_image = scipy.fft.irfft2(scipy.fft.rfft2(white) * amplitude, s=shape)
         image[i] = _blurred(truth[i], psf[i]) + columns["noise_rms"][i] * noise_image
 
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or joblib.cpu_count()) as pool:
         for _ in pool.map(draw, range(n)):
             if progress is not None:
                 progress(1)

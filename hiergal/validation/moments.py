@@ -5,8 +5,6 @@ The moments are weighted with the elliptical Gaussian that fits the image best (
 row: its numbers are NaN and its flag says so.
 """
 
-import os
-
 import joblib
 import numpy as np
 from astropy.table import Table
@@ -46,7 +44,7 @@ def measure_moments(images: Images, *, pixel_scale_arcsec: float = 0.03, workers
             f"images: expected stamps of shape [n, y, x], got {images.shape}; add an axis for one stamp"
         )
     chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
-    workers = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    workers = min(workers or joblib.cpu_count(), len(chunks))
     rows = joblib.Parallel(n_jobs=max(workers, 1))(joblib.delayed(_measure)(chunk) for chunk in chunks)
     values = np.concatenate([np.empty((0, len(COLUMNS))), *rows])
     values[:, COLUMNS.index("sigma")] *= pixel_scale_arcsec

@@ -6,7 +6,6 @@ et al. 2019), on whole stamps. ``measure_paper_morphology`` follows the code beh
 Nothing is corrected for the PSF or for noise. A measurement that failed keeps its row, with NaN and a flag.
 """
 
-import os
 from collections.abc import Callable
 from enum import IntFlag
 
@@ -241,7 +240,7 @@ def _measured(
 ) -> list[Row]:
     """Measure stamps, a chunk at a time, in processes where there is work for them."""
     chunks = [stamps[i : i + CHUNK] for i in range(0, len(stamps), CHUNK)]
-    workers = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    workers = min(workers or joblib.cpu_count(), len(chunks))
     rows: list[Row] = []
     parallel = joblib.Parallel(n_jobs=max(workers, 1), return_as="generator")
     for chunk in parallel(joblib.delayed(_chunk)(measure, chunk) for chunk in chunks):

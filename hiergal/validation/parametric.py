@@ -10,7 +10,6 @@ Profiles are as the generator's: on the pixels of the stamp, without the PSF, su
 pixel times its area.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
@@ -94,7 +93,7 @@ def fit_parametric(
         raise ValueError(f"kinds: expected some of {', '.join(KINDS)}, got {kinds!r}")
     starts, bad = _starts(observation)
     chunks = np.array_split(np.arange(len(observation)), -(-len(observation) // CHUNK))
-    workers = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    workers = min(workers or joblib.cpu_count(), len(chunks))
     jobs = (joblib.delayed(_fit_chunk)(kinds, steps, observation[rows], starts[rows]) for rows in chunks)
     found = []
     # Threads, as it is JAX that works: they share its compiled programs.

@@ -6,7 +6,6 @@ parametric fits with the real ones (what simulations drew before), and one half 
 floor). What the tests are, and what they can see, is in the modules that they come from.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,7 +166,7 @@ def validate(
         )
         for name, pair in pairs.items()
     ]
-    count = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    count = min(workers or joblib.cpu_count(), len(jobs))
     with progress_bar("comparisons", len(jobs), shown=progress) as advance:
         results = joblib.Parallel(count, backend="threading", return_as="generator")(jobs)
         for name, found in zip(pairs, results, strict=True):

@@ -20,7 +20,6 @@ pipeline. A calibration on simulated galaxies errs by the difference of the resp
 """
 
 import math
-import os
 from collections.abc import Callable
 from enum import IntFlag
 from typing import TYPE_CHECKING, NamedTuple
@@ -120,7 +119,7 @@ def measure_shear(
     images = np.asarray(images, float)
     _check(images, psf, setup)
     stamps = zip(images, np.asarray(psf.stamp, float), strict=True)
-    workers = max(1, min(workers or len(os.sched_getaffinity(0)), math.ceil(len(images) / BATCH)))
+    workers = max(1, min(workers or joblib.cpu_count(), math.ceil(len(images) / BATCH)))
     rows = []
     parallel = joblib.Parallel(n_jobs=workers, batch_size=BATCH, return_as="generator")
     for row in parallel(joblib.delayed(_row)(setup, *stamp) for stamp in stamps):
