@@ -4,8 +4,9 @@
 
 Puts two, and three, galaxies at separations of one to three half-light radii on a stamp, through PSFs and noise of the
 survey, infers all of them together, and reports flux bias and coverage: for galaxies drawn from the model itself, and,
-with ``--mock``, for those of a mock survey, which are not the model's. Scenes that the fit itself says it has not
-fitted (misfit above two) are counted, and left out of the rest. Writes ``deblending.json`` and a figure.
+with ``--mock``, for those of a mock survey, which are not the model's. Sources with a signal to noise above 15 count.
+Scenes that the fit itself says it has not fitted (misfit above two) are counted, and left out of the rest. Writes
+``deblending.json`` and a figure.
 """
 
 import argparse

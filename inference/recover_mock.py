@@ -9,7 +9,8 @@ of the model itself cannot see. Infers unseen galaxies and reports
   galaxies and by signal to noise and size;
 - errors of that image, beside those of Richardson-Lucy and Wiener deconvolution (scikit-image), whose parameters are
   tuned on training galaxies;
-- coverage of pixels hidden behind a mask: a random fifth, and a block of 10 x 10.
+- coverage of pixels hidden behind a mask (a random fifth, and a block of 10 x 10) of some of these galaxies, and of as many that the
+  model itself drew.
 
 Writes ``recovery.json``.
 """
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hiergal.guide_flow import simulate
 from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.morphology import summarize_profile
@@ -30,6 +32,7 @@ from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS, infer, interval
 from hiergal.posterior_images import posterior_images
+from hiergal.prior import prior_of
 from hiergal.psf import PSF, convolve, gaussian_psf
 from hiergal.report import write_json
 from hiergal.stages import key_for, split_of
@@ -37,7 +40,8 @@ from hiergal.survey import open_store
 
 PROBABILITIES = (0.5, 0.68, 0.9, 0.95)
 QUANTITIES = ("flux", "hlr_arcsec", "g1", "g2")
-INFERRED, HIDDEN, RENEWED = 410, 411, 412  # purposes of the seed
+INFERRED, HIDDEN, RENEWED, SIMULATED = range(410, 414)  # purposes of the seed
+MASKED = 128  # galaxies, at most
 BLOCK_PIX = 10
 ITERATIONS = (1, 2, 3, 5, 8, 12, 20, 35, 60)  # of Richardson-Lucy
 BALANCES = tuple(10.0**power for power in np.arange(-4, 4.1, 0.5))  # of Wiener's filter
@@ -142,7 +146,7 @@ def tuned(observation: Observation, truth: np.ndarray, target: PSF, level: np.nd
 def hidden(model: GalaxyModel, observation: Observation, clean: np.ndarray, args) -> dict:
     """Return the coverage of pixels behind masks, noise-free and with their noise.
 
-    Correlated noise cannot be masked, so stamps get white noise of the same level.
+    Stamps get white noise of the same level, so that hidden noise does not follow from that beside it.
     """
     n, ny, nx = clean.shape
     noise = WhiteNoise(np.asarray(observation.noise.level(), np.float32))
@@ -247,7 +251,14 @@ def main(words: list[str] | None = None) -> None:
         "ratio_to": {name: pooled(wrong["hiergal"], level) / pooled(wrong[name], level) for name in rivals},
         "median_ratio_to": {name: float(np.median(wrong["hiergal"] / wrong[name])) for name in rivals},
     }
-    results["hidden pixels"] = hidden(model, observation, clean, args)
+    few = observation[:MASKED]
+    own = jax.jit(simulate)(model, few, prior_of(model, len(few)), key=key_for(args.seed, SIMULATED))
+    results["hidden pixels"] = {
+        "mock galaxies": hidden(model, few, clean[:MASKED], args),
+        "galaxies of the model": hidden(
+            model, few, np.asarray(model.render(model.decode(own.latents), few.psf)), args
+        ),
+    }
     used = {name: int((posterior.method == i).sum()) for i, name in enumerate(METHODS)}
     results["used"] = {name: count for name, count in used.items() if count}
     args.out.mkdir(parents=True, exist_ok=True)
