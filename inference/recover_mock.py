@@ -9,8 +9,8 @@ of the model itself cannot see. Infers unseen galaxies and reports
   galaxies and by signal to noise and size;
 - errors of that image, beside those of Richardson-Lucy and Wiener deconvolution (scikit-image), whose parameters are
   tuned on training galaxies;
-- coverage of pixels hidden behind a mask (a random fifth, and a block of 10 x 10) of some of these galaxies, and of as many that the
-  model itself drew.
+- coverage of pixels hidden behind a mask (a random fifth, and a block of 10 x 10) of some of these galaxies, and of as
+  many that the model itself drew.
 
 Writes ``recovery.json``.
 """
