@@ -175,7 +175,7 @@ def test_observations_that_do_not_fit(key, model, make_psf, observation):
             {"psf": awkward_psf(2)},
             r"psf.stamp: expected shape \[5, py, px\] or \[1, py, px\], got \(2, 5, 9\)",
         ),
-        ({"conditions": np.zeros((5, 2))}, "expected none for a model without a flow"),
+        ({"conditions": np.zeros((5, 2))}, r"conditions: expected shape \(5, 3\) for mag_auto, .*, got \(5, 2\)"),
     ],
 )
 def test_wrong_requests(key, model, observation, change, message):
@@ -209,6 +209,7 @@ def test_one_psf_for_all(key, model, observation):
 def test_errors_of_well_measured_pixels(rng, model, scatter):
     """Draws that differ by a thousandth or less of the profile: their spread is found to a per cent."""
     z = (rng.normal(size=(1, 2, 8)) + scatter * rng.normal(size=(20, 2, 8))).astype(np.float32)
+    z = jnp.asarray(z)
     profile = np.asarray(model.decode(z.reshape(-1, 8)), float).reshape(20, 2, *SHAPE)
     away, squares, _ = posteriors._measure(model, z, np.asarray(model.decode(z[0])))
     found = np.sqrt(np.maximum(squares / 20 - (away / 20) ** 2, 0))

@@ -1,6 +1,7 @@
 """Posteriors of a survey by parts: the same rows whatever happens on the way."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,10 +186,13 @@ def test_wrong_requests_are_refused(folder, tmp_path):
         ({"limit": 0}, "limit: expected at least 1, got 0"),
         ({"method": "lapalce"}, "method: expected one of"),
         ({"method": "flow"}, "expected a model with a guide flow"),
-        ({"conditions": True}, "expected none for a model without a flow"),
     ]:
         with pytest.raises(ValueError, match=message):
             infer_survey(*paths, tmp_path / "t.fits", images=tmp_path / "i.zarr", **HOW | change)
+    save_model(tiny_model(tiny_recipe(SHAPE)).replace(flow=None), tmp_path / "bare")
+    with pytest.raises(ValueError, match="conditions: expected none for a model without a flow"):
+        infer_survey(tmp_path / "bare", paths[1], tmp_path / "t.fits", conditions=True, **HOW)
+    shutil.rmtree(tmp_path / "bare")
     before = sorted(paths[0].rglob("*"))
     with pytest.raises(FileExistsError, match="expected a free path, or images of posteriors to replace"):
         infer_survey(*paths, tmp_path / "t.fits", images=paths[0], **HOW)
