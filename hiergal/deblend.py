@@ -34,6 +34,7 @@ CORRECTIONS = 4
 BLOCK = 10  # draws decoded together
 LONGEST_STEP = 6.0  # standard deviations
 CLOSEST_PIX = 0.5
+IN_DRAWS = ("latents", "positions", "summary")
 
 
 @record
@@ -122,23 +123,16 @@ def deblend(
                 model, observation[rows], prior[of_sources], positions[rows], np.ones(batch, np.float32),
                 position_error_pix=position_error_pix,
             )  # fmt: skip
-            parts.append(
-                {
-                    name: jax.tree.map(np.asarray, x)
-                    for name, x in _deblend(problem, keys[rows], draws, method).items()
-                }
-            )
+            parts.append(jax.tree.map(np.asarray, _deblend(problem, keys[rows], draws, method)))
             advance(min(batch, n - first))
-    in_draws = ("latents", "positions", "summary")
     joined = {
         name: jax.tree.map(
-            lambda *leaves, axis=int(name in in_draws): np.concatenate(leaves, axis=axis).take(
+            lambda *leaves, axis=int(name in IN_DRAWS): np.concatenate(leaves, axis=axis).take(
                 range(n), axis=axis
             ),
-            *(getattr(part, name) for part in parts),
+            *(part[name] for part in parts),
         )
-        for name in Deblended.__dataclass_fields__
-        if name != "identifier"
+        for name in parts[0]
     }
     return Deblended(**joined, identifier=np.asarray(observation.identifier))
 

@@ -175,7 +175,10 @@ def test_observations_that_do_not_fit(key, model, make_psf, observation):
             {"psf": awkward_psf(2)},
             r"psf.stamp: expected shape \[5, py, px\] or \[1, py, px\], got \(2, 5, 9\)",
         ),
-        ({"conditions": np.zeros((5, 2))}, r"conditions: expected shape \(5, 3\) for mag_auto, .*, got \(5, 2\)"),
+        (
+            {"conditions": np.zeros((5, 2))},
+            r"conditions: expected shape \(5, 3\) for mag_auto, .*, got \(5, 2\)",
+        ),
     ],
 )
 def test_wrong_requests(key, model, observation, change, message):
