@@ -3,7 +3,7 @@
 #   make quickstart   the whole path on a mock survey; the report is runs/quickstart/report.html
 #   make test         the tests, with line coverage
 #   make lint         style and docstrings
-#   make check        all of it, the slow tests and the wheel too (what .ci/run calls)
+#   make check        all of it, the wheel and as many slow tests as 70 minutes allow too (what .ci/run calls)
 #   make clean        remove what these made; runs/ is yours and stays
 #
 # PYTHON=/path/to/python3.12 picks the interpreter, ARGS="..." adds arguments to the program that a verb runs.
@@ -34,7 +34,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
 check: lint wheel
-	$(PYTEST) -m "" $(ARGS)
+	$(PYTEST) -m "" --slow-minutes 70 $(ARGS)
 
 # The wheel is unpacked beside the sources, and every module that it ships has to load from there.
 wheel: $(VENV)/.dev

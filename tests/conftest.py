@@ -9,6 +9,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,24 @@ from hiergal.psf import PSF  # noqa: E402
 from hiergal.stationary_noise import StationaryNoise  # noqa: E402
 
 SCALE = 0.03
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--slow-minutes",
+        type=float,
+        help="Start no test that is marked as slow later than this; the summary names those left out.",
+    )
+
+
+def pytest_configure():
+    os.environ.setdefault("HIERGAL_TESTS_BEGAN", str(time.time()))  # workers inherit it
+
+
+def pytest_runtest_setup(item):
+    limit, began = item.config.getoption("slow_minutes"), float(os.environ["HIERGAL_TESTS_BEGAN"])
+    if limit is not None and item.get_closest_marker("slow") and time.time() - began > 60 * limit:
+        pytest.skip(f"slow, and more than {limit:g} minutes have passed")
 
 
 @pytest.fixture(scope="module", autouse=True)
