@@ -20,7 +20,7 @@ DRAWS_IN = (".nc", ".zarr")
 def guide(
     model: Annotated[Path, typer.Argument(help="A trained model's folder, such as runs/first/model.")],
     store: Annotated[Path, typer.Argument(help="The survey's store that it was trained on.")],
-    simulations: Annotated[int, typer.Option(help="Galaxies to simulate.", min=100)] = 4000,
+    simulations: Annotated[int, typer.Option(help="Galaxies to simulate.", min=100)] = 16000,
     refine: Annotated[
         int,
         typer.Option(help="Training galaxies of the survey to refine on, by importance sampling.", min=0),

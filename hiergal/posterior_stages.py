@@ -24,8 +24,8 @@ def fit_guide_flow_stage(
     store: Store,
     *,
     seed: int,
-    simulations: int = 4000,
-    refine_on: int = 0,
+    simulations: int = 16000,
+    refine_on: int = 256,
     progress: bool = True,
 ) -> tuple[GalaxyModel, FlowFit]:
     """Fit the conditional-flow guide of a model with flows, and save it with the model.

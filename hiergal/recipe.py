@@ -171,7 +171,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: TrainingConfig = TrainingConfig()
     flow: FlowConfig = FlowConfig()
     guide_flow: FlowConfig = FlowConfig(
-        conditions=(), layers=3, hidden=64, steps=600, batch=256, learning_rate=1e-3
+        conditions=(), layers=2, hidden=32, steps=600, batch=256, learning_rate=1e-3
     )
 
     def __post_init__(self) -> None:
