@@ -133,7 +133,9 @@ def one_at_a_time(model: GalaxyModel, observation: Observation, draws: int) -> t
         problem = Problem(model, one, prior_of(model, 1), factor)
         return lambda z: -problem.log_density(z[None])[0]
 
-    factors = mode_of(model, observation, prior_of(model, len(observation)), MAP_STEPS)[0].variance_factor
+    factors = mode_of(
+        model, observation, prior_of(model, len(observation)), MAP_STEPS
+    ).problem.variance_factor
     starts = posterior_from(model.encode(observation), model.recipe.covariance).mean
     kernel = NUTS(potential_fn_gen=potential_of)
     chain = MCMC(kernel, num_warmup=WARMUP, num_samples=draws, progress_bar=False, jit_model_args=True)

@@ -7,7 +7,6 @@ cannot quite follow: for galaxies of the survey, draws by importance sampling, w
 the place of the truth, where they can be trusted.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,17 +19,19 @@ from hiergal.coordinates import coordinates_of
 from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide_flow import guide_features, simulate
 from hiergal.hub import GalaxyModel
+from hiergal.laplace import GaussianPosterior
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.progress import progress_bar
 from hiergal.samplers.importance import LARGEST_K_HAT
-from hiergal.samplers.methods import draw_latents, mode_of, steps_for
+from hiergal.samplers.methods import draw_latents, find_mode
+from hiergal.samplers.problem import Problem
 
 __all__ = ["Shapes", "fit_guide_flow", "shapes_of_simulations", "shapes_of_survey"]
 
 BATCH = 32
 DRAWS, PROPOSALS = 8, 1000  # by importance sampling, of each galaxy of the survey
-FARTHEST = 12.0  # of w: beyond, the steps had not found the mode
+FARTHEST = 12.0  # of w: beyond, no step had found the mode
 
 
 class Shapes(NamedTuple):
@@ -92,7 +93,8 @@ def shapes_of_simulations(
     """Return w of the truth of simulated galaxies; arguments as of :func:`fit_guide_flow`."""
 
     def one(batch: Observation, prior: Prior, key: jax.Array):
-        w, features = _of_simulated(model, batch, prior, key, steps_for(batch))
+        known = _simulated(model, batch, prior, key=key)
+        w, features = _seen(model, known.observation, prior, known.latents[None])
         return w, features, np.ones(len(batch), bool)
 
     return _shapes("simulations", one, key, model, survey, conditions, galaxies, progress)
@@ -112,7 +114,7 @@ def shapes_of_survey(
     def one(batch: Observation, prior: Prior, key: jax.Array):
         keys = jax.random.split(key, len(batch))
         draws = draw_latents("importance", model, batch, prior, keys, draws=DRAWS, proposals=PROPOSALS).draws
-        w, features = _of_draws(model, batch, prior, draws.latents, steps_for(batch))
+        w, features = _seen(model, batch, prior, draws.latents)
         return w, features, draws.statistics["k_hat"] < LARGEST_K_HAT
 
     return _shapes("survey", one, key, model, survey, conditions, min(galaxies, len(survey)), progress)
@@ -143,13 +145,15 @@ def _fit(key: jax.Array, model: GalaxyModel, shapes: Shapes, progress: bool) -> 
     return fit_flow(key, guide_flow_config(model.recipe), shapes.w, shapes.features, progress=progress)
 
 
-@partial(jax.jit, static_argnames="steps")
-def _of_simulated(model: GalaxyModel, like: Observation, prior: Prior, key: jax.Array, steps: int):
-    known = simulate(model, like, prior, key=key)
-    return _of_draws(model, known.observation, prior, known.latents[None], steps)
+_simulated = jax.jit(simulate)
 
 
-@partial(jax.jit, static_argnames="steps")
-def _of_draws(model: GalaxyModel, observation: Observation, prior: Prior, z: jax.Array, steps: int):
-    problem, found, _ = mode_of(model, observation, prior, steps)
-    return coordinates_of(problem, found)(jnp.asarray(z)), guide_features(found, prior)
+def _seen(model: GalaxyModel, observation: Observation, prior: Prior, z: jax.Array):
+    """Return w of draws [s, n, d] of the latents of galaxies, and what the flow knows of these galaxies."""
+    mode = find_mode(model, observation, prior)
+    return _shape(mode.problem, mode.found, jnp.asarray(z))
+
+
+@jax.jit
+def _shape(problem: Problem, found: GaussianPosterior, z: jax.Array):
+    return coordinates_of(problem, found)(z), guide_features(found, problem.prior)

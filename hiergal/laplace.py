@@ -54,6 +54,12 @@ class GaussianPosterior(Record):
         """How much each pixel determines the fit: the diagonal of J covariance J^T."""
         return jnp.sum(self.projection[..., : self.residual.shape[-1]] ** 2, axis=1)
 
+    @property
+    def remaining(self) -> Float[jax.Array, "n"]:
+        """How far one more Gauss-Newton step would go [standard deviations]: nowhere, from the mode."""
+        both = jnp.concatenate([self.residual, self.base], axis=-1)
+        return jnp.linalg.norm(jnp.einsum("nip,np->ni", self.projection, both), axis=-1)
+
 
 def sharpen(
     residual: Residual,

@@ -19,6 +19,9 @@ def test_single_latent_by_hand(x64):
     np.testing.assert_allclose(found.scale**2, [[[0.2]]], rtol=1e-9)
     np.testing.assert_allclose(found.residual, [[-0.4]], rtol=1e-6)
     np.testing.assert_allclose(found.leverage, [[0.8]], rtol=1e-9)
+    np.testing.assert_allclose(found.remaining, [0.0], atol=1e-6)
+    start = sharpen(lambda z: 2.0 * (z - 1.0), jnp.zeros((1, 1)), steps=0)
+    np.testing.assert_allclose(start.remaining, [0.8 / np.sqrt(0.2)], rtol=1e-9)
 
 
 def test_misfit_looks_where_the_fit_is_determined(x64):

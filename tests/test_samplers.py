@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.diagnostics import effective_sample_size
-from toys import SCALE, affine_flow, exact_posterior, linear_model, tiny_model, tiny_survey
+from toys import SCALE, affine_flow, exact_posterior, linear_model, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal import posterior as posteriors
 from hiergal.guide_fitting import fit_guide_flow, shapes_of_survey
@@ -18,6 +18,7 @@ from hiergal.guide_flow import laplace_of, simulate
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS, infer
 from hiergal.prior import Prior, prior_of
+from hiergal.samplers import methods
 from hiergal.samplers.importance import pareto_smoothed, resampled, sample_by_importance
 from hiergal.samplers.nuts import CHAINS, sample_by_nuts
 from hiergal.samplers.problem import Problem
@@ -242,6 +243,19 @@ def test_auto_hands_what_fails_to_nuts_and_says_so(key, observation, monkeypatch
     np.testing.assert_array_equal(found.identifier, observation.identifier)
     alone = infer(model_with(), observation, key=key, method="nuts", draws=60, batch=N)
     np.testing.assert_allclose(found.latents[:, 1].mean(axis=0), alone.latents[:, 1].mean(axis=0), atol=1.0)
+
+
+def test_modes_that_are_far_from_where_the_guide_sees_them_get_more_steps(make_psf, monkeypatch):
+    """And they alone. This guide has not been trained: all are a little away, and some far."""
+    monkeypatch.setattr(methods, "CLOSE", 0.5)
+    model, survey = tiny_model(tiny_recipe()), tiny_survey(12, (16, 24), make_psf(12))
+    prior = prior_of(model, 12)
+    few, all_steps = (methods.mode_of(model, survey, prior, steps) for steps in (3, 12))
+    found, far = methods.find_mode(model, survey, prior), np.asarray(few.remaining) > methods.CLOSE
+    assert 2 < far.sum() < 10, few.remaining
+    np.testing.assert_array_equal(found.found.mean[~far], few.found.mean[~far])
+    np.testing.assert_allclose(found.found.mean[far], all_steps.found.mean[far], rtol=0.02, atol=0.02)
+    assert np.all(found.remaining[far] < few.remaining[far])
 
 
 @white

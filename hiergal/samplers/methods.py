@@ -1,10 +1,12 @@
 """One door to all samplers: from the name of a method to draws of the latents of a batch of galaxies."""
 
+import math
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hiergal.guide import posterior_from
 from hiergal.guide_flow import draws_of_guide, laplace_of
@@ -16,13 +18,30 @@ from hiergal.samplers.importance import sample_by_importance
 from hiergal.samplers.nuts import CHAINS, sample_by_nuts
 from hiergal.samplers.problem import Draws, Problem
 
-__all__ = ["METHODS", "Drawn", "Method", "draw_latents", "mode_of", "steps_for"]
+__all__ = ["METHODS", "Drawn", "Method", "Mode", "draw_latents", "find_mode", "mode_of"]
 
 Method = Literal["laplace", "amortized", "map", "flow", "importance", "nuts", "auto"]
 METHODS: tuple[str, ...] = get_args(Method)
 STEPS, MAP_STEPS = 3, 12
+CLOSE = 0.3  # standard deviations from the mode, at most, if steps were enough
 PILOT = 100  # draws of the guide that tell importance sampling where to look
 SIGNIFICANT = 5.0  # standard errors of a misfit that counts
+
+
+class Mode(NamedTuple):
+    """Where the posteriors of a batch of galaxies are.
+
+    Attributes:
+        problem: The posteriors, with misfit counted as noise where it is significant.
+        found: Their modes and scales.
+        misfit: How far each fit is worse than noise explains.
+        remaining: How far the mode still was after the last step [standard deviations].
+    """
+
+    problem: Problem
+    found: GaussianPosterior
+    misfit: jax.Array
+    remaining: jax.Array
 
 
 class Drawn(NamedTuple):
@@ -66,8 +85,10 @@ def draw_latents(
     if method == "amortized":
         unknown = jnp.full(len(observation), jnp.nan)
         return Drawn(Draws(_amortized(model, observation, keys, draws), {}), unknown, jnp.ones_like(unknown))
-    steps = steps_for(observation) if method in ("laplace", "flow") else MAP_STEPS
-    problem, found, excess = mode_of(model, observation, prior, steps)
+    if method in ("laplace", "flow"):
+        problem, found, excess, _ = find_mode(model, observation, prior)
+    else:
+        problem, found, excess, _ = mode_of(model, observation, prior, MAP_STEPS)
     match method:
         case "map":
             made = Draws(found.mean[None], {})
@@ -83,28 +104,36 @@ def draw_latents(
     return Drawn(made, excess, problem.variance_factor)
 
 
-def steps_for(observation: Observation) -> int:
-    """Return after how many steps the posterior of a galaxy of ordinary brightness is known well enough.
+def find_mode(model: GalaxyModel, observation: Observation, prior: Prior) -> Mode:
+    """Find modes and scales in as few steps as do: three for ordinary galaxies.
 
-    The amortised guide has not seen masked stamps: from its mean, the mode is farther away.
+    The guide has not seen masked stamps, nor galaxies as bright as the few brightest: from its mean, their modes are
+    farther away.
     """
-    return STEPS if observation.mask is None else MAP_STEPS
+    if observation.mask is not None:
+        return mode_of(model, observation, prior, MAP_STEPS)
+    mode = mode_of(model, observation, prior, STEPS)
+    rows = np.flatnonzero(np.asarray(mode.remaining) > CLOSE)
+    if not len(rows):
+        return mode
+    rows = np.resize(rows, 2 ** math.ceil(math.log2(len(rows))))  # few sizes to compile for
+    longer = mode_of(model, observation[rows], prior[rows], MAP_STEPS)
+
+    def put(whole, part):
+        return jax.tree.map(lambda a, b: a.at[rows].set(b), whole, part)
+
+    factor = put(mode.problem.variance_factor, longer.problem.variance_factor)
+    return Mode(mode.problem.replace(variance_factor=factor), *map(put, mode[1:], longer[1:]))
 
 
 @partial(jax.jit, static_argnames="steps")
-def mode_of(
-    model: GalaxyModel, observation: Observation, prior: Prior, steps: int
-) -> tuple[Problem, GaussianPosterior, jax.Array]:
-    """Find mode and scale of each posterior, with misfit counted as noise where it is significant.
-
-    Returns:
-        The posteriors, with that noise; their modes and scales; the misfit.
-    """
+def mode_of(model: GalaxyModel, observation: Observation, prior: Prior, steps: int) -> Mode:
+    """Find mode and scale of each posterior in some steps, with misfit counted as noise where it is significant."""
     problem = Problem(model, observation, prior, jnp.ones(len(observation)))
     found = laplace_of(problem, steps=steps)
     excess, error = misfit(found, observation.psf, model.recipe.shape)
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
-    return problem.replace(variance_factor=factor), inflate(found, factor), excess
+    return Mode(problem.replace(variance_factor=factor), inflate(found, factor), excess, found.remaining)
 
 
 @partial(jax.jit, static_argnames="draws")
