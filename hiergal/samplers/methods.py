@@ -23,7 +23,7 @@ __all__ = ["METHODS", "Drawn", "Method", "Mode", "draw_latents", "find_mode", "m
 Method = Literal["laplace", "amortized", "map", "flow", "importance", "nuts", "auto"]
 METHODS: tuple[str, ...] = get_args(Method)
 STEPS, MAP_STEPS = 3, 12
-CLOSE = 0.3  # standard deviations from the mode, at most, if steps were enough
+CLOSE = 1.0  # standard deviations from the mode: what coordinates of draws still set right
 PILOT = 100  # draws of the guide that tell importance sampling where to look
 SIGNIFICANT = 5.0  # standard errors of a misfit that counts
 
