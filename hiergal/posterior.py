@@ -198,9 +198,7 @@ class _Galaxies(NamedTuple):
 
 def _infer(model, galaxies, method, *, draws, proposals, batch, progress) -> Posterior:
     n, parts = len(galaxies.observation), []
-    batch = min(
-        batch, 2 ** math.ceil(math.log2(n))
-    )  # fewer sizes to compile for than there are numbers of galaxies
+    batch = min(batch, 2 ** math.ceil(math.log2(n)))  # not each n: every size is compiled for
     with progress_bar(f"inference, {method}", n, shown=progress) as advance:
         for first in range(0, n, batch):
             # The last batch repeats its last galaxy, so that one program serves all.
