@@ -55,10 +55,16 @@ def simulate(model: GalaxyModel, like: Observation, prior: Prior, *, key: jax.Ar
     return Simulated(z, like.replace(image=clean + like.noise.sample(of_noise, clean.shape)))
 
 
-def laplace_of(problem: Problem, *, steps: int = SHARPENING_STEPS) -> GaussianPosterior:
-    """Find mode and curvature of the posterior of each galaxy, from the guide's mean."""
+def laplace_of(problem: Problem, *, steps: int = SHARPENING_STEPS, loop: bool = False) -> GaussianPosterior:
+    """Find mode and curvature of the posterior of each galaxy, from the guide's mean; arguments as of `sharpen`."""
     guide = posterior_from(problem.model.encode(problem.observation), problem.model.recipe.covariance)
-    return sharpen(problem.residual, guide.mean, steps=steps, to_base=lambda z: problem.prior.to_base(z)[0])
+    return sharpen(
+        problem.residual,
+        guide.mean,
+        steps=steps,
+        to_base=lambda z: problem.prior.to_base(z)[0],
+        loop=loop,
+    )
 
 
 def guide_features(found: GaussianPosterior, prior: Prior) -> Float[jax.Array, "n f"]:
