@@ -19,6 +19,8 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import typer
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
@@ -61,9 +63,14 @@ def main(
         "cores": os.cpu_count(),
         "jax": jax.__version__,
     }
-    result["flow"] = time_flow(model, observation, draws, rounds)
-    result["importance"] = time_importance(model, observation, draws, rounds)
-    result["nuts"] = time_nuts(model, observation[:few], observation[:single], draws)
+    parts = {
+        "flow": lambda: time_flow(model, observation, draws, rounds),
+        "importance": lambda: time_importance(model, observation, draws, rounds),
+        "nuts": lambda: time_nuts(model, observation[:few], observation[:single], draws),
+    }
+    for name, measure in parts.items():
+        result[name] = measure()
+        typer.echo(f"{name}: {json.dumps(result[name])}", err=True)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool:
         peaks = pool.starmap(peak_gib, [(path, survey, n, draws) for n in (64, 256, 1024)], chunksize=1)
@@ -128,22 +135,23 @@ def time_nuts(model: GalaxyModel, many: Observation, few: Observation, draws: in
 
 def one_at_a_time(model: GalaxyModel, observation: Observation, draws: int) -> tuple[float, float]:
     """Effective samples of NumPyro's NUTS on the same posteriors, and its time [s]."""
+    latents = dist.ImproperUniform(dist.constraints.real_vector, (), (model.recipe.generator.latents,))
 
-    def potential_of(one: Observation, factor: jax.Array):
-        problem = Problem(model, one, prior_of(model, 1), factor)
-        return lambda z: -problem.log_density(z[None])[0]
+    def posterior(one: Observation, factor: jax.Array):
+        z = numpyro.sample("z", latents)
+        numpyro.factor("density", Problem(model, one, prior_of(model, 1), factor).log_density(z[None])[0])
 
     factors = mode_of(
         model, observation, prior_of(model, len(observation)), MAP_STEPS
     ).problem.variance_factor
     starts = posterior_from(model.encode(observation), model.recipe.covariance).mean
-    kernel = NUTS(potential_fn_gen=potential_of)
-    chain = MCMC(kernel, num_warmup=WARMUP, num_samples=draws, progress_bar=False, jit_model_args=True)
+    options = {"progress_bar": False, "jit_model_args": True}
+    chain = MCMC(NUTS(posterior), num_warmup=WARMUP, num_samples=draws, **options)
 
     def run(row: int) -> np.ndarray:
         one = slice(row, row + 1)
-        chain.run(jax.random.key(row), observation[one], factors[one], init_params=starts[row])
-        return np.asarray(chain.get_samples())
+        chain.run(jax.random.key(row), observation[one], factors[one], init_params={"z": starts[row]})
+        return np.asarray(chain.get_samples()["z"])
 
     run(0)
     total, seconds = 0.0, 0.0
