@@ -23,7 +23,7 @@ Method = Literal["laplace", "amortized", "map", "flow", "importance", "nuts", "a
 METHODS: tuple[str, ...] = get_args(Method)
 STEPS, MAP_STEPS = 3, 12
 CLOSE = 2.0  # standard deviations from the mode: what coordinates of draws still set right
-FEW = 4  # galaxies that get more steps at once
+FEW = 2  # galaxies that get more steps at once: a batch rarely has more
 PILOT = 100  # draws of the guide that tell importance sampling where to look
 SIGNIFICANT = 5.0  # standard errors of a misfit that counts
 
@@ -139,7 +139,8 @@ def mode_of(
     found = laplace_of(problem, steps=steps, loop=loop)
     excess, error = misfit(found, observation.psf, model.recipe.shape)
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
-    return Mode(problem.replace(variance_factor=factor), inflate(found, factor), excess, found.remaining)
+    remaining = found.remaining / jnp.sqrt(factor)
+    return Mode(problem.replace(variance_factor=factor), inflate(found, factor), excess, remaining)
 
 
 @partial(jax.jit, static_argnames="draws")
