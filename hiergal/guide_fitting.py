@@ -23,6 +23,7 @@ from hiergal.laplace import GaussianPosterior
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.progress import progress_bar
+from hiergal.records import Array
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.samplers.methods import draw_latents, find_mode
 from hiergal.samplers.problem import Problem
@@ -148,7 +149,7 @@ def _fit(key: jax.Array, model: GalaxyModel, shapes: Shapes, progress: bool) -> 
 _simulated = jax.jit(simulate)
 
 
-def _seen(model: GalaxyModel, observation: Observation, prior: Prior, z: jax.Array):
+def _seen(model: GalaxyModel, observation: Observation, prior: Prior, z: Array):
     """Return w of draws [s, n, d] of the latents of galaxies, and what the flow knows of these galaxies."""
     mode = find_mode(model, observation, prior)
     return _shape(mode.problem, mode.found, jnp.asarray(z))

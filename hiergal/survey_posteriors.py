@@ -9,20 +9,17 @@ The draws of a galaxy depend on the seed and on its row alone. Tasks run in this
 dask.distributed: some of its own, or those of a cluster. A task whose worker dies is given to another one.
 """
 
-import hashlib
 import shutil
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import jax
 import msgspec
 import numpy as np
 from astropy.table import Table, vstack
 
-import hiergal
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import infer
@@ -34,41 +31,13 @@ from hiergal.progress import progress_bar
 from hiergal.report import write_whole
 from hiergal.stages import INFER, key_for
 from hiergal.survey import Store, open_store
-from hiergal.survey.schema import MANIFEST
+from hiergal.survey_run import SurveyRun, differences, fingerprint
 
 __all__ = ["PART", "SurveyRun", "infer_survey"]
 
 PART = 256  # galaxies of a task, and of a shard of images
 BATCH = {"cpu": 32}  # galaxies at once
 ACCELERATOR_BATCH = 256
-
-
-class SurveyRun(msgspec.Struct, frozen=True):
-    """All that the result depends on, and where it goes.
-
-    Attributes:
-        model: Folder of the model.
-        store: Folder of the survey.
-        parts: Folder of the parts.
-        images: Zarr group of the images, or None.
-        galaxies: How many of the survey's galaxies, from its first.
-        method: As for :func:`hiergal.posterior.infer`.
-        draws: Posterior draws of each.
-        conditions: Whether the catalogue informs the prior.
-        seed: Seed of the draws.
-        batch: Galaxies in one call of the compiled program.
-    """
-
-    model: str
-    store: str
-    parts: str
-    images: str | None
-    galaxies: int
-    method: str
-    draws: int
-    conditions: bool
-    seed: int
-    batch: int
 
 
 def infer_survey(
@@ -262,7 +231,7 @@ def _check_conditions(model: GalaxyModel, store: Store) -> None:
 
 def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> None:
     """Make the folder of parts, or check that the one that is there is of this run."""
-    about = {"run": msgspec.to_builtins(run), "version": hiergal.__version__, "digests": _digests(run)}
+    about = fingerprint(run)
     marker = parts / "run.json"
     if marker.exists():
         try:
@@ -272,35 +241,13 @@ def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> None:
         if before != about:
             raise ValueError(
                 f"{parts}: expected parts of this run, got those of another one, with "
-                f"other {_differences(before, about)}; finish that one, or delete the folder"
+                f"other {differences(before, about)}; finish that one, or delete the folder"
             )
     else:
         parts.mkdir(parents=True, exist_ok=True)
         if run.images is not None:
             create_images(run.images, run.galaxies, PART, model)
         write_whole(marker, msgspec.json.encode(about))
-
-
-def _differences(before: Any, about: dict[str, Any]) -> str:
-    """Names of what differs between two runs."""
-    if not isinstance(before, dict):
-        return "run.json, which cannot be read"
-
-    def flat(of: dict) -> dict:
-        files = {f"files of the {name}": digest for name, digest in of.get("digests", {}).items()}
-        return of.get("run", {}) | files | {"version": of.get("version")}
-
-    old, new = flat(before), flat(about)
-    return ", ".join(name for name in new if old.get(name) != new[name])
-
-
-def _digests(run: SurveyRun) -> dict[str, str]:
-    """What tells another model or survey of the same name."""
-    files = sorted(path for path in Path(run.model).iterdir() if path.is_file())
-    model = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
-    names = ("zarr.json", MANIFEST)  # what it is, and the size of each of its files
-    store = hashlib.sha256(b"".join((Path(run.store) / name).read_bytes() for name in names))
-    return {"model": model.hexdigest(), "store": store.hexdigest()}
 
 
 def _rows(run: SurveyRun, number: int) -> np.ndarray:

@@ -54,7 +54,7 @@ def test_flux_stays(x64, wide_psf):
 
 def test_a_standard_wider_than_a_psf_is_refused(wide_psf):
     check_wider(wide_psf, FWHM_PIX * SCALE)
-    with pytest.raises(ValueError, match="at which 1 of 2 PSFs are narrower; set a smaller one"):
+    with pytest.raises(ValueError, match="got 1 of 2 narrower; train with a smaller profile_fwhm_arcsec"):
         check_wider(wide_psf, 3.5 * SCALE)
 
 
