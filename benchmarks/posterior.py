@@ -22,7 +22,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import typer
-from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
 
 from hiergal.guide import posterior_from
@@ -33,6 +32,7 @@ from hiergal.posterior import infer
 from hiergal.posterior_images import posterior_images
 from hiergal.prior import prior_of
 from hiergal.samplers.methods import MAP_STEPS, mode_of
+from hiergal.samplers.nuts import smallest_ess
 from hiergal.samplers.problem import Problem
 from hiergal.stages import split_of
 from hiergal.survey import open_store
@@ -159,7 +159,7 @@ def one_at_a_time(model: GalaxyModel, observation: Observation, draws: int) -> t
         began = time.perf_counter()
         z = run(row)
         seconds += time.perf_counter() - began
-        total += float(effective_sample_size(z[None]).min())
+        total += float(smallest_ess(z[None, :, None])[0])
     return total, seconds
 
 

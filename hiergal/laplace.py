@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from hiergal.psf import PSF
-from hiergal.records import Record, record
+from hiergal.records import Array, Record, record
 
 __all__ = ["GaussianPosterior", "Misfit", "inflate", "misfit", "sharpen"]
 
@@ -48,6 +48,15 @@ class GaussianPosterior(Record):
     residual: Float[jax.Array, "n pixels"]
     base: Float[jax.Array, "n d"]
     projection: Float[jax.Array, "n d k"]
+
+    def latents(self, v: Float[Array, "s n d"]) -> Float[jax.Array, "s n d"]:
+        """Return latents that are v standard deviations from the mean: unit-normal v make draws."""
+        return self.mean[None] + jnp.einsum("nij,snj->sni", self.scale, v)
+
+    def standardized(self, z: Float[Array, "s n d"]) -> Float[jax.Array, "s n d"]:
+        """Return how many standard deviations latents are from the mean, the inverse of :meth:`latents`."""
+        away = jnp.moveaxis(z - self.mean[None], 0, -1)
+        return jnp.moveaxis(jax.scipy.linalg.solve_triangular(self.scale, away), -1, 0)
 
     @property
     def leverage(self) -> Float[jax.Array, "n pixels"]:

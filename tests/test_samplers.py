@@ -20,7 +20,7 @@ from hiergal.posterior import METHODS, infer
 from hiergal.prior import Prior, prior_of
 from hiergal.samplers import methods
 from hiergal.samplers.importance import pareto_smoothed, resampled, sample_by_importance
-from hiergal.samplers.nuts import CHAINS, sample_by_nuts
+from hiergal.samplers.nuts import sample_by_nuts, smallest_ess
 from hiergal.samplers.problem import Problem
 
 SHAPE, D, N = (8, 16), 8, 3
@@ -150,10 +150,19 @@ def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
 @white
 def test_nuts_is_exact_to_a_per_cent(key, observation):
     problem, found = problem_and_mode(observation, model_with(CENTER, guide_flow=False))
-    keys, pilot = jax.random.split(key, N), gaussian_draws(found, key, CHAINS)
+    keys, pilot = jax.random.split(key, N), gaussian_draws(found, key, 100)
     draws = sample_by_nuts(problem, found, pilot, keys, draws=120_000)
     assert np.all(draws.statistics["r_hat"] < 1.001) and np.all(draws.statistics["divergences"] == 0)
     assert_exact(draws.latents, exact_under(observation, CENTER), np.full(N, np.inf), within=0.01)
+
+
+def test_effective_draws_have_bounds(rng):
+    """Independent draws count for themselves; alternating ones for more, within bounds; those of a walk for few."""
+    noise = rng.normal(size=(2, 500, 1, 40))
+    alternating = noise - 0.9 * np.roll(noise, 1, axis=1)
+    few = noise[:, ::50].repeat(50, axis=1)
+    independent, many, little = (smallest_ess(z)[0] for z in (noise, alternating, few))
+    assert 500 < independent < 1100 and independent < many <= 3000 and 0 < little < 60
 
 
 def test_smoothed_weights_tell_whether_they_can_be_trusted(rng):

@@ -15,7 +15,6 @@ import warnings
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import gammaln, logsumexp
@@ -24,7 +23,7 @@ from hiergal.laplace import GaussianPosterior
 from hiergal.records import Array
 from hiergal.samplers.problem import Draws, Problem
 
-__all__ = ["LARGEST_K_HAT", "pareto_smoothed", "resampled", "sample_by_importance"]
+__all__ = ["LARGEST_K_HAT", "Student", "fitted", "pareto_smoothed", "resampled", "sample_by_importance"]
 
 LARGEST_K_HAT = 0.7
 BLOCK = 25  # proposals of each galaxy rendered together
@@ -33,18 +32,20 @@ FREEDOM = 8.0  # degrees of freedom of the t distributions
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # of weights that a t distribution is fitted to
 
 
-class _Student(NamedTuple):
-    """A t distribution for each galaxy: centres [n, d], triangular scales [n, d, d]."""
+class Student(NamedTuple):
+    """A t distribution of each galaxy: centres [n, d], lower triangular scales [n, d, d]."""
 
     center: np.ndarray
     scale: np.ndarray
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Return draws, [count, n, d]."""
         n, d = self.center.shape
         normal = rng.normal(size=(count, n, d)) / np.sqrt(rng.chisquare(FREEDOM, (count, n, 1)) / FREEDOM)
         return self.center + np.einsum("nij,snj->sni", self.scale, normal)
 
     def log_prob(self, v: np.ndarray) -> np.ndarray:
+        """Return the logarithm of the density, [s, n] of [s, n, d]."""
         d = v.shape[-1]
         away = np.linalg.solve(self.scale, np.moveaxis(v - self.center, 0, -1))  # [n, d, s]
         constant = gammaln((FREEDOM + d) / 2) - gammaln(FREEDOM / 2) - d / 2 * np.log(FREEDOM * np.pi)
@@ -77,12 +78,12 @@ def sample_by_importance(
     blocks = -(-proposals // BLOCK)
     sizes = [len(part) * BLOCK for part in np.array_split(np.arange(blocks), min(PARTS, blocks))]
     rngs = [np.random.default_rng(np.asarray(seed)) for seed in np.asarray(jax.random.key_data(keys))]
-    known = np.asarray(jax.jit(_whitened)(found, pilot), float)
-    components = [_fitted(known, np.zeros(known.shape[:2]))]
+    known = np.asarray(_standardized(found, pilot), float)
+    components = [fitted(known, np.zeros(known.shape[:2]))]
     v, target = np.empty((0, *known.shape[1:])), np.empty((0, known.shape[1]))
     for size in sizes:
         if len(v):
-            components.append(_fitted(v, target - _mixture(v, components, sizes)))
+            components.append(fitted(v, target - _mixture(v, components, sizes)))
         more = np.concatenate([_of(components[-1], i).draw(rng, size) for i, rng in enumerate(rngs)], axis=1)
         v, target = np.concatenate([v, more]), np.concatenate([target, _targets(problem, found, more)])
     weight, k_hat = pareto_smoothed(target - _mixture(v, components, sizes))
@@ -92,7 +93,7 @@ def sample_by_importance(
     picked = np.take_along_axis(picked, order, axis=0)
     chosen = np.take_along_axis(v, picked[..., None], axis=0).astype(found.mean.dtype)
     return Draws(
-        np.asarray(jax.jit(_latents)(found, chosen)),
+        np.asarray(_latents(found, chosen)),
         {"k_hat": k_hat.astype(np.float32), "ess": (1 / np.sum(weight**2, axis=0)).astype(np.float32)},
     )
 
@@ -136,15 +137,6 @@ def resampled(
     )
 
 
-def _latents(found: GaussianPosterior, v: Float[Array, "s n d"]) -> Float[jax.Array, "s n d"]:
-    return found.mean[None] + jnp.einsum("nij,snj->sni", found.scale, v)
-
-
-def _whitened(found: GaussianPosterior, z: Float[Array, "s n d"]) -> Float[jax.Array, "s n d"]:
-    away = jnp.moveaxis(z - found.mean[None], 0, -1)
-    return jnp.moveaxis(jax.scipy.linalg.solve_triangular(found.scale, away), -1, 0)
-
-
 def _targets(problem: Problem, found: GaussianPosterior, v: np.ndarray) -> np.ndarray:
     """Logarithm of the posterior at v, but for a constant, block by block."""
     parts = [
@@ -153,20 +145,27 @@ def _targets(problem: Problem, found: GaussianPosterior, v: np.ndarray) -> np.nd
     return np.concatenate([np.asarray(part, float) for part in parts])
 
 
+_latents = jax.jit(GaussianPosterior.latents)
+_standardized = jax.jit(GaussianPosterior.standardized)
+
+
 @jax.jit
 def _target(problem: Problem, found: GaussianPosterior, v: jax.Array) -> jax.Array:
-    return problem.log_density(_latents(found, v))
+    return problem.log_density(found.latents(v))
 
 
-def _mixture(v: np.ndarray, components: list[_Student], sizes: list[int]) -> np.ndarray:
+def _mixture(v: np.ndarray, components: list[Student], sizes: list[int]) -> np.ndarray:
     """Logarithm of the density of all that proposals were drawn from."""
     densities = np.stack([component.log_prob(v) for component in components])
     share = np.array(sizes[: len(densities)], float)
     return logsumexp(densities, axis=0, b=(share / share.sum())[:, None, None])
 
 
-def _fitted(v: np.ndarray, log_weight: np.ndarray) -> _Student:
-    """Centre and scale of weighted proposals; weights are flattened until there are enough of them to tell."""
+def fitted(v: Float[np.ndarray, "m n d"], log_weight: Float[np.ndarray, "m n"]) -> Student:
+    """Return centre and scale of weighted draws in standardised latents, shrunk to unit scale where few draws count.
+
+    Weights are flattened until there are enough draws to tell.
+    """
     d = v.shape[-1]
     log_weight = np.where(np.isfinite(log_weight), log_weight, -np.inf)
     log_weight = np.where(np.isfinite(log_weight).any(axis=0), log_weight, 0.0)
@@ -180,11 +179,11 @@ def _fitted(v: np.ndarray, log_weight: np.ndarray) -> _Student:
     covariance = np.einsum("sn,sni,snj->nij", weight, away, away)
     shrink = (d / (effective + d))[:, None, None]
     covariance = (1 - shrink) * covariance + shrink * np.eye(d)
-    return _Student(center, np.linalg.cholesky(covariance))
+    return Student(center, np.linalg.cholesky(covariance))
 
 
-def _of(student: _Student, galaxy: int) -> _Student:
-    return _Student(student.center[galaxy : galaxy + 1], student.scale[galaxy : galaxy + 1])
+def _of(student: Student, galaxy: int) -> Student:
+    return Student(student.center[galaxy : galaxy + 1], student.scale[galaxy : galaxy + 1])
 
 
 def _psis(log_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

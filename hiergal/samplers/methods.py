@@ -14,7 +14,7 @@ from hiergal.laplace import GaussianPosterior, inflate, misfit
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.samplers.importance import sample_by_importance
-from hiergal.samplers.nuts import CHAINS, sample_by_nuts
+from hiergal.samplers.nuts import sample_by_nuts
 from hiergal.samplers.problem import Draws, Problem
 
 __all__ = ["METHODS", "Drawn", "Method", "Mode", "draw_latents", "find_mode", "mode_of"]
@@ -25,6 +25,7 @@ STEPS, MAP_STEPS = 3, 12
 CLOSE = 4.0  # standard deviations from the mode: what coordinates of draws still set right
 FEW = 2  # galaxies that get more steps at once: a batch rarely has more
 PILOT = 100  # draws of the guide that tell importance sampling where to look
+NUTS_PILOT = 200  # and NUTS, which keeps to what they say
 SIGNIFICANT = 5.0  # standard errors of a misfit that counts
 
 
@@ -100,7 +101,8 @@ def draw_latents(
             pilot = _guided(problem, found, keys, PILOT)
             made = sample_by_importance(problem, found, pilot, keys, draws=draws, proposals=proposals)
         case _:
-            made = sample_by_nuts(problem, found, _guided(problem, found, keys, CHAINS), keys, draws=draws)
+            pilot = _guided(problem, found, keys, NUTS_PILOT)
+            made = sample_by_nuts(problem, found, pilot, keys, draws=draws)
     return Drawn(made, excess, problem.variance_factor)
 
 
@@ -153,7 +155,7 @@ def _amortized(model: GalaxyModel, observation: Observation, keys: jax.Array, dr
 @partial(jax.jit, static_argnames="draws")
 def _gaussian(found: GaussianPosterior, keys: jax.Array, draws: int):
     noise = _normal(keys, draws, found.mean.shape[-1])
-    return found.mean[None] + jnp.einsum("nij,snj->sni", found.scale, noise)
+    return found.latents(noise)
 
 
 def _guided(problem: Problem, found: GaussianPosterior, keys: jax.Array, draws: int):

@@ -1,9 +1,13 @@
 """The No-U-Turn sampler for many galaxies at once (Hoffman & Gelman 2014), by NumPyro's own kernel.
 
-Chains run on w = S^(-1) (z - m), with mode m and scale S of the galaxy's posterior from the guide: there a posterior is
-nearly a unit normal, whatever the galaxy's flux, so that trajectories are short and one compiled kernel serves all. Not
-on the base variables of the prior: the flow bends long, thin posteriors of bright galaxies, and Gaussian ones become
-curved (see :mod:`hiergal.laplace`). All chains of all galaxies take each step together.
+Chains run on w = L^(-1) (z - m), with centre m and scale L of draws of the galaxy's guide: there a posterior is nearly
+a unit normal, whatever the galaxy's flux, so that one compiled kernel serves all, and warm-up has a step size alone to
+find. Not on the base variables of the prior: the flow bends long, thin posteriors of bright galaxies, and Gaussian ones
+become curved (see :mod:`hiergal.laplace`).
+
+All chains of all galaxies take each step together, and wait for the longest trajectory. Trajectories of seven steps,
+of half a standard deviation each, reach the other side of a unit normal; longer ones are not allowed, as some chain
+would always take one (of 64 chains, those of up to 31 steps made the others wait for two thirds of the time).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -24,15 +28,16 @@ from hiergal.laplace import GaussianPosterior
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.records import Array
+from hiergal.samplers.importance import fitted
 from hiergal.samplers.problem import Draws, Problem
 
-__all__ = ["CHAINS", "FEWEST_DRAWS", "sample_by_nuts"]
+__all__ = ["CHAINS", "FEWEST_DRAWS", "sample_by_nuts", "smallest_ess"]
 
 CHAINS = 2
 FEWEST_DRAWS = 4 * CHAINS  # R-hat compares halves of chains, of two draws at least
-WARMUP = 100
+WARMUP = 60
 TARGET_ACCEPTANCE = 0.8
-TREE_DEPTH = (4, 5)  # at most, in warm-up and after
+TREE_DEPTH = 3  # at most
 
 
 class _Shared(NamedTuple):
@@ -60,7 +65,7 @@ def sample_by_nuts(
     Args:
         problem: Their posteriors.
         found: Mode and scale of each.
-        pilot: Latents drawn by the guide, one for each chain to start at.
+        pilot: Latents drawn by the guide, to learn centre and scale from; chains start at the first of them.
         keys: A PRNG key for each galaxy.
         draws: Draws, of all chains together.
 
@@ -71,17 +76,37 @@ def sample_by_nuts(
     length = -(-draws // CHAINS)
     shared = _Shared(problem.model, problem.prior.flow)
     conditions = jnp.asarray(problem.prior.conditions)
-    own = _Own(problem.observation, conditions, problem.variance_factor, found.mean, found.scale)
-    z, diverging = _in_parts(_start(pilot, keys, shared, own), shared, own, length)
+    own = _Own(problem.observation, conditions, problem.variance_factor, *_centered(found, pilot))
+    z, diverging = _in_parts(_start(jnp.asarray(pilot)[:CHAINS], keys, shared, own), shared, own, length)
     z = np.moveaxis(np.asarray(z), 2, 0)  # from [draw, n, chain, d] to [chain, draw, n, d]
     return Draws(
         z.reshape(CHAINS * length, *z.shape[2:])[:draws],
         {
             "r_hat": split_gelman_rubin(z).max(axis=-1).astype(np.float32),
-            "ess_nuts": effective_sample_size(z).min(axis=-1).astype(np.float32),
+            "ess_nuts": smallest_ess(z).astype(np.float32),
             "divergences": np.asarray(diverging).sum(axis=(0, 2)).astype(np.float32),
         },
     )
+
+
+def smallest_ess(z: Float[np.ndarray, "chains s n d"]) -> Float[np.ndarray, "n"]:
+    """Return the effective number of draws of the worst latent, by NumPyro, at most s log10(s) for s draws in all.
+
+    Draws that alternate about the mean count for more than one, and their estimated number knows no bounds, or is
+    negative; the limit is that of Vehtari et al. (2021, Bayesian Analysis 16, 667).
+    """
+    count = z.shape[0] * z.shape[1]
+    limit = count * np.log10(count)
+    ess = effective_sample_size(z)
+    return np.where(ess > 0, np.minimum(ess, limit), limit).min(axis=-1)
+
+
+def _centered(found: GaussianPosterior, pilot: Array) -> tuple[jax.Array, jax.Array]:
+    """Centre [n, d] and scale [n, d, d] of draws of the guide."""
+    v = np.asarray(found.standardized(pilot), float)
+    center, scale = fitted(v, np.zeros(v.shape[:2]))
+    dtype = found.mean.dtype
+    return found.latents(center[None].astype(dtype))[0], found.scale @ scale.astype(dtype)
 
 
 def _in_parts(state, shared: _Shared, own: _Own, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +168,7 @@ def _start(pilot: jax.Array, keys: jax.Array, shared: _Shared, own: _Own):
             step_size=0.5,
             target_accept_prob=TARGET_ACCEPTANCE,
             max_tree_depth=TREE_DEPTH,
+            adapt_mass_matrix=False,
             model_args=(shared, own),
             rng_key=key,
         )
