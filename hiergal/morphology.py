@@ -53,24 +53,30 @@ def summarize_profile(profile: Float[Array, "*n y x"], pixel_scale_arcsec: float
     """
     profile = jnp.asarray(profile)
     ny, nx = profile.shape[-2:]
-    x = jnp.broadcast_to(jnp.arange(nx) - (nx - 1) / 2, profile.shape)
-    y = jnp.broadcast_to(jnp.arange(ny)[:, None] - (ny - 1) / 2, profile.shape)
-    flux = profile.sum((-2, -1))
-    light = profile / jnp.maximum(flux, jnp.finfo(profile.dtype).tiny)[..., None, None]
-    x_pix, y_pix = (light * x).sum((-2, -1)), (light * y).sum((-2, -1))
-    dx, dy = x - x_pix[..., None, None], y - y_pix[..., None, None]
-    qxx, qyy, qxy = ((light * product).sum((-2, -1)) for product in (dx * dx, dy * dy, dx * dy))
+    y, x = (
+        axis.astype(profile.dtype)
+        for axis in np.mgrid[:ny, :nx] - np.array([ny - 1, nx - 1])[:, None, None] / 2
+    )
+    terms = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
+    sums = jnp.einsum("...yx,yxk->...k", profile, terms, precision="highest")
+    flux = sums[..., 0]
+    per_flux = 1 / jnp.maximum(flux, jnp.finfo(profile.dtype).tiny)
+    x_pix, y_pix, qxx, qyy, qxy = jnp.moveaxis(sums[..., 1:] * per_flux[..., None], -1, 0)
+    qxx, qyy, qxy = qxx - x_pix**2, qyy - y_pix**2, qxy - x_pix * y_pix
     size = qxx + qyy + 2 * jnp.sqrt(jnp.maximum(qxx * qyy - qxy**2, 1e-12))
-    hlr = _half_light_radius_pix(light, jnp.sqrt(dx**2 + dy**2))
+    radius = jnp.hypot(x - x_pix[..., None, None], y - y_pix[..., None, None])
+    hlr = _half_light_radius_pix(profile * per_flux[..., None, None], radius)
     return ProfileSummary(flux, hlr * pixel_scale_arcsec, x_pix, y_pix, (qxx - qyy) / size, 2 * qxy / size)
 
 
 def _half_light_radius_pix(light: jax.Array, radius: jax.Array) -> jax.Array:
     """Radius at which the curve of growth reaches one half, by bisection; the circle cuts pixels softly."""
+    ones = np.ones(light.shape[-1], light.dtype)  # a product with them is twice as fast as a sum along x
     low = jnp.zeros(light.shape[:-2], light.dtype)
     high = jnp.full_like(low, np.hypot(*light.shape[-2:]))
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        inside = (light * jnp.clip(middle[..., None, None] - radius + 0.5, 0, 1)).sum((-2, -1))
+        part = light * jnp.clip(middle[..., None, None] - radius + 0.5, 0, 1)
+        inside = jnp.einsum("...yx,x->...y", part, ones, precision="highest").sum(-1)
         low, high = jnp.where(inside < 0.5, middle, low), jnp.where(inside < 0.5, high, middle)
     return (low + high) / 2
