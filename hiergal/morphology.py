@@ -53,10 +53,8 @@ def summarize_profile(profile: Float[Array, "*n y x"], pixel_scale_arcsec: float
     """
     profile = jnp.asarray(profile)
     ny, nx = profile.shape[-2:]
-    y, x = (
-        axis.astype(profile.dtype)
-        for axis in np.mgrid[:ny, :nx] - np.array([ny - 1, nx - 1])[:, None, None] / 2
-    )
+    x = np.broadcast_to(np.arange(nx) - (nx - 1) / 2, (ny, nx)).astype(profile.dtype)
+    y = np.broadcast_to(np.arange(ny)[:, None] - (ny - 1) / 2, (ny, nx)).astype(profile.dtype)
     terms = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
     sums = jnp.einsum("...yx,yxk->...k", profile, terms, precision="highest")
     flux = sums[..., 0]
@@ -64,7 +62,11 @@ def summarize_profile(profile: Float[Array, "*n y x"], pixel_scale_arcsec: float
     x_pix, y_pix, qxx, qyy, qxy = jnp.moveaxis(sums[..., 1:] * per_flux[..., None], -1, 0)
     qxx, qyy, qxy = qxx - x_pix**2, qyy - y_pix**2, qxy - x_pix * y_pix
     size = qxx + qyy + 2 * jnp.sqrt(jnp.maximum(qxx * qyy - qxy**2, 1e-12))
-    radius = jnp.hypot(x - x_pix[..., None, None], y - y_pix[..., None, None])
+    dx, dy = (
+        jnp.broadcast_to(axis, profile.shape) - center[..., None, None]
+        for axis, center in ((x, x_pix), (y, y_pix))
+    )
+    radius = jnp.sqrt(dx**2 + dy**2)
     hlr = _half_light_radius_pix(profile * per_flux[..., None, None], radius)
     return ProfileSummary(flux, hlr * pixel_scale_arcsec, x_pix, y_pix, (qxx - qyy) / size, 2 * qxy / size)
 
