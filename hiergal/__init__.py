@@ -19,6 +19,7 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "unknown"
 
 from hiergal.fit_checks import FitChecks, check_fits
+from hiergal.galsim_model import GenerativeGalaxyModel
 from hiergal.hub import GalaxyModel, load_model, save_model
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation, check_observation
@@ -34,6 +35,7 @@ __all__ = [
     "PSF",
     "FitChecks",
     "GalaxyModel",
+    "GenerativeGalaxyModel",
     "Observation",
     "PixelNoise",
     "Posterior",

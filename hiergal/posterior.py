@@ -118,7 +118,7 @@ def infer(
         key: PRNG key; the draws of a galaxy depend on its place in the batch, not on how many galaxies follow.
         method: How; see the table at the top of this page.
         conditions: What is known of each galaxy, columns as in ``model.flow.config.conditions``
-            (:func:`~hiergal.simulate.conditions_from` finds them in a catalogue); None for nothing.
+            (:func:`~hiergal.conditions.conditions_from` finds them in a catalogue); None for nothing.
         draws: Posterior draws of each galaxy; of ``map`` there is one.
         proposals: Draws that importance sampling picks from; default ten times as many.
         psf: PSFs to show the denoised image at, one for each galaxy [n, py, px] or one for all [1, py, px]; default

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from hiergal.conditions import conditions_from
 from hiergal.flow import FlowFit
 from hiergal.guide_fitting import fit_guide_flow
 from hiergal.hub import GalaxyModel, load_model, save_model
 from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
 from hiergal.prior import conditions_of
-from hiergal.simulate import conditions_from
 from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of
 from hiergal.survey import Store
 

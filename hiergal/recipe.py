@@ -24,6 +24,7 @@ __all__ = [
     "Recipe",
     "TrainingConfig",
     "load_recipe",
+    "parse_recipe",
     "recipe_from",
     "recipe_to_toml",
 ]
@@ -242,12 +243,28 @@ def load_recipe(path: str | Path) -> Recipe:
     Example:
         >>> recipe = load_recipe("models/small/recipe.toml")  # doctest: +SKIP
     """
-    text = Path(path).read_text(encoding="utf-8")
+    return parse_recipe(Path(path).read_text(encoding="utf-8"), str(path))
+
+
+def parse_recipe(text: str, where: str = "recipe") -> Recipe:
+    """Read a recipe from a text in TOML.
+
+    Args:
+        text: The text.
+        where: What to call it in an error.
+
+    Raises:
+        ValueError: If it is not TOML, or not a recipe.
+
+    Example:
+        >>> parse_recipe('name = "mine"').name
+        'mine'
+    """
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: expected a TOML file: {error}") from None
-    return recipe_from(content, str(path))
+        raise ValueError(f"{where}: expected a TOML file: {error}") from None
+    return recipe_from(content, where)
 
 
 def recipe_to_toml(recipe: Recipe) -> str:

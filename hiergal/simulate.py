@@ -1,58 +1,37 @@
-"""Drawing new galaxies: from a catalogue of conditions to light profiles, and to GalSim objects (paper, Sec. 4.4).
+"""Drawing new galaxies: from conditions to light profiles, and to GalSim objects (paper, Sec. 4.4).
 
 The flow turns each row's magnitude, size and redshift into latents, the generator turns those into an unconvolved
 profile. In GalSim a profile is an ``InterpolatedImage``, to be convolved with an effective PSF and drawn with
 ``method="no_pixel"`` (or with an optical PSF, and GalSim's own pixel).
+
+Galaxies are computed in blocks of one size, the last filled up, so that the pixels of a galaxy are the same to the last
+bit however many are drawn with it: compilers order the sums of other sizes otherwise.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from hiergal.conditions import Catalog, condition_names, conditions_for
 from hiergal.hub import GalaxyModel
+from hiergal.records import Array
 
 if TYPE_CHECKING:
     import galsim
 
-__all__ = ["conditions_from", "draw_galsim", "draw_profiles"]
+__all__ = ["block_size", "draw_galsim", "draw_profiles", "light_profiles", "profiles_from_base"]
 
-BATCH = 128
-Catalog = Any  # an Astropy table, or a mapping from names to columns: not all tables are Mappings
+BLOCK_OF_CPU, BLOCK_OF_ACCELERATOR = 16, 256
+ROWS = 1024  # whose random numbers are drawn together
 
 
-def conditions_from(names: tuple[str, ...], catalog: Catalog) -> Float[np.ndarray, "n c"]:
-    """Collect the columns that a model is conditioned on.
-
-    Args:
-        names: Names of the conditions, in order.
-        catalog: An Astropy table, or any mapping from names to columns.
-
-    Raises:
-        ValueError: If a column is missing, or a value is not finite.
-
-    Example:
-        >>> conditions_from(("mag_auto",), {"mag_auto": np.array([22.0, 23.0])}).shape
-        (2, 1)
-    """
-    columns = list(getattr(catalog, "colnames", catalog))
-    missing = [name for name in names if name not in columns]
-    if missing:
-        raise ValueError(
-            f"catalog: expected the columns {', '.join(names)}, which the model is conditioned on; "
-            f"missing: {', '.join(missing)}; there are: {', '.join(columns) or 'none'}"
-        )
-    table = np.stack([np.ma.filled(np.ma.asarray(catalog[name], float), np.nan) for name in names], axis=-1)
-    bad = ~np.isfinite(table).all(axis=-1)
-    if bad.any():
-        raise ValueError(
-            f"catalog: expected finite conditions, got NaN or infinity in {bad.sum()} of {len(table)} rows "
-            f"(first: {np.flatnonzero(bad)[0]}); drop those rows"
-        )
-    return table.astype(np.float32)
+def block_size() -> int:
+    """Return how many galaxies are computed together: enough to keep the device busy."""
+    return BLOCK_OF_CPU if jax.default_backend() == "cpu" else BLOCK_OF_ACCELERATOR
 
 
 def draw_profiles(model: GalaxyModel, catalog: Catalog, *, key: jax.Array) -> Float[np.ndarray, "n y x"]:
@@ -60,7 +39,8 @@ def draw_profiles(model: GalaxyModel, catalog: Catalog, *, key: jax.Array) -> Fl
 
     Args:
         model: A trained model with a flow.
-        catalog: Columns of conditions, in the units of the training survey.
+        catalog: Columns of conditions (:mod:`hiergal.conditions`), in the units of the training survey or with their
+            own.
         key: PRNG key; the galaxy of a row depends on the key and the row's place alone.
 
     Returns:
@@ -72,23 +52,59 @@ def draw_profiles(model: GalaxyModel, catalog: Catalog, *, key: jax.Array) -> Fl
     Example:
         >>> profiles = draw_profiles(model, store.catalog, key=jax.random.key(0))  # doctest: +SKIP
     """
-    if model.flow is None:
-        raise ValueError("expected a model with a flow, got one without; fit it with `hiergal flow`")
-    conditions = conditions_from(model.flow.config.conditions, catalog)
-    parts = []
-    for first in range(0, len(conditions), BATCH):
-        rows = np.arange(first, first + BATCH)
-        inside = np.minimum(rows, len(conditions) - 1)  # one compiled program for the last, shorter batch too
-        parts.append(np.asarray(_draw(model, key, rows, conditions[inside])))
-    return (
-        np.concatenate(parts)[: len(conditions)] if parts else np.zeros((0, *model.recipe.shape), np.float32)
-    )
+    conditions = conditions_for(model, catalog)
+    return profiles_from_base(model, base_for_rows(model, key, np.arange(len(conditions))), conditions)
+
+
+def base_for_rows(model: GalaxyModel, key: jax.Array, rows: Array) -> Float[np.ndarray, "n d"]:
+    """Draw the base variables of the galaxies in these rows of a catalogue: each depends on its row alone."""
+    d, n = model.recipe.generator.latents, len(rows)
+    base = np.empty((n, d), np.float32)
+    for first in range(0, n, ROWS):
+        inside = np.minimum(np.arange(first, first + ROWS), n - 1)
+        _take(base, first, _base(key, jnp.asarray(rows[inside]), d))
+    return base
+
+
+def profiles_from_base(
+    model: GalaxyModel, base: Float[Array, "n d"], conditions: Float[Array, "n c"]
+) -> Float[np.ndarray, "n y x"]:
+    """Compute the galaxies of base variables: unit-normal numbers that say everything but the conditions.
+
+    Args:
+        model: A model with a flow.
+        base: Unit-normal numbers, as many for each galaxy as the model has latents.
+        conditions: As :func:`~hiergal.conditions.conditions_for` gives them.
+
+    Returns:
+        Unconvolved light profiles [flux per pixel], in which no galaxy depends on the others.
+
+    Raises:
+        ValueError: If the model has no flow.
+
+    Example:
+        >>> profiles = profiles_from_base(model, np.zeros((1, 16)), np.array([[23.0, 9.0, 0.8]]))  # doctest: +SKIP
+    """
+    condition_names(model)
+    block, n = block_size(), len(conditions)
+    base, conditions = np.asarray(base, np.float32), np.asarray(conditions, np.float32)
+    profiles, waiting = np.empty((n, *model.recipe.shape), np.float32), []
+    for first in range(0, n, block):
+        inside = np.minimum(np.arange(first, first + block), n - 1)
+        waiting.append((first, _profiles(model, base[inside], conditions[inside])))
+        if len(waiting) > 1:  # the device computes one block while the one before is copied
+            _take(profiles, *waiting.pop(0))
+    for first, computed in waiting:
+        _take(profiles, first, computed)
+    return profiles
 
 
 def draw_galsim(
     model: GalaxyModel, catalog: Catalog, *, key: jax.Array, **options
 ) -> "list[galsim.GSObject]":
     """Draw one GalSim object for each row of a catalogue.
+
+    With GalSim's own random numbers, and exact fluxes and sizes: :class:`hiergal.GenerativeGalaxyModel`.
 
     Args:
         model: A trained model with a flow.
@@ -104,12 +120,25 @@ def draw_galsim(
         >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}  # doctest: +SKIP
         >>> galaxies = draw_galsim(model, catalog, key=jax.random.key(0))  # doctest: +SKIP
     """
+    return light_profiles(model, draw_profiles(model, catalog, key=key), **options)
+
+
+def light_profiles(
+    model: GalaxyModel, profiles: Float[np.ndarray, "n y x"], **options
+) -> "list[galsim.GSObject]":
+    """Turn profiles on a model's pixels into GalSim objects.
+
+    Args:
+        model: The model that drew them.
+        profiles: Unconvolved light profiles [flux per pixel].
+        options: Further arguments of ``galsim.InterpolatedImage``.
+    """
     import galsim
 
     scale, fwhm = model.recipe.pixel_scale_arcsec, model.recipe.profile_fwhm_arcsec
-    profiles = draw_profiles(model, catalog, key=key).astype(float)
     galaxies = [
-        galsim.InterpolatedImage(galsim.Image(profile, scale=scale), **options) for profile in profiles
+        galsim.InterpolatedImage(galsim.Image(profile, scale=scale), **options)
+        for profile in profiles.astype(float)
     ]
     if not fwhm:
         return galaxies
@@ -117,9 +146,16 @@ def draw_galsim(
     return [galsim.Convolve(galaxy, sharper) for galaxy in galaxies]
 
 
-@jax.jit
-def _draw(model: GalaxyModel, key: jax.Array, rows: jax.Array, conditions: jax.Array) -> jax.Array:
-    d = model.recipe.generator.latents
+def _take(out: np.ndarray, first: int, block: jax.Array) -> None:
+    out[first : first + len(block)] = np.asarray(block)[: len(out) - first]
+
+
+@partial(jax.jit, static_argnames="d")
+def _base(key: jax.Array, rows: jax.Array, d: int) -> jax.Array:
     keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
-    u = jax.vmap(lambda row_key: jax.random.normal(row_key, (d,)))(keys)
-    return model.decode(model.flow.from_base(u, jnp.asarray(conditions)))
+    return jax.vmap(lambda row_key: jax.random.normal(row_key, (d,)))(keys)
+
+
+@jax.jit
+def _profiles(model: GalaxyModel, base: jax.Array, conditions: jax.Array) -> jax.Array:
+    return model.decode(model.flow.from_base(base, conditions))

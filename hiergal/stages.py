@@ -18,6 +18,7 @@ import numpy as np
 from hiergal import __version__
 from hiergal.architecture import marginal_config
 from hiergal.batches import Galaxies, rough_fluxes
+from hiergal.conditions import Catalog, conditions_from
 from hiergal.devices import is_first_process
 from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide import posterior_from
@@ -25,7 +26,7 @@ from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
 from hiergal.nets import GeneratorConfig
 from hiergal.psf import check_wider
 from hiergal.recipe import Recipe
-from hiergal.simulate import Catalog, conditions_from, draw_profiles
+from hiergal.simulate import draw_profiles
 from hiergal.survey import Split, Store, StoreHeader
 from hiergal.svi import Fit, fit
 
@@ -41,7 +42,9 @@ __all__ = [
 
 CHUNK = 512
 ROOM_OF_DEVICE, ROOM_OF_HOST = 0.4, 2**29  # a fraction of an accelerator's memory; bytes
-TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, GUIDE_FLOW = range(7)  # purposes of a seed
+WIDTHS = 64  # PSFs whose width is measured
+POPULATION = 4096  # galaxies whose conditions a model remembers
+TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, GUIDE_FLOW, POPULATION_ROWS = range(8)  # purposes of a seed
 
 
 def key_for(seed: int, purpose: int) -> jax.Array:
@@ -145,11 +148,23 @@ def train_stage(
         seed=seed,
         version=__version__,
         survey_provenance=dict(header.provenance),
+        psf_fwhm_arcsec=_psf_fwhm(train),
     )
     model = GalaxyModel(fitted.params, None, recipe, provenance)
     if is_first_process():
         save_model(model, Path(folder) / "model")
     return model, fitted
+
+
+def _psf_fwhm(galaxies: Galaxies) -> float:
+    """Median width of the PSFs of some galaxies [arcsec]."""
+    import galsim
+
+    psf = galaxies[np.linspace(0, len(galaxies) - 1, min(WIDTHS, len(galaxies))).astype(int)].psf
+    stamps = np.asarray(psf.stamp, float)
+    return float(
+        np.median([galsim.Image(stamp, scale=psf.pixel_scale_arcsec).calculateFWHM() for stamp in stamps])
+    )
 
 
 def room_for_galaxies() -> int:
@@ -208,9 +223,16 @@ def fit_flow_stage(
         name: (float(low), float(high))
         for name, low, high in zip(recipe.flow.conditions, table.min(0), table.max(0), strict=True)
     }
-    provenance = msgspec.structs.replace(model.provenance, condition_ranges=ranges)
+    units = {name: store.header.unit_of(name) for name in recipe.flow.conditions}
+    provenance = msgspec.structs.replace(model.provenance, condition_ranges=ranges, condition_units=units)
+    chosen = np.random.default_rng([seed, POPULATION_ROWS]).permutation(len(table))[:POPULATION]
     model = model.replace(
-        flow=fitted.flow, marginal=marginal.flow, guide_flow=None, recipe=recipe, provenance=provenance
+        flow=fitted.flow,
+        marginal=marginal.flow,
+        guide_flow=None,
+        recipe=recipe,
+        provenance=provenance,
+        population=table[chosen],
     )
     save_model(model, model_path)
     return model, fitted

@@ -1,16 +1,20 @@
 """Bundles: bit for bit what was saved, or an error that says what is wrong."""
 
+import hashlib
 import json
+import pickle
 import shutil
+import zipfile
 
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from toys import tiny_model, tiny_recipe
 
-from hiergal.hub import load_model, save_model
-from hiergal.hub.bundle import _sha256
+from hiergal.hub import load_model, read_metrics, save_model
+from hiergal.hub.packing import digest_of
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def rewrite_weights(folder, change):
     arrays = load_file(folder / "weights.safetensors")
     change(arrays)
     save_file(arrays, folder / "weights.safetensors")
-    rewrite(folder, lambda content: content.update(weights_sha256=_sha256(folder / "weights.safetensors")))
+    rewrite(folder, lambda content: content.update(weights_sha256=digest_of(arrays)))
 
 
 def flip_a_byte(folder):
@@ -57,7 +61,22 @@ def truncate(folder):
 
 def not_safetensors(folder):
     (folder / "weights.safetensors").write_bytes(b"nothing of the kind")
-    rewrite(folder, lambda content: content.update(weights_sha256=_sha256(folder / "weights.safetensors")))
+
+
+class Trap:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+def a_pickle(folder):
+    (folder / "weights.safetensors").write_bytes(pickle.dumps({"weights": Trap()}))
+
+
+def a_zip(folder):
+    with zipfile.ZipFile(folder / "weights.safetensors", "w") as archive:
+        archive.writestr("../../outside.txt", "nothing")
 
 
 FIRST = "params/generator$params/ellipse/bias"
@@ -67,7 +86,13 @@ DAMAGE = [
         ValueError,
         "weights.safetensors: its SHA-256 is not the recorded one: the file is damaged",
     ),
-    (truncate, ValueError, "weights.safetensors: its SHA-256 is not the recorded one: the file is damaged"),
+    (truncate, ValueError, "weights.safetensors: expected a safetensors file"),
+    (a_pickle, ValueError, "weights.safetensors: expected a safetensors file, got what looks like a pickle"),
+    (
+        a_zip,
+        ValueError,
+        "weights.safetensors: expected a safetensors file, got what looks like a zip archive",
+    ),
     (not_safetensors, ValueError, "weights.safetensors: expected a safetensors file"),
     (lambda f: (f / "model.json").unlink(), OSError, "expected a trained model (a folder with model.json)"),
     (lambda f: (f / "recipe.toml").unlink(), OSError, "recipe.toml"),
@@ -85,7 +110,7 @@ DAMAGE = [
     (
         lambda f: rewrite(f, lambda c: c.update(schema_version=99)),
         ValueError,
-        "model.json: expected schema version 1, got 99; update hiergal to read it",
+        "model.json: expected schema version 1 to 2, got 99; update hiergal to read it",
     ),
     (
         lambda f: rewrite(f, lambda c: c.pop("flow")),
@@ -157,3 +182,90 @@ def test_a_failed_save_leaves_what_was_there(saved, bundle, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         save_model(tiny_model(seed=1), bundle)
     jax.tree.map(np.testing.assert_array_equal, load_model(bundle), saved[0])
+
+
+def test_one_file_holds_the_same(saved, tmp_path):
+    model, path = saved[0], tmp_path / "toy.safetensors"
+    save_model(model, path, metrics={"chi_square": 1.02})
+    again = load_model(path)
+    jax.tree.map(np.testing.assert_array_equal, again, model)
+    assert (again.recipe, again.provenance) == (model.recipe, model.provenance)
+    assert read_metrics(path) == {"chi_square": 1.02}
+    assert [p.name for p in tmp_path.iterdir()] == ["toy.safetensors"]
+
+
+def test_metrics_lie_beside_the_weights(saved, tmp_path):
+    save_model(saved[0], tmp_path / "toy", metrics={"k": [1, 2.5]})
+    assert read_metrics(tmp_path / "toy") == {"k": [1, 2.5]}
+    assert read_metrics(saved[1]) == {}
+    (tmp_path / "toy" / "metrics.json").write_text("[1]")
+    with pytest.raises(ValueError, match="expected metrics as a JSON object"):
+        read_metrics(tmp_path / "toy")
+
+
+@pytest.mark.parametrize("place", [-5, 200])  # a weight, the header
+def test_a_flipped_byte_in_one_file_is_found(saved, tmp_path, place):
+    path = tmp_path / "toy.safetensors"
+    save_model(saved[0], path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="toy.safetensors"):
+        load_model(path)
+
+
+def test_arrays_whose_names_were_exchanged_are_found(bundle):
+    arrays = load_file(bundle / "weights.safetensors")
+    first, second = [name for name in arrays if arrays[name].shape == (16, 16)][:2]
+    arrays[first], arrays[second] = arrays[second], arrays[first]
+    save_file(arrays, bundle / "weights.safetensors")
+    with pytest.raises(ValueError, match="its SHA-256 is not the recorded one"):
+        load_model(bundle)
+
+
+def test_other_safetensors_are_no_model(saved, tmp_path):
+    shutil.copy(saved[1] / "weights.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=r"expected a model with recipe.toml and model.json in its header"):
+        load_model(tmp_path / "weights.safetensors")
+    with pytest.raises(FileNotFoundError, match="nowhere.safetensors: no such file"):
+        load_model(tmp_path / "nowhere.safetensors")
+
+
+def test_half_precision_rounds_networks_alone(saved, tmp_path):
+    model, path = saved[0], tmp_path / "half.safetensors"
+    save_model(model, path, half_precision=True)
+    with safe_open(path, framework="numpy") as file:
+        stored = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    assert {stored[name] for name in stored if name.startswith("params/")} == {"F16"}
+    assert {stored[name] for name in stored if not name.startswith("params/")} <= {"F32", "I32"}
+    again = load_model(path)
+    assert {leaf.dtype for leaf in jax.tree.leaves(again.params)} == {np.dtype("float32")}
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-10, atol=1e-7), again.params, model.params
+    )
+    jax.tree.map(np.testing.assert_array_equal, again.flow, model.flow)
+    huge = jax.tree.map(lambda leaf: leaf + 1e6, model.params)
+    with pytest.raises(ValueError, match="expected numbers up to 65504 for half precision"):
+        save_model(model.replace(params=huge), tmp_path / "huge", half_precision=True)
+    assert not (tmp_path / "huge").exists()
+
+
+def test_a_bundle_of_schema_version_1_loads(saved, bundle):
+    def older(content):
+        content["schema_version"] = 1
+        content.pop("population")
+        for name in ("condition_units", "psf_fwhm_arcsec"):
+            content["provenance"].pop(name, None)
+        weights = (bundle / "weights.safetensors").read_bytes()
+        content["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+
+    arrays = load_file(bundle / "weights.safetensors")
+    arrays.pop("population", None)
+    save_file(arrays, bundle / "weights.safetensors")
+    rewrite(bundle, older)
+    again = load_model(bundle)
+    assert again.population is None
+    jax.tree.map(np.testing.assert_array_equal, again.flow, saved[0].flow)
+    flip_a_byte(bundle)
+    with pytest.raises(ValueError, match="its SHA-256 is not the recorded one"):
+        load_model(bundle)

@@ -6,7 +6,8 @@ import pytest
 from astropy.table import Table
 from toys import tiny_model, tiny_recipe
 
-from hiergal.simulate import conditions_from, draw_galsim, draw_profiles
+from hiergal.conditions import conditions_from
+from hiergal.simulate import draw_galsim, draw_profiles
 
 SHAPE = (16, 24)
 CATALOG = {

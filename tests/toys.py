@@ -16,7 +16,7 @@ from hiergal.aids import AidsConfig
 from hiergal.architecture import encoder_of, generator_of
 from hiergal.flow import ConditionalFlow
 from hiergal.guide import output_count
-from hiergal.hub.bundle import GalaxyModel, Provenance
+from hiergal.hub import GalaxyModel, Provenance
 from hiergal.morphology import ProfileSummary
 from hiergal.nets import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.noise import PixelNoise, WhiteNoise
@@ -213,6 +213,39 @@ def tiny_model(recipe: Recipe | None = None, *, seed: int = 0, flow: bool = True
         "toy", "F814W", "counts / s", 25.94, 64, seed, "0.1.0", {"mag_auto": (20.0, 25.0)}
     )
     return GalaxyModel(params, density, recipe, provenance, marginal)
+
+
+def drawing_model(shape: tuple[int, int] = (32, 32)) -> GalaxyModel:
+    """An untrained model that draws small, smooth galaxies for ordinary conditions, with a population."""
+    model = tiny_model(tiny_recipe(shape))
+    rng = np.random.default_rng(3)
+    magnitude = rng.uniform(20.5, 24.5, 500)
+    radius = 9 - 1.5 * (magnitude - 22.5) + rng.normal(size=500)
+    population = np.stack([magnitude, np.clip(radius, 3, 14), rng.uniform(0.1, 1.5, 500)], axis=-1)
+    population = population.astype(np.float32)
+    center = jnp.stack([population.mean(0), population.std(0)])
+    weights = jax.tree.map(lambda leaf: 0.3 * leaf, model.flow.params)
+    names = model.flow.config.conditions
+    provenance = msgspec.structs.replace(
+        model.provenance,
+        condition_ranges={
+            name: (float(column.min()), float(column.max()))
+            for name, column in zip(names, population.T, strict=True)
+        },
+        condition_units={"mag_auto": "mag", "flux_radius": "0.03 arcsec pixels", "zphot": "1"},
+        psf_fwhm_arcsec=0.1,
+    )
+    flow = model.flow.replace(params=weights, conditions_center=center)
+    generator = msgspec.structs.replace(model.recipe.generator, log_flux_mean=3.0)
+    recipe = msgspec.structs.replace(model.recipe, generator=generator)
+    ellipse = model.params["generator$params"]["ellipse"]
+    bias = jnp.array([0, 0, 0, -1.6, 0, 0, 0], ellipse["bias"].dtype)  # smaller than the stamp
+    kernel = 0.3 * ellipse["kernel"]
+    generator_params = model.params["generator$params"] | {"ellipse": {"bias": bias, "kernel": kernel}}
+    params = model.params | {"generator$params": generator_params}
+    return model.replace(
+        params=params, flow=flow, recipe=recipe, provenance=provenance, population=jnp.asarray(population)
+    )
 
 
 def _fill(template, seed: int):

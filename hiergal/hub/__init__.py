@@ -1,12 +1,16 @@
 """Trained models as files: bundles that hold everything needed to use a model, and run nothing when loaded."""
 
-from hiergal.hub.bundle import (
-    GalaxyModel,
-    ParameterCounts,
-    Provenance,
-    load_model,
-    parameter_counts,
-    save_model,
-)
+from hiergal.hub.bundle import load_model, read_metrics, save_model
+from hiergal.hub.galaxy_model import GalaxyModel, ParameterCounts, Provenance, parameter_counts
+from hiergal.hub.locate import locate
 
-__all__ = ["GalaxyModel", "ParameterCounts", "Provenance", "load_model", "parameter_counts", "save_model"]
+__all__ = [
+    "GalaxyModel",
+    "ParameterCounts",
+    "Provenance",
+    "load_model",
+    "locate",
+    "parameter_counts",
+    "read_metrics",
+    "save_model",
+]

@@ -1,138 +1,100 @@
-"""A trained model, in memory and on disk.
+"""A trained model on disk.
 
-A bundle is a folder of three files: ``recipe.toml`` (how the networks are built), ``weights.safetensors`` (their
-numbers) and ``model.json`` (schema version, units, what it was trained on, checksum of the weights). Loading
-executes nothing from them: the recipe is checked, the networks are rebuilt from it, and every array has to have the
-name, shape and type that they expect. A bundle is written beside its target and renamed: it is whole, or not there.
+A bundle is a folder of ``recipe.toml`` (how the networks are built), ``weights.safetensors`` (their numbers),
+``model.json`` (schema version, units, what it was trained on, digest of the weights) and, once measured,
+``metrics.json``; or one safetensors file that carries the same texts in its header. Loading executes nothing from
+them: the recipe is checked, the networks are rebuilt from it, and every array has to have the name, shape and type
+that they expect. A bundle is written beside its target and renamed: it is whole, or not there.
+
+Schema versions: 1 had no population, no units of conditions, and a digest of the file in place of one of the arrays;
+it loads. Later ones than this are refused.
 """
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import msgspec
-import numpy as np
-from jaxtyping import Float
 
-from hiergal.architecture import (
-    encoder_of,
-    generator_of,
-    guide_flow_config,
-    marginal_config,
-    renderer_of,
-)
-from hiergal.flow import ConditionalFlow
-from hiergal.noise import WhiteNoise
-from hiergal.observation import Observation
-from hiergal.psf import PSF
-from hiergal.recipe import Recipe, load_recipe, recipe_to_toml
-from hiergal.records import Array, Record, record, static
+from hiergal.hub.galaxy_model import DENSITIES, GalaxyModel, Provenance, blank_model
+from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, read_texts, write_arrays
+from hiergal.recipe import load_recipe, parse_recipe, recipe_to_toml
 
-__all__ = ["GalaxyModel", "ParameterCounts", "Provenance", "load_model", "parameter_counts", "save_model"]
+__all__ = ["load_model", "read_metrics", "save_model"]
 
-SCHEMA_VERSION = 1
-DENSITIES = ("flow", "marginal", "guide_flow")
-RECIPE, WEIGHTS, METADATA = "recipe.toml", "weights.safetensors", "model.json"
+SCHEMA_VERSION = 2
+RECIPE, WEIGHTS, METADATA, METRICS = "recipe.toml", "weights.safetensors", "model.json", "metrics.json"
+ONE_FILE = ".safetensors"
+LARGEST_POPULATION = 2**20
+NETWORKS = "params/"
 
 
-class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model was trained on, and in which units it speaks.
-
-    Attributes:
-        survey: Name of the survey.
-        band: Its filter.
-        flux_unit: Unit of fluxes.
-        magnitude_zero_point: Magnitude of a source of unit flux [mag].
-        galaxies: Number of training galaxies.
-        seed: Seed of the training.
-        version: Version of hiergal that trained it.
-        condition_ranges: Smallest and largest value of each condition among the training galaxies.
-        survey_provenance: What the survey says of itself.
-    """
-
-    survey: str
-    band: str
-    flux_unit: str
-    magnitude_zero_point: float
-    galaxies: int
-    seed: int
-    version: str
-    condition_ranges: dict[str, tuple[float, float]] = {}
-    survey_provenance: dict[str, Any] = {}
-
-
-@record
-class GalaxyModel(Record):
-    """A trained model: generator, guide, and the flow over its latents.
-
-    Attributes:
-        params: Parameters of the networks, by NumPyro's site names.
-        flow: Density of the latents given conditions, or None before it is fitted.
-        recipe: How the networks are built.
-        provenance: What the model was trained on.
-        marginal: Density of the latents where no conditions are known, or None before it is fitted.
-        guide_flow: Shape of posteriors beyond their Laplace approximation (:mod:`hiergal.guide_flow`), or None before
-            it is fitted.
-    """
-
-    params: dict[str, Any]
-    flow: ConditionalFlow | None
-    recipe: Recipe = static()
-    provenance: Provenance = static()
-    marginal: ConditionalFlow | None = None
-    guide_flow: ConditionalFlow | None = None
-
-    def decode(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
-        """Return the light profiles g(z) [flux per pixel]."""
-        return generator_of(self.recipe).apply({"params": self.params["generator$params"]}, z)
-
-    def render(self, profile: Float[Array, "*n y x"], psf: PSF) -> Float[jax.Array, "*n y x"]:
-        """Return noise-free stamps of profiles at PSFs [flux per pixel]: see :func:`hiergal.model.render`."""
-        return renderer_of(self.recipe)(profile, psf)
-
-    def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
-        """Return the outputs of the guide's network."""
-        return encoder_of(self.recipe).apply({"params": self.params["encoder$params"]}, observation)
-
-
-def save_model(model: GalaxyModel, folder: str | Path) -> None:
+def save_model(
+    model: GalaxyModel,
+    path: str | Path,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    half_precision: bool = False,
+) -> None:
     """Write a bundle, replacing one that is there.
+
+    Args:
+        model: The model.
+        path: A folder; or a file, if its name ends in ``.safetensors``.
+        metrics: What was measured of the model: whatever JSON can hold.
+        half_precision: Whether the weights of generator and encoder are stored as float16, in half the space; densities
+            stay as they are.
 
     Raises:
         OSError: If it cannot be written; what was there before stays.
+        ValueError: If a weight is beyond the range of half precision.
 
     Example:
         >>> save_model(model, "runs/first/model")  # doctest: +SKIP
     """
-    from safetensors.numpy import save_file
-
-    folder = Path(folder)
-    fresh, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file({name: np.ascontiguousarray(value) for name, value in _flatten(model).items()}, fresh / WEIGHTS)
-    (fresh / RECIPE).write_text(recipe_to_toml(model.recipe), encoding="utf-8")
+    path, arrays = Path(path), flatten(model)
+    if half_precision:
+        arrays = halved(arrays, NETWORKS)
     metadata = _Metadata(
         schema_version=SCHEMA_VERSION,
         provenance=model.provenance,
-        weights_sha256=_sha256(fresh / WEIGHTS),
-        flow=model.flow is not None,
-        marginal=model.marginal is not None,
-        guide_flow=model.guide_flow is not None,
+        weights_sha256=digest_of(arrays),
+        population=0 if model.population is None else len(model.population),
+        **{name: getattr(model, name) is not None for name in DENSITIES},
     )
-    (fresh / METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(metadata), indent=2))
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    texts = {
+        RECIPE: recipe_to_toml(model.recipe),
+        METADATA: msgspec.json.format(msgspec.json.encode(metadata), indent=2).decode(),
+    }
+    if metrics is not None:
+        texts[METRICS] = msgspec.json.format(msgspec.json.encode(metrics), indent=2).decode()
+    fresh = path.with_name(f"{path.name}.partial")
+    _remove(fresh)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ONE_FILE:
+        write_arrays(fresh, arrays, texts)
+        fresh.replace(path)
+        return
+    fresh.mkdir()
+    write_arrays(fresh / WEIGHTS, arrays)
+    for name, text in texts.items():
+        (fresh / name).write_text(text, encoding="utf-8")
+    old = path.with_name(f"{path.name}.old")
+    _remove(old)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    _remove(old)
 
 
-def load_model(folder: str | Path) -> GalaxyModel:
+def load_model(name: str | Path) -> GalaxyModel:
     """Read a bundle.
+
+    Args:
+        name: A folder or a file; or ``hub:NAME`` or an address, see :func:`hiergal.hub.locate`.
 
     Raises:
         OSError: If a file is missing or cannot be read.
@@ -141,54 +103,61 @@ def load_model(folder: str | Path) -> GalaxyModel:
     Example:
         >>> model = load_model("runs/quickstart/model")  # doctest: +SKIP
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from hiergal.hub.locate import locate
 
-    folder = Path(folder)
-    if not (folder / METADATA).is_file():
-        raise FileNotFoundError(
-            f"{folder}: expected a trained model (a folder with {METADATA}); train one with `hiergal train`"
-        )
-    metadata = _read_metadata(folder / METADATA)
-    recipe = load_recipe(folder / RECIPE)
-    if _sha256(folder / WEIGHTS) != metadata.weights_sha256:
-        raise ValueError(
-            f"{folder / WEIGHTS}: its SHA-256 is not the recorded one: the file is damaged; fetch it again"
-        )
-    try:
-        arrays = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS}: expected a safetensors file: {error}") from None
+    path = locate(name)
+    if path.suffix == ONE_FILE:
+        texts, weights = read_texts(path), path
+        if not texts.keys() >= {RECIPE, METADATA}:
+            raise ValueError(
+                f"{path}: expected a model with {RECIPE} and {METADATA} in its header, got none of these"
+            )
+        metadata = _read_metadata(texts[METADATA], f"{path}: {METADATA}")
+        recipe = parse_recipe(texts[RECIPE], f"{path}: {RECIPE}")
+    else:
+        if not (path / METADATA).is_file():
+            raise FileNotFoundError(
+                f"{path}: expected a trained model (a folder with {METADATA}); train one with `hiergal train`"
+            )
+        metadata = _read_metadata((path / METADATA).read_bytes(), str(path / METADATA))
+        recipe, weights = load_recipe(path / RECIPE), path / WEIGHTS
+    damaged = f"{weights}: its SHA-256 is not the recorded one: the file is damaged; fetch it again"
+    if metadata.schema_version == 1 and _sha256(weights) != metadata.weights_sha256:
+        raise ValueError(damaged)
+    arrays = read_arrays(weights)
+    if metadata.schema_version > 1 and digest_of(arrays) != metadata.weights_sha256:
+        raise ValueError(damaged)
     densities = tuple(name for name in DENSITIES if getattr(metadata, name))
-    template = jax.eval_shape(lambda: _blank(recipe, metadata.provenance, densities))
-    return _fill(template, arrays, str(folder / WEIGHTS))
+    template = jax.eval_shape(
+        lambda: blank_model(recipe, metadata.provenance, densities, metadata.population)
+    )
+    return fill(template, arrays, str(weights))
 
 
-class ParameterCounts(NamedTuple):
-    """How many numbers a model has.
+def read_metrics(name: str | Path) -> dict[str, Any]:
+    """Read what was measured of a model; empty if nothing was.
 
-    Attributes:
-        encoder: Of the guide's network.
-        generator: Of the generator.
-        flow: Of the flow over the latents.
-    """
+    Args:
+        name: As for :func:`load_model`.
 
-    encoder: int
-    generator: int
-    flow: int
-
-
-def parameter_counts(recipe: Recipe) -> ParameterCounts:
-    """Count the parameters of the networks that a recipe describes, without building them.
+    Raises:
+        OSError: If the bundle cannot be read.
+        ValueError: If its metrics are no JSON.
 
     Example:
-        >>> parameter_counts(Recipe()).flow
-        39200
+        >>> read_metrics("hub:mock-acs")["validation"]["passed"]  # doctest: +SKIP
     """
-    nobody = Provenance("", "", "", 0.0, 0, 0, "")
-    model = jax.eval_shape(lambda: _blank(recipe, nobody, ("flow",)))
-    parts = (model.params["encoder$params"], model.params["generator$params"], model.flow.params)
-    return ParameterCounts(*(sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts))
+    from hiergal.hub.locate import locate
+
+    path = locate(name)
+    if path.suffix == ONE_FILE:
+        text = read_texts(path).get(METRICS, "{}")
+    else:
+        text = (path / METRICS).read_text(encoding="utf-8") if (path / METRICS).is_file() else "{}"
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ValueError(f"{path}: expected metrics as a JSON object: {error}") from None
 
 
 class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,67 +167,31 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flow: bool
     marginal: bool = False
     guide_flow: bool = False
+    population: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_POPULATION)] = 0
 
 
-def _read_metadata(path: Path) -> _Metadata:
+def _read_metadata(text: str | bytes, where: str) -> _Metadata:
     try:
-        content = msgspec.json.decode(path.read_bytes())
+        content = msgspec.json.decode(text)
         version = content["schema_version"]
     except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected the description of a model: {error}") from None
-    if version != SCHEMA_VERSION:
+        raise ValueError(f"{where}: expected the description of a model: {error}") from None
+    if version not in range(1, SCHEMA_VERSION + 1):
         raise ValueError(
-            f"{path}: expected schema version {SCHEMA_VERSION}, got {version}; update hiergal to read it"
+            f"{where}: expected schema version 1 to {SCHEMA_VERSION}, got {version}; update hiergal to read it"
         )
     try:
         return msgspec.convert(content, _Metadata)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
 
 
-def _blank(recipe: Recipe, provenance: Provenance, densities: tuple[str, ...]) -> GalaxyModel:
-    """A model with untrained parameters: what a bundle of this recipe, with these densities, must hold."""
-    key, (ny, nx), d = jax.random.key(0), recipe.shape, recipe.generator.latents
-    psf = PSF(jnp.ones((1, 3, 3)) / 9, pixel_scale_arcsec=recipe.pixel_scale_arcsec)
-    noise = WhiteNoise(jnp.ones(1))
-    example = Observation(
-        jnp.zeros((1, ny, nx)), psf, noise, None, {}, jnp.zeros(1, int), recipe.pixel_scale_arcsec
-    )
-    params = {
-        "generator$params": generator_of(recipe).init(key, jnp.zeros((1, d)))["params"],
-        "encoder$params": encoder_of(recipe).init(key, example)["params"],
-    }
-    configs = {
-        "flow": recipe.flow,
-        "marginal": marginal_config(recipe),
-        "guide_flow": guide_flow_config(recipe),
-    }
-    fitted = {name: ConditionalFlow.untrained(key, configs[name], d) for name in densities}
-    return GalaxyModel(params, fitted.pop("flow", None), recipe, provenance, **fitted)
-
-
-def _flatten(model: GalaxyModel) -> dict[str, np.ndarray]:
-    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
-
-
-def _name(path: tuple) -> str:
-    return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
-
-
-def _fill(template: GalaxyModel, arrays: dict[str, np.ndarray], where: str) -> GalaxyModel:
-    expected = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(template)}
-    if expected.keys() != arrays.keys():
-        missing, extra = sorted(expected.keys() - arrays.keys()), sorted(arrays.keys() - expected.keys())
-        raise ValueError(
-            f"{where}: expected the arrays of its recipe; missing: {missing[:3]}, not known: {extra[:3]}"
-        )
-    for name, leaf in expected.items():
-        got = arrays[name]
-        if got.shape != leaf.shape or got.dtype != leaf.dtype:
-            raise ValueError(
-                f"{where}: {name}: expected {leaf.dtype} {leaf.shape}, got {got.dtype} {got.shape}"
-            )
-    return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[_name(path)]), template)
+def _remove(path: Path) -> None:
+    """Remove what an earlier, interrupted run left."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from hiergal.conditions import conditions_from
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
-from hiergal.simulate import conditions_from
 from hiergal.validation.learned_tests import LEAST_CLASSIFIED, classifier_test
 from hiergal.validation.two_sample import energy_test
 from hiergal.validation.verdict import ALPHA, Verdict, verdict_of

@@ -1,0 +1,214 @@
+"""What galaxies are asked for: the columns of a catalogue that a model is conditioned on (paper, Sec. 4.2.2).
+
+A catalogue is an Astropy table, a structured array, a pandas frame, or any mapping from names to columns. Columns with
+units are converted to those that the model was trained with; plain numbers are taken to be in these. Conditions that
+nobody knows are drawn from the model's population: galaxies of its training survey that are like what is known.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from hiergal.hub import GalaxyModel
+
+__all__ = [
+    "Catalog",
+    "complete_conditions",
+    "condition_names",
+    "conditions_for",
+    "conditions_from",
+    "outside_range",
+]
+
+Catalog = Any  # anything with named columns: not all of these are Mappings
+CHUNK = 2**22  # distances computed together
+PIXELS = r"(?:(?P<scale>[\d.]+) arcsec )?pixels"
+
+
+def conditions_from(
+    names: tuple[str, ...],
+    catalog: Catalog,
+    *,
+    units: dict[str, str] | None = None,
+    pixel_scale_arcsec: float = 1.0,
+) -> Float[np.ndarray, "n c"]:
+    """Collect the columns that a model is conditioned on.
+
+    Args:
+        names: Names of the conditions, in order.
+        catalog: Columns with names; single values make one row.
+        units: Unit of each condition in words; what has units in the catalogue is converted to these.
+        pixel_scale_arcsec: Width of what such words call a pixel, unless they say it [arcsec].
+
+    Raises:
+        ValueError: If a column is missing or of another length, its unit does not fit, or a value is not finite.
+
+    Example:
+        >>> conditions_from(("mag_auto",), {"mag_auto": np.array([22.0, 23.0])}).shape
+        (2, 1)
+    """
+    there = _names(catalog)
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ValueError(
+            f"catalog: expected the columns {', '.join(names)}, which the model is conditioned on; "
+            f"missing: {', '.join(missing)}; there are: {', '.join(map(str, there)) or 'none'}"
+        )
+    units = units or {}
+    columns = [_numbers(catalog[name], name, units.get(name, ""), pixel_scale_arcsec) for name in names]
+    lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"catalog: expected columns of one length, got {lengths}")
+    table = np.stack(columns, axis=-1)
+    bad = ~np.isfinite(table).all(axis=-1)
+    if bad.any():
+        raise ValueError(
+            f"catalog: expected finite conditions, got NaN or infinity in {bad.sum()} of {len(table)} rows "
+            f"(first: {np.flatnonzero(bad)[0]}); drop those rows"
+        )
+    return table.astype(np.float32)
+
+
+def conditions_for(model: GalaxyModel, catalog: Catalog) -> Float[np.ndarray, "n c"]:
+    """Collect the columns that a model is conditioned on, in its units.
+
+    Args:
+        model: A model with a flow.
+        catalog: Columns with names.
+
+    Raises:
+        ValueError: If the model has no flow, or as for :func:`conditions_from`.
+
+    Example:
+        >>> conditions = conditions_for(model, {"mag_auto": [22.0], ...})  # doctest: +SKIP
+    """
+    return conditions_from(condition_names(model), catalog, **_conventions(model))
+
+
+def condition_names(model: GalaxyModel) -> tuple[str, ...]:
+    """Return the names of what a model's galaxies are drawn for.
+
+    Raises:
+        ValueError: If the model has no flow.
+    """
+    if model.flow is None:
+        raise ValueError("expected a model with a flow, got one without; fit it with `hiergal flow`")
+    return model.flow.config.conditions
+
+
+def outside_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, "n"]:
+    """Tell which rows ask for what the model has not been trained on: there, a flow says anything.
+
+    Args:
+        model: A model with a flow.
+        conditions: As :func:`conditions_for` gives them.
+    """
+    ranges = model.provenance.condition_ranges
+    outside = np.zeros(len(conditions), bool)
+    for name, column in zip(condition_names(model), conditions.T, strict=True):
+        low, high = ranges.get(name, (-np.inf, np.inf))
+        room = 1e-5 * max(abs(low), abs(high)) if np.isfinite(low + high) else 0.0  # conditions are float32
+        outside |= (column < low - room) | (column > high + room)
+    return outside
+
+
+def complete_conditions(
+    model: GalaxyModel, catalog: Catalog | None, choice: Float[np.ndarray, "n"]
+) -> Float[np.ndarray, "n c"]:
+    """Draw the conditions that a catalogue lacks from the model's population.
+
+    Args:
+        model: A model with a population.
+        catalog: Columns with names, some of them conditions; or None.
+        choice: A uniform number in [0, 1) for each row: which galaxy of the population lends its conditions. One like
+            what is known is chosen, by a Gaussian kernel of the width of Scott (1992, Multivariate Density Estimation).
+
+    Raises:
+        ValueError: If the model has no population, or as for :func:`conditions_from`.
+
+    Example:
+        >>> complete_conditions(model, {"mag_auto": [22.0, 23.0]}, np.array([0.2, 0.7])).shape  # doctest: +SKIP
+        (2, 3)
+    """
+    names = condition_names(model)
+    if model.population is None:
+        raise ValueError(
+            f"catalog: expected the columns {', '.join(names)}: this model has no population to draw them from; fit "
+            "its flow again with `hiergal flow`"
+        )
+    population = np.asarray(model.population)
+    there = [] if catalog is None else _names(catalog)
+    known = [i for i, name in enumerate(names) if name in there]
+    if not known:
+        return population[(choice * len(population)).astype(int)]
+    given = conditions_from(tuple(names[i] for i in known), catalog, **_conventions(model))
+    if len(given) != len(choice):
+        raise ValueError(f"catalog: expected {len(choice)} rows, got {len(given)}")
+    width = population[:, known].std(axis=0) * len(population) ** (-1 / (len(known) + 4))
+    width = np.where(width > 0, width, 1.0)
+    result, rows = np.empty((len(choice), len(names)), np.float32), max(1, CHUNK // len(population))
+    for first in range(0, len(choice), rows):
+        here = slice(first, first + rows)
+        squared = (((given[here, None] - population[None, :, known]) / width) ** 2).sum(axis=-1)
+        weight = np.exp(-0.5 * (squared - squared.min(axis=1, keepdims=True)))
+        total = np.cumsum(weight, axis=1)
+        chosen = (total < choice[here, None] * total[:, -1:]).sum(axis=1)
+        result[here] = population[np.minimum(chosen, len(population) - 1)]
+    result[:, known] = given
+    return result
+
+
+def _conventions(model: GalaxyModel) -> dict[str, Any]:
+    return {
+        "units": model.provenance.condition_units,
+        "pixel_scale_arcsec": model.recipe.pixel_scale_arcsec,
+    }
+
+
+def _names(catalog: Catalog) -> list[str]:
+    if isinstance(catalog, np.ndarray):
+        if catalog.dtype.names is None:
+            raise TypeError(f"catalog: expected columns with names, got an array of {catalog.dtype}")
+        return list(catalog.dtype.names)
+    try:
+        return list(getattr(catalog, "colnames", catalog))
+    except TypeError:
+        raise TypeError(f"catalog: expected columns with names, got {type(catalog).__name__}") from None
+
+
+def _numbers(column: Any, name: str, unit: str, pixel_scale_arcsec: float) -> Float[np.ndarray, "n"]:
+    """A column as numbers in the unit that these words name; masked values as NaN."""
+    if getattr(column, "unit", None) is not None:
+        column = _converted(column, name, unit, pixel_scale_arcsec)
+    try:
+        values = np.ma.filled(np.ma.asarray(column, float), np.nan)
+    except (TypeError, ValueError):
+        raise ValueError(f"catalog: {name}: expected numbers, got {np.asarray(column).dtype}") from None
+    return np.atleast_1d(values)
+
+
+def _converted(column: Any, name: str, unit: str, pixel_scale_arcsec: float) -> Any:
+    """A column with units in the unit that these words name; one without words stays as it is."""
+    import astropy.units as u
+
+    mask = np.ma.getmaskarray(np.ma.asarray(column)) if isinstance(column, np.ma.MaskedArray) else False
+    quantity = column if isinstance(column, u.FunctionQuantity) else u.Quantity(column)
+    pixels = re.fullmatch(PIXELS, unit)
+    try:
+        if pixels:
+            scale = float(pixels["scale"] or pixel_scale_arcsec)
+            values = quantity.to_value(u.pix, u.pixel_scale(scale * u.arcsec / u.pix))
+        elif unit == "mag":
+            magnitudes = isinstance(column, u.FunctionQuantity) or quantity.unit == u.mag
+            values = (quantity if magnitudes else quantity.to(u.ABmag)).value
+        elif unit in ("", "not stated"):
+            values = quantity.value
+        else:
+            values = quantity.to_value(u.dimensionless_unscaled if unit == "1" else u.Unit(unit))
+    except (u.UnitConversionError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"catalog: {name}: expected a column in {unit}, got {quantity.unit}: {error}"
+        ) from None
+    return np.where(mask, np.nan, values)

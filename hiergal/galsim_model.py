@@ -1,0 +1,238 @@
+"""A trained model as GalSim's users know one: the interface of galsim_hub (Lanusse et al. 2020, Appendix A).
+
+Random numbers are the caller's ``galsim.BaseDeviate``: each galaxy takes a fixed number of normal deviates from it, so
+that the same generator gives the same galaxies, drawn one at a time or together, in any process. Galaxies are
+unconvolved ``GSObject``s; shear, rotation, convolution and drawing are GalSim's.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from hiergal.conditions import Catalog, complete_conditions, condition_names
+from hiergal.galsim_requests import Request, check_outside, one_for_each, request_galaxies
+from hiergal.hub import load_model
+from hiergal.simulate import light_profiles, profiles_from_base
+
+if TYPE_CHECKING:
+    import galsim
+    from astropy.table import Table
+
+__all__ = ["GenerativeGalaxyModel"]
+
+
+NARROWER = 0.9  # of the survey's PSF width: what galaxies may be drawn at without a warning
+
+
+class GenerativeGalaxyModel:
+    """Galaxies for given magnitude, size and redshift, as GalSim objects.
+
+    Args:
+        file_name: ``hub:NAME``, a path, or ``https://...#sha256=...`` (:func:`hiergal.hub.locate`).
+
+    Attributes:
+        file_name: Where the model came from.
+        model: The trained model.
+        quantities: Names of the conditions, the columns that ``sample`` looks for.
+        stamp_size: Pixels along a side of a stamp, the longer one.
+        pixel_size: Width of a pixel [arcsec].
+        magnitude_zero_point: Magnitude of an object of flux 1 [mag].
+        psf_fwhm: Typical full width at half maximum of the training survey's PSF, or None where it was not measured
+            [arcsec].
+
+    Raises:
+        OSError: If the model is not there.
+        ValueError: If it is damaged, or has no flow to draw from.
+
+    Example:
+        >>> model = GenerativeGalaxyModel("hub:mock-acs")  # doctest: +SKIP
+        >>> galaxies = model.sample(catalog, rng=galsim.BaseDeviate(1))  # doctest: +SKIP
+    """
+
+    def __init__(self, file_name: str | Path) -> None:
+        self.file_name = str(file_name)
+        self.model = load_model(file_name)
+        self.quantities = list(condition_names(self.model))
+        self.stamp_size = max(self.model.recipe.shape)
+        self.pixel_size = self.model.recipe.pixel_scale_arcsec
+        self.magnitude_zero_point = self.model.provenance.magnitude_zero_point
+        self.psf_fwhm = self.model.provenance.psf_fwhm_arcsec
+
+    def __repr__(self) -> str:
+        return f"hiergal.GenerativeGalaxyModel({self.file_name!r})"
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.file_name,)
+
+    def sample(
+        self,
+        cat: Catalog | None = None,
+        noise: "galsim.BaseCorrelatedNoise | float | None" = None,
+        rng: "galsim.BaseDeviate | Sequence[galsim.BaseDeviate] | None" = None,
+        x_interpolant: "galsim.Interpolant | str | None" = None,
+        k_interpolant: "galsim.Interpolant | str | None" = None,
+        pad_factor: float = 4,
+        noise_pad_size: float = 0,
+        gsparams: "galsim.GSParams | None" = None,
+        *,
+        n: int | None = None,
+        flux: Any = None,
+        half_light_radius: Any = None,
+        magnitude_zero_point: float | None = None,
+        psf: "galsim.GSObject | None" = None,
+        outside: str = "warn",
+        missing: str = "raise",
+        squeeze: bool = False,
+    ) -> "list[galsim.GSObject] | galsim.GSObject":
+        """Draw one galaxy for each row of a catalogue.
+
+        Args:
+            cat: Astropy table, structured array, pandas frame or mapping with the columns ``quantities``; columns with
+                units are converted. None for ``n`` galaxies of the model's population.
+            noise: Noise to continue around each stamp, with ``noise_pad_size``: ``noise_pad`` of
+                ``galsim.InterpolatedImage``, a variance or a correlated noise.
+            rng: Generator of random numbers, or one for each galaxy; default a new one, seeded by the system.
+            x_interpolant: As for ``galsim.InterpolatedImage``.
+            k_interpolant: As for ``galsim.InterpolatedImage``.
+            pad_factor: As for ``galsim.InterpolatedImage``.
+            noise_pad_size: As for ``galsim.InterpolatedImage`` [arcsec].
+            gsparams: As for ``galsim.InterpolatedImage``.
+            n: Number of galaxies, where no catalogue says it.
+            flux: Exact flux of each, or of all; default what the model gives, which scatters about the magnitude.
+            half_light_radius: Exact half-light radius as ``GSObject.calculateHLR`` measures it, of each or of all
+                [arcsec].
+            magnitude_zero_point: Zero point that fluxes shall have; default the model's. A ``flux`` stays as it is.
+            psf: A PSF to convolve with; a warning is given if it is narrower than the training survey's.
+            outside: What to do with conditions that the model was not trained on.
+            missing: What to do if the catalogue lacks a condition: ``population`` draws it from the model's population,
+                of galaxies that are like what is known.
+            squeeze: Whether to return a bare object for a single galaxy, as galsim_hub did.
+
+        Returns:
+            Unconvolved galaxies (convolved, with ``psf``), in the order of the rows; always a list, unless ``squeeze``.
+
+        Raises:
+            TypeError: If the catalogue has no named columns.
+            ValueError: If columns are missing or not finite, or sizes do not match.
+
+        Example:
+            >>> galaxies = model.sample({"mag_auto": [23.0], "flux_radius": [9.0], "zphot": [0.8]})  # doctest: +SKIP
+        """
+        request = self.request(cat, rng, n=n, missing=missing)
+        check_outside(self.model, request.conditions, outside)
+        galaxies = self.build(
+            request,
+            self.profiles(request),
+            noise=noise,
+            x_interpolant=x_interpolant,
+            k_interpolant=k_interpolant,
+            pad_factor=pad_factor,
+            noise_pad_size=noise_pad_size,
+            gsparams=gsparams,
+            flux=flux,
+            half_light_radius=half_light_radius,
+            magnitude_zero_point=magnitude_zero_point,
+        )
+        if psf is not None:
+            import galsim
+
+            self.check_psf(psf)
+            galaxies = [galsim.Convolve(galaxy, psf) for galaxy in galaxies]
+        return galaxies[0] if squeeze and len(galaxies) == 1 else galaxies
+
+    def population(self, n: int, rng: "galsim.BaseDeviate | None" = None) -> "Table":
+        """Draw the conditions of n galaxies from the model's population, as a table to look at or to sample.
+
+        Args:
+            n: Number of galaxies.
+            rng: Generator of random numbers.
+
+        Raises:
+            ValueError: If the model has no population.
+        """
+        import galsim
+        from astropy.table import Table
+
+        choice = np.empty(n)
+        galsim.UniformDeviate(rng).generate(choice)
+        return Table(complete_conditions(self.model, None, choice), names=self.quantities)
+
+    def check_psf(self, psf: "galsim.GSObject") -> None:
+        """Warn if a PSF is narrower than the training survey's: finer details are not known from data (Sec. 6).
+
+        Args:
+            psf: What galaxies are to be convolved with. Up to a tenth narrower is let pass.
+        """
+        if self.psf_fwhm is None:
+            return
+        fwhm = psf.calculateFWHM()
+        if fwhm < NARROWER * self.psf_fwhm:
+            warnings.warn(
+                f"psf: expected one of at least about the {self.psf_fwhm:.3g} arcsec (full width at half maximum) that "
+                f"the model's survey had, got {fwhm:.3g} arcsec; what it shows beyond the survey's resolution is the "
+                "network's extrapolation, not constrained by data",
+                stacklevel=3,
+            )
+
+    def request(
+        self,
+        cat: Catalog | None = None,
+        rng: "galsim.BaseDeviate | Sequence[galsim.BaseDeviate] | None" = None,
+        *,
+        n: int | None = None,
+        missing: str = "raise",
+    ) -> Request:
+        """Take random numbers, and conditions, of the galaxies that are asked for; arguments as for :meth:`sample`."""
+        return request_galaxies(self.model, cat, rng, n=n, missing=missing)
+
+    def profiles(self, request: Request) -> Float[np.ndarray, "n y x"]:
+        """Compute the light profiles [flux per pixel] of galaxies, in one go."""
+        return profiles_from_base(self.model, request.base, request.conditions)
+
+    def build(
+        self,
+        request: Request,
+        profiles: Float[np.ndarray, "n y x"],
+        *,
+        noise: "galsim.BaseCorrelatedNoise | float | None" = None,
+        noise_pad_size: float = 0,
+        flux: Any = None,
+        half_light_radius: Any = None,
+        magnitude_zero_point: float | None = None,
+        **options,
+    ) -> "list[galsim.GSObject]":
+        """Make GalSim objects of computed profiles; arguments as for :meth:`sample`."""
+        import galsim
+
+        count = len(profiles)
+        fluxes, radii = (
+            one_for_each("flux", flux, count),
+            one_for_each("half_light_radius", half_light_radius, count, "arcsec"),
+        )
+        if radii is not None and not (radii > 0).all():
+            raise ValueError("half_light_radius: expected positive sizes [arcsec]")
+        if noise is None or noise_pad_size == 0:
+            galaxies = light_profiles(self.model, profiles, **options)
+        else:
+            padding = {"noise_pad": noise, "noise_pad_size": noise_pad_size}
+            galaxies = [
+                light_profiles(
+                    self.model, profiles[[i]], rng=galsim.BaseDeviate(int(seed)), **padding, **options
+                )[0]
+                for i, seed in enumerate(request.noise_seed)
+            ]
+        if radii is not None:
+            galaxies = [
+                galaxy.dilate(radius / galaxy.calculateHLR())
+                for galaxy, radius in zip(galaxies, radii, strict=True)
+            ]
+        if magnitude_zero_point is not None:
+            factor = 10 ** (0.4 * (magnitude_zero_point - self.magnitude_zero_point))
+            galaxies = [galaxy.withScaledFlux(factor) for galaxy in galaxies]
+        if fluxes is not None:
+            galaxies = [galaxy.withFlux(value) for galaxy, value in zip(galaxies, fluxes, strict=True)]
+        return galaxies

@@ -1,0 +1,152 @@
+"""What galaxies GalSim's users ask for: random numbers of their generator, conditions, and checks of both."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtr
+
+from hiergal.conditions import (
+    Catalog,
+    complete_conditions,
+    condition_names,
+    conditions_for,
+    conditions_from,
+    outside_range,
+)
+from hiergal.hub import GalaxyModel
+
+if TYPE_CHECKING:
+    import galsim
+
+__all__ = ["Request", "check_outside", "one_for_each", "request_galaxies"]
+
+SEEDS = 2**30  # of generators of noise around the stamps
+
+
+class Request(NamedTuple):
+    """What galaxies were asked for, before any is computed.
+
+    Attributes:
+        base: Unit-normal numbers that say everything but the conditions, [n, d].
+        conditions: In the order of ``quantities``, [n, c].
+        noise_seed: Seed of the noise around each stamp, [n].
+    """
+
+    base: Float[np.ndarray, "n d"]
+    conditions: Float[np.ndarray, "n c"]
+    noise_seed: np.ndarray
+
+
+def request_galaxies(
+    model: GalaxyModel,
+    cat: Catalog | None,
+    rng: "galsim.BaseDeviate | Sequence[galsim.BaseDeviate] | None",
+    *,
+    n: int | None = None,
+    missing: str = "raise",
+) -> Request:
+    """Take random numbers, and find the conditions, of the galaxies that are asked for.
+
+    Args:
+        model: A model with a flow.
+        cat: Catalogue of conditions, or None.
+        rng: Generator of random numbers, one for each galaxy, or None for a new one: each galaxy takes an even number
+            of normal deviates, as many for all, so that it does not matter how galaxies are batched.
+        n: Number of galaxies, where the catalogue does not say it.
+        missing: ``raise``, or ``population`` to draw conditions that the catalogue lacks.
+
+    Raises:
+        TypeError: If the catalogue has no named columns.
+        ValueError: If something is missing, not finite, or contradicts the rest.
+    """
+    if missing not in ("raise", "population"):
+        raise ValueError(f"missing: expected 'raise' or 'population', got {missing!r}")
+    if cat is None and n is None:
+        raise ValueError("expected a catalogue, or n, the number of galaxies to draw from the population")
+    complete = cat is not None and missing == "raise"
+    conditions = conditions_for(model, cat) if complete else None
+    count = len(conditions) if complete else _length(cat, condition_names(model)) if cat is not None else n
+    if count is None:
+        count = n
+    if count is None:
+        raise ValueError("n: expected the number of galaxies, as the catalogue has no condition to count")
+    if count < 0 or (n is not None and n != count):
+        raise ValueError(f"n: expected {max(count, 0)}, the rows of the catalogue, or nothing, got {n}")
+    base, choice, noise_seed = _random(rng, count, model.recipe.generator.latents)
+    if conditions is None:
+        conditions = complete_conditions(model, cat, choice)
+    return Request(base, conditions, noise_seed)
+
+
+def check_outside(model: GalaxyModel, conditions: Float[np.ndarray, "n c"], outside: str) -> None:
+    """Say it if conditions are beyond those of the training galaxies.
+
+    Raises:
+        ValueError: If they are, and ``outside`` is ``"raise"``; or if it is unknown.
+    """
+    if outside not in ("warn", "raise", "ignore"):
+        raise ValueError(f"outside: expected 'warn', 'raise' or 'ignore', got {outside!r}")
+    if outside == "ignore":
+        return
+    beyond = outside_range(model, conditions)
+    if not beyond.any():
+        return
+    ranges = ", ".join(
+        f"{name} from {low:.4g} to {high:.4g}"
+        for name, (low, high) in model.provenance.condition_ranges.items()
+    )
+    text = (
+        f"{beyond.sum()} of {len(beyond)} galaxies ({100 * beyond.mean():.2g} %) are asked for beyond the range that "
+        f"the model was trained on, {ranges}; first: row {np.flatnonzero(beyond)[0]}"
+    )
+    if outside == "raise":
+        raise ValueError(text)
+    warnings.warn(text, stacklevel=3)
+
+
+def one_for_each(
+    name: str, values: Any, count: int, unit: str | None = None
+) -> Float[np.ndarray, "n"] | None:
+    """One finite number for each galaxy."""
+    if values is None:
+        return None
+    if unit is not None and getattr(values, "unit", None) is not None:
+        import astropy.units as u
+
+        values = u.Quantity(values).to_value(unit)
+    values = np.asarray(values, float)
+    if values.shape not in ((), (count,)):
+        raise ValueError(
+            f"{name}: expected one number, or one for each of {count} galaxies, got shape {values.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    return np.broadcast_to(values, (count,))
+
+
+def _random(rng, count: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Base variables, a uniform number and a seed for each galaxy; all take as many deviates, an even number."""
+    import galsim
+
+    deviates = np.empty((count, d + 2 + d % 2))
+    if rng is None or isinstance(rng, galsim.BaseDeviate):
+        galsim.GaussianDeviate(rng).generate(deviates)
+    else:
+        if len(rng) != count:
+            raise ValueError(
+                f"rng: expected one generator, or one for each of {count} galaxies, got {len(rng)}"
+            )
+        for row, one in zip(deviates, rng, strict=True):
+            galsim.GaussianDeviate(one).generate(row)
+    uniform = np.minimum(ndtr(deviates[:, d : d + 2]), np.nextafter(1, 0))
+    return deviates[:, :d].astype(np.float32), uniform[:, 0], 1 + (uniform[:, 1] * SEEDS).astype(np.int64)
+
+
+def _length(cat: Catalog, names: tuple[str, ...]) -> int | None:
+    """Rows of a catalogue, by the first condition that it has."""
+    there = cat.dtype.names if isinstance(cat, np.ndarray) else list(getattr(cat, "colnames", cat))
+    known = [name for name in names if name in (there or ())]
+    return len(conditions_from((known[0],), cat)) if known else None

@@ -1,0 +1,206 @@
+"""The cache: model files that were fetched, each whole and checked, or not there.
+
+    CACHE/NAME/VERSION/model.safetensors    the bundle
+    CACHE/NAME/VERSION/entry.toml           what the registry said of it
+    CACHE/.fetching/SHA256.part             a download that can go on
+
+A file is fetched beside its place, its checksum compared, and its folder renamed into place. Processes that want the
+same file wait for the first of them. The folder is ``HIERGAL_CACHE``, or the user's cache of the platform.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from hiergal.hub.registry import TIMEOUT, Entry, check_address
+from hiergal.progress import progress_bar
+
+__all__ = ["Cached", "cache_folder", "cached", "fetch", "verify"]
+
+VARIABLE = "HIERGAL_CACHE"
+MODEL, ENTRY = "model.safetensors", "entry.toml"
+CHUNK = 2**18
+PATIENCE = 3600.0  # seconds that one process waits for another's download
+Advance = Callable[..., None]
+
+
+class Cached(NamedTuple):
+    """A model in the cache.
+
+    Attributes:
+        entry: What its registry said of it.
+        path: Its file.
+    """
+
+    entry: Entry
+    path: Path
+
+
+def cache_folder() -> Path:
+    """Return the folder of fetched models."""
+    import pooch
+
+    chosen = os.environ.get(VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("hiergal")) / "models"
+
+
+def cached() -> Iterator[Cached]:
+    """Yield the models that are there."""
+    for path in sorted(cache_folder().glob(f"[!.]*/*/{ENTRY}")):
+        entry = _read_entry(path)
+        if entry is not None and (path.parent / MODEL).is_file():
+            yield Cached(entry, path.parent / MODEL)
+
+
+def verify(model: Cached) -> None:
+    """Compare a file with its checksum.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not what was fetched.
+    """
+    import pooch
+
+    got = pooch.file_hash(str(model.path), alg="sha256")
+    if got != model.entry.sha256:
+        raise ValueError(
+            f"{model.path}: expected SHA-256 {model.entry.sha256}, got {got}: the file was changed; remove its folder "
+            f"and fetch hub:{model.entry.name}@{model.entry.version} again"
+        )
+
+
+def fetch(entry: Entry, *, progress: bool = True) -> Path:
+    """Bring a model into the cache.
+
+    Args:
+        entry: What to fetch.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The path of its file.
+
+    Raises:
+        OSError: If it cannot be fetched, or the disk is full; what had come is kept, and the next call goes on from it.
+        ValueError: If its checksum is not the registry's; nothing is kept.
+    """
+    from filelock import FileLock, Timeout
+
+    root = cache_folder()
+    place, fetching = root / entry.name / entry.version, root / ".fetching"
+    try:
+        fetching.mkdir(parents=True, exist_ok=True)
+        with FileLock(fetching / f"{entry.sha256}.lock", timeout=PATIENCE):
+            there = _read_entry(place / ENTRY) if (place / MODEL).is_file() else None
+            if there is not None and there.sha256 == entry.sha256:
+                return place / MODEL  # another process was first
+            return _fetch(entry, place, fetching, progress)
+    except Timeout:
+        raise OSError(
+            f"{entry.url}: another process has been fetching it for an hour; is it stuck?"
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno,
+                f"the disk is full: {entry.name} {entry.version} takes {entry.size:,} bytes in {root}; make room, and "
+                f"run the same again (what had come is kept), or set {VARIABLE} to another folder",
+            ) from None
+        raise
+
+
+def _fetch(entry: Entry, place: Path, fetching: Path, progress: bool) -> Path:
+    import pooch
+    import tomli_w
+
+    part = fetching / f"{entry.sha256}.part"
+    fresh = fetching / f"{entry.sha256}.folder"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+
+    def download(url: str, output_file: str, _pooch: object) -> None:
+        with progress_bar("fetching", entry.size or None, shown=progress) as advance:
+            if "://" in url:
+                _download(url, part, entry.size, advance)
+            else:
+                _copy(Path(url), part, entry.size, advance)
+        part.replace(output_file)
+
+    try:
+        pooch.get_logger().setLevel("ERROR")  # the bar says it
+        pooch.retrieve(
+            entry.url, known_hash=f"sha256:{entry.sha256}", fname=MODEL, path=fresh, downloader=download
+        )
+        (fresh / ENTRY).write_text(tomli_w.dumps(msgspec.to_builtins(entry)), encoding="utf-8")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        fresh.rename(place)
+    except ValueError as error:  # pooch's, about the checksum
+        raise ValueError(
+            f"{entry.url}: its SHA-256 is not the {entry.sha256} of the registry: the file was changed, or the "
+            "registry is out of date; nothing was kept"
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return place / MODEL
+
+
+def _download(url: str, part: Path, size: int, advance: Advance) -> None:
+    """Fetch a file, going on after what a stopped download left."""
+    import requests
+
+    check_address(url)
+    there = part.stat().st_size if part.exists() else 0
+    if size and there >= size:  # all of it, yet not the file that it should be
+        part.unlink()
+        there = 0
+    headers = {"Range": f"bytes={there}-"} if there else {}
+    try:
+        with requests.get(
+            url, headers={"Accept-Encoding": "identity"} | headers, timeout=TIMEOUT, stream=True
+        ) as answer:
+            answer.raise_for_status()
+            check_address(answer.url)  # where redirects led
+            if answer.status_code != requests.codes.partial_content:
+                there = 0  # a server that starts anew
+            with part.open("r+b" if there else "wb") as file:
+                file.seek(there)
+                advance(there)
+                _write_all(answer.iter_content(CHUNK), file, there, size, url, advance)
+    except requests.RequestException as error:
+        kept = part.stat().st_size if part.exists() else 0
+        raise OSError(
+            f"{url}: cannot be fetched: {error}; {kept:,} bytes are kept, run the same again to go on"
+        ) from None
+
+
+def _copy(source: Path, part: Path, size: int, advance: Advance) -> None:
+    with source.open("rb") as file, part.open("wb") as out:
+        _write_all(iter(lambda: file.read(CHUNK), b""), out, 0, size, str(source), advance)
+
+
+def _write_all(
+    chunks: Iterable[bytes], file: BinaryIO, there: int, size: int, url: str, advance: Advance
+) -> None:
+    for chunk in chunks:
+        there += len(chunk)
+        if size and there > size:
+            file.truncate(0)
+            raise OSError(f"{url}: expected {size:,} bytes, got more; nothing was kept")
+        file.write(chunk)
+        advance(len(chunk))
+    if there < size:
+        raise OSError(f"{url}: expected {size:,} bytes, got {there:,}; run the same again to go on")
+
+
+def _read_entry(path: Path) -> Entry | None:
+    import tomllib
+
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Entry)
+    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError):
+        return None  # not a model that was fetched

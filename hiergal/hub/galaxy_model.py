@@ -1,0 +1,145 @@
+"""A trained model: the networks of a recipe with their numbers, the densities over their latents, and its origin."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import msgspec
+from jaxtyping import Float
+
+from hiergal.architecture import (
+    encoder_of,
+    generator_of,
+    guide_flow_config,
+    marginal_config,
+    renderer_of,
+)
+from hiergal.flow import ConditionalFlow
+from hiergal.noise import WhiteNoise
+from hiergal.observation import Observation
+from hiergal.psf import PSF
+from hiergal.recipe import Recipe
+from hiergal.records import Array, Record, record, static
+
+__all__ = ["DENSITIES", "GalaxyModel", "ParameterCounts", "Provenance", "blank_model", "parameter_counts"]
+
+DENSITIES = ("flow", "marginal", "guide_flow")
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model was trained on, and in which units it speaks.
+
+    Attributes:
+        survey: Name of the survey.
+        band: Its filter.
+        flux_unit: Unit of fluxes.
+        magnitude_zero_point: Magnitude of a source of unit flux [mag].
+        galaxies: Number of training galaxies.
+        seed: Seed of the training.
+        version: Version of hiergal that trained it.
+        condition_ranges: Smallest and largest value of each condition among the training galaxies.
+        survey_provenance: What the survey says of itself.
+        condition_units: Unit of each condition in words.
+        psf_fwhm_arcsec: Median full width at half maximum of the training galaxies' PSFs; None where nobody measured
+            it [arcsec].
+    """
+
+    survey: str
+    band: str
+    flux_unit: str
+    magnitude_zero_point: float
+    galaxies: int
+    seed: int
+    version: str
+    condition_ranges: dict[str, tuple[float, float]] = {}
+    survey_provenance: dict[str, Any] = {}
+    condition_units: dict[str, str] = {}
+    psf_fwhm_arcsec: float | None = None
+
+
+@record
+class GalaxyModel(Record):
+    """A trained model: generator, guide, and the flow over its latents.
+
+    Attributes:
+        params: Parameters of the networks, by NumPyro's site names.
+        flow: Density of the latents given conditions, or None before it is fitted.
+        recipe: How the networks are built.
+        provenance: What the model was trained on.
+        marginal: Density of the latents where no conditions are known, or None before it is fitted.
+        guide_flow: Shape of posteriors beyond their Laplace approximation (:mod:`hiergal.guide_flow`), or None before
+            it is fitted.
+        population: Conditions of some of the training galaxies, a fair sample, columns as in
+            ``flow.config.conditions``; None for a model without a flow, or of an old bundle.
+    """
+
+    params: dict[str, Any]
+    flow: ConditionalFlow | None
+    recipe: Recipe = static()
+    provenance: Provenance = static()
+    marginal: ConditionalFlow | None = None
+    guide_flow: ConditionalFlow | None = None
+    population: Float[Array, "k c"] | None = None
+
+    def decode(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
+        """Return the light profiles g(z) [flux per pixel]."""
+        return generator_of(self.recipe).apply({"params": self.params["generator$params"]}, z)
+
+    def render(self, profile: Float[Array, "*n y x"], psf: PSF) -> Float[jax.Array, "*n y x"]:
+        """Return noise-free stamps of profiles at PSFs [flux per pixel]: see :func:`hiergal.model.render`."""
+        return renderer_of(self.recipe)(profile, psf)
+
+    def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
+        """Return the outputs of the guide's network."""
+        return encoder_of(self.recipe).apply({"params": self.params["encoder$params"]}, observation)
+
+
+class ParameterCounts(NamedTuple):
+    """How many numbers a model has.
+
+    Attributes:
+        encoder: Of the guide's network.
+        generator: Of the generator.
+        flow: Of the flow over the latents.
+    """
+
+    encoder: int
+    generator: int
+    flow: int
+
+
+def parameter_counts(recipe: Recipe) -> ParameterCounts:
+    """Count the parameters of the networks that a recipe describes, without building them.
+
+    Example:
+        >>> parameter_counts(Recipe()).flow
+        39200
+    """
+    nobody = Provenance("", "", "", 0.0, 0, 0, "")
+    model = jax.eval_shape(lambda: blank_model(recipe, nobody, ("flow",)))
+    parts = (model.params["encoder$params"], model.params["generator$params"], model.flow.params)
+    return ParameterCounts(*(sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts))
+
+
+def blank_model(
+    recipe: Recipe, provenance: Provenance, densities: tuple[str, ...], population: int = 0
+) -> GalaxyModel:
+    """A model with untrained parameters: what a bundle of this recipe, with these densities, must hold."""
+    key, (ny, nx), d = jax.random.key(0), recipe.shape, recipe.generator.latents
+    psf = PSF(jnp.ones((1, 3, 3)) / 9, pixel_scale_arcsec=recipe.pixel_scale_arcsec)
+    noise = WhiteNoise(jnp.ones(1))
+    example = Observation(
+        jnp.zeros((1, ny, nx)), psf, noise, None, {}, jnp.zeros(1, int), recipe.pixel_scale_arcsec
+    )
+    params = {
+        "generator$params": generator_of(recipe).init(key, jnp.zeros((1, d)))["params"],
+        "encoder$params": encoder_of(recipe).init(key, example)["params"],
+    }
+    configs = {
+        "flow": recipe.flow,
+        "marginal": marginal_config(recipe),
+        "guide_flow": guide_flow_config(recipe),
+    }
+    fitted = {name: ConditionalFlow.untrained(key, configs[name], d) for name in densities}
+    rows = jnp.zeros((population, len(recipe.flow.conditions))) if population else None
+    return GalaxyModel(params, fitted.pop("flow", None), recipe, provenance, population=rows, **fitted)

@@ -1,0 +1,150 @@
+"""The arrays of a model, with names and a digest: as safetensors they hold numbers, and nothing that could run."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["digest_of", "fill", "flatten", "read_arrays", "read_texts", "write_arrays"]
+
+T = TypeVar("T")
+LARGEST_HALF = float(np.finfo(np.float16).max)
+STARTS = {
+    b"PK": "a zip archive",
+    b"\x80": "a pickle",
+    b"\x1f\x8b": "a gzip archive",
+    b"<": "a page of HTML or XML",
+}
+
+
+def flatten(model: object) -> dict[str, np.ndarray]:
+    """Return the arrays of a record by the names of their places."""
+    leaves = jax.tree_util.tree_leaves_with_path(model)
+    return {_name(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
+
+
+def fill(template: T, arrays: Mapping[str, np.ndarray], where: str) -> T:
+    """Put arrays into the places of a record of the same structure.
+
+    Args:
+        template: The record; its leaves say which shape and type is expected.
+        arrays: Arrays by the names of their places; float16 stands for float32.
+        where: What to call them in an error.
+
+    Raises:
+        ValueError: If one is missing, superfluous, or of another shape or type.
+    """
+    expected = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(template)}
+    if expected.keys() != arrays.keys():
+        missing, extra = sorted(expected.keys() - arrays.keys()), sorted(arrays.keys() - expected.keys())
+        raise ValueError(
+            f"{where}: expected the arrays of its recipe; missing: {missing[:3]}, not known: {extra[:3]}"
+        )
+    for name, leaf in expected.items():
+        got = arrays[name]
+        known = got.dtype == leaf.dtype or (got.dtype == np.float16 and leaf.dtype == np.float32)
+        if got.shape != leaf.shape or not known:
+            raise ValueError(
+                f"{where}: {name}: expected {leaf.dtype} {leaf.shape}, got {got.dtype} {got.shape}"
+            )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(arrays[_name(path)], leaf.dtype), template
+    )
+
+
+def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of names, types, shapes and contents, whatever file they lie in.
+
+    Example:
+        >>> digest_of({"a": np.zeros(2)}) == digest_of({"b": np.zeros(2)})
+        False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def halved(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays with those below a prefix in half precision.
+
+    Raises:
+        ValueError: If a number is beyond the range of half precision.
+    """
+    chosen = {name: array for name, array in arrays.items() if name.startswith(prefix)}
+    for name, array in chosen.items():
+        if np.abs(array).max(initial=0) > LARGEST_HALF:
+            raise ValueError(
+                f"{name}: expected numbers up to {LARGEST_HALF:g} for half precision, got larger ones"
+            )
+    return dict(arrays) | {name: array.astype(np.float16) for name, array in chosen.items()}
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, with texts in its header.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(dict(arrays), path, metadata=None if texts is None else dict(texts))
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written: {error}") from None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of a safetensors file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a safetensors file{_instead(path)}: {error}") from None
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """Read the texts in the header of a safetensors file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a safetensors file{_instead(path)}: {error}") from None
+
+
+def _instead(path: Path) -> str:
+    """What the first bytes of a file look like: such files are never opened."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return next(
+        (f", got what looks like {name}" for head, name in STARTS.items() if start.startswith(head)), ""
+    )
+
+
+def _name(path: tuple) -> str:
+    return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
