@@ -21,7 +21,15 @@ from hiergal.hub import GalaxyModel
 if TYPE_CHECKING:
     import galsim
 
-__all__ = ["Request", "check_outside", "one_for_each", "request_galaxies"]
+__all__ = [
+    "Request",
+    "check_outside",
+    "deviates_each",
+    "one_for_each",
+    "request_from",
+    "request_galaxies",
+    "take_deviates",
+]
 
 SEEDS = 2**30  # of generators of noise around the stamps
 
@@ -67,18 +75,66 @@ def request_galaxies(
     if cat is None and n is None:
         raise ValueError("expected a catalogue, or n, the number of galaxies to draw from the population")
     complete = cat is not None and missing == "raise"
-    conditions = conditions_for(model, cat) if complete else None
-    count = len(conditions) if complete else _length(cat, condition_names(model)) if cat is not None else n
-    if count is None:
-        count = n
+    if complete:
+        count = len(conditions_for(model, cat))
+    else:
+        count = n if cat is None else _length(cat, condition_names(model))
+        count = n if count is None else count
     if count is None:
         raise ValueError("n: expected the number of galaxies, as the catalogue has no condition to count")
     if count < 0 or (n is not None and n != count):
         raise ValueError(f"n: expected {max(count, 0)}, the rows of the catalogue, or nothing, got {n}")
-    base, choice, noise_seed = _random(rng, count, model.recipe.generator.latents)
-    if conditions is None:
-        conditions = complete_conditions(model, cat, choice)
-    return Request(base, conditions, noise_seed)
+    return request_from(model, take_deviates(model, rng, count), cat, complete=complete)
+
+
+def request_from(
+    model: GalaxyModel, deviates: Float[np.ndarray, "n k"], cat: Catalog | None, *, complete: bool = True
+) -> Request:
+    """Make of normal deviates what they stand for.
+
+    Args:
+        model: A model with a flow.
+        deviates: What :func:`take_deviates` took.
+        cat: Catalogue of conditions, or None.
+        complete: Whether the catalogue has all conditions.
+    """
+    d = model.recipe.generator.latents
+    uniform = np.minimum(ndtr(deviates[:, d : d + 2]), np.nextafter(1, 0))
+    choice, noise_seed = uniform[:, 0], 1 + (uniform[:, 1] * SEEDS).astype(np.int64)
+    conditions = conditions_for(model, cat) if complete else complete_conditions(model, cat, choice)
+    return Request(deviates[:, :d].astype(np.float32), conditions, noise_seed)
+
+
+def take_deviates(
+    model: GalaxyModel, rng: "galsim.BaseDeviate | Sequence[galsim.BaseDeviate] | None", count: int
+) -> Float[np.ndarray, "n k"]:
+    """Take the normal deviates of some galaxies: base variables, a choice from the population, a seed.
+
+    Args:
+        model: A model.
+        rng: Generator of random numbers, or one for each galaxy.
+        count: Number of galaxies.
+
+    Raises:
+        ValueError: If there are more or fewer generators.
+    """
+    import galsim
+
+    deviates = np.empty((count, deviates_each(model)))
+    if rng is None or isinstance(rng, galsim.BaseDeviate):
+        galsim.GaussianDeviate(rng).generate(deviates)
+        return deviates
+    if len(rng) != count:
+        raise ValueError(f"rng: expected one generator, or one for each of {count} galaxies, got {len(rng)}")
+    for row, one in zip(deviates, rng, strict=True):
+        galsim.GaussianDeviate(one).generate(row)
+    return deviates
+
+
+def deviates_each(model: GalaxyModel) -> int:
+    """Return how many normal deviates a galaxy takes: an even number, as they come in pairs."""
+    d = model.recipe.generator.latents
+    return d + 2 + d % 2
 
 
 def check_outside(model: GalaxyModel, conditions: Float[np.ndarray, "n c"], outside: str) -> None:
@@ -125,24 +181,6 @@ def one_for_each(
     if not np.isfinite(values).all():
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     return np.broadcast_to(values, (count,))
-
-
-def _random(rng, count: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Base variables, a uniform number and a seed for each galaxy; all take as many deviates, an even number."""
-    import galsim
-
-    deviates = np.empty((count, d + 2 + d % 2))
-    if rng is None or isinstance(rng, galsim.BaseDeviate):
-        galsim.GaussianDeviate(rng).generate(deviates)
-    else:
-        if len(rng) != count:
-            raise ValueError(
-                f"rng: expected one generator, or one for each of {count} galaxies, got {len(rng)}"
-            )
-        for row, one in zip(deviates, rng, strict=True):
-            galsim.GaussianDeviate(one).generate(row)
-    uniform = np.minimum(ndtr(deviates[:, d : d + 2]), np.nextafter(1, 0))
-    return deviates[:, :d].astype(np.float32), uniform[:, 0], 1 + (uniform[:, 1] * SEEDS).astype(np.int64)
 
 
 def _length(cat: Catalog, names: tuple[str, ...]) -> int | None:

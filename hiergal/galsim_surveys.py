@@ -1,0 +1,143 @@
+"""Surveys in GalSim's configuration files: PSF, pixels, sky and zero point from surveycodex, none typed in by hand.
+
+    psf: {type: SurveyPSF, survey: LSST, band: i}
+    image:
+        pixel_scale: {type: Survey, survey: LSST, band: i, item: pixel_scale}
+        sky_level_pixel: {type: Survey, survey: LSST, band: i, item: sky_level}
+    gal:
+        magnitude_zero_point: {type: Survey, survey: LSST, band: i, item: zero_point}
+
+Fluxes are in electrons of the survey's full exposure. ``surveycodex`` knows the names of surveys and bands
+(``python -m surveycodex``).
+"""
+
+from typing import Any, NamedTuple
+
+import galsim
+import galsim.config as gc
+import numpy as np
+
+__all__ = ["SurveyConditions", "register_survey_types", "survey_conditions", "survey_psf"]
+
+ITEMS = ("pixel_scale", "psf_fwhm", "sky_level", "zero_point")
+
+
+class SurveyConditions(NamedTuple):
+    """How a survey observes in one band.
+
+    Attributes:
+        pixel_scale: Width of a pixel [arcsec].
+        psf_fwhm: Full width at half maximum of the PSF [arcsec].
+        sky_level: Sky in a pixel, in the full exposure [electrons].
+        zero_point: Magnitude that gives one electron in the full exposure [mag].
+        wavelength_nm: Effective wavelength of the filter [nm].
+        mirror_diameter: Of the primary [m].
+        obscuration: Fraction of the primary's diameter that the secondary hides.
+        ground: Whether light comes through the atmosphere.
+    """
+
+    pixel_scale: float
+    psf_fwhm: float
+    sky_level: float
+    zero_point: float
+    wavelength_nm: float
+    mirror_diameter: float
+    obscuration: float
+    ground: bool
+
+
+def survey_conditions(survey: str, band: str) -> SurveyConditions:
+    """Look a survey up in surveycodex.
+
+    Args:
+        survey: Name of the survey, such as ``LSST``, ``HSC``, ``Euclid_VIS``, ``Roman_WFI``.
+        band: Name of the filter there.
+
+    Raises:
+        ValueError: If surveycodex has no such survey or filter.
+
+    Example:
+        >>> survey_conditions("LSST", "i").pixel_scale
+        0.2
+    """
+    import surveycodex
+    from surveycodex.utilities import mean_sky_level
+
+    known = surveycodex.available_surveys
+    if survey not in known:
+        raise ValueError(f"survey: expected one of {', '.join(sorted(known))}, got {survey!r}")
+    about = surveycodex.get_survey(survey)
+    if band not in about.available_filters:
+        raise ValueError(
+            f"band: expected one of {', '.join(about.available_filters)} of {survey}, got {band!r}"
+        )
+    light = about.get_filter(band)
+    exposure = light.full_exposure_time.to_value("s")
+    return SurveyConditions(
+        pixel_scale=about.pixel_scale.to_value("arcsec"),
+        psf_fwhm=light.psf_fwhm.to_value("arcsec"),
+        sky_level=float(mean_sky_level(about, light).value),
+        zero_point=float(light.zeropoint.value + 2.5 * np.log10(exposure)),
+        wavelength_nm=light.effective_wavelength.to_value("nm"),
+        mirror_diameter=about.mirror_diameter.to_value("m"),
+        obscuration=float(np.sqrt(about.obscuration)),
+        ground=float(about.zeropoint_airmass) > 0,  # air masses
+    )
+
+
+def survey_psf(survey: str, band: str, gsparams: galsim.GSParams | None = None) -> galsim.GSObject:
+    """Make a round PSF of a survey's width: the telescope's Airy pattern, and the atmosphere or jitter.
+
+    Args:
+        survey: Name of the survey.
+        band: Name of the filter.
+        gsparams: As for any GalSim object.
+
+    Returns:
+        A PSF without the pixel response, whose full width at half maximum is that in surveycodex, where the telescope's
+        diffraction alone is not wider.
+
+    Raises:
+        ValueError: If surveycodex has no such survey or filter.
+
+    Example:
+        >>> round(survey_psf("LSST", "i").calculateFWHM(), 2)
+        0.79
+    """
+    about = survey_conditions(survey, band)
+    optics = galsim.Airy(
+        lam=about.wavelength_nm, diam=about.mirror_diameter, obscuration=about.obscuration, gsparams=gsparams
+    )
+    blur = galsim.Kolmogorov if about.ground else galsim.Gaussian
+
+    def with_blur(fwhm: float) -> galsim.GSObject:
+        return galsim.Convolve(optics, blur(fwhm=fwhm, gsparams=gsparams))
+
+    low, high = 0.02 * about.psf_fwhm, about.psf_fwhm
+    if with_blur(low).calculateFWHM() >= about.psf_fwhm:
+        return with_blur(low)
+    for _ in range(12):  # bisection, to a thousandth of the width
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if with_blur(middle).calculateFWHM() < about.psf_fwhm else (low, middle)
+    return with_blur(0.5 * (low + high))
+
+
+def register_survey_types() -> None:
+    """Tell GalSim of the types ``Survey`` (a value) and ``SurveyPSF`` (an object)."""
+    gc.RegisterValueType("Survey", _build_value, [float])
+    gc.RegisterObjectType("SurveyPSF", _build_psf)
+
+
+def _build_value(config: dict[str, Any], base: dict[str, Any], value_type: type) -> tuple[float, bool]:
+    kinds = {"survey": str, "band": str, "item": str}
+    values, safe = gc.GetAllParams(config, base, req=kinds)
+    if values["item"] not in ITEMS:
+        raise galsim.GalSimConfigValueError("Invalid item of a Survey.", values["item"], ITEMS)
+    return value_type(getattr(survey_conditions(values["survey"], values["band"]), values["item"])), safe
+
+
+def _build_psf(
+    config: dict[str, Any], base: dict[str, Any], ignore: list[str], gsparams: dict[str, Any], logger: Any
+) -> tuple[galsim.GSObject, bool]:
+    values, safe = gc.GetAllParams(config, base, req={"survey": str, "band": str}, ignore=[*ignore, "flux"])
+    return survey_psf(**values, gsparams=galsim.GSParams(**gsparams) if gsparams else None), safe
