@@ -6,7 +6,7 @@ hiergal train OUT.zarr --out RUN                          the model and its guid
 hiergal flow RUN/model OUT.zarr                           the density of the latents
 hiergal guide RUN/model OUT.zarr                          the shapes of posteriors, from simulations and the survey
 hiergal infer OUT.zarr --model RUN/model --out TABLE      posteriors of observed galaxies
-hiergal sample RUN/model CATALOG --out galaxies.fits      new galaxies
+hiergal sample CATALOG --model RUN/model --out FILE       new galaxies
 hiergal validate --model RUN/model --survey OUT.zarr      how real its galaxies are
 hiergal models info RECIPE|MODEL                          what a recipe or a model consists of
 """
@@ -19,7 +19,8 @@ from typing import Annotated
 import typer
 
 from hiergal.cli_infer import guide, infer
-from hiergal.cli_survey import Overwrite, Seed, survey
+from hiergal.cli_sample import sample
+from hiergal.cli_survey import Seed, survey
 from hiergal.host_memory import keep_freed_memory
 from hiergal.progress import Stopped
 
@@ -134,29 +135,7 @@ app.command()(guide)
 app.command()(infer)
 
 
-@app.command()
-def sample(
-    model: ModelPath,
-    catalog: Annotated[
-        Path, typer.Argument(help="A table that Astropy reads (FITS, ECSV, CSV), or a store.")
-    ],
-    out: Annotated[Path, typer.Option(help="The FITS file to write.")],
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-) -> None:
-    """Draw a new galaxy for each row of a catalogue."""
-    from hiergal.hub import load_model
-    from hiergal.stages import sample_stage
-    from hiergal.survey import open_store
-
-    if catalog.is_dir():
-        rows = open_store(catalog).catalog
-    else:
-        from astropy.table import Table
-
-        rows = Table.read(catalog)
-    sample_stage(load_model(model), rows, out, seed=seed, overwrite=overwrite)
-    typer.echo(f"{out}: {len(next(iter(rows.values())))} galaxies")
+app.command()(sample)
 
 
 @app.command()

@@ -8,22 +8,32 @@ Galaxies are computed in blocks of one size, the last filled up, so that the pix
 bit however many are drawn with it: compilers order the sums of other sizes otherwise.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from hiergal.conditions import Catalog, condition_names, conditions_for
 from hiergal.hub import GalaxyModel
 from hiergal.records import Array
+from hiergal.renderer import Renderer, add_noise
 
 if TYPE_CHECKING:
     import galsim
 
-__all__ = ["block_size", "draw_galsim", "draw_profiles", "light_profiles", "profiles_from_base"]
+__all__ = [
+    "base_for_rows",
+    "block_size",
+    "draw_galsim",
+    "draw_profiles",
+    "light_profiles",
+    "profiles_from_base",
+    "stamps_from_base",
+]
 
 BLOCK_OF_CPU, BLOCK_OF_ACCELERATOR = 16, 256
 ROWS = 1024  # whose random numbers are drawn together
@@ -86,17 +96,53 @@ def profiles_from_base(
         >>> profiles = profiles_from_base(model, np.zeros((1, 16)), np.array([[23.0, 9.0, 0.8]]))  # doctest: +SKIP
     """
     condition_names(model)
-    block, n = block_size(), len(conditions)
-    base, conditions = np.asarray(base, np.float32), np.asarray(conditions, np.float32)
-    profiles, waiting = np.empty((n, *model.recipe.shape), np.float32), []
-    for first in range(0, n, block):
-        inside = np.minimum(np.arange(first, first + block), n - 1)
-        waiting.append((first, _profiles(model, base[inside], conditions[inside])))
-        if len(waiting) > 1:  # the device computes one block while the one before is copied
-            _take(profiles, *waiting.pop(0))
-    for first, computed in waiting:
-        _take(profiles, first, computed)
-    return profiles
+    return _in_blocks(partial(_profiles, model), model.recipe.shape, *_single(base, conditions))
+
+
+def stamps_from_base(
+    model: GalaxyModel,
+    renderer: Renderer,
+    base: Float[Array, "n d"],
+    conditions: Float[Array, "n c"],
+    *,
+    flux_scale: float = 1.0,
+    sky_level: float | None = None,
+    key: jax.Array | None = None,
+    rows: Int[Array, "n"] | None = None,
+) -> Float[np.ndarray, "n v u"]:
+    """Draw stamps of galaxies as a survey observes them, all on the device.
+
+    Args:
+        model: A model with a flow.
+        renderer: What :func:`~hiergal.renderer.renderer_for` made for the survey's PSF and pixels.
+        base: As for :func:`profiles_from_base`.
+        conditions: As for :func:`profiles_from_base`.
+        flux_scale: Factor on the fluxes, such as one that makes them electrons.
+        sky_level: Sky whose noise, with the galaxy's own, is added [flux per pixel, in electrons]; None for no noise.
+        key: PRNG key of the noise.
+        rows: The galaxies' places in their catalogue, which the noise depends on; default their places here.
+
+    Returns:
+        Stamps [flux per pixel of the stamp], in which no galaxy depends on the others.
+
+    Raises:
+        ValueError: If the model has no flow, the sky is negative, or noise is asked for without a key.
+
+    Example:
+        >>> images = stamps_from_base(model, renderer, base, conditions)  # doctest: +SKIP
+    """
+    condition_names(model)
+    if sky_level is None:
+        return _in_blocks(
+            partial(_stamps, model, renderer, np.float32(flux_scale)),
+            renderer.shape,
+            *_single(base, conditions),
+        )
+    if key is None or not sky_level >= 0:
+        raise ValueError(f"expected a key and a sky of zero or more for noise, got {key} and {sky_level}")
+    rows = np.arange(len(conditions)) if rows is None else rows
+    noisy = partial(_noisy_stamps, model, renderer, np.float32(flux_scale), np.float32(sky_level), key)
+    return _in_blocks(noisy, renderer.shape, *_single(base, conditions), rows)
 
 
 def draw_galsim(
@@ -146,6 +192,25 @@ def light_profiles(
     return [galsim.Convolve(galaxy, sharper) for galaxy in galaxies]
 
 
+def _single(*columns: Array) -> list[np.ndarray]:
+    return [np.asarray(column, np.float32) for column in columns]
+
+
+def _in_blocks(compute: Callable[..., jax.Array], shape: tuple[int, int], *columns: Array) -> np.ndarray:
+    """Compute images of galaxies block by block, from what is known of each."""
+    block, n = block_size(), len(columns[0])
+    columns = tuple(np.asarray(column) for column in columns)
+    images, waiting = np.empty((n, *shape), np.float32), []
+    for first in range(0, n, block):
+        inside = np.minimum(np.arange(first, first + block), n - 1)
+        waiting.append((first, compute(*(column[inside] for column in columns))))
+        if len(waiting) > 1:  # the device computes one block while the one before is copied
+            _take(images, *waiting.pop(0))
+    for first, computed in waiting:
+        _take(images, first, computed)
+    return images
+
+
 def _take(out: np.ndarray, first: int, block: jax.Array) -> None:
     out[first : first + len(block)] = np.asarray(block)[: len(out) - first]
 
@@ -159,3 +224,19 @@ def _base(key: jax.Array, rows: jax.Array, d: int) -> jax.Array:
 @jax.jit
 def _profiles(model: GalaxyModel, base: jax.Array, conditions: jax.Array) -> jax.Array:
     return model.decode(model.flow.from_base(base, conditions))
+
+
+@jax.jit
+def _stamps(
+    model: GalaxyModel, renderer: Renderer, scale, base: jax.Array, conditions: jax.Array
+) -> jax.Array:
+    return scale * renderer(model.decode(model.flow.from_base(base, conditions)))
+
+
+@jax.jit
+def _noisy_stamps(
+    model: GalaxyModel, renderer: Renderer, scale, sky_level, key, base, conditions, rows
+) -> jax.Array:
+    clean = _stamps(model, renderer, scale, base, conditions)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
+    return jax.vmap(add_noise, in_axes=(0, 0, None))(keys, clean, sky_level)

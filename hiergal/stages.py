@@ -1,7 +1,7 @@
 """The stages of a study, each from files to files: what the ``hiergal`` command runs, and scripts may.
 
-    survey -> train -> flow -> infer
-                          `-> sample
+    survey -> train -> flow -> infer (:mod:`hiergal.posterior_stages`)
+                          `-> sample (:mod:`hiergal.catalog_sampling`)
 
 Every stage writes beside its target and renames, so that what lies on disk is whole; the same seed gives the same
 files.
@@ -18,7 +18,7 @@ import numpy as np
 from hiergal import __version__
 from hiergal.architecture import marginal_config
 from hiergal.batches import Galaxies, rough_fluxes
-from hiergal.conditions import Catalog, conditions_from
+from hiergal.conditions import conditions_from
 from hiergal.devices import is_first_process
 from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide import posterior_from
@@ -26,7 +26,6 @@ from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
 from hiergal.nets import GeneratorConfig
 from hiergal.psf import check_wider
 from hiergal.recipe import Recipe
-from hiergal.simulate import draw_profiles
 from hiergal.survey import Split, Store, StoreHeader
 from hiergal.svi import Fit, fit
 
@@ -34,7 +33,6 @@ __all__ = [
     "fit_flow_stage",
     "measure_flux_scale",
     "room_for_galaxies",
-    "sample_stage",
     "split_of",
     "train_stage",
     "write_mock_survey",
@@ -254,35 +252,6 @@ def aggregate_posterior(
         chunk = sample(jax.random.fold_in(key, first), store.read(rows[inside]))
         parts.append(np.asarray(chunk)[:, : len(rows) - first])
     return np.concatenate(parts, axis=1)
-
-
-def sample_stage(
-    model: GalaxyModel, catalog: Catalog, out: str | Path, *, seed: int, overwrite: bool = False
-) -> None:
-    """Draw a galaxy for each row of a catalogue into a FITS file: profiles in a cube, conditions in a table.
-
-    Raises:
-        FileExistsError: If the file is there, and is not to be replaced.
-    """
-    from astropy.io import fits
-    from astropy.table import Table
-
-    out = Path(out)
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists: choose another name, or pass overwrite=True (--overwrite)")
-    profiles = draw_profiles(model, catalog, key=key_for(seed, SAMPLE))
-    names = model.flow.config.conditions if model.flow else ()
-    cube = fits.PrimaryHDU(profiles)
-    cube.header["BUNIT"] = (model.provenance.flux_unit, "flux per pixel, not convolved")
-    cube.header["PIXSCALE"] = (model.recipe.pixel_scale_arcsec, "width of a pixel [arcsec]")
-    cube.header["MAGZERO"] = (model.provenance.magnitude_zero_point, "magnitude zero point [mag]")
-    rows = fits.table_to_hdu(Table({name: np.asarray(catalog[name], float) for name in names}))
-    rows.name = "CONDITIONS"
-    partial = out.with_name(f"{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb") as file:
-        fits.HDUList([cube, rows]).writeto(file)
-    partial.replace(out)
 
 
 def _check_store(store: Store, recipe: Recipe) -> None:

@@ -11,7 +11,6 @@ dask.distributed: some of its own, or those of a cluster. A task whose worker di
 
 import shutil
 import warnings
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from astropy.table import Table, vstack
 
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.observation import Observation, check_observation
+from hiergal.parts import check_workers, finished_parts
 from hiergal.posterior import infer
 from hiergal.posterior_checks import check_counts, check_geometry, check_method
 from hiergal.posterior_store import check_images_target, create_images, write_images
@@ -86,13 +86,12 @@ def infer_survey(
         >>> infer_survey("runs/first/model", "survey.zarr", "posteriors.fits", seed=0)  # doctest: +SKIP
     """
     out, opened, loaded = Path(out), open_store(store), load_model(model)
-    check_counts(draws=draws, workers=workers, limit=1 if limit is None else limit)
+    check_counts(draws=draws, limit=1 if limit is None else limit)
     check_method(loaded, method, draws)
     check_geometry(loaded, opened.header.pixel_scale_arcsec, opened.shape)
     if conditions:
         _check_conditions(loaded, opened)
-    if workers > 1 or scheduler is not None:
-        _dask()
+    check_workers(workers, scheduler)
     if images is not None:
         check_images_target(images)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +115,8 @@ def infer_survey(
     left = [number for number in numbers if not _is_whole(_path(run, number), len(_rows(run, number)))]
     with progress_bar(f"inference, {method}", run.galaxies, shown=progress) as advance:
         advance(run.galaxies - sum(len(_rows(run, number)) for number in left))
-        for number in _finished(run, left, workers, scheduler):
+        tasks = ((run, number) for number in left)
+        for number in finished_parts(infer_part, tasks, workers=workers, scheduler=scheduler):
             advance(len(_rows(run, number)))
     table = vstack([read_table(_path(run, number)) for number in numbers], metadata_conflicts="silent")
     table.meta.clear()
@@ -184,39 +184,6 @@ def _judged(model: GalaxyModel, observation: Observation, use: bool) -> tuple[np
     table = np.stack(columns, axis=-1)
     flag[~np.isfinite(table).all(axis=1)] |= Flag.BAD_CONDITIONS
     return table, flag
-
-
-def _finished(run: SurveyRun, numbers: list[int], workers: int, scheduler: str | None) -> Iterator[int]:
-    """Do the parts, and yield the number of each when it is done."""
-    if not numbers:
-        return
-    if workers == 1 and scheduler is None:
-        yield from (infer_part(run, number) for number in numbers)
-        return
-    dask = _dask()
-    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-    local = None if scheduler else dask.LocalCluster(**options)
-    try:
-        with dask.Client(scheduler or local) as client:
-            futures = client.map(infer_part, [run] * len(numbers), numbers, pure=False)
-            for future in dask.as_completed(futures):
-                yield future.result()
-                future.release()
-    finally:
-        if local is not None:
-            local.close()
-
-
-def _dask():
-    """Return dask.distributed, which few need."""
-    try:
-        import dask.distributed
-    except ImportError:
-        raise ValueError(
-            "workers: expected dask for more than one process, which is not installed; `pip install "
-            '"hiergal[distributed]"`'
-        ) from None
-    return dask.distributed
 
 
 def _check_conditions(model: GalaxyModel, store: Store) -> None:

@@ -32,10 +32,11 @@ def main(words: list[str] | None = None) -> None:
     if args.distributed:
         join_processes()  # before anything else of JAX
 
+    from hiergal.catalog_sampling import sample_catalog
     from hiergal.hub import load_model
     from hiergal.posterior_stages import infer_stage
     from hiergal.recipe import Recipe, load_recipe
-    from hiergal.stages import fit_flow_stage, sample_stage, split_of, train_stage
+    from hiergal.stages import fit_flow_stage, split_of, train_stage
     from hiergal.survey import open_store
 
     recipe = load_recipe(args.recipe) if args.recipe else Recipe()
@@ -54,7 +55,7 @@ def main(words: list[str] | None = None) -> None:
     rows = split_of(store, model.recipe).test[: args.infer]
     _, posterior = infer_stage(model, store, args.out / "posterior.nc", seed=args.seed, rows=rows)
     catalog = {name: column[rows] for name, column in store.catalog.items()}
-    sample_stage(model, catalog, args.out / "galaxies.fits", seed=args.seed, overwrite=True)
+    sample_catalog(args.out / "model", catalog, args.out / "galaxies.fits", seed=args.seed, overwrite=True)
     print(
         f"{args.out}: median reduced chi-square of {len(rows)} test galaxies", np.median(posterior.chi_square)
     )

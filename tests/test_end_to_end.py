@@ -94,7 +94,7 @@ def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
     command(
         "infer", survey, "--model", out / "model", "--out", tmp_path / "p.nc", "--limit", 3, "--draws", 10
     )
-    command("sample", out / "model", survey, "--out", tmp_path / "g.fits")
+    command("sample", survey, "--model", out / "model", "--out", tmp_path / "g.fits")
     assert hiergal.load_model(out / "model").flow.config.conditions == ("mag_auto",)
 
     from astropy.io import fits
@@ -139,15 +139,21 @@ def test_help_is_there(words):
             "expected one of laplace, amortized",
         ),
         (("flow", "{model}", "{survey}", "--condition", "colour"), "missing: colour"),
-        (("sample", "{model}", "{table}", "--out", "{out}/g.fits"), "missing: flux_radius, zphot"),
-        (("sample", "{model}", "{survey}", "--out", "{table}"), "--overwrite"),
+        (("sample", "{table}", "--model", "{model}", "--out", "{out}/g.fits"), "missing: flux_radius, zphot"),
+        (
+            ("sample", "{survey}", "--model", "{model}", "--out", "{out}"),
+            "expected a name that ends in .fits",
+        ),
+        (("sample", "{survey}", "--model", "{model}", "--out", "{written}"), "--overwrite"),
     ],
 )
 def test_what_goes_wrong_is_said_in_words(run, tmp_path, monkeypatch, words, message):
     (tmp_path / "misspelt.toml").write_text("[training]\nstep = 10\n")
     (tmp_path / "table.csv").write_text("mag_auto\n22.5\n")
+    (tmp_path / "written.fits").write_text("something")
     places = {
         "none": tmp_path / "none",
+        "written": tmp_path / "written.fits",
         "survey": run / "survey.zarr",
         "out": tmp_path / "out",
         "model": run / "model",

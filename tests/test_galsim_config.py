@@ -104,7 +104,9 @@ def test_the_same_galaxies_as_in_python(tiled, folder):
     del tiled["image"]["noise"]
     image = image_of(tiled)
     row = {"mag_auto": 22.0, "flux_radius": 8.0, "zphot": 0.7}
-    (galaxy,) = GenerativeGalaxyModel(folder).sample(row, rng=galsim.BaseDeviate(galsim.BaseDeviate(1234).raw() + 1 + 3))
+    (galaxy,) = GenerativeGalaxyModel(folder).sample(
+        row, rng=galsim.BaseDeviate(galsim.BaseDeviate(1234).raw() + 1 + 3)
+    )
     here = galsim.Convolve(galaxy, galsim.Gaussian(fwhm=0.2)).drawImage(nx=24, ny=24, scale=0.1).array
     np.testing.assert_allclose(image[:24, 72:96], here, atol=1e-6 * here.max())
 

@@ -1,0 +1,66 @@
+"""The verb ``hiergal sample``: a new galaxy for each row of a catalogue (see :mod:`hiergal.cli`).
+
+hiergal sample catalog.fits --model hub:mock-acs --out galaxies.zarr                          light profiles
+hiergal sample catalog.fits --model hub:mock-acs --survey LSST --band i --out stamps.fits     as a survey sees them
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiergal.cli_survey import Overwrite, Seed
+
+__all__ = ["sample"]
+
+
+def sample(
+    model: Annotated[str, typer.Option(help="A trained model: hub:NAME, a folder, a file or an address.")],
+    out: Annotated[Path, typer.Option(help="What to write: .fits, .hdf5 or .zarr.")],
+    catalog: Annotated[
+        Path | None,
+        typer.Argument(help="A table that Astropy reads (FITS, ECSV, CSV), parquet, or a survey's store."),
+    ] = None,
+    galaxies: Annotated[
+        int | None, typer.Option(help="Without a catalogue: how many of the model's population.", min=1)
+    ] = None,
+    survey: Annotated[
+        str | None,
+        typer.Option(help="Draw them as this survey of surveycodex sees them, in electrons, with noise."),
+    ] = None,
+    band: Annotated[str | None, typer.Option(help="With --survey: the filter.")] = None,
+    stamp: Annotated[int, typer.Option(help="With --survey: pixels along each side.", min=1)] = 64,
+    noise: Annotated[
+        bool, typer.Option(help="With --survey: whether to add the noise of sky and source.")
+    ] = True,
+    outside: Annotated[
+        str, typer.Option(help="Conditions that the model was not trained on: warn, raise or ignore.")
+    ] = "warn",
+    workers: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a dask scheduler whose workers to use.")
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw a new galaxy for each row of a catalogue. A run that was stopped goes on with the same command."""
+    from hiergal.catalog_sampling import Observing, read_catalog, sample_catalog
+    from hiergal.conditions import condition_names
+    from hiergal.hub import load_model
+
+    if (survey is None) != (band is None):
+        raise ValueError(f"expected both --survey and --band, or neither, got {survey} and {band}")
+    rows = None if catalog is None else read_catalog(catalog, condition_names(load_model(model)))
+    path = sample_catalog(
+        model,
+        rows,
+        out,
+        seed=seed,
+        galaxies=galaxies,
+        observing=None if survey is None else Observing(survey, band, stamp, noise),
+        outside=outside,
+        workers=workers,
+        scheduler=scheduler,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{path}: galaxies of {model}")
