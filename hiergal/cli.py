@@ -78,6 +78,10 @@ def train(
             help="Keep the galaxies on the devices, or read them as they are needed; default by their size.",
         ),
     ] = None,
+    half_precision: Annotated[
+        bool,
+        typer.Option("--half-precision", help="Round the weights, as those of published models are."),
+    ] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="Join the processes of a job (SLURM, Open MPI).")
     ] = False,
@@ -97,7 +101,9 @@ def train(
     plan = load_recipe(recipe) if recipe else Recipe()
     if steps is not None:
         plan = replace(plan, training=replace(plan.training, steps=steps))
-    _, fitted = train_stage(open_store(store), plan, out, seed=seed, in_memory=in_memory)
+    _, fitted = train_stage(
+        open_store(store), plan, out, seed=seed, in_memory=in_memory, half_precision=half_precision
+    )
     if not is_first_process():
         return
     if find_spec("matplotlib"):  # an extra

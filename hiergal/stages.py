@@ -110,6 +110,7 @@ def train_stage(
     *,
     seed: int,
     in_memory: bool | None = None,
+    half_precision: bool = False,
     progress: bool = True,
 ) -> tuple[GalaxyModel, Fit]:
     """Train a model on a store, and save it as ``folder/model`` (without a flow).
@@ -121,6 +122,8 @@ def train_stage(
         seed: Seed of the training.
         in_memory: Whether the training galaxies are kept on the devices, or read from the store as they are needed;
             default on the devices if they take little of their memory (:func:`room_for_galaxies`).
+        half_precision: Whether the weights are rounded to half precision, as those of published models are: then what
+            is fitted and measured later is what will be published.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -149,9 +152,16 @@ def train_stage(
         psf_fwhm_arcsec=_psf_fwhm(train),
     )
     model = GalaxyModel(fitted.params, None, recipe, provenance)
+    if half_precision:
+        model = model.replace(params=jax.tree.map(_rounded, model.params))
     if is_first_process():
         save_model(model, Path(folder) / "model")
     return model, fitted
+
+
+def _rounded(leaf: jax.Array) -> jax.Array:
+    """Round to half precision; a weight beyond its range becomes infinite, which nobody can miss."""
+    return leaf.astype(np.float16).astype(leaf.dtype)
 
 
 def _psf_fwhm(galaxies: Galaxies) -> float:

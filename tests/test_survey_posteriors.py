@@ -182,7 +182,7 @@ def test_wrong_requests_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="expected a table that ends in .fits or .parquet, got .csv"):
         infer_survey(*paths, tmp_path / "t.csv", **HOW)
     for change, message in [
-        ({"workers": 0}, "workers: expected at least 1, got 0"),
+        ({"workers": 0}, "workers: expected at least 1 process, got 0"),
         ({"limit": 0}, "limit: expected at least 1, got 0"),
         ({"method": "lapalce"}, "method: expected one of"),
         ({"method": "flow"}, "expected a model with a guide flow"),

@@ -1,0 +1,62 @@
+"""The verbs ``hiergal models publish`` and ``hiergal models card`` (see :mod:`hiergal.cli`).
+
+hiergal models publish RUN --about about.toml --validation DIR --calibration DIR     a run becomes models/NAME
+hiergal models card hub:NAME                                                         print the card of a model
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiergal.cli_survey import Overwrite
+
+__all__ = ["card", "publish"]
+
+
+def publish(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run, with model/ in it.")],
+    about: Annotated[
+        Path,
+        typer.Option(
+            help="TOML: name, version, licence, description, intended_use, limits, citation of the model."
+        ),
+    ],
+    validation: Annotated[Path, typer.Option(help="Folder that `hiergal validate` wrote for it.")],
+    calibration: Annotated[
+        list[Path],
+        typer.Option(help="Folder that inference/calibrate_posteriors.py wrote for it; repeat for more."),
+    ],
+    out: Annotated[Path, typer.Option(help="Where published models go.")] = Path("models"),
+    registry: Annotated[
+        Path | None, typer.Option(help="Folder of a registry to offer it in as well, as one file.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Publish a trained model with its card; an incomplete one is refused."""
+    from hiergal.hub.publish import add_to_registry
+    from hiergal.hub.publish import publish as publish_run
+
+    folder = publish_run(
+        run, about, validation=validation, calibrations=list(calibration), out=out, overwrite=overwrite
+    )
+    typer.echo(f"{folder}: published; read {folder / 'CARD.md'}")
+    if registry is not None:
+        entry = add_to_registry(folder, registry)
+        typer.echo(f"{registry}: offers {entry.name}@{entry.version}, {entry.size:,} bytes")
+
+
+def card(
+    name: Annotated[str, typer.Argument(help="A published model: hub:NAME, or its folder.")],
+) -> None:
+    """Print the card of a published model."""
+    from hiergal.hub import locate
+
+    path = locate(name)
+    page = path / "CARD.md"
+    if not page.is_file():
+        raise FileNotFoundError(
+            f"{name}: expected a published model's folder with CARD.md, got {path}; `hiergal models info {name}` prints "
+            "what its file says"
+        )
+    typer.echo(page.read_text(encoding="utf-8"))

@@ -1,0 +1,161 @@
+"""The card of a published model: what it is for, what it was made of, how good it is, and where it fails."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hiergal.hub.galaxy_model import GalaxyModel, parameter_counts
+from hiergal.hub.published import Published
+
+__all__ = ["render_card"]
+
+LEVELS = ("0.50", "0.68", "0.90", "0.95")
+
+
+def render_card(model: GalaxyModel, published: Published, metrics: Mapping[str, Any]) -> str:
+    """Write the card in Markdown.
+
+    Args:
+        model: The model.
+        published: What its authors say of it.
+        metrics: What was measured (:func:`hiergal.hub.publish.publish`).
+    """
+    parts = [
+        f"# {published.name} {published.version}",
+        published.description,
+        "## Intended use",
+        published.intended_use,
+        _usage(model, published),
+        "## Training data",
+        _training(model),
+        "## Limits",
+        published.limits,
+        "## How real its galaxies are",
+        _validation(metrics["validation"]),
+        "![Unseen galaxies of the survey, and those drawn for them](galaxies.png)",
+        "## How well calibrated its posteriors are",
+        _calibration(metrics["calibration"]),
+        "![Joint coverage](coverage.png)",
+        "## Files",
+        _files(model, metrics["half_precision"]),
+        "## Licence",
+        f"{published.licence}.",
+        "## How to cite",
+        published.citation,
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _usage(model: GalaxyModel, published: Published) -> str:
+    names = model.flow.config.conditions
+    ranges = model.provenance.condition_ranges
+    middle = {name: round(sum(ranges[name]) / 2, 2) for name in names}
+    columns = ", ".join(f'"{name}": [{value}]' for name, value in middle.items())
+    return f"""```python
+import hiergal
+
+model = hiergal.GenerativeGalaxyModel("hub:{published.name}")
+galaxies = model.sample({{{columns}}})  # GalSim objects
+```"""
+
+
+def _training(model: GalaxyModel) -> str:
+    origin, recipe = model.provenance, model.recipe
+    ny, nx = recipe.shape
+    rows = [
+        ("survey", f"{origin.survey}, {origin.band}"),
+        ("galaxies", f"{origin.galaxies:,}"),
+        ("stamps", f"{ny} x {nx} pixels of {recipe.pixel_scale_arcsec} arcsec"),
+        ("PSF", f"{origin.psf_fwhm_arcsec:.3f} arcsec at the median (full width at half maximum)"),
+        ("fluxes", f"{origin.flux_unit}, magnitude zero point {origin.magnitude_zero_point}"),
+        (
+            "recipe",
+            f"{recipe.name}, {recipe.training.steps:,} steps of {recipe.training.batch}, seed {origin.seed}",
+        ),
+        ("code", f"hiergal {origin.version}"),
+    ]
+    rows += [
+        (f"`{name}`", f"{low:.4g} to {high:.4g} [{origin.condition_units.get(name, 'not stated')}]")
+        for name, (low, high) in origin.condition_ranges.items()
+    ]
+    rows += [(f"survey: {name}", str(value)) for name, value in origin.survey_provenance.items()]
+    return _table(("", ""), rows)
+
+
+def _validation(metrics: Mapping[str, Any]) -> str:
+    verdicts = metrics["verdicts"]
+    drawn = verdicts["drawn"]
+    passed = sum(verdict["passed"] for verdict in drawn.values())
+    others = [name for name in ("parametric", "floor") if name in verdicts]
+    titles = {"parametric": "parametric fits", "floor": "survey, half against half"}
+    rows = []
+    for name, verdict in drawn.items():
+        row = [
+            name,
+            f"{verdict['expected']:.3g}",
+            _with_error(verdict),
+            "yes" if verdict["passed"] else "**no**",
+        ]
+        for other in others:
+            row.append(_with_error(verdicts[other][name]) if name in verdicts[other] else "")
+        rows.append(tuple(row))
+    table = _table(("test", "if alike", "drawn", "passed", *(titles[other] for other in others)), rows)
+    return (
+        f"`hiergal validate` with {metrics['galaxies']:,} galaxies that it has not seen: {passed} of {len(drawn)} "
+        "tests see no difference (chance of any false alarm: 1 %). What each statistic is, "
+        f"`hiergal.validation` says.\n\n{table}"
+    )
+
+
+def _calibration(calibration: Mapping[str, Any]) -> str:
+    parts = []
+    for method, found in calibration.items():
+        together = {name: shares for name, shares in found["joint_coverage"].items()}
+        quantities = {name: shares for name, shares in found["coverage"].items() if not name.startswith("z")}
+        latents = {name: shares for name, shares in found["coverage"].items() if name.startswith("z")}
+        rows = [
+            (name, *(f"{100 * shares[level]:.1f}" for level in LEVELS)) for name, shares in quantities.items()
+        ]
+        if latents:
+            worst = [
+                100
+                * max(
+                    (shares[level] for shares in latents.values()), key=lambda x, p=level: abs(x - float(p))
+                )
+                for level in LEVELS
+            ]
+            rows.append(("the worst latent", *(f"{value:.1f}" for value in worst)))
+        rows += [
+            (name, *(f"{100 * shares[level]:.1f}" for level in LEVELS)) for name, shares in together.items()
+        ]
+        errors = [
+            f"{100 * (float(level) * (1 - float(level)) / found['galaxies']) ** 0.5:.1f}" for level in LEVELS
+        ]
+        failed = "".join(f"\n- {words}" for words in found["failed"])
+        parts.append(
+            f"`{method}` on {found['galaxies']:,} galaxies drawn from the model itself, {found['draws']} draws each: "
+            f"{found['tests_passed']} of {found['tests']} tests passed{':' + failed if failed else '.'}\n\n"
+            f"Truths in central intervals [%] (errors: {', '.join(errors)}):\n\n"
+            + _table(("", *(f"{100 * float(level):.0f} %" for level in LEVELS)), rows)
+        )
+    return "\n\n".join(parts)
+
+
+def _files(model: GalaxyModel, half: Mapping[str, float]) -> str:
+    counts = parameter_counts(model.recipe)._asdict()
+    numbers = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return (
+        f"Parameters: {numbers}. Weights of generator and encoder are stored in half precision: of {half['galaxies']} "
+        f"galaxies, that changes fluxes by {100 * half['largest_change_of_flux']:.2g} % at most, and pixels by "
+        f"{100 * half['median_change_of_peak']:.2g} % of the peak at the median "
+        f"({100 * half['largest_change_of_peak']:.2g} % at most). All numbers are in `metrics.json`, the networks in "
+        "`recipe.toml`."
+    )
+
+
+def _with_error(verdict: Mapping[str, Any]) -> str:
+    return f"{verdict['statistic']:.3g} ± {verdict['error']:.2g}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,212 @@
+"""From a trained run to a published model: a folder ``models/NAME`` that says what it is, how good, and where it fails.
+
+    model.json, recipe.toml, weights.safetensors    the bundle (:mod:`hiergal.hub.bundle`)
+    metrics.json                                    what `hiergal validate` and the calibration checks found
+    published.toml, CARD.md, *.png                  the card, for people
+
+A model that has not been measured, or of which something is not said, is refused. Where the folder is in ``models/`` of
+the source tree, ``hub:NAME`` finds it; a registry (:mod:`hiergal.hub.registry`) offers it to others as one file.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hiergal.hub.bundle import METADATA, load_model, read_metrics, save_model
+from hiergal.hub.card import render_card
+from hiergal.hub.galaxy_model import GalaxyModel
+from hiergal.hub.published import PUBLISHED, Published, read_published
+from hiergal.hub.registry import INDEX, Entry, read_registry
+
+__all__ = ["add_to_registry", "publish"]
+
+FIGURES = {"galaxies.png": "figures/galaxies.png", "coverage.png": "coverage.png"}
+CHECKED = 128  # galaxies that are drawn in full and in half precision
+KEPT = ("method", "galaxies", "draws", "seed", "passed", "used", "coverage", "joint_coverage")
+
+
+def publish(
+    run: str | Path,
+    about: str | Path,
+    *,
+    validation: str | Path,
+    calibrations: list[str | Path],
+    out: str | Path = "models",
+    overwrite: bool = False,
+) -> Path:
+    """Publish a trained model.
+
+    Args:
+        run: Folder of the run, with ``model`` in it.
+        about: A TOML file with the fields of :class:`~hiergal.hub.published.Published`.
+        validation: Folder that ``hiergal validate`` wrote for this model.
+        calibrations: Folders that ``inference/calibrate_posteriors.py`` wrote for it, one for each method.
+        out: Where published models go; the folder takes the model's name.
+        overwrite: Whether to replace one that is there.
+
+    Returns:
+        The published model's folder.
+
+    Raises:
+        FileExistsError: If it is there, and is not to be replaced.
+        OSError: If something is missing or cannot be written.
+        ValueError: If the model is incomplete, was measured before it was trained last, or is not described.
+    """
+    source, out = Path(run) / "model", Path(out)
+    published = _read_about(Path(about))
+    folder = out / published.name
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists: choose another name, or pass overwrite=True (--overwrite)")
+    model = load_model(source)
+    _check_complete(model, source)
+    metrics = _metrics(Path(validation), [Path(one) for one in calibrations], source)
+    fresh = out / f".{published.name}.partial"
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        save_model(model, fresh, half_precision=True)
+        metrics["half_precision"] = _precision(model, load_model(fresh))
+        save_model(model, fresh, half_precision=True, metrics=metrics)
+        (fresh / PUBLISHED).write_bytes(Path(about).read_bytes())
+        shutil.copy(Path(validation) / FIGURES["galaxies.png"], fresh / "galaxies.png")
+        shutil.copy(Path(calibrations[0]) / FIGURES["coverage.png"], fresh / "coverage.png")
+        (fresh / "CARD.md").write_text(render_card(model, published, metrics), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def add_to_registry(model: str | Path, registry: str | Path) -> Entry:
+    """Offer a published model in a registry: a folder with an ``index.toml``, which a web server may show to others.
+
+    Args:
+        model: Folder of a published model.
+        registry: Folder of the registry; made if it is not there.
+
+    Returns:
+        What the registry says of it.
+
+    Raises:
+        OSError: If something cannot be read or written.
+        ValueError: If the model is not a published one, or the registry has this version already.
+    """
+    import tomli_w
+
+    published, registry = read_published(model), Path(registry)
+    index = registry / INDEX
+    there = read_registry(str(registry)) if index.is_file() else []
+    if any((one.name, one.version) == (published.name, published.version) for one in there):
+        raise ValueError(
+            f"{index}: has {published.name} {published.version} already; a version never changes: give a new one"
+        )
+    registry.mkdir(parents=True, exist_ok=True)
+    file = registry / f"{published.name}-{published.version}.safetensors"
+    save_model(load_model(model), file, metrics=read_metrics(model), half_precision=True)
+    with file.open("rb") as content:
+        checksum = hashlib.file_digest(content, "sha256").hexdigest()
+    entry = Entry(
+        name=published.name,
+        version=published.version,
+        url=file.name,
+        sha256=checksum,
+        size=file.stat().st_size,
+        licence=published.licence,
+        description=published.description,
+    )
+    before = index.read_text(encoding="utf-8") if there else "schema_version = 1\n"
+    text = (
+        before.rstrip()
+        + "\n\n"
+        + tomli_w.dumps({"model": [msgspec.to_builtins(entry)]}, multiline_strings=False)
+    )
+    fresh = index.with_name(f"{INDEX}.partial")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(index)
+    return entry
+
+
+def _read_about(path: Path) -> Published:
+    import tomllib
+
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Published)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        fields = ", ".join(field.name for field in msgspec.structs.fields(Published))
+        raise ValueError(f"{path}: expected the fields {fields}: {error}") from None
+
+
+def _check_complete(model: GalaxyModel, source: Path) -> None:
+    missing = {
+        "a flow (`hiergal flow`)": model.flow is None,
+        "the flow's marginal (`hiergal flow`)": model.marginal is None,
+        "a population (`hiergal flow`)": model.population is None,
+        "units of its conditions (`hiergal flow`)": not model.provenance.condition_units,
+        "a guide flow (`hiergal guide`)": model.guide_flow is None,
+        "the width of its survey's PSF (`hiergal train`)": model.provenance.psf_fwhm_arcsec is None,
+    }
+    lacking = [what for what, is_missing in missing.items() if is_missing]
+    if lacking:
+        raise ValueError(f"{source}: expected a complete model; it lacks {'; '.join(lacking)}")
+
+
+def _metrics(validation: Path, calibrations: list[Path], source: Path) -> dict[str, Any]:
+    """What was measured, of this model as it is."""
+    if not calibrations:
+        raise ValueError(
+            "calibrations: expected at least one, got none; run inference/calibrate_posteriors.py"
+        )
+    files = {"validation": validation / "metrics.json"}
+    files |= {f"calibration {one}": one / "calibration.json" for one in calibrations}
+    needed = [
+        *files.values(),
+        validation / FIGURES["galaxies.png"],
+        calibrations[0] / FIGURES["coverage.png"],
+    ]
+    absent = [str(file) for file in needed if not file.is_file()]
+    if absent:
+        raise FileNotFoundError(
+            "expected what `hiergal validate` and inference/calibrate_posteriors.py write, missing: "
+            f"{', '.join(absent)}"
+        )
+    trained = (source / METADATA).stat().st_mtime
+    old = [str(file) for file in files.values() if file.stat().st_mtime < trained]
+    if old:
+        raise ValueError(
+            f"{source}: was written after it was measured; measure it again, for {', '.join(old)}"
+        )
+    read = {name: msgspec.json.decode(file.read_bytes()) for name, file in files.items()}
+    calibration = {}
+    for one in calibrations:
+        found = read[f"calibration {one}"]
+        tests = found["verdicts"]
+        calibration[found["method"]] = {name: found[name] for name in KEPT} | {
+            "tests": len(tests),
+            "tests_passed": sum(test["passed"] for test in tests),
+            "failed": [test["words"] for test in tests if not test["passed"]],
+        }
+    return {"validation": read["validation"], "calibration": calibration}
+
+
+def _precision(model: GalaxyModel, stored: GalaxyModel) -> Mapping[str, float]:
+    """By how much half precision changes the galaxies that are drawn, in units of each one's peak."""
+    from hiergal.simulate import profiles_from_base
+
+    rng = np.random.default_rng(0)
+    conditions = np.asarray(model.population)[:CHECKED]
+    base = rng.normal(size=(len(conditions), model.recipe.generator.latents))
+    full, half = (profiles_from_base(one, base, conditions) for one in (model, stored))
+    change = np.abs(half - full).max(axis=(1, 2)) / full.max(axis=(1, 2))
+    flux = np.abs(half.sum(axis=(1, 2)) / full.sum(axis=(1, 2)) - 1)
+    return {
+        "galaxies": len(conditions),
+        "median_change_of_peak": float(np.median(change)),
+        "largest_change_of_peak": float(change.max()),
+        "largest_change_of_flux": float(flux.max()),
+    }
