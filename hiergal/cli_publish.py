@@ -1,7 +1,7 @@
 """The verbs ``hiergal models publish`` and ``hiergal models card`` (see :mod:`hiergal.cli`).
 
 hiergal models publish RUN --about about.toml --validation DIR --calibration DIR     a run becomes models/NAME
-hiergal models card hub:NAME                                                         print the card of a model
+hiergal models card hub:NAME        print the card of a published model
 """
 
 from pathlib import Path
