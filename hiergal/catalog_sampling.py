@@ -9,7 +9,6 @@ some parts.
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from hiergal.progress import progress_bar
 from hiergal.renderer import Renderer, renderer_for
 from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
 from hiergal.stages import SAMPLE, key_for
+from hiergal.survey_run import digest_of_model
 
 __all__ = ["PART", "Observing", "read_catalog", "sample_catalog"]
 
@@ -217,7 +217,7 @@ def _begin(
     """Make the file and its journal, or find out what an interrupted run has done."""
     about = msgspec.to_builtins(run) | {
         "version": hiergal.__version__,
-        "model_sha256": _digest(Path(run.model)),
+        "model_sha256": digest_of_model(run.model),
         "conditions_sha256": hashlib.sha256(np.ascontiguousarray(conditions).tobytes()).hexdigest(),
     }
     first = msgspec.json.encode(about).decode()
@@ -265,13 +265,6 @@ def _differences(lines: list[str], about: dict[str, Any]) -> str:
     except (IndexError, msgspec.MsgspecError):
         return "content, which cannot be read"
     return ", ".join(name for name in about if before.get(name) != about[name])
-
-
-def _digest(path: Path) -> str:
-    files: Iterator[Path] = (
-        iter([path]) if path.is_file() else (one for one in sorted(path.iterdir()) if one.is_file())
-    )
-    return hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in files)).hexdigest()
 
 
 def _rows(run: _Run, number: int) -> np.ndarray:

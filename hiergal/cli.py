@@ -8,7 +8,7 @@ hiergal guide RUN/model OUT.zarr                          the shapes of posterio
 hiergal infer OUT.zarr --model RUN/model --out TABLE      posteriors of observed galaxies
 hiergal sample CATALOG --model RUN/model --out FILE       new galaxies
 hiergal validate --model RUN/model --survey OUT.zarr      how real its galaxies are
-hiergal models info RECIPE|MODEL                          what a recipe or a model consists of
+hiergal models list|info|card|fetch|verify|publish|...    trained models: which there are, what they are
 """
 
 import sys
@@ -19,6 +19,8 @@ from typing import Annotated
 import typer
 
 from hiergal.cli_infer import guide, infer
+from hiergal.cli_models import models
+from hiergal.cli_publish import card, publish
 from hiergal.cli_sample import sample
 from hiergal.cli_survey import Seed, survey
 from hiergal.host_memory import keep_freed_memory
@@ -37,8 +39,9 @@ app = typer.Typer(
     ),
 )
 app.add_typer(survey, name="survey")
-models = typer.Typer(no_args_is_help=True, help="Look at recipes and trained models.")
 app.add_typer(models, name="models")
+models.command()(publish)
+models.command()(card)
 
 StorePath = Annotated[Path, typer.Argument(help="A survey's store, written by `hiergal survey`.")]
 ModelPath = Annotated[Path, typer.Argument(help="A trained model's folder, such as runs/first/model.")]
@@ -152,7 +155,10 @@ def validate(
             help="The survey's store; of one that was trained on, only the galaxies kept apart count."
         ),
     ],
-    model: Annotated[Path | None, typer.Option(help="A trained model's folder, with a flow.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A trained model with a flow: hub:NAME, a folder, a file or an address."),
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -196,24 +202,6 @@ def validate(
     typer.echo(summary_of(found, name=name, alpha=alpha))
     typer.echo(f"report: {page}")
     raise typer.Exit(0 if found.passed else 1)
-
-
-@models.command("info")
-def models_info(
-    path: Annotated[Path, typer.Argument(help="A recipe in TOML, or a trained model's folder.")],
-) -> None:
-    """Print what a recipe describes, and how many parameters its networks have."""
-    from hiergal.hub import load_model, parameter_counts
-    from hiergal.recipe import load_recipe
-
-    recipe = load_model(path).recipe if path.is_dir() else load_recipe(path)
-    ny, nx = recipe.shape
-    typer.echo(f"{recipe.name}: {ny} x {nx} pixels of {recipe.pixel_scale_arcsec} arcsec")
-    typer.echo(f"latents      {recipe.generator.latents}, {recipe.covariance} covariance")
-    typer.echo(f"conditions   {', '.join(recipe.flow.conditions)}")
-    typer.echo(f"training     {recipe.training.steps:,} steps of {recipe.training.batch}")
-    for name, count in parameter_counts(recipe)._asdict().items():
-        typer.echo(f"{name:<12} {count:,} parameters ({4e-6 * count:.2f} MB)")
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def guide(
 
 def infer(
     store: Annotated[Path, typer.Argument(help="A survey's store, written by `hiergal survey`.")],
-    model: Annotated[Path, typer.Option(help="A trained model's folder.")],
+    model: Annotated[str, typer.Option(help="A trained model: hub:NAME, a folder, a file or an address.")],
     out: Annotated[
         Path,
         typer.Option(

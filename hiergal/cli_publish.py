@@ -56,7 +56,7 @@ def card(
     page = path / "CARD.md"
     if not page.is_file():
         raise FileNotFoundError(
-            f"{name}: expected a published model's folder with CARD.md, got {path}; `hiergal models info {name}` prints "
-            "what its file says"
+            f"{name}: expected a published model's folder with CARD.md, got {path}; `hiergal models info {name}` "
+            "prints what its file says"
         )
     typer.echo(page.read_text(encoding="utf-8"))

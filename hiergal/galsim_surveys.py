@@ -57,7 +57,7 @@ def survey_conditions(survey: str, band: str) -> SurveyConditions:
         ValueError: If surveycodex has no such survey or filter.
 
     Example:
-        >>> survey_conditions("LSST", "i").pixel_scale
+        >>> float(survey_conditions("LSST", "i").pixel_scale)
         0.2
     """
     import surveycodex
@@ -101,7 +101,7 @@ def survey_psf(survey: str, band: str, gsparams: galsim.GSParams | None = None) 
         ValueError: If surveycodex has no such survey or filter.
 
     Example:
-        >>> round(survey_psf("LSST", "i").calculateFWHM(), 2)
+        >>> round(float(survey_psf("LSST", "i").calculateFWHM()), 2)
         0.79
     """
     about = survey_conditions(survey, band)

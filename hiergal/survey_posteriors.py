@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from astropy.table import Table, vstack
 
-from hiergal.hub import GalaxyModel, load_model
+from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.observation import Observation, check_observation
 from hiergal.parts import check_workers, finished_parts
 from hiergal.posterior import infer
@@ -59,7 +59,8 @@ def infer_survey(
     """Infer posteriors of the galaxies of a survey, and write a table with one row for each.
 
     Args:
-        model: Folder of a trained model; all workers have to see it, the store and the output.
+        model: A trained model: ``hub:NAME``, a folder, a file or an address; all workers have to see its files, the store
+            and the output.
         store: The survey.
         out: The table, ``.fits`` or ``.parquet``: see :mod:`hiergal.posterior_table`. One that is there is replaced.
         seed: Seed of the draws.
@@ -99,7 +100,7 @@ def infer_survey(
     check.unlink()  # a wrong suffix, or a folder without room, is better known now
     parts = out.with_name(f"{out.name}.parts")
     run = SurveyRun(
-        model=str(Path(model).absolute()),
+        model=str(locate(model).absolute()),
         store=str(Path(store).absolute()),
         parts=str(parts.absolute()),
         images=None if images is None else str(Path(images).absolute()),

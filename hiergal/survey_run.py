@@ -9,14 +9,14 @@ import msgspec
 import hiergal
 from hiergal.survey.schema import MANIFEST
 
-__all__ = ["SurveyRun", "differences", "fingerprint"]
+__all__ = ["SurveyRun", "differences", "digest_of_model", "fingerprint"]
 
 
 class SurveyRun(msgspec.Struct, frozen=True):
     """All that the result depends on, and where it goes.
 
     Attributes:
-        model: Folder of the model.
+        model: Folder or file of the model.
         store: Folder of the survey.
         parts: Folder of the parts.
         images: Zarr group of the images, or None.
@@ -67,10 +67,19 @@ def differences(before: Any, about: dict[str, Any]) -> str:
     return ", ".join(name for name in new if old.get(name) != new[name])
 
 
+def digest_of_model(path: str | Path) -> str:
+    """Return the SHA-256 of the files of a model.
+
+    Args:
+        path: A folder or a file.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file())
+    return hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in files)).hexdigest()
+
+
 def _digests(run: SurveyRun) -> dict[str, str]:
     """What tells another model or survey of the same name."""
-    files = sorted(path for path in Path(run.model).iterdir() if path.is_file())
-    model = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
     names = ("zarr.json", MANIFEST)  # what it is, and the size of each of its files
     store = hashlib.sha256(b"".join((Path(run.store) / name).read_bytes() for name in names))
-    return {"model": model.hexdigest(), "store": store.hexdigest()}
+    return {"model": digest_of_model(run.model), "store": store.hexdigest()}

@@ -2,7 +2,7 @@
 
 from hiergal.hub.bundle import load_model, read_metrics, save_model
 from hiergal.hub.galaxy_model import GalaxyModel, ParameterCounts, Provenance, parameter_counts
-from hiergal.hub.locate import locate
+from hiergal.hub.names import locate
 
 __all__ = [
     "GalaxyModel",

@@ -103,7 +103,7 @@ def load_model(name: str | Path) -> GalaxyModel:
     Example:
         >>> model = load_model("runs/quickstart/model")  # doctest: +SKIP
     """
-    from hiergal.hub.locate import locate
+    from hiergal.hub.names import locate
 
     path = locate(name)
     if path.suffix == ONE_FILE:
@@ -147,7 +147,7 @@ def read_metrics(name: str | Path) -> dict[str, Any]:
     Example:
         >>> read_metrics("hub:mock-acs")["validation"]["passed"]  # doctest: +SKIP
     """
-    from hiergal.hub.locate import locate
+    from hiergal.hub.names import locate
 
     path = locate(name)
     if path.suffix == ONE_FILE:

@@ -17,14 +17,13 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from hiergal.hub.registry import TIMEOUT, Entry, check_address
+from hiergal.hub.registry import CHUNK, Entry, answer_of, check_address
 from hiergal.progress import progress_bar
 
-__all__ = ["Cached", "cache_folder", "cached", "fetch", "verify"]
+__all__ = ["Cached", "cache_folder", "cached", "fetch", "strays", "verify"]
 
 VARIABLE = "HIERGAL_CACHE"
 MODEL, ENTRY = "model.safetensors", "entry.toml"
-CHUNK = 2**18
 PATIENCE = 3600.0  # seconds that one process waits for another's download
 Advance = Callable[..., None]
 
@@ -51,10 +50,20 @@ def cache_folder() -> Path:
 
 def cached() -> Iterator[Cached]:
     """Yield the models that are there."""
-    for path in sorted(cache_folder().glob(f"[!.]*/*/{ENTRY}")):
-        entry = _read_entry(path)
-        if entry is not None and (path.parent / MODEL).is_file():
-            yield Cached(entry, path.parent / MODEL)
+    for place in _places():
+        entry = _read_entry(place / ENTRY)
+        if (
+            entry is not None
+            and (place / MODEL).is_file()
+            and place.parts[-2:] == (entry.name, entry.version)
+        ):
+            yield Cached(entry, place / MODEL)
+
+
+def strays() -> list[Path]:
+    """Return the folders in the cache that hold no whole model: fetching does not leave such."""
+    whole = {model.path.parent for model in cached()}
+    return [place for place in _places() if place not in whole]
 
 
 def verify(model: Cached) -> None:
@@ -86,18 +95,22 @@ def fetch(entry: Entry, *, progress: bool = True) -> Path:
 
     Raises:
         OSError: If it cannot be fetched, or the disk is full; what had come is kept, and the next call goes on from it.
-        ValueError: If its checksum is not the registry's; nothing is kept.
+        ValueError: If its checksum is not the registry's, or its address not one that models may come from; nothing is
+            kept.
     """
     from filelock import FileLock, Timeout
 
     root = cache_folder()
     place, fetching = root / entry.name / entry.version, root / ".fetching"
+    if _is_there(entry, place):  # perhaps in a cache that one may only read
+        return place / MODEL
+    if "://" in entry.url:
+        check_address(entry.url)
     try:
         fetching.mkdir(parents=True, exist_ok=True)
         with FileLock(fetching / f"{entry.sha256}.lock", timeout=PATIENCE):
-            there = _read_entry(place / ENTRY) if (place / MODEL).is_file() else None
-            if there is not None and there.sha256 == entry.sha256:
-                return place / MODEL  # another process was first
+            if _is_there(entry, place):  # another process was first
+                return place / MODEL
             return _fetch(entry, place, fetching, progress)
     except Timeout:
         raise OSError(
@@ -119,7 +132,9 @@ def _fetch(entry: Entry, place: Path, fetching: Path, progress: bool) -> Path:
 
     part = fetching / f"{entry.sha256}.part"
     fresh = fetching / f"{entry.sha256}.folder"
-    shutil.rmtree(fresh, ignore_errors=True)
+    if part.is_symlink():  # what it leads to is not ours
+        part.unlink()
+    _remove(fresh)
     fresh.mkdir()
 
     def download(url: str, output_file: str, _pooch: object) -> None:
@@ -130,22 +145,31 @@ def _fetch(entry: Entry, place: Path, fetching: Path, progress: bool) -> Path:
                 _copy(Path(url), part, entry.size, advance)
         part.replace(output_file)
 
-    try:
-        pooch.get_logger().setLevel("ERROR")  # the bar says it
+    def retrieve() -> None:
         pooch.retrieve(
             entry.url, known_hash=f"sha256:{entry.sha256}", fname=MODEL, path=fresh, downloader=download
         )
+
+    try:
+        pooch.get_logger().setLevel("ERROR")  # the bar says it
         (fresh / ENTRY).write_text(tomli_w.dumps(msgspec.to_builtins(entry)), encoding="utf-8")
+        resumed = part.exists()
+        try:
+            retrieve()
+        except ValueError:  # pooch's, about the checksum: perhaps what had come before was another file's
+            if not resumed:
+                raise
+            retrieve()
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
+        _remove(place)
         fresh.rename(place)
-    except ValueError as error:  # pooch's, about the checksum
+    except ValueError as error:
         raise ValueError(
             f"{entry.url}: its SHA-256 is not the {entry.sha256} of the registry: the file was changed, or the "
             "registry is out of date; nothing was kept"
         ) from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        _remove(fresh)
     return place / MODEL
 
 
@@ -153,29 +177,27 @@ def _download(url: str, part: Path, size: int, advance: Advance) -> None:
     """Fetch a file, going on after what a stopped download left."""
     import requests
 
-    check_address(url)
     there = part.stat().st_size if part.exists() else 0
     if size and there >= size:  # all of it, yet not the file that it should be
         part.unlink()
         there = 0
-    headers = {"Range": f"bytes={there}-"} if there else {}
     try:
-        with requests.get(
-            url, headers={"Accept-Encoding": "identity"} | headers, timeout=TIMEOUT, stream=True
-        ) as answer:
-            answer.raise_for_status()
-            check_address(answer.url)  # where redirects led
-            if answer.status_code != requests.codes.partial_content:
-                there = 0  # a server that starts anew
-            with part.open("r+b" if there else "wb") as file:
-                file.seek(there)
-                advance(there)
-                _write_all(answer.iter_content(CHUNK), file, there, size, url, advance)
-    except requests.RequestException as error:
+        with answer_of(url, {"Range": f"bytes={there}-"} if there else {}) as answer:
+            too_long = there and answer.status_code == requests.codes.requested_range_not_satisfiable
+            if not too_long:
+                answer.raise_for_status()
+                if answer.status_code != requests.codes.partial_content:
+                    there = 0  # a server that starts anew
+                with part.open("r+b" if there else "wb") as file:
+                    file.seek(there)
+                    advance(there)
+                    _write_all(answer.iter_content(CHUNK), file, there, size, url, advance)
+    except ConnectionError as error:
         kept = part.stat().st_size if part.exists() else 0
-        raise OSError(
-            f"{url}: cannot be fetched: {error}; {kept:,} bytes are kept, run the same again to go on"
-        ) from None
+        raise ConnectionError(f"{error}; {kept:,} bytes are kept, run the same again to go on") from None
+    if too_long:  # what is there is no beginning of this file
+        part.unlink()
+        _download(url, part, size, advance)
 
 
 def _copy(source: Path, part: Path, size: int, advance: Advance) -> None:
@@ -197,10 +219,27 @@ def _write_all(
         raise OSError(f"{url}: expected {size:,} bytes, got {there:,}; run the same again to go on")
 
 
+def _places() -> list[Path]:
+    return sorted(path for path in cache_folder().glob("[!.]*/[!.]*") if path.is_dir())
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; of a link to one, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_there(entry: Entry, place: Path) -> bool:
+    there = _read_entry(place / ENTRY) if (place / MODEL).is_file() else None
+    return there is not None and there.sha256 == entry.sha256
+
+
 def _read_entry(path: Path) -> Entry | None:
     import tomllib
 
     try:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Entry)
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError):
+    except (OSError, ValueError, msgspec.ValidationError):
         return None  # not a model that was fetched

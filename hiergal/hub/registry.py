@@ -20,17 +20,23 @@ added with ``hiergal models registry add``. Names and versions are plain words, 
 import os
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import unquote, urljoin, urlparse
 
 import msgspec
 from msgspec import Meta
 
+if TYPE_CHECKING:
+    from requests import Response
+
 __all__ = [
     "Entry",
     "Word",
     "add_registry",
+    "answer_of",
     "check_address",
     "read_registry",
     "registries",
@@ -41,12 +47,13 @@ __all__ = [
 INDEX = "index.toml"
 SCHEMA_VERSION = 1
 LARGEST_INDEX = 2**22  # bytes
+CHUNK = 2**14  # bytes; of a connection that breaks, less than this is lost
 TIMEOUT = 20.0  # seconds without an answer
 VARIABLE = "HIERGAL_REGISTRIES"
 WORD = r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*"  # dots only between other characters: no "..", no hidden file
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-Word = Annotated[str, Meta(pattern=f"^{WORD}$", max_length=64)]
+Word = Annotated[str, Meta(pattern=rf"\A{WORD}\Z", max_length=64)]
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +72,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Word
     version: Word
     url: str
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
     size: Annotated[int, Meta(ge=0)]
     licence: Annotated[str, Meta(min_length=1)]
     description: str = ""
@@ -151,14 +158,17 @@ def read_registry(source: str) -> list[Entry]:
     """
     if "://" in source:
         where = source if source.endswith(".toml") else urljoin(source.rstrip("/") + "/", INDEX)
-        text = _fetch_text(where)
+        text = _fetch_index(where)
     else:
         path = Path(source)
         path = path / INDEX if path.is_dir() else path
-        where, text = str(path), path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            where, text = str(path), file.read(LARGEST_INDEX + 1)
+    if len(text) > LARGEST_INDEX:
+        raise ValueError(f"{where}: expected a registry of at most {LARGEST_INDEX} bytes, got more")
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, brackets without end
         raise ValueError(f"{where}: expected a registry in TOML: {error}") from None
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
@@ -178,40 +188,81 @@ def check_address(url: str) -> None:
     Raises:
         ValueError: If it is neither https, nor http on this machine.
     """
-    parts = urlparse(url)
-    if parts.scheme == "https" and parts.hostname:
-        return
-    if parts.scheme != "http" or parts.hostname not in LOOPBACK:
-        raise ValueError(f"{url}: expected an https address")
+    try:
+        parts = urlparse(url)
+        host = parts.hostname
+    except ValueError:  # brackets that do not match
+        parts, host = urlparse(""), None
+    plain = url.isprintable() and not set(url) & set("\\ ")  # readers of addresses disagree about those
+    if (
+        not plain
+        or not host
+        or not (parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK))
+    ):
+        raise ValueError(f"{url!r}: expected an https address")
+
+
+@contextmanager
+def answer_of(url: str, headers: dict[str, str] | None = None) -> "Iterator[Response]":
+    """Ask for an address, and follow redirects to addresses that models may come from.
+
+    Args:
+        url: The address.
+        headers: What to say besides.
+
+    Yields:
+        The answer, to be read in pieces.
+
+    Raises:
+        OSError: If it leads elsewhere; a ConnectionError if it does not come, says no, or breaks off.
+        ValueError: If the address is none that models may come from.
+    """
+    import requests
+
+    def look_where_it_leads(answer: "Response", **_: object) -> None:
+        if not answer.is_redirect:
+            return
+        target = urljoin(answer.url, answer.headers["location"])
+        try:
+            check_address(target)
+        except ValueError as error:
+            answer.close()
+            raise OSError(f"{url}: leads to {error}") from None
+
+    check_address(url)
+    headers = {"Accept-Encoding": "identity"} | (headers or {})
+    hooks = {"response": look_where_it_leads}
+    try:
+        with requests.get(url, headers=headers, hooks=hooks, timeout=TIMEOUT, stream=True) as answer:
+            yield answer
+    except requests.RequestException as error:
+        raise ConnectionError(f"{url}: cannot be fetched: {error}") from None
 
 
 def _absolute(url: str, where: str) -> str:
     """An address in full; one without a scheme is a file beside the index, or below."""
     if "://" in url:
-        check_address(url)
+        try:
+            check_address(url)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         return url
     parts = Path(unquote(url)).parts
-    if not parts or Path(url).is_absolute() or ".." in parts or "\\" in url:
+    strange = not url.isprintable() or set(url) & set("\\:")  # with a colon, it might be of a scheme
+    if not parts or strange or Path(unquote(url)).is_absolute() or ".." in parts:
         raise ValueError(f"{where}: expected addresses of files beside the index, or below it, got {url!r}")
     return urljoin(where, url) if "://" in where else str(Path(where).parent / url)
 
 
-def _fetch_text(url: str) -> str:
-    import requests
-
-    check_address(url)
-    try:
-        with requests.get(url, timeout=TIMEOUT, stream=True) as answer:
-            answer.raise_for_status()
-            content = answer.raw.read(LARGEST_INDEX + 1, decode_content=True)
-    except requests.RequestException as error:
-        raise OSError(f"{url}: cannot be reached: {error}") from None
-    if len(content) > LARGEST_INDEX:
-        raise ValueError(f"{url}: expected a registry of at most {LARGEST_INDEX} bytes, got more")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{url}: expected a registry in TOML: {error}") from None
+def _fetch_index(url: str) -> bytes:
+    content = b""
+    with answer_of(url) as answer:
+        answer.raise_for_status()
+        for chunk in answer.iter_content(CHUNK):
+            content += chunk
+            if len(content) > LARGEST_INDEX:
+                break
+    return content
 
 
 def _settings() -> Path:
@@ -228,7 +279,7 @@ def _added() -> list[str]:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), dict[str, list[str]])[
             "registries"
         ]
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, KeyError) as error:
+    except (ValueError, msgspec.ValidationError, KeyError) as error:
         raise ValueError(f'{path}: expected registries = ["..."]: {error}; mend it, or remove it') from None
 
 

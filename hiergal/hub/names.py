@@ -73,12 +73,17 @@ def offers(problems: list[str] | None = None) -> Iterator[Offer]:
         yield Offer(about.name, about.version, about.licence, about.description, "package", path, None)
     for entry, path in sorted(cached(), key=lambda model: _order(model.entry.version), reverse=True):
         yield Offer(entry.name, entry.version, entry.licence, entry.description, "cache", path, entry)
-    for source in registries():
+    problems = [] if problems is None else problems
+    try:
+        sources = registries()
+    except ValueError as error:
+        problems.append(str(error))
+        return
+    for source in sources:
         try:
             entries = read_registry(source)
         except (OSError, ValueError) as error:
-            if problems is not None:
-                problems.append(str(error))
+            problems.append(str(error))
             continue
         for entry in sorted(entries, key=lambda entry: _order(entry.version), reverse=True):
             yield Offer(entry.name, entry.version, entry.licence, entry.description, source, None, entry)
@@ -122,7 +127,7 @@ def _entry_of_address(address: str) -> Entry:
 
 
 def _order(version: str) -> tuple:
-    """Versions in the order of their numbers."""
-    return tuple(
-        (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split("[.-]", version)
-    )
+    """Versions in the order of their numbers; 1.0-rc1 and 1.0rc1 come before 1.0, and 1.0 before 1.0.1."""
+    parts = re.findall("[0-9]+|[a-z]+", version)
+    numbers = [(True, int(part), "") if part.isdigit() else (False, 0, part) for part in parts]
+    return (*numbers, (True, -1, ""))
