@@ -11,6 +11,7 @@ Fluxes are in electrons of the survey's full exposure. ``surveycodex`` knows the
 (``python -m surveycodex``).
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import galsim
@@ -46,6 +47,7 @@ class SurveyConditions(NamedTuple):
     ground: bool
 
 
+@lru_cache
 def survey_conditions(survey: str, band: str) -> SurveyConditions:
     """Look a survey up in surveycodex.
 

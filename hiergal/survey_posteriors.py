@@ -59,8 +59,8 @@ def infer_survey(
     """Infer posteriors of the galaxies of a survey, and write a table with one row for each.
 
     Args:
-        model: A trained model: ``hub:NAME``, a folder, a file or an address; all workers have to see its files, the store
-            and the output.
+        model: A trained model: ``hub:NAME``, a folder, a file or an address; all workers have to see its files, the
+            store and the output.
         store: The survey.
         out: The table, ``.fits`` or ``.parquet``: see :mod:`hiergal.posterior_table`. One that is there is replaced.
         seed: Seed of the draws.
