@@ -3,6 +3,7 @@
 #   make quickstart   the whole path on a mock survey; the report is runs/quickstart/report.html
 #   make test         the tests, with line coverage
 #   make lint         style and docstrings
+#   make wheel        wheel and source distribution, and tests of the wheel in an environment of its own
 #   make check        all of it, the wheel and as many slow tests as 70 minutes allow too (what .ci/run calls)
 #   make clean        remove what these made; runs/ is yours and stays
 #
@@ -36,16 +37,26 @@ lint: $(VENV)/.dev
 check: lint wheel
 	$(PYTEST) -m "" --slow-minutes 70 $(ARGS)
 
-# The wheel is unpacked beside the sources, and every module that it ships has to load from there.
+# The source distribution is built, the wheel from it, and that is installed in an environment of its own, where every
+# module that it ships has to load and the tests of hub and GalSim to pass, outside the sources.
+WHEEL_TESTS := conftest signature_checks toys registry_server \
+  test_hub test_bundle test_galsim_model test_galsim_config test_renderer test_catalog_sampling
+
 wheel: $(VENV)/.dev
 	rm -rf dist build
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	$(BIN)/python -m zipfile -e dist/hiergal-*.whl build/wheel
-	cd build/wheel && "$(abspath $(BIN))/python" -c "import hiergal as h, importlib, pathlib, pkgutil; \
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/python -m venv build/environment
+	build/environment/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  "$$(echo dist/hiergal-*.whl)[plot,distributed]" pytest beartype
+	mkdir -p build/outside/tests
+	cp pyproject.toml build/outside
+	cp $(WHEEL_TESTS:%=tests/%.py) build/outside/tests
+	cd build/outside && ../environment/bin/python -c "import hiergal as h, importlib, pathlib, pkgutil, sys; \
 	  names = [m.name for m in pkgutil.walk_packages(h.__path__, 'hiergal.')]; \
 	  [importlib.import_module(n) for n in names]; \
-	  assert pathlib.Path(h.__file__).is_relative_to(pathlib.Path.cwd()), h.__file__; \
+	  assert pathlib.Path(h.__file__).is_relative_to(sys.prefix), h.__file__; \
 	  print(f'wheel: {len(names)} modules load')"
+	cd build/outside && PYTHONPATH= ../environment/bin/python -m pytest --quiet tests
 
 # Stamps: .python says that the environment is whole, .runtime and .dev that their packages are those of the files
 # named. .dev comes after .runtime, so that two installs never run at once, whatever is asked of make.

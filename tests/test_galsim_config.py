@@ -1,9 +1,11 @@
 """Configurations of GalSim: one call of the network for an image, and the same pixels whatever the processes."""
 
 import copy
+import runpy
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import galsim
 import galsim.config
@@ -305,3 +307,27 @@ def test_surveys_in_configurations():
         survey_psf("Hubble", "i")
     with pytest.raises(ValueError, match="band: expected one of u, g, r, i, z, y of LSST, got 'K'"):
         survey_psf("LSST", "K")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiled", "scene"])
+def test_the_configurations_of_inference_run(folder, tmp_path, name):
+    """With the galsim command, in one process and in four, bit for bit the same."""
+    inference = Path(__file__).parents[1] / "inference"
+    main = runpy.run_path(str(inference / "scene_catalog.py"))["main"]
+    main([str(tmp_path / "runs/scene_catalog.fits"), "--model", str(folder), "--field", "60", "--seed", "3"])
+    images = []
+    for processes in (1, 4):
+        changes = {
+            "input.generative_model.file_name": folder,
+            "image.nproc": processes,
+            "output.file_name": f"{processes}.fits",
+            "eval_variables.ffield": 60.0,
+        }
+        words = [f"{key}={value}" for key, value in changes.items()]
+        command = [sys.executable, "-c", "from galsim.main import run_main; run_main()"]
+        command += [str(inference / f"{name}.yaml"), *words]
+        subprocess.run(command, check=True, timeout=300, capture_output=True, cwd=tmp_path)
+        images.append(fits.getdata(tmp_path / "runs" / f"{processes}.fits"))
+    np.testing.assert_array_equal(*images)
+    assert images[0].max() > 20 * np.median(np.abs(images[0] - np.median(images[0])))
