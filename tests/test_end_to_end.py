@@ -206,7 +206,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(run, tmp_path, reci
 
 def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     (tmp_path / "runs").mkdir()
     os.symlink(run, tmp_path / "runs/quickstart")
     monkeypatch.chdir(tmp_path)
@@ -215,7 +215,9 @@ def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
     assert len(names["galaxies"]) == 3
     assert names["image"].array.shape == (64, 64)
     assert (names["low"] < names["high"]).all()
-    exec(compile(blocks[2], "README.md", "exec"), names)
+    exec(compile(blocks[1], "README.md", "exec"), names)
+    assert len(names["galaxies"]) == 2 and len(names["others"]) == 10
+    exec(compile(blocks[3], "README.md", "exec"), names)
     assert names["mean"].shape == names["error"].shape == (1, 64, 64)
     assert 0 < np.nanmean(names["gini"]) < 1  # on these small stamps, some draws have no Petrosian radius
     assert 0 <= names["checks"].p_pixels[0] <= 1
@@ -226,7 +228,7 @@ def test_readme_measures_morphology_as_printed(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     stages.write_mock_survey(tmp_path / "runs/quickstart/survey.zarr", 500, seed=1, progress=False)
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks[1], "README.md", "exec"), {"hiergal": hiergal})
+    exec(compile(blocks[2], "README.md", "exec"), {"hiergal": hiergal})
     printed = capsys.readouterr().out
     assert "m20_gini: 0." in printed and "log10_m: 0." in printed
 
