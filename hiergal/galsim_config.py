@@ -34,7 +34,7 @@ import galsim.config as gc
 import numpy as np
 
 from hiergal.conditions import condition_names
-from hiergal.galsim_model import GenerativeGalaxyModel
+from hiergal.galsim_model import GenerativeGalaxyModel, warn_of_narrow_psf
 from hiergal.galsim_requests import check_outside, deviates_each, request_from
 from hiergal.galsim_surveys import register_survey_types
 
@@ -58,6 +58,7 @@ class About(NamedTuple):
 
     quantities: tuple[str, ...]
     deviates: int
+    psf_fwhm: float | None
 
 
 class GenerativeModel:
@@ -82,7 +83,8 @@ class GenerativeModel:
 
     def about(self) -> About:
         """Return what builders have to know."""
-        return About(condition_names(self._model.model), deviates_each(self._model.model))
+        model = self._model
+        return About(condition_names(model.model), deviates_each(model.model), model.psf_fwhm)
 
     def network_calls(self) -> int:
         """Return how often galaxies have been computed."""
@@ -157,6 +159,7 @@ def _build_galaxy(
     model.check(order)
     profile = model.find(order)
     if profile is None:
+        _check_psf(base, about)
         profile = model.draw(order, _orders_ahead(base, logger))
     options = {name: values[name] for name in values if name not in (*about.quantities, "missing")}
     if gsparams:
@@ -174,6 +177,13 @@ def _check_fields(values: dict[str, Any], quantities: tuple[str, ...]) -> None:
             f"{GALAXY}: expected the fields {', '.join(quantities)}, which the model is conditioned on; missing: "
             f"{', '.join(absent)}; add them, or draw them from the model's population with missing: population"
         )
+
+
+def _check_psf(base: dict[str, Any], about: About) -> None:
+    """Warn of a PSF that is narrower than the training survey's, as far as it can be measured."""
+    psf = base.get("psf", {}).get("current", (None,))[0]
+    if isinstance(psf, galsim.GSObject) and about.psf_fwhm is not None:
+        warn_of_narrow_psf(psf.calculateFWHM(), about.psf_fwhm)
 
 
 def _orders_ahead(base: dict[str, Any], logger: Any) -> list[Order]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import galsim
     from astropy.table import Table
 
-__all__ = ["GenerativeGalaxyModel"]
+__all__ = ["GenerativeGalaxyModel", "warn_of_narrow_psf"]
 
 
 NARROWER = 0.9  # of the survey's PSF width: what galaxies may be drawn at without a warning
@@ -167,16 +167,8 @@ class GenerativeGalaxyModel:
         Args:
             psf: What galaxies are to be convolved with. Up to a tenth narrower is let pass.
         """
-        if self.psf_fwhm is None:
-            return
-        fwhm = psf.calculateFWHM()
-        if fwhm < NARROWER * self.psf_fwhm:
-            warnings.warn(
-                f"psf: expected one of at least about the {self.psf_fwhm:.3g} arcsec (full width at half maximum) that "
-                f"the model's survey had, got {fwhm:.3g} arcsec; what it shows beyond the survey's resolution is the "
-                "network's extrapolation, not constrained by data",
-                stacklevel=3,
-            )
+        if self.psf_fwhm is not None:
+            warn_of_narrow_psf(psf.calculateFWHM(), self.psf_fwhm)
 
     def request(
         self,
@@ -236,3 +228,14 @@ class GenerativeGalaxyModel:
         if fluxes is not None:
             galaxies = [galaxy.withFlux(value) for galaxy, value in zip(galaxies, fluxes, strict=True)]
         return galaxies
+
+
+def warn_of_narrow_psf(fwhm: float, survey_fwhm: float) -> None:
+    """Warn if a PSF is more than a tenth narrower than that of the training survey [arcsec]."""
+    if fwhm < NARROWER * survey_fwhm:
+        warnings.warn(
+            f"psf: expected one of at least about the {survey_fwhm:.3g} arcsec (full width at half maximum) that the "
+            f"model's survey had, got {fwhm:.3g} arcsec; what it shows beyond the survey's resolution is the network's "
+            "extrapolation, not constrained by data",
+            stacklevel=3,
+        )

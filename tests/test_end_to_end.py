@@ -94,7 +94,7 @@ def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
     command(
         "infer", survey, "--model", out / "model", "--out", tmp_path / "p.nc", "--limit", 3, "--draws", 10
     )
-    command("sample", survey, "--model", out / "model", "--out", tmp_path / "g.fits")
+    command("sample", survey, "--model", out / "model", "--out", tmp_path / "g.fits", "--outside", "ignore")
     assert hiergal.load_model(out / "model").flow.config.conditions == ("mag_auto",)
 
     from astropy.io import fits

@@ -241,6 +241,12 @@ def test_galaxies_unlike_those_trained_on(tiled):
     image_of(tiled)
 
 
+def test_narrow_psfs_warn(tiled):
+    tiled["psf"] = {"type": "Gaussian", "fwhm": 0.05}
+    with pytest.warns(UserWarning, match="got 0.05 arcsec"):
+        image_of(tiled)
+
+
 BAD = [
     (lambda c: c["gal"].update(magnitude=22.0), galsim.GalSimConfigError, "Unexpected attribute magnitude"),
     (lambda c: c["gal"].update(missing="maybe"), galsim.GalSimConfigValueError, "Invalid missing"),

@@ -29,6 +29,7 @@ def render_card(model: GalaxyModel, published: Published, metrics: Mapping[str, 
         _training(model),
         "## Limits",
         published.limits,
+        _edge(model, metrics["edge"]),
         "## How real its galaxies are",
         _validation(metrics["validation"]),
         "![Unseen galaxies of the survey, and those drawn for them](galaxies.png)",
@@ -138,6 +139,19 @@ def _calibration(calibration: Mapping[str, Any]) -> str:
             + _table(("", *(f"{100 * float(level):.0f} %" for level in LEVELS)), rows)
         )
     return "\n\n".join(parts)
+
+
+def _edge(model: GalaxyModel, edge: Mapping[str, Any]) -> str:
+    side = min(model.recipe.shape) * model.recipe.pixel_scale_arcsec
+    typical = ", ".join(
+        f"{name} {value:.3g}" for name, value in edge["median_conditions"].items() if value is not None
+    )
+    share, error = 100 * edge["cut_off"], 100 * edge["error"]
+    return (
+        f"Stamps are {side:.3g} arcsec wide. Of {edge['galaxies']} galaxies of the population, {share:.1f} ± {error:.1f} % "
+        f"have more than {100 * edge['share_of_flux']:.0f} % of their light in the outermost ring of pixels, and end "
+        f"abruptly there{f' (at the median: {typical})' if typical else ''}."
+    )
 
 
 def _files(model: GalaxyModel, half: Mapping[str, float]) -> str:

@@ -10,7 +10,6 @@ the source tree, ``hub:NAME`` finds it; a registry (:mod:`hiergal.hub.registry`)
 
 import hashlib
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from hiergal.hub.registry import INDEX, Entry, read_registry
 __all__ = ["add_to_registry", "publish"]
 
 FIGURES = {"galaxies.png": "figures/galaxies.png", "coverage.png": "coverage.png"}
-CHECKED = 128  # galaxies that are drawn in full and in half precision
+CHECKED = 512  # galaxies that are drawn, in full and in half precision
+RING = 0.01  # of the flux in the outermost pixels: such a galaxy is cut off
 KEPT = ("method", "galaxies", "draws", "seed", "passed", "used", "coverage", "joint_coverage")
 
 
@@ -69,7 +69,7 @@ def publish(
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         save_model(model, fresh, half_precision=True)
-        metrics["half_precision"] = _precision(model, load_model(fresh))
+        metrics["half_precision"], metrics["edge"] = _drawn(model, load_model(fresh))
         save_model(model, fresh, half_precision=True, metrics=metrics)
         (fresh / PUBLISHED).write_bytes(Path(about).read_bytes())
         shutil.copy(Path(validation) / FIGURES["galaxies.png"], fresh / "galaxies.png")
@@ -194,19 +194,32 @@ def _metrics(validation: Path, calibrations: list[Path], source: Path) -> dict[s
     return {"validation": read["validation"], "calibration": calibration}
 
 
-def _precision(model: GalaxyModel, stored: GalaxyModel) -> Mapping[str, float]:
-    """By how much half precision changes the galaxies that are drawn, in units of each one's peak."""
+def _drawn(model: GalaxyModel, stored: GalaxyModel) -> tuple[dict[str, float], dict[str, Any]]:
+    """What half precision changes, and how often stamps cut galaxies off: of some of the population's."""
     from hiergal.simulate import profiles_from_base
 
-    rng = np.random.default_rng(0)
     conditions = np.asarray(model.population)[:CHECKED]
-    base = rng.normal(size=(len(conditions), model.recipe.generator.latents))
+    base = np.random.default_rng(0).normal(size=(len(conditions), model.recipe.generator.latents))
     full, half = (profiles_from_base(one, base, conditions) for one in (model, stored))
+    flux = half.sum(axis=(1, 2))
     change = np.abs(half - full).max(axis=(1, 2)) / full.max(axis=(1, 2))
-    flux = np.abs(half.sum(axis=(1, 2)) / full.sum(axis=(1, 2)) - 1)
-    return {
+    precision = {
         "galaxies": len(conditions),
         "median_change_of_peak": float(np.median(change)),
         "largest_change_of_peak": float(change.max()),
-        "largest_change_of_flux": float(flux.max()),
+        "largest_change_of_flux": float(np.abs(flux / full.sum(axis=(1, 2)) - 1).max()),
     }
+    ring = 1 - half[:, 1:-1, 1:-1].sum(axis=(1, 2)) / flux
+    cut = ring > RING
+    typical = {
+        name: float(np.median(column[cut])) if cut.any() else None
+        for name, column in zip(model.flow.config.conditions, conditions.T, strict=True)
+    }
+    edge = {
+        "galaxies": len(conditions),
+        "share_of_flux": RING,
+        "cut_off": float(cut.mean()),
+        "error": float(np.sqrt(cut.mean() * (1 - cut.mean()) / len(cut))),
+        "median_conditions": typical,
+    }
+    return precision, edge
