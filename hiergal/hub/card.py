@@ -149,7 +149,7 @@ def _edge(model: GalaxyModel, edge: Mapping[str, Any]) -> str:
     share, error = 100 * edge["cut_off"], 100 * edge["error"]
     return (
         f"Stamps are {side:.3g} arcsec wide. Of {edge['galaxies']} galaxies of the population, "
-        f"{share:.1f} ± {error:.1f} % have more than {100 * edge['share_of_flux']:.0f} % of their light in the outermost "
+        f"{share:.1f} ± {error:.1f} % have more than {100 * edge['share_of_flux']:.0f} % of their light in the outer "
         f"ring of pixels, and end abruptly there{f' (at the median: {typical})' if typical else ''}."
     )
 
