@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from hiergal.hub import GalaxyModel
+from hiergal.psf import FWHM_PER_SIGMA
 from hiergal.records import Array, Record, record, static
 
 if TYPE_CHECKING:
@@ -163,8 +164,7 @@ def _single(matrix: np.ndarray) -> np.ndarray:
 
 def _gaussian(frequency: np.ndarray, fwhm: float) -> Float[np.ndarray, "ky kx"]:
     """Transfer function of a round Gaussian at frequencies [cycles per arcsec]."""
-    sigma = fwhm / np.sqrt(8 * np.log(2))
-    one = np.exp(-2 * (np.pi * sigma * frequency) ** 2)
+    one = np.exp(-2 * (np.pi * fwhm / FWHM_PER_SIGMA * frequency) ** 2)
     return np.outer(one, one)
 
 

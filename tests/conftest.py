@@ -72,6 +72,18 @@ def forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session")
+def drawing_folder(tmp_path_factory) -> Path:
+    """A saved model that draws galaxies, untrained."""
+    from toys import drawing_model
+
+    from hiergal.hub import save_model
+
+    path = tmp_path_factory.mktemp("drawing") / "toy"
+    save_model(drawing_model(), path)
+    return path
+
+
 @pytest.fixture
 def key() -> jax.Array:
     """A typed PRNG key, the same in every test."""

@@ -15,12 +15,11 @@ import pytest
 import zarr
 from astropy.io import fits
 from astropy.table import Table
-from toys import drawing_model
 
 from hiergal import catalog_sampling, galaxy_files
 from hiergal.catalog_sampling import Observing, read_catalog, sample_catalog
 from hiergal.galsim_surveys import survey_conditions, survey_psf
-from hiergal.hub import load_model, save_model
+from hiergal.hub import load_model
 from hiergal.renderer import renderer_for
 from hiergal.simulate import draw_profiles
 from hiergal.stages import SAMPLE, key_for
@@ -36,10 +35,8 @@ def small_parts(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sampling") / "toy"
-    save_model(drawing_model(), path)
-    return path
+def folder(drawing_folder):
+    return drawing_folder
 
 
 @pytest.fixture(scope="module")

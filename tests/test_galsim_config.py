@@ -14,18 +14,15 @@ import pytest
 import surveycodex
 from astropy.io import fits
 from astropy.table import Table
-from toys import drawing_model
 
 import hiergal.galsim_config as module
-from hiergal import GenerativeGalaxyModel, save_model
+from hiergal import GenerativeGalaxyModel
 from hiergal.galsim_surveys import survey_conditions, survey_psf
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("galsim") / "toy"
-    save_model(drawing_model(), path)
-    return path
+def folder(drawing_folder):
+    return drawing_folder
 
 
 @pytest.fixture

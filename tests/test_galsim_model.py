@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import QTable, Table
-from toys import drawing_model, tiny_model
+from toys import tiny_model
 
 from hiergal import GenerativeGalaxyModel, save_model
 
@@ -19,10 +19,8 @@ N = 20
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("galsim") / "toy"
-    save_model(drawing_model(), path)
-    return path
+def folder(drawing_folder):
+    return drawing_folder
 
 
 @pytest.fixture(scope="module")
