@@ -33,7 +33,7 @@ import galsim
 import galsim.config as gc
 import numpy as np
 
-from hiergal.conditions import condition_names
+from hiergal.conditions import condition_names, conditions_for
 from hiergal.galsim_model import GenerativeGalaxyModel, warn_of_narrow_psf
 from hiergal.galsim_requests import check_outside, deviates_each, request_from
 from hiergal.galsim_surveys import register_survey_types
@@ -133,7 +133,8 @@ class GenerativeModel:
             rows = np.flatnonzero([other == kind for other in kinds])
             values = np.array([[value for _, value in orders[row].conditions] for row in rows])
             catalog = dict(zip(kind, values.reshape(len(rows), len(kind)).T, strict=True))
-            part = request_from(model, deviates[rows], catalog, complete=len(kind) == conditions.shape[1])
+            known = conditions_for(model, catalog) if len(kind) == conditions.shape[1] else None
+            part = request_from(model, deviates[rows], catalog, known)
             base[rows], conditions[rows], seeds[rows] = part
         return part._replace(base=base, conditions=conditions, noise_seed=seeds)
 

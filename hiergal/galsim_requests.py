@@ -74,9 +74,10 @@ def request_galaxies(
         raise ValueError(f"missing: expected 'raise' or 'population', got {missing!r}")
     if cat is None and n is None:
         raise ValueError("expected a catalogue, or n, the number of galaxies to draw from the population")
-    complete = cat is not None and missing == "raise"
-    if complete:
-        count = len(conditions_for(model, cat))
+    known = cat is not None and missing == "raise"
+    conditions = conditions_for(model, cat) if known else None
+    if conditions is not None:
+        count = len(conditions)
     else:
         count = n if cat is None else _length(cat, condition_names(model))
         count = n if count is None else count
@@ -84,24 +85,28 @@ def request_galaxies(
         raise ValueError("n: expected the number of galaxies, as the catalogue has no condition to count")
     if count < 0 or (n is not None and n != count):
         raise ValueError(f"n: expected {max(count, 0)}, the rows of the catalogue, or nothing, got {n}")
-    return request_from(model, take_deviates(model, rng, count), cat, complete=complete)
+    return request_from(model, take_deviates(model, rng, count), cat, conditions)
 
 
 def request_from(
-    model: GalaxyModel, deviates: Float[np.ndarray, "n k"], cat: Catalog | None, *, complete: bool = True
+    model: GalaxyModel,
+    deviates: Float[np.ndarray, "n k"],
+    cat: Catalog | None,
+    conditions: Float[np.ndarray, "n c"] | None,
 ) -> Request:
     """Make of normal deviates what they stand for.
 
     Args:
         model: A model with a flow.
         deviates: What :func:`take_deviates` took.
-        cat: Catalogue of conditions, or None.
-        complete: Whether the catalogue has all conditions.
+        cat: Catalogue of what is known of the conditions, or None.
+        conditions: All of them, where all are known.
     """
     d = model.recipe.generator.latents
     uniform = np.minimum(ndtr(deviates[:, d : d + 2]), np.nextafter(1, 0))
     choice, noise_seed = uniform[:, 0], 1 + (uniform[:, 1] * SEEDS).astype(np.int64)
-    conditions = conditions_for(model, cat) if complete else complete_conditions(model, cat, choice)
+    if conditions is None:
+        conditions = complete_conditions(model, cat, choice)
     return Request(deviates[:, :d].astype(np.float32), conditions, noise_seed)
 
 
