@@ -5,6 +5,7 @@ import copy
 import jax
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from hiergal.survey.mock import draw_mock
 from hiergal.survey.population import population_parameters
@@ -150,6 +151,16 @@ def test_features_do_not_know_the_labels():
     dealt = stamps[order]
     other = np.concatenate(pixel_features((dealt[:60], 1.0), (dealt[60:], 1.0), components=3))
     np.testing.assert_allclose(np.abs(other), np.abs(one[order]), atol=2e-3)
+
+
+def test_features_do_not_depend_on_threads():
+    """Components of mere noise are nearly alike: single precision would differ in the third digit."""
+    noise = np.random.default_rng(1).normal(size=(2, 24, 32, 32)).astype(np.float32)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(pixel_features(*((stamps, 1.0) for stamps in noise)))
+    np.testing.assert_array_equal(*found)
 
 
 def test_features_pass_one_population_and_fail_others(real):

@@ -140,10 +140,12 @@ def pixel_features(
             f"components: expected fewer than {min(pooled.shape)} for {len(pooled)} stamps of {pooled.shape[1]} "
             f"pixels, got {components}; ask for fewer components"
         )
-    # Random directions among pixels, not among stamps: the order of the stamps must not matter.
+    # Random directions among pixels, not among stamps: the order of the stamps must not matter. In double precision,
+    # and then rounded: components of noise alone are alike, and lift what differs between runs of threads a thousandfold.
+    pooled = pooled.astype(float)
     centred = pooled - pooled.mean(axis=0)[None]
     left, _, _ = randomized_svd(centred, components, n_iter=7, transpose=False, random_state=seed)
-    rows = np.sqrt(len(pooled) - 1) * left.astype(float)
+    rows = (np.sqrt(len(pooled) - 1) * left).astype(np.float32).astype(float)
     return np.split(rows, np.cumsum([len(sample) for sample in stretched])[:-1])
 
 
