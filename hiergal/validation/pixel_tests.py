@@ -141,7 +141,7 @@ def pixel_features(
             f"pixels, got {components}; ask for fewer components"
         )
     # Random directions among pixels, not among stamps: the order of the stamps must not matter. In double precision,
-    # and then rounded: components of noise alone are alike, and lift what differs between runs of threads a thousandfold.
+    # and then rounded: components of mere noise are alike, and lift the roundings of other threads a thousandfold.
     pooled = pooled.astype(float)
     centred = pooled - pooled.mean(axis=0)[None]
     left, _, _ = randomized_svd(centred, components, n_iter=7, transpose=False, random_state=seed)
