@@ -88,13 +88,15 @@ def conditions_for(model: GalaxyModel, catalog: Catalog) -> Float[np.ndarray, "n
 
 
 def condition_names(model: GalaxyModel) -> tuple[str, ...]:
-    """Return the names of what a model's galaxies are drawn for.
+    """Return the names of what a model's flow is conditioned on: its galaxies are drawn for these.
 
     Raises:
         ValueError: If the model has no flow.
     """
     if model.flow is None:
-        raise ValueError("expected a model with a flow, got one without; fit it with `hiergal flow`")
+        raise ValueError(
+            "conditions: expected a model with a flow, got one without; fit it with `hiergal flow`"
+        )
     return model.flow.config.conditions
 
 

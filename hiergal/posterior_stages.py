@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hiergal.conditions import conditions_from
+from hiergal.conditions import condition_names, conditions_from
 from hiergal.flow import FlowFit
 from hiergal.guide_fitting import fit_guide_flow
 from hiergal.hub import GalaxyModel, load_model, save_model
 from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
-from hiergal.prior import conditions_of
 from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of
 from hiergal.survey import Store
 
@@ -102,7 +101,7 @@ def infer_stage(
     key = key_for(seed, INFER)
     conditions = None
     if use_conditions:
-        conditions = conditions_from(conditions_of(model), observation.catalog)
+        conditions = conditions_from(condition_names(model), observation.catalog)
     posterior = infer(
         model,
         observation,

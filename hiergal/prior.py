@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from hiergal.conditions import condition_names
 from hiergal.flow import ConditionalFlow
 from hiergal.hub import GalaxyModel
 from hiergal.records import Array, Record, record
@@ -58,17 +59,6 @@ class Prior(Record):
         return z.reshape(rows, z.shape[-1]), conditions.reshape(rows, self.conditions.shape[-1])
 
 
-def conditions_of(model: GalaxyModel) -> tuple[str, ...]:
-    """Return the names of what a model's flow is conditioned on.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    if model.flow is None:
-        raise ValueError("conditions: expected none for a model without a flow; fit one with `hiergal flow`")
-    return model.flow.config.conditions
-
-
 def prior_of(model: GalaxyModel, n: int, conditions: Float[Array, "n c"] | None = None) -> Prior:
     """Return the prior of n galaxies.
 
@@ -93,7 +83,7 @@ def prior_of(model: GalaxyModel, n: int, conditions: Float[Array, "n c"] | None 
                 "with `hiergal flow`, or give conditions"
             )
         return Prior(model.marginal, np.zeros((n, 0), np.float32))
-    names = conditions_of(model)
+    names = condition_names(model)
     conditions = np.asarray(conditions, np.float32)
     if conditions.shape != (n, len(names)):
         raise ValueError(

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from astropy.table import Table, vstack
 
+from hiergal.conditions import condition_names
 from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.observation import Observation, check_observation
 from hiergal.parts import check_workers, finished_parts
@@ -26,7 +27,6 @@ from hiergal.posterior import infer
 from hiergal.posterior_checks import check_counts, check_geometry, check_method
 from hiergal.posterior_store import check_images_target, create_images, write_images
 from hiergal.posterior_table import Flag, blank_rows, posterior_table, read_table, write_table
-from hiergal.prior import conditions_of
 from hiergal.progress import progress_bar
 from hiergal.report import write_whole
 from hiergal.stages import INFER, key_for
@@ -181,14 +181,14 @@ def _judged(model: GalaxyModel, observation: Observation, use: bool) -> tuple[np
                 flag[row] |= Flag.BAD_OBSERVATION
     if not use:
         return None, flag
-    columns = [np.asarray(observation.catalog[name], np.float32) for name in conditions_of(model)]
+    columns = [np.asarray(observation.catalog[name], np.float32) for name in condition_names(model)]
     table = np.stack(columns, axis=-1)
     flag[~np.isfinite(table).all(axis=1)] |= Flag.BAD_CONDITIONS
     return table, flag
 
 
 def _check_conditions(model: GalaxyModel, store: Store) -> None:
-    names, there = conditions_of(model), store.catalog
+    names, there = condition_names(model), store.catalog
     missing = [name for name in names if name not in there]
     if missing:
         raise ValueError(

@@ -222,7 +222,7 @@ def test_conditions_change_the_prior(key, observation):
     ):
         with pytest.raises(ValueError, match=message):
             infer(model, observation, key=key, conditions=wrong)
-    with pytest.raises(ValueError, match="conditions: expected none for a model without a flow"):
+    with pytest.raises(ValueError, match="conditions: expected a model with a flow"):
         infer(model.replace(flow=None), observation, key=key, conditions=conditions)
     with pytest.raises(ValueError, match="expected a model whose flow has a marginal"):
         infer(model.replace(marginal=None), observation, key=key)

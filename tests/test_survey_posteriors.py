@@ -190,7 +190,7 @@ def test_wrong_requests_are_refused(folder, tmp_path):
         with pytest.raises(ValueError, match=message):
             infer_survey(*paths, tmp_path / "t.fits", images=tmp_path / "i.zarr", **HOW | change)
     save_model(tiny_model(tiny_recipe(SHAPE)).replace(flow=None), tmp_path / "bare")
-    with pytest.raises(ValueError, match="conditions: expected none for a model without a flow"):
+    with pytest.raises(ValueError, match="conditions: expected a model with a flow"):
         infer_survey(tmp_path / "bare", paths[1], tmp_path / "t.fits", conditions=True, **HOW)
     shutil.rmtree(tmp_path / "bare")
     before = sorted(paths[0].rglob("*"))
