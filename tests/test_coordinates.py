@@ -91,6 +91,7 @@ def model():
     return tiny_model(tiny_recipe((16, 24)))
 
 
+@pytest.mark.slow
 def test_corrections_converge(key, model, make_psf):
     """Each takes the error of w down, for a network; draws are finite however far w is."""
     observation = tiny_survey(3, (16, 24), make_psf(3))
@@ -107,6 +108,7 @@ def test_corrections_converge(key, model, make_psf):
     assert np.all(np.isfinite(coordinates.latents(30 * w)))
 
 
+@pytest.mark.slow
 def test_the_data_moves_w_as_residuals_say(key, model, make_psf):
     """The filter of a galaxy is Q^T of its whitened residuals, written out."""
     observation = tiny_survey(2, (16, 24), make_psf(2))

@@ -254,6 +254,7 @@ def test_auto_hands_what_fails_to_nuts_and_says_so(key, observation, monkeypatch
     np.testing.assert_allclose(found.latents[:, 1].mean(axis=0), alone.latents[:, 1].mean(axis=0), atol=1.0)
 
 
+@pytest.mark.slow
 def test_modes_that_are_far_from_where_the_guide_sees_them_get_more_steps(make_psf, monkeypatch):
     """And they alone. This guide has not been trained: all are a little away, and some far."""
     monkeypatch.setattr(methods, "CLOSE", 0.5)
