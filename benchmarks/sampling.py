@@ -80,7 +80,7 @@ def time_stamps(
     conditions = np.resize(np.asarray(model.population), (galaxies, len(model.flow.config.conditions)))
     base = base_for_rows(model, jax.random.key(0), np.arange(galaxies))
     ours = partial(stamps_from_base, model, renderer, base, conditions)
-    few = light_profiles(model, profiles_from_base(model, base[:64], conditions[:64]))
+    few = light_profiles(model.recipe, profiles_from_base(model, base[:64], conditions[:64]))
     ours(), draw_all(few, psf, scale, stamp)
     times: dict[str, list[float]] = {"ours": [], "our galaxies, drawn by GalSim on one core": []}
     if real is not None:

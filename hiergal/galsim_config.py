@@ -18,8 +18,9 @@ The configuration's own random numbers decide everything. The network computes a
 of 1,024 of its objects) in one go: when the first is built, the others' numbers are found by going through GalSim's
 steps for them on a copy of the configuration. A galaxy whose numbers turn out otherwise (an object that was rejected
 and is tried again, say) is computed for itself, so that neither blocks, nor processes, nor order change any pixel. With
-``nproc`` the network runs in the process of GalSim's input manager, once for all. That process is a fork: JAX must not
-have been used before in the process that starts it, which holds for the ``galsim`` command.
+``nproc`` the network runs in the process of GalSim's input manager, once for all, and those that draw make objects of
+what it computed. The manager's process is a fork: JAX must not have been used before in the process that starts it,
+which holds for the ``galsim`` command.
 
 Importing this module registers its types with GalSim, as ``modules`` of a configuration do.
 """
@@ -34,9 +35,10 @@ import galsim.config as gc
 import numpy as np
 
 from hiergal.conditions import condition_names, conditions_for
-from hiergal.galsim_model import GenerativeGalaxyModel, warn_of_narrow_psf
+from hiergal.galsim_model import GenerativeGalaxyModel, build_galaxies, warn_of_narrow_psf
 from hiergal.galsim_requests import check_outside, deviates_each, request_from
 from hiergal.galsim_surveys import register_survey_types
+from hiergal.recipe import Recipe
 
 __all__ = ["GenerativeModel"]
 
@@ -59,6 +61,8 @@ class About(NamedTuple):
     quantities: tuple[str, ...]
     deviates: int
     psf_fwhm: float | None
+    recipe: Recipe
+    zero_point: float
 
 
 class GenerativeModel:
@@ -84,7 +88,13 @@ class GenerativeModel:
     def about(self) -> About:
         """Return what builders have to know."""
         model = self._model
-        return About(condition_names(model.model), deviates_each(model.model), model.psf_fwhm)
+        return About(
+            quantities=condition_names(model.model),
+            deviates=deviates_each(model.model),
+            psf_fwhm=model.psf_fwhm,
+            recipe=model.model.recipe,
+            zero_point=model.magnitude_zero_point,
+        )
 
     def network_calls(self) -> int:
         """Return how often galaxies have been computed."""
@@ -104,10 +114,6 @@ class GenerativeModel:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             return profile
-
-    def build(self, order: Order, profile: np.ndarray, options: dict[str, Any]) -> galsim.GSObject:
-        """Make a GalSim object of a light profile."""
-        return self._model.build(self._request([order]), profile[None], **options)[0]
 
     def check(self, order: Order) -> None:
         """Raise an error for a galaxy that is unlike those trained on, if that is wished."""
@@ -165,7 +171,7 @@ def _build_galaxy(
     options = {name: values[name] for name in values if name not in (*about.quantities, "missing")}
     if gsparams:
         options["gsparams"] = galsim.GSParams(**gsparams)
-    return model.build(order, profile, options), False
+    return build_galaxies(about.recipe, about.zero_point, profile[None], **options)[0], False
 
 
 def _check_fields(values: dict[str, Any], quantities: tuple[str, ...]) -> None:

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from hiergal.conditions import Catalog, complete_conditions, condition_names
 from hiergal.galsim_requests import Request, check_outside, one_for_each, request_galaxies
 from hiergal.hub import load_model
+from hiergal.recipe import Recipe
 from hiergal.simulate import light_profiles, profiles_from_base
 
 if TYPE_CHECKING:
     import galsim
     from astropy.table import Table
 
-__all__ = ["GenerativeGalaxyModel", "warn_of_narrow_psf"]
+__all__ = ["GenerativeGalaxyModel", "build_galaxies", "warn_of_narrow_psf"]
 
 
 NARROWER = 0.9  # of the survey's PSF width: what galaxies may be drawn at without a warning
@@ -186,48 +187,71 @@ class GenerativeGalaxyModel:
         return profiles_from_base(self.model, request.base, request.conditions)
 
     def build(
-        self,
-        request: Request,
-        profiles: Float[np.ndarray, "n y x"],
-        *,
-        noise: "galsim.BaseCorrelatedNoise | float | None" = None,
-        noise_pad_size: float = 0,
-        flux: Any = None,
-        half_light_radius: Any = None,
-        magnitude_zero_point: float | None = None,
-        **options,
+        self, request: Request, profiles: Float[np.ndarray, "n y x"], **options
     ) -> "list[galsim.GSObject]":
-        """Make GalSim objects of computed profiles; arguments as for :meth:`sample`."""
-        import galsim
+        """Make GalSim objects of computed profiles; options as for :meth:`sample`."""
+        about = self.model.recipe, self.magnitude_zero_point
+        return build_galaxies(*about, profiles, noise_seed=request.noise_seed, **options)
 
-        count = len(profiles)
-        fluxes, radii = (
-            one_for_each("flux", flux, count),
-            one_for_each("half_light_radius", half_light_radius, count, "arcsec"),
-        )
-        if radii is not None and not (radii > 0).all():
-            raise ValueError("half_light_radius: expected positive sizes [arcsec]")
-        if noise is None or noise_pad_size == 0:
-            galaxies = light_profiles(self.model, profiles, **options)
-        else:
-            padding = {"noise_pad": noise, "noise_pad_size": noise_pad_size}
-            galaxies = [
-                light_profiles(
-                    self.model, profiles[[i]], rng=galsim.BaseDeviate(int(seed)), **padding, **options
-                )[0]
-                for i, seed in enumerate(request.noise_seed)
-            ]
-        if radii is not None:
-            galaxies = [
-                galaxy.dilate(radius / galaxy.calculateHLR())
-                for galaxy, radius in zip(galaxies, radii, strict=True)
-            ]
-        if magnitude_zero_point is not None:
-            factor = 10 ** (0.4 * (magnitude_zero_point - self.magnitude_zero_point))
-            galaxies = [galaxy.withScaledFlux(factor) for galaxy in galaxies]
-        if fluxes is not None:
-            galaxies = [galaxy.withFlux(value) for galaxy, value in zip(galaxies, fluxes, strict=True)]
-        return galaxies
+
+def build_galaxies(
+    recipe: Recipe,
+    own_zero_point: float,
+    profiles: Float[np.ndarray, "n y x"],
+    *,
+    noise_seed: Int[np.ndarray, "n"] | None = None,
+    noise: "galsim.BaseCorrelatedNoise | float | None" = None,
+    noise_pad_size: float = 0,
+    flux: Any = None,
+    half_light_radius: Any = None,
+    magnitude_zero_point: float | None = None,
+    **options,
+) -> "list[galsim.GSObject]":
+    """Make GalSim objects of light profiles, wherever they were computed: the network is not needed.
+
+    Args:
+        recipe: Recipe of the model that drew them.
+        own_zero_point: Magnitude zero point of their fluxes [mag].
+        profiles: Unconvolved light profiles [flux per pixel].
+        noise_seed: Seed of the noise around each stamp, where there is to be some.
+        noise: This and what follows as for :meth:`GenerativeGalaxyModel.sample`.
+        noise_pad_size: As above.
+        flux: As above.
+        half_light_radius: As above.
+        magnitude_zero_point: As above.
+        options: Further arguments of ``galsim.InterpolatedImage``.
+
+    Raises:
+        ValueError: If fluxes or sizes are not finite or of another number, or a size is not positive.
+    """
+    import galsim
+
+    count = len(profiles)
+    fluxes, radii = (
+        one_for_each("flux", flux, count),
+        one_for_each("half_light_radius", half_light_radius, count, "arcsec"),
+    )
+    if radii is not None and not (radii > 0).all():
+        raise ValueError("half_light_radius: expected positive sizes [arcsec]")
+    if noise is None or noise_pad_size == 0:
+        galaxies = light_profiles(recipe, profiles, **options)
+    else:
+        padding = {"noise_pad": noise, "noise_pad_size": noise_pad_size}
+        galaxies = [
+            light_profiles(recipe, profile[None], rng=galsim.BaseDeviate(int(seed)), **padding, **options)[0]
+            for profile, seed in zip(profiles, noise_seed, strict=True)
+        ]
+    if radii is not None:
+        galaxies = [
+            galaxy.dilate(radius / galaxy.calculateHLR())
+            for galaxy, radius in zip(galaxies, radii, strict=True)
+        ]
+    if magnitude_zero_point is not None:
+        factor = 10 ** (0.4 * (magnitude_zero_point - own_zero_point))
+        galaxies = [galaxy.withScaledFlux(factor) for galaxy in galaxies]
+    if fluxes is not None:
+        galaxies = [galaxy.withFlux(value) for galaxy, value in zip(galaxies, fluxes, strict=True)]
+    return galaxies
 
 
 def warn_of_narrow_psf(fwhm: float, survey_fwhm: float) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from hiergal.conditions import Catalog, condition_names, conditions_for
 from hiergal.hub import GalaxyModel
+from hiergal.recipe import Recipe
 from hiergal.records import Array
 from hiergal.renderer import Renderer, add_noise
 
@@ -166,22 +167,22 @@ def draw_galsim(
         >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}  # doctest: +SKIP
         >>> galaxies = draw_galsim(model, catalog, key=jax.random.key(0))  # doctest: +SKIP
     """
-    return light_profiles(model, draw_profiles(model, catalog, key=key), **options)
+    return light_profiles(model.recipe, draw_profiles(model, catalog, key=key), **options)
 
 
 def light_profiles(
-    model: GalaxyModel, profiles: Float[np.ndarray, "n y x"], **options
+    recipe: Recipe, profiles: Float[np.ndarray, "n y x"], **options
 ) -> "list[galsim.GSObject]":
     """Turn profiles on a model's pixels into GalSim objects.
 
     Args:
-        model: The model that drew them.
+        recipe: Recipe of the model that drew them.
         profiles: Unconvolved light profiles [flux per pixel].
         options: Further arguments of ``galsim.InterpolatedImage``.
     """
     import galsim
 
-    scale, fwhm = model.recipe.pixel_scale_arcsec, model.recipe.profile_fwhm_arcsec
+    scale, fwhm = recipe.pixel_scale_arcsec, recipe.profile_fwhm_arcsec
     galaxies = [
         galsim.InterpolatedImage(galsim.Image(profile, scale=scale), **options)
         for profile in profiles.astype(float)

@@ -53,7 +53,7 @@ def test_pixels_are_those_of_galsim(model, profiles, name, shape, method):
     psf, scale = PSFS[name]
     draw = renderer_for(model, psf, pixel_scale_arcsec=scale, shape=shape, method=method)
     found = np.asarray(draw(profiles))
-    for image, galaxy in zip(found, light_profiles(model, profiles), strict=True):
+    for image, galaxy in zip(found, light_profiles(model.recipe, profiles), strict=True):
         ours = galsim.Convolve(galaxy, psf)
         theirs = ours.drawImage(nx=shape[1], ny=shape[0], scale=scale, method=method).array
         np.testing.assert_allclose(image, theirs, atol=1e-3 * theirs.max(), rtol=0)
@@ -62,7 +62,9 @@ def test_pixels_are_those_of_galsim(model, profiles, name, shape, method):
 def test_partly_deconvolved_models(model, profiles):
     blurred = model.replace(recipe=msgspec.structs.replace(model.recipe, profile_fwhm_arcsec=0.06))
     draw = renderer_for(blurred, SPACE, pixel_scale_arcsec=0.05, shape=(24, 24))
-    for image, galaxy in zip(np.asarray(draw(profiles)), light_profiles(blurred, profiles), strict=True):
+    for image, galaxy in zip(
+        np.asarray(draw(profiles)), light_profiles(blurred.recipe, profiles), strict=True
+    ):
         theirs = galsim.Convolve(galaxy, SPACE).drawImage(nx=24, ny=24, scale=0.05).array
         np.testing.assert_allclose(image, theirs, atol=2e-3 * theirs.max(), rtol=0)
 
