@@ -92,10 +92,16 @@ def models_fetch(
 ) -> None:
     """Fetch models into the cache, and check that they load. What is there already is not fetched again."""
     from hiergal.hub import load_model, locate
-    from hiergal.hub.cache import cached
+    from hiergal.hub.cache import cached, discard_damaged
     from hiergal.hub.names import packaged_models
 
     for name in names:
+        for model in cached():
+            wanted = model.entry.sha256 in name or _is_called(
+                name.removeprefix("hub:"), model.entry.name, model.entry.version
+            )
+            if wanted and discard_damaged(model):
+                typer.echo(f"{model.path}: was damaged, and is fetched again")
         before = {model.path for model in cached()}
         path = locate(name if ":" in name else f"hub:{name}")
         load_model(path)

@@ -61,14 +61,15 @@ def conditions_from(
     lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"catalog: expected columns of one length, got {lengths}")
-    table = np.stack(columns, axis=-1)
+    with np.errstate(over="ignore"):
+        table = np.stack(columns, axis=-1).astype(np.float32)
     bad = ~np.isfinite(table).all(axis=-1)
     if bad.any():
         raise ValueError(
             f"catalog: expected finite conditions, got NaN or infinity in {bad.sum()} of {len(table)} rows "
             f"(first: {np.flatnonzero(bad)[0]}); drop those rows"
         )
-    return table.astype(np.float32)
+    return table
 
 
 def conditions_for(model: GalaxyModel, catalog: Catalog) -> Float[np.ndarray, "n c"]:
@@ -174,6 +175,8 @@ def _names(catalog: Catalog) -> list[str]:
         if catalog.dtype.names is None:
             raise TypeError(f"catalog: expected columns with names, got an array of {catalog.dtype}")
         return list(catalog.dtype.names)
+    if isinstance(catalog, np.void) and catalog.dtype.names is not None:  # a row of a structured array
+        return list(catalog.dtype.names)
     try:
         return list(getattr(catalog, "colnames", catalog))
     except TypeError:
@@ -185,9 +188,13 @@ def _numbers(column: Any, name: str, unit: str, pixel_scale_arcsec: float) -> Fl
     if getattr(column, "unit", None) is not None:
         column = _converted(column, name, unit, pixel_scale_arcsec)
     try:
+        if np.iscomplexobj(column):
+            raise TypeError
         values = np.ma.filled(np.ma.asarray(column, float), np.nan)
     except (TypeError, ValueError):
         raise ValueError(f"catalog: {name}: expected numbers, got {np.asarray(column).dtype}") from None
+    if values.ndim > 1:
+        raise ValueError(f"catalog: {name}: expected one number for each row, got shape {values.shape}")
     return np.atleast_1d(values)
 
 
@@ -196,21 +203,23 @@ def _converted(column: Any, name: str, unit: str, pixel_scale_arcsec: float) -> 
     import astropy.units as u
 
     mask = np.ma.getmaskarray(np.ma.asarray(column)) if isinstance(column, np.ma.MaskedArray) else False
-    quantity = column if isinstance(column, u.FunctionQuantity) else u.Quantity(column)
     pixels = re.fullmatch(PIXELS, unit)
     try:
+        # A column of a plain table, unlike one of a QTable, is no quantity; AB magnitudes make one of their own kind.
+        quantity = (
+            column if isinstance(column, u.Quantity) else np.asarray(column, float) * u.Unit(column.unit)
+        )
         if pixels:
             scale = float(pixels["scale"] or pixel_scale_arcsec)
             values = quantity.to_value(u.pix, u.pixel_scale(scale * u.arcsec / u.pix))
         elif unit == "mag":
-            magnitudes = isinstance(column, u.FunctionQuantity) or quantity.unit == u.mag
-            values = (quantity if magnitudes else quantity.to(u.ABmag)).value
+            values = (quantity if quantity.unit == u.mag else quantity.to(u.ABmag)).value
         elif unit in ("", "not stated"):
             values = quantity.value
         else:
             values = quantity.to_value(u.dimensionless_unscaled if unit == "1" else u.Unit(unit))
     except (u.UnitConversionError, ValueError, TypeError) as error:
         raise ValueError(
-            f"catalog: {name}: expected a column in {unit}, got {quantity.unit}: {error}"
+            f"catalog: {name}: expected a column in {unit}, got {column.unit}: {error}"
         ) from None
     return np.where(mask, np.nan, values)

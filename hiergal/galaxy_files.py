@@ -114,16 +114,20 @@ def _create_fits(
     for axis, size in enumerate(reversed(shape), start=1):
         cube[f"NAXIS{axis}"] = size
     cube["EXTEND"] = True
-    cube["BUNIT"] = (header.unit, header.content)
+    cube["BUNIT"] = (_ascii(header.unit), _ascii(header.content))
     cube["PIXSCALE"] = (header.pixel_scale_arcsec, "width of a pixel [arcsec]")
     cube["MAGZERO"] = (header.magnitude_zero_point, "magnitude of an object of flux 1 [mag]")
-    cube["MODEL"], cube["SEED"] = header.model[-60:], header.seed
+    cube["MODEL"], cube["SEED"] = _ascii(header.model)[-60:], header.seed
     start = cube.tostring().encode("ascii")
     size = 4 * int(np.prod(shape))
     with path.open("xb") as file:
         file.write(start)
         _take_room(file, len(start) + size + -size % 2880)
     fits.append(path, fits.table_to_hdu(Table(dict(conditions))).data, fits.Header({"EXTNAME": "CONDITIONS"}))
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode()  # FITS knows nothing else
 
 
 def _create_hdf5(

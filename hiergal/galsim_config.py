@@ -36,7 +36,7 @@ import numpy as np
 
 from hiergal.conditions import condition_names, conditions_for
 from hiergal.galsim_model import GenerativeGalaxyModel, build_galaxies, warn_of_narrow_psf
-from hiergal.galsim_requests import check_outside, deviates_each, request_from
+from hiergal.galsim_requests import check_outside, deviates_each, request_from, take_deviates_of_one
 from hiergal.galsim_surveys import register_survey_types
 from hiergal.recipe import Recipe
 
@@ -111,7 +111,7 @@ class GenerativeModel:
             if wanted:
                 self._compute(wanted)
             profile = self._kept[order]
-            while len(self._kept) > KEPT:
+            while len(self._kept) > max(KEPT, len(wanted)):
                 self._kept.popitem(last=False)
             return profile
 
@@ -157,17 +157,19 @@ def _build_galaxy(
     values, _ = gc.GetAllParams(config, base, opt=kinds, ignore=[*ignore, "num", "flux"])
     _check_fields(values, about.quantities)
     conditions = tuple((name, values[name]) for name in about.quantities if name in values)
-    deviates = np.empty(about.deviates)
-    galsim.GaussianDeviate(gc.GetRNG(config, base, logger, GALAXY)).generate(deviates)
-    order = Order(tuple(deviates.tolist()), conditions)
+    deviates = take_deviates_of_one(gc.GetRNG(config, base, logger, GALAXY), about.deviates)
+    order = Order(deviates, conditions)
+    number = (
+        gc.ParseValue(config, "num", base, int)[0] if "num" in config else 0
+    )  # of the models of the input
     if RECORD in base:
-        base[RECORD].append(order)
+        base[RECORD].append((number, order))
         return galsim.Gaussian(half_light_radius=values.get("half_light_radius", 0.3)), False
     model.check(order)
     profile = model.find(order)
     if profile is None:
         _check_psf(base, about)
-        profile = model.draw(order, _orders_ahead(base, logger))
+        profile = model.draw(order, _orders_ahead(base, number, logger))
     options = {name: values[name] for name in values if name not in (*about.quantities, "missing")}
     if gsparams:
         options["gsparams"] = galsim.GSParams(**gsparams)
@@ -193,10 +195,15 @@ def _check_psf(base: dict[str, Any], about: About) -> None:
         warn_of_narrow_psf(psf.calculateFWHM(), about.psf_fwhm)
 
 
-def _orders_ahead(base: dict[str, Any], logger: Any) -> list[Order]:
-    """Find the galaxies of the other objects of this block, by going through GalSim's steps for them."""
+def _orders_ahead(base: dict[str, Any], model: int, logger: Any) -> list[Order]:
+    """Find a model's galaxies of the other objects of this block, by going through GalSim's steps for them."""
     start = base.get("start_obj_num", 0)
-    block = (base.get("file_num", 0), base.get("image_num", 0), (base["obj_num"] - start) // BLOCK)
+    block = (
+        model,
+        base.get("file_num", 0),
+        base.get("image_num", 0),
+        (base["obj_num"] - start) // BLOCK,
+    )
     done = base.setdefault(AHEAD, set())
     stamp = base.get("stamp", {})
     if block in done or "random_seed" not in base.get("image", {}) or not stamp.get("obj_rng", True):
@@ -214,7 +221,7 @@ def _orders_ahead(base: dict[str, Any], logger: Any) -> list[Order]:
             _rehearse(copy, number, sizes, logger)
         except Exception:  # noqa: BLE001, S112 (an object that is skipped or fails does so when its turn comes)
             continue
-        orders += copy[RECORD]
+        orders += [order for its_model, order in copy[RECORD] if its_model == model]
     return orders
 
 

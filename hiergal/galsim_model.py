@@ -247,6 +247,7 @@ def build_galaxies(
             for galaxy, radius in zip(galaxies, radii, strict=True)
         ]
     if magnitude_zero_point is not None:
+        one_for_each("magnitude_zero_point", magnitude_zero_point, 1)
         factor = 10 ** (0.4 * (magnitude_zero_point - own_zero_point))
         galaxies = [galaxy.withScaledFlux(factor) for galaxy in galaxies]
     if fluxes is not None:

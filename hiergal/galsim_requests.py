@@ -29,6 +29,7 @@ __all__ = [
     "request_from",
     "request_galaxies",
     "take_deviates",
+    "take_deviates_of_one",
 ]
 
 SEEDS = 2**30  # of generators of noise around the stamps
@@ -121,6 +122,7 @@ def take_deviates(
         count: Number of galaxies.
 
     Raises:
+        TypeError: If these are no generators.
         ValueError: If there are more or fewer generators.
     """
     import galsim
@@ -129,11 +131,28 @@ def take_deviates(
     if rng is None or isinstance(rng, galsim.BaseDeviate):
         galsim.GaussianDeviate(rng).generate(deviates)
         return deviates
+    if not isinstance(rng, Sequence) or not all(isinstance(one, galsim.BaseDeviate) for one in rng):
+        raise TypeError(
+            f"rng: expected a galsim.BaseDeviate, or one for each galaxy, got {type(rng).__name__}"
+        )
     if len(rng) != count:
         raise ValueError(f"rng: expected one generator, or one for each of {count} galaxies, got {len(rng)}")
     for row, one in zip(deviates, rng, strict=True):
-        galsim.GaussianDeviate(one).generate(row)
+        row[:] = take_deviates_of_one(one, len(row))
     return deviates
+
+
+def take_deviates_of_one(rng: "galsim.BaseDeviate", count: int) -> tuple[float, ...]:
+    """Take some normal deviates, one by one: for so few, the threads of ``generate`` take a hundred times longer.
+
+    Args:
+        rng: Generator of random numbers.
+        count: How many.
+    """
+    import galsim
+
+    deviate = galsim.GaussianDeviate(rng)
+    return tuple(deviate() for _ in range(count))
 
 
 def deviates_each(model: GalaxyModel) -> int:
@@ -174,11 +193,17 @@ def one_for_each(
     """One finite number for each galaxy."""
     if values is None:
         return None
-    if unit is not None and getattr(values, "unit", None) is not None:
+    if getattr(values, "unit", None) is not None:
         import astropy.units as u
 
-        values = u.Quantity(values).to_value(unit)
-    values = np.asarray(values, float)
+        try:
+            values = u.Quantity(values).to_value(unit or u.dimensionless_unscaled)
+        except (u.UnitConversionError, u.UnitTypeError, TypeError) as error:
+            wanted = (
+                f"numbers, or quantities in {unit}" if unit else "plain numbers, in the model's unit of flux"
+            )
+            raise ValueError(f"{name}: expected {wanted}, got {values.unit}: {error}") from None
+    values = np.ma.filled(np.ma.asarray(values, float), np.nan)
     if values.shape not in ((), (count,)):
         raise ValueError(
             f"{name}: expected one number, or one for each of {count} galaxies, got shape {values.shape}"

@@ -262,7 +262,7 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
     """
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: expected a TOML file: {error}") from None
     return recipe_from(content, where)
 

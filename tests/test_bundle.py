@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import zipfile
@@ -214,6 +215,38 @@ def test_a_flipped_byte_in_one_file_is_found(saved, tmp_path, place):
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "was", "becomes"),
+    [
+        ("recipe.toml", "pixel_scale_arcsec = 0.03", "pixel_scale_arcsec = 0.83"),
+        ("model.json", '"magnitude_zero_point": 25.94', '"magnitude_zero_point": 25.84'),
+        ("metrics.json", '"chi_square": 1.5', '"chi_square": 1.0'),
+    ],
+)
+@pytest.mark.parametrize("target", ["toy", "toy.safetensors"])
+def test_a_changed_text_is_found(saved, tmp_path, target, name, was, becomes):
+    """One byte: such a model would load, and be wrong."""
+    path = tmp_path / target
+    save_model(saved[0], path, metrics={"chi_square": 1.5})
+    file = path / name if path.is_dir() else path
+    was, becomes = (text if path.is_dir() else text.replace('"', '\\"') for text in (was, becomes))
+    content = file.read_bytes()
+    assert content.count(was.encode()) == 1
+    file.write_bytes(content.replace(was.encode(), becomes.encode()))
+    with pytest.raises(ValueError, match="SHA-256 of recipe.toml, model.json and metrics.json is not"):
+        load_model(path)
+
+
+def test_others_may_read_a_bundle(bundle):
+    assert {path.stat().st_mode & 0o777 for path in bundle.iterdir()} == {0o666 & ~umask()}
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def test_arrays_whose_names_were_exchanged_are_found(bundle):
     arrays = load_file(bundle / "weights.safetensors")
     first, second = [name for name in arrays if arrays[name].shape == (16, 16)][:2]
@@ -254,6 +287,7 @@ def test_a_bundle_of_schema_version_1_loads(saved, bundle):
     def older(content):
         content["schema_version"] = 1
         content.pop("population")
+        content.pop("texts_sha256")
         for name in ("condition_units", "psf_fwhm_arcsec"):
             content["provenance"].pop(name, None)
         weights = (bundle / "weights.safetensors").read_bytes()

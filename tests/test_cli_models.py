@@ -14,7 +14,7 @@ from toys import drawing_model, tiny_model, tiny_recipe
 from typer.testing import CliRunner
 
 from hiergal import cli
-from hiergal.hub import cache, save_model
+from hiergal.hub import cache, load_model, save_model
 from hiergal.hub.published import Published
 from hiergal.recipe import recipe_to_toml
 
@@ -62,7 +62,7 @@ def home(files, tmp_path, monkeypatch):
     monkeypatch.setenv("HIERGAL_REGISTRIES", str(files / "registry"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     shutil.copytree(files / "packaged", tmp_path / "packaged")
-    monkeypatch.setattr(LOCATE, "packaged_models", lambda: iter([(tmp_path / "packaged", PUBLISHED)]))
+    monkeypatch.setattr(LOCATE, "packaged_models", lambda *_: iter([(tmp_path / "packaged", PUBLISHED)]))
     return tmp_path
 
 
@@ -160,7 +160,7 @@ def test_list_says_what_is_where(files, monkeypatch):
 
 
 def test_list_of_nothing(monkeypatch):
-    monkeypatch.setattr(LOCATE, "packaged_models", lambda: iter(()))
+    monkeypatch.setattr(LOCATE, "packaged_models", lambda *_: iter(()))
     monkeypatch.delenv("HIERGAL_REGISTRIES")
     assert models("list") == "no models; add a registry with `hiergal models registry add`\n"
     assert json.loads(models("list", "--json")) == {"models": [], "problems": []}
@@ -174,10 +174,13 @@ def test_fetch_says_where_a_model_is(home, monkeypatch):
     assert f"toy: was in the cache: {path}\n" in said
     assert f"hub:packaged: came with the package: {home / 'packaged'}\n" in said
     assert "hub:other: no such model" in error_of(monkeypatch, "fetch", "other")
+    whole = path.read_bytes()
     path.write_bytes(b"<html>")
-    assert "expected a safetensors file, got what looks like a page of HTML" in error_of(
-        monkeypatch, "fetch", "toy"
-    )
+    with pytest.raises(ValueError, match="expected a safetensors file, got what looks like a page of HTML"):
+        load_model("hub:toy")
+    said = models("fetch", "toy")
+    assert f"{path}: was damaged, and is fetched again" in said and f"toy: fetched: {path}" in said
+    assert path.read_bytes() == whole
 
 
 def test_verify_finds_what_was_changed(home, monkeypatch):

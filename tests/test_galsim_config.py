@@ -14,9 +14,10 @@ import pytest
 import surveycodex
 from astropy.io import fits
 from astropy.table import Table
+from toys import drawing_model
 
 import hiergal.galsim_config as module
-from hiergal import GenerativeGalaxyModel
+from hiergal import GenerativeGalaxyModel, save_model
 from hiergal.galsim_surveys import survey_conditions, survey_psf
 
 
@@ -172,6 +173,24 @@ def test_rings_and_sums(tiled, calls):
     assert calls == [20]  # ten pairs, two galaxies each
 
 
+@pytest.mark.parametrize("latents", [8, 10])
+def test_each_of_two_models_is_called_once(tiled, calls, tmp_path, latents):
+    save_model(drawing_model(latents=latents), tmp_path / "other")
+    inputs = [tiled["input"]["generative_model"], {"file_name": str(tmp_path / "other")}]
+    galaxies = [dict(tiled["gal"], num=number) for number in (0, 1)]
+    gal = {"type": "List", "items": galaxies, "index": {"type": "Sequence", "first": 0, "last": 1}}
+    config = dict(tiled, input={"generative_model": inputs}, gal=gal)
+    image_of(config)
+    assert calls == [10, 10]
+
+
+def test_many_galaxies_for_each_object(tiled, calls, monkeypatch):
+    """More than are kept from one block to the next: none is forgotten before it is built."""
+    monkeypatch.setattr(module, "KEPT", 10)
+    image_of(dict(tiled, gal={"type": "Sum", "items": [tiled["gal"]] * 3}))
+    assert calls == [60]
+
+
 def test_a_catalogue_decides_how_many(tiled, calls, tmp_path):
     catalog = Table({"mag": [21.0, 22.0, 23.0], "x": [20.0, 50.0, 80.0]})
     catalog.write(tmp_path / "catalog.fits")
@@ -274,10 +293,11 @@ def test_old_galaxies_are_forgotten(folder, monkeypatch):
     model = module.GenerativeModel(str(folder))
     conditions = (("mag_auto", 22.0), ("flux_radius", 8.0), ("zphot", 0.7))
     orders = [module.Order(tuple(np.full(10, 0.1 * i)), conditions) for i in range(5)]
-    first = model.draw(orders[0], orders[1:])
-    assert model.find(orders[0]) is None and model.find(orders[4]) is not None
+    first = model.draw(orders[0], orders[1:3])
+    model.draw(orders[3], orders[4:])
+    assert model.find(orders[1]) is None and model.find(orders[2]) is not None
     np.testing.assert_array_equal(model.draw(orders[0]), first)
-    assert model.network_calls() == 2
+    assert model.network_calls() == 3
 
 
 @pytest.mark.parametrize("survey", surveycodex.available_surveys)

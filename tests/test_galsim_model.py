@@ -130,11 +130,67 @@ def test_catalogues_of_any_kind(model, catalog, galaxies):
     units = QTable(catalog)
     units["mag_auto"] = units["mag_auto"] * u.ABmag
     units["flux_radius"] = (np.asarray(catalog["flux_radius"]) * 0.03 / 60) * u.arcmin
-    for other in (shuffled, mapping, catalog.as_array(), pd.DataFrame(mapping), units):
+    plain = Table(catalog)  # as one is read from FITS or ECSV
+    plain["mag_auto"].unit, plain["flux_radius"].unit = u.ABmag, u.pix
+    for other in (shuffled, mapping, catalog.as_array(), pd.DataFrame(mapping), units, plain):
         found = model.sample(other, rng=galsim.BaseDeviate(7))
         np.testing.assert_allclose(pixels(found), pixels(galaxies), rtol=2e-4, atol=1e-6)
     (one,) = model.sample({name: column[0] for name, column in mapping.items()}, rng=galsim.BaseDeviate(7))
     np.testing.assert_array_equal(one.image.array, galaxies[0].image.array)
+    (one,) = model.sample(catalog.as_array()[0], rng=galsim.BaseDeviate(7))
+    np.testing.assert_array_equal(one.image.array, galaxies[0].image.array)
+
+
+def test_magnitudes_of_other_systems_convert_or_are_refused(model, catalog):
+    flux = np.full(N, 5000.0)
+    expected = model.request(dict(catalog, mag_auto=(flux * u.nJy).to_value(u.ABmag)), galsim.BaseDeviate(1))
+    for column in (flux * u.nJy, u.Magnitude(flux * u.nJy)):
+        found = model.request(dict(catalog, mag_auto=column), galsim.BaseDeviate(1))
+        np.testing.assert_allclose(found.conditions, expected.conditions, rtol=1e-6)
+    for wrong in (np.full(N, 22.0) * u.STmag, u.Dex(np.full(N, 22.0)), u.Magnitude(flux * u.ct / u.s)):
+        with pytest.raises(ValueError, match="catalog: mag_auto: expected a column in mag, got"):
+            model.request(dict(catalog, mag_auto=wrong), galsim.BaseDeviate(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"flux": 23 * u.ABmag},
+            ValueError,
+            "flux: expected plain numbers, in the model's unit of flux, got mag",
+        ),
+        ({"flux": np.full(N, 5.0) * u.nJy}, ValueError, "flux: expected plain numbers"),
+        (
+            {"flux": np.ma.masked_equal(np.full(N, -999.0), -999.0)},
+            ValueError,
+            "flux: expected finite numbers",
+        ),
+        (
+            {"half_light_radius": 0.3 * u.mag},
+            ValueError,
+            "half_light_radius: expected numbers, or quantities in",
+        ),
+        ({"rng": 5}, TypeError, "rng: expected a galsim.BaseDeviate, or one for each galaxy, got int"),
+        ({"magnitude_zero_point": np.nan}, ValueError, "magnitude_zero_point: expected finite numbers"),
+    ],
+)
+def test_wrong_options_are_named(model, catalog, changes, error, message):
+    with pytest.raises(error, match=message):
+        model.sample(catalog, **({"rng": galsim.BaseDeviate(1)} | changes))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (np.full(N, 1e39), "expected finite conditions"),
+        (np.full((N, 1), 22.0), "mag_auto: expected one number for each row, got shape"),
+        (np.full(N, 22 + 1j), "mag_auto: expected numbers, got complex128"),
+    ],
+)
+def test_columns_that_are_no_numbers_of_each_row_are_refused(model, catalog, column, message):
+    with pytest.raises(ValueError, match=message):
+        model.sample(dict(catalog, mag_auto=column), rng=galsim.BaseDeviate(1))
 
 
 def test_imposed_fluxes_and_sizes_are_met(model, catalog):

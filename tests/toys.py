@@ -215,9 +215,11 @@ def tiny_model(recipe: Recipe | None = None, *, seed: int = 0, flow: bool = True
     return GalaxyModel(params, density, recipe, provenance, marginal)
 
 
-def drawing_model(shape: tuple[int, int] = (32, 32)) -> GalaxyModel:
+def drawing_model(shape: tuple[int, int] = (32, 32), latents: int = 8) -> GalaxyModel:
     """An untrained model that draws small, smooth galaxies for ordinary conditions, with a population."""
-    model = tiny_model(tiny_recipe(shape))
+    recipe = tiny_recipe(shape)
+    generator = msgspec.structs.replace(recipe.generator, latents=latents)
+    model = tiny_model(msgspec.structs.replace(recipe, generator=generator))
     rng = np.random.default_rng(3)
     magnitude = rng.uniform(20.5, 24.5, 500)
     radius = 9 - 1.5 * (magnitude - 22.5) + rng.normal(size=500)

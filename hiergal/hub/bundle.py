@@ -1,7 +1,7 @@
 """A trained model on disk.
 
 A bundle is a folder of ``recipe.toml`` (how the networks are built), ``weights.safetensors`` (their numbers),
-``model.json`` (schema version, units, what it was trained on, digest of the weights) and, once measured,
+``model.json`` (schema version, units, what it was trained on, digests of weights and texts) and, once measured,
 ``metrics.json``; or one safetensors file that carries the same texts in its header. Loading executes nothing from
 them: the recipe is checked, the networks are rebuilt from it, and every array has to have the name, shape and type
 that they expect. A bundle is written beside its target and renamed: it is whole, or not there.
@@ -21,7 +21,7 @@ import msgspec
 
 from hiergal.hub.galaxy_model import DENSITIES, GalaxyModel, Provenance, blank_model
 from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, read_texts, write_arrays
-from hiergal.recipe import load_recipe, parse_recipe, recipe_to_toml
+from hiergal.recipe import parse_recipe, recipe_to_toml
 
 __all__ = ["load_model", "read_metrics", "save_model"]
 
@@ -65,12 +65,11 @@ def save_model(
         population=0 if model.population is None else len(model.population),
         **{name: getattr(model, name) is not None for name in DENSITIES},
     )
-    texts = {
-        RECIPE: recipe_to_toml(model.recipe),
-        METADATA: msgspec.json.format(msgspec.json.encode(metadata), indent=2).decode(),
-    }
+    texts = {RECIPE: recipe_to_toml(model.recipe)}
     if metrics is not None:
-        texts[METRICS] = msgspec.json.format(msgspec.json.encode(metrics), indent=2).decode()
+        texts[METRICS] = _pretty(metrics)
+    metadata = msgspec.structs.replace(metadata, texts_sha256=_digest_of_texts(metadata, texts))
+    texts[METADATA] = _pretty(metadata)
     fresh = path.with_name(f"{path.name}.partial")
     _remove(fresh)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,21 +105,10 @@ def load_model(name: str | Path) -> GalaxyModel:
     from hiergal.hub.names import locate
 
     path = locate(name)
-    if path.suffix == ONE_FILE:
-        texts, weights = read_texts(path), path
-        if not texts.keys() >= {RECIPE, METADATA}:
-            raise ValueError(
-                f"{path}: expected a model with {RECIPE} and {METADATA} in its header, got none of these"
-            )
-        metadata = _read_metadata(texts[METADATA], f"{path}: {METADATA}")
-        recipe = parse_recipe(texts[RECIPE], f"{path}: {RECIPE}")
-    else:
-        if not (path / METADATA).is_file():
-            raise FileNotFoundError(
-                f"{path}: expected a trained model (a folder with {METADATA}); train one with `hiergal train`"
-            )
-        metadata = _read_metadata((path / METADATA).read_bytes(), str(path / METADATA))
-        recipe, weights = load_recipe(path / RECIPE), path / WEIGHTS
+    texts, one_file = _texts_of(path), path.suffix == ONE_FILE
+    metadata = _read_metadata(texts[METADATA], f"{path}: {METADATA}" if one_file else str(path / METADATA))
+    recipe = parse_recipe(texts[RECIPE], f"{path}: {RECIPE}" if one_file else str(path / RECIPE))
+    weights = path if one_file else path / WEIGHTS
     damaged = f"{weights}: its SHA-256 is not the recorded one: the file is damaged; fetch it again"
     if metadata.schema_version == 1 and _sha256(weights) != metadata.weights_sha256:
         raise ValueError(damaged)
@@ -131,7 +119,13 @@ def load_model(name: str | Path) -> GalaxyModel:
     template = jax.eval_shape(
         lambda: blank_model(recipe, metadata.provenance, densities, metadata.population)
     )
-    return fill(template, arrays, str(weights))
+    model = fill(template, arrays, str(weights))
+    if metadata.texts_sha256 and _digest_of_texts(metadata, texts) != metadata.texts_sha256:
+        raise ValueError(
+            f"{path}: the SHA-256 of {RECIPE}, {METADATA} and {METRICS} is not the recorded one: one of them was "
+            "changed or damaged; fetch it again (`hiergal models fetch`)"
+        )
+    return model
 
 
 def read_metrics(name: str | Path) -> dict[str, Any]:
@@ -150,13 +144,9 @@ def read_metrics(name: str | Path) -> dict[str, Any]:
     from hiergal.hub.names import locate
 
     path = locate(name)
-    if path.suffix == ONE_FILE:
-        text = read_texts(path).get(METRICS, "{}")
-    else:
-        text = (path / METRICS).read_text(encoding="utf-8") if (path / METRICS).is_file() else "{}"
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        return msgspec.json.decode(_texts_of(path).get(METRICS, "{}"), type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"{path}: expected metrics as a JSON object: {error}") from None
 
 
@@ -168,13 +158,50 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     marginal: bool = False
     guide_flow: bool = False
     population: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_POPULATION)] = 0
+    texts_sha256: str = ""  # of recipe, metrics and these fields but this one; models from before had none
+
+
+def _pretty(content: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+
+
+def _digest_of_texts(metadata: _Metadata, texts: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(metadata, texts_sha256="")))
+    for name in (RECIPE, METRICS):
+        if name in texts:
+            digest.update(f"\0{name}\0{texts[name]}".encode())
+    return digest.hexdigest()
+
+
+def _texts_of(path: Path) -> Mapping[str, str]:
+    """Read the texts of a bundle, by their names."""
+    if path.suffix == ONE_FILE:
+        texts = read_texts(path)
+        if not texts.keys() >= {RECIPE, METADATA}:
+            raise ValueError(
+                f"{path}: expected a model with {RECIPE} and {METADATA} in its header, got none of these"
+            )
+        return texts
+    if not (path / METADATA).is_file():
+        raise FileNotFoundError(
+            f"{path}: expected a trained model (a folder with {METADATA}); train one with `hiergal train`"
+        )
+    files = [path / RECIPE, path / METADATA] + [path / METRICS] * (path / METRICS).is_file()
+    return {file.name: _read_text(file) for file in files}
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: expected a text in UTF-8: {error}") from None
 
 
 def _read_metadata(text: str | bytes, where: str) -> _Metadata:
     try:
         content = msgspec.json.decode(text)
         version = content["schema_version"]
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+    except (msgspec.DecodeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{where}: expected the description of a model: {error}") from None
     if version not in range(1, SCHEMA_VERSION + 1):
         raise ValueError(

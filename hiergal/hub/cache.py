@@ -20,7 +20,7 @@ import msgspec
 from hiergal.hub.registry import CHUNK, Entry, answer_of, check_address
 from hiergal.progress import progress_bar
 
-__all__ = ["Cached", "cache_folder", "cached", "fetch", "strays", "verify"]
+__all__ = ["Cached", "cache_folder", "cached", "discard_damaged", "fetch", "strays", "verify"]
 
 VARIABLE = "HIERGAL_CACHE"
 MODEL, ENTRY = "model.safetensors", "entry.toml"
@@ -78,9 +78,19 @@ def verify(model: Cached) -> None:
     got = pooch.file_hash(str(model.path), alg="sha256")
     if got != model.entry.sha256:
         raise ValueError(
-            f"{model.path}: expected SHA-256 {model.entry.sha256}, got {got}: the file was changed; remove its folder "
-            f"and fetch hub:{model.entry.name}@{model.entry.version} again"
+            f"{model.path}: expected SHA-256 {model.entry.sha256}, got {got}: the file was changed; fetch it again "
+            f"with `hiergal models fetch {model.entry.name}@{model.entry.version}`"
         )
+
+
+def discard_damaged(model: Cached) -> bool:
+    """Remove a model whose file is not what was fetched, and tell whether it was so."""
+    try:
+        verify(model)
+    except ValueError:
+        _remove(model.path.parent)
+        return True
+    return False
 
 
 def fetch(entry: Entry, *, progress: bool = True) -> Path:

@@ -92,7 +92,7 @@ def _validation(metrics: Mapping[str, Any]) -> str:
     for name, verdict in drawn.items():
         row = [
             name,
-            f"{verdict['expected']:.3g}",
+            _number(verdict["expected"], ".3g"),
             _with_error(verdict),
             "yes" if verdict["passed"] else "**no**",
         ]
@@ -167,7 +167,11 @@ def _files(model: GalaxyModel, half: Mapping[str, float]) -> str:
 
 
 def _with_error(verdict: Mapping[str, Any]) -> str:
-    return f"{verdict['statistic']:.3g} ± {verdict['error']:.2g}"
+    return f"{_number(verdict['statistic'], '.3g')} ± {_number(verdict['error'], '.2g')}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not a number" if value is None else format(value, form)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

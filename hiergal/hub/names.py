@@ -69,11 +69,11 @@ def offers(problems: list[str] | None = None) -> Iterator[Offer]:
     Args:
         problems: A list that takes a sentence for each registry that cannot be read.
     """
-    for path, about in packaged_models():
+    problems = [] if problems is None else problems
+    for path, about in packaged_models(problems):
         yield Offer(about.name, about.version, about.licence, about.description, "package", path, None)
     for entry, path in sorted(cached(), key=lambda model: _order(model.entry.version), reverse=True):
         yield Offer(entry.name, entry.version, entry.licence, entry.description, "cache", path, entry)
-    problems = [] if problems is None else problems
     try:
         sources = registries()
     except ValueError as error:
@@ -89,14 +89,29 @@ def offers(problems: list[str] | None = None) -> Iterator[Offer]:
             yield Offer(entry.name, entry.version, entry.licence, entry.description, source, None, entry)
 
 
-def packaged_models() -> Iterator[tuple[Path, Published]]:
-    """Yield the models that came with the package: in its wheel, or in the source tree around it."""
+def packaged_models(problems: list[str] | None = None) -> Iterator[tuple[Path, Published]]:
+    """Yield the models that came with the package: in its wheel, or in the source tree around it.
+
+    Args:
+        problems: A list that takes a sentence for each that says nothing readable of itself.
+
+    Raises:
+        OSError: If one cannot be read, and nobody takes the sentence.
+        ValueError: The same, if it is no description of a model.
+    """
     here = Path(__file__).parent
     source_tree = here.parents[1]
     folders = [here / "models"] + [source_tree / "models"] * (source_tree / "pyproject.toml").is_file()
     for folder in folders:
         for path in sorted(folder.glob("*/published.toml")):
-            yield path.parent, read_published(path.parent)
+            try:
+                about = read_published(path.parent)
+            except (OSError, ValueError) as error:
+                if problems is None:
+                    raise
+                problems.append(str(error))
+            else:
+                yield path.parent, about
 
 
 def _find(name: str, progress: bool) -> Path:
@@ -107,7 +122,7 @@ def _find(name: str, progress: bool) -> Path:
             return offer.path or fetch(offer.entry, progress=progress)
         others.append(f"{offer.name}@{offer.version}")
     known = ", ".join(dict.fromkeys(others)) or "no models"
-    failed = f"; registries that could not be read: {'; '.join(problems)}" if problems else ""
+    failed = f"; what could not be read: {'; '.join(problems)}" if problems else ""
     raise FileNotFoundError(
         f"hub:{name}: no such model in the package, in the cache or in {len(registries())} registries, which have "
         f"{known}{failed}; add a registry with `hiergal models registry add`"

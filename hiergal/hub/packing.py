@@ -94,13 +94,10 @@ def write_arrays(
     Raises:
         OSError: If it cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    try:
-        save_file(dict(arrays), path, metadata=None if texts is None else dict(texts))
-    except SafetensorError as error:
-        raise OSError(f"{path}: cannot be written: {error}") from None
+    # Not by its own `save_file`, whose files nobody else may read.
+    path.write_bytes(save(dict(arrays), metadata=None if texts is None else dict(texts)))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -115,7 +112,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, AttributeError, KeyError) as error:  # also of types that NumPy has not
         raise ValueError(f"{path}: expected a safetensors file{_instead(path)}: {error}") from None
 
 

@@ -97,6 +97,8 @@ def add_to_registry(model: str | Path, registry: str | Path) -> Entry:
         OSError: If something cannot be read or written.
         ValueError: If the model is not a published one, or the registry has this version already.
     """
+    import tomllib
+
     import tomli_w
 
     published, registry = read_published(model), Path(registry)
@@ -126,6 +128,10 @@ def add_to_registry(model: str | Path, registry: str | Path) -> Entry:
         + "\n\n"
         + tomli_w.dumps({"model": [msgspec.to_builtins(entry)]}, multiline_strings=False)
     )
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:  # models in one line, as TOML may have them, cannot be added to
+        raise ValueError(f"{index}: expected a [[model]] for each of its models: {error}") from None
     fresh = index.with_name(f"{INDEX}.partial")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(index)
@@ -147,6 +153,7 @@ def _check_complete(model: GalaxyModel, source: Path) -> None:
         "a flow (`hiergal flow`)": model.flow is None,
         "the flow's marginal (`hiergal flow`)": model.marginal is None,
         "a population (`hiergal flow`)": model.population is None,
+        "ranges of its conditions (`hiergal flow`)": not model.provenance.condition_ranges,
         "units of its conditions (`hiergal flow`)": not model.provenance.condition_units,
         "a guide flow (`hiergal guide`)": model.guide_flow is None,
         "the width of its survey's PSF (`hiergal train`)": model.provenance.psf_fwhm_arcsec is None,
@@ -181,7 +188,10 @@ def _metrics(validation: Path, calibrations: list[Path], source: Path) -> dict[s
         raise ValueError(
             f"{source}: was written after it was measured; measure it again, for {', '.join(old)}"
         )
-    read = {name: msgspec.json.decode(file.read_bytes()) for name, file in files.items()}
+    read = {
+        name: _measured(file, _Validation if name == "validation" else _Calibration)
+        for name, file in files.items()
+    }
     calibration = {}
     for one in calibrations:
         found = read[f"calibration {one}"]
@@ -192,6 +202,48 @@ def _metrics(validation: Path, calibrations: list[Path], source: Path) -> dict[s
             "failed": [test["words"] for test in tests if not test["passed"]],
         }
     return {"validation": read["validation"], "calibration": calibration}
+
+
+class _Verdict(msgspec.Struct):
+    statistic: float | None  # None where it is not a number
+    error: float | None
+    expected: float | None
+    passed: bool
+
+
+class _Validation(msgspec.Struct):
+    galaxies: int
+    passed: bool
+    verdicts: dict[str, dict[str, _Verdict]]
+
+
+class _Said(msgspec.Struct):
+    words: str
+    passed: bool
+
+
+class _Calibration(msgspec.Struct):
+    method: str
+    galaxies: int
+    draws: int
+    seed: int
+    passed: bool
+    used: dict[str, int]
+    coverage: dict[str, dict[str, float]]
+    joint_coverage: dict[str, dict[str, float]]
+    verdicts: list[_Said]
+
+
+def _measured(file: Path, kind: type) -> dict[str, Any]:
+    """Read measurements; those of another kind are refused."""
+    content = file.read_bytes()
+    try:
+        found = msgspec.json.decode(content, type=kind)
+        if kind is _Validation and "drawn" not in found.verdicts:
+            raise msgspec.ValidationError("expected verdicts on drawn galaxies")
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{file}: expected what was measured of the model: {error}") from None
+    return msgspec.json.decode(content)
 
 
 def _drawn(model: GalaxyModel, stored: GalaxyModel) -> tuple[dict[str, float], dict[str, Any]]:
