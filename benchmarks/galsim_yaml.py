@@ -26,7 +26,7 @@ import galsim.config
 import hiergal.galsim_config, hiergal.simulate
 variant, config, model, side, survey, band, out = sys.argv[1:]
 if variant != "image":
-    hiergal.galsim_config.BLOCK = 1
+    hiergal.galsim_config._orders_ahead = lambda *_: []  # nor does it look for others
 if variant == "one":
     hiergal.simulate.BLOCK_OF_CPU = hiergal.simulate.BLOCK_OF_ACCELERATOR = 1
 (content,) = galsim.config.ReadConfig(config)
