@@ -19,7 +19,7 @@ def main(words: list[str] | None = None) -> None:
     """Draw the catalogue."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, help="FITS table to write")
-    parser.add_argument("--model", default="runs/quickstart/model")
+    parser.add_argument("--model", default="hub:mock-acs")
     parser.add_argument("--field", type=float, default=102.4, help="side of the field [arcsec]")
     parser.add_argument("--density", type=float, default=25.0, help="galaxies per square arcminute")
     parser.add_argument("--seed", type=int, default=0)
