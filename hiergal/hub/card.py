@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from hiergal.hub.galaxy_model import GalaxyModel, parameter_counts
 from hiergal.hub.published import Published
 
@@ -48,9 +50,8 @@ def render_card(model: GalaxyModel, published: Published, metrics: Mapping[str, 
 
 def _usage(model: GalaxyModel, published: Published) -> str:
     names = model.flow.config.conditions
-    ranges = model.provenance.condition_ranges
-    middle = {name: round(sum(ranges[name]) / 2, 2) for name in names}
-    columns = ", ".join(f'"{name}": [{value}]' for name, value in middle.items())
+    typical = np.median(model.population, axis=0)
+    columns = ", ".join(f'"{name}": [{value:.4g}]' for name, value in zip(names, typical, strict=True))
     return f"""```python
 import hiergal
 
