@@ -97,9 +97,8 @@ def models_fetch(
 
     for name in names:
         for model in cached():
-            wanted = model.entry.sha256 in name or _is_called(
-                name.removeprefix("hub:"), model.entry.name, model.entry.version
-            )
+            entry = model.entry
+            wanted = entry.sha256 in name or _is_called(name, entry.name, entry.version)
             if wanted and discard_damaged(model):
                 typer.echo(f"{model.path}: was damaged, and is fetched again")
         before = {model.path for model in cached()}

@@ -159,9 +159,8 @@ def _build_galaxy(
     conditions = tuple((name, values[name]) for name in about.quantities if name in values)
     deviates = take_deviates_of_one(gc.GetRNG(config, base, logger, GALAXY), about.deviates)
     order = Order(deviates, conditions)
-    number = (
-        gc.ParseValue(config, "num", base, int)[0] if "num" in config else 0
-    )  # of the models of the input
+    # Which of the models of the input it is.
+    number = gc.ParseValue(config, "num", base, int)[0] if "num" in config else 0
     if RECORD in base:
         base[RECORD].append((number, order))
         return galsim.Gaussian(half_light_radius=values.get("half_light_radius", 0.3)), False
