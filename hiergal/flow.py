@@ -6,9 +6,11 @@ without touching the rest. Latents and conditions are standardised inside.
 
 A layer maps latents z to u = (z - shift(z, y)) exp(-log_scale(z, y)), where shift and scale of dimension i depend on
 dimensions before i alone (Eq. 13, read from data to base). Between layers the dimensions are reversed and shuffled
-in turn. Densities take one pass; drawing takes a pass for each dimension.
+in turn. Densities take one pass; drawing takes as many steps
+as there are dimensions, which together are as much work.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
+from hiergal.nets.layers import Dense
 from hiergal.optimizer import learning_rate_at
 from hiergal.progress import progress_bar
 from hiergal.recipe import FlowConfig
@@ -42,22 +45,60 @@ class MaskedAutoregression(nn.Module):
     hidden: int
     limit: str = "smooth"
 
-    @nn.compact
     def __call__(self, z: Float[jax.Array, "n d"], y: Float[jax.Array, "n c"]):
         """Return shift and log-scale, [n, d] each; element i depends on z before i, and on y."""
-        d = z.shape[-1]
-        inputs, hidden, outputs = np.arange(1, d + 1), np.arange(self.hidden) % d, np.arange(1, d + 1)
-        h = nn.gelu(_MaskedDense(hidden[None] >= inputs[:, None])(z) + self._of_conditions(y))
-        h = nn.gelu(_MaskedDense(hidden[None] >= hidden[:, None])(h) + self._of_conditions(y))
-        last = outputs[None] > hidden[:, None]
-        shift, log_scale = (_MaskedDense(last, scale=1e-2)(h) for _ in range(2))
-        if self.limit == "hard":
-            return shift, jnp.clip(log_scale, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
-        return shift, LOG_SCALE_LIMIT * jnp.tanh(log_scale / LOG_SCALE_LIMIT)
+        weights = self.weights(z.shape[-1], y.shape[-1])
+        h = nn.gelu(weights.first(z) + weights.first_of_y(y))
+        h = nn.gelu(weights.second(h) + weights.second_of_y(y))
+        return weights.shift(h), self.limited(weights.log_scale(h))
 
-    def _of_conditions(self, y: jax.Array) -> jax.Array:
+    @nn.compact
+    def weights(self, d: int, c: int) -> "_Weights":
+        """Return the matrices of a layer for d latents and c conditions, zero where they are masked.
+
+        Hidden unit k has the degree k mod d: it depends on so many of the first latents, and acts on later ones.
+        """
+        inputs, hidden, outputs = np.arange(1, d + 1), np.arange(self.hidden) % d, np.arange(1, d + 1)
+        first = _MaskedDense(hidden[None] >= inputs[:, None])()
+        first_of_y = self._of_conditions(c)
+        second = _MaskedDense(hidden[None] >= hidden[:, None])()
+        second_of_y = self._of_conditions(c)
+        last = outputs[None] > hidden[:, None]
+        shift, log_scale = (_MaskedDense(last, scale=1e-2)() for _ in range(2))
+        return _Weights(first, first_of_y, second, second_of_y, shift, log_scale)
+
+    def limited(self, log_scale: jax.Array) -> jax.Array:
+        """Keep log-scales within their limits."""
+        if self.limit == "hard":
+            return jnp.clip(log_scale, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
+        return LOG_SCALE_LIMIT * jnp.tanh(log_scale / LOG_SCALE_LIMIT)
+
+    def _of_conditions(self, c: int) -> "_Affine":
         """What conditions add to a hidden layer; nothing where there are none."""
-        return nn.Dense(self.hidden)(y) if y.shape[-1] else jnp.zeros((1, self.hidden), y.dtype)
+        if c == 0:
+            return _Affine(jnp.zeros((0, self.hidden)), jnp.zeros(self.hidden))
+        return _Affine(*Dense(self.hidden).weights(c))
+
+
+class _Affine(NamedTuple):
+    """An affine map."""
+
+    kernel: jax.Array
+    bias: jax.Array
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.kernel + self.bias[None]
+
+
+class _Weights(NamedTuple):
+    """The affine maps of one layer."""
+
+    first: _Affine
+    first_of_y: _Affine
+    second: _Affine
+    second_of_y: _Affine
+    shift: _Affine
+    log_scale: _Affine
 
 
 class _MaskedDense(nn.Module):
@@ -67,11 +108,10 @@ class _MaskedDense(nn.Module):
     scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self) -> _Affine:
         start = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
         kernel = self.param("kernel", start, self.mask.shape)
-        bias = self.param("bias", nn.initializers.zeros, self.mask.shape[1:])
-        return x @ (kernel * self.mask) + bias[None]
+        return _Affine(kernel * self.mask, self.param("bias", nn.initializers.zeros, self.mask.shape[1:]))
 
 
 class _Stack(nn.Module):
@@ -93,11 +133,22 @@ class _Stack(nn.Module):
             log_determinant -= log_scale.sum(-1)
         return z, log_determinant
 
+    def weights(self, d: int, c: int) -> list[_Weights]:
+        """Return the matrices of all layers; arguments as of :meth:`MaskedAutoregression.weights`."""
+        return [layer.weights(d, c) for layer in self.masked]
+
     def from_base(self, u: jax.Array, y: jax.Array) -> jax.Array:
-        """Invert :meth:`to_base`, one dimension after the other."""
-        for layer, order in zip(reversed(self.masked), reversed(self._orders()), strict=True):
-            u = _invert(*layer.unbind(), u[:, np.argsort(order)], y)
-        return u
+        """Invert :meth:`to_base`, layer after layer; a loop, as one program for all layers compiles faster."""
+        layer, _ = self.masked[0].unbind()
+        variables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(m.variables for m in self.masked[::-1]))
+        orders = np.stack([np.argsort(order) for order in self._orders()[::-1]])
+
+        def undo(u, of_layer):
+            variables, order = of_layer
+            weights = layer.apply(variables, u.shape[-1], y.shape[-1], method="weights")
+            return _invert(weights, layer.limited, u[:, order], y), None
+
+        return jax.lax.scan(undo, u, (variables, jnp.asarray(orders)))[0]
 
     def _orders(self) -> list[np.ndarray]:
         """Reversals and fixed shuffles in turn (Sec. 4.2.2), or shuffles alone."""
@@ -110,14 +161,42 @@ class _Stack(nn.Module):
         ]
 
 
-def _invert(layer: MaskedAutoregression, variables: dict, u: jax.Array, y: jax.Array) -> jax.Array:
-    """Invert a layer; a loop, as one program for all dimensions compiles many times faster."""
+def _invert(
+    weights: _Weights, limited: Callable[[jax.Array], jax.Array], u: jax.Array, y: jax.Array
+) -> jax.Array:
+    """Invert a layer, one dimension after the other.
 
-    def next_one(i, z):
-        shift, log_scale = layer.apply(variables, z, y)
-        return jnp.where(jnp.arange(z.shape[-1])[None] == i, u * jnp.exp(log_scale) + shift, z)
+    Dimension i takes the hidden units up to the degree i, which depend on dimensions before i: each step has only those
+    of degree i left to compute. All steps together are the work of one pass.
+    """
+    (n, d), hidden = u.shape, len(weights.second.kernel)
+    each = -(-hidden // d)
 
-    return jax.lax.fori_loop(0, u.shape[-1], next_one, jnp.zeros_like(u))
+    def by_degree(x: jax.Array) -> jax.Array:
+        """Bring hidden units from the last axis, [..., hidden], to the front, [degree, ..., each]."""
+        filled = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, each * d - hidden)])
+        return jnp.moveaxis(filled.reshape(*x.shape[:-1], each, d), -1, 0)
+
+    def from_units(kernel: jax.Array) -> jax.Array:
+        """Order the rows of a kernel as the units come, [d * each, ...]."""
+        return by_degree(kernel.T).swapaxes(1, 2).reshape(d * each, -1)
+
+    shift_and_scale = jnp.concatenate([weights.shift.kernel, weights.log_scale.kernel], axis=1)
+    first, second = by_degree(weights.first.kernel), by_degree(from_units(weights.second.kernel))
+    last = from_units(shift_and_scale)
+    first_bias = by_degree(weights.first.bias[None] + weights.first_of_y(y))
+    second_bias = by_degree(weights.second.bias[None] + weights.second_of_y(y))
+
+    def next_one(i, known):
+        z, h1, h2 = known
+        h1 = jax.lax.dynamic_update_slice(h1, nn.gelu(z @ first[i] + first_bias[i]), (0, i * each))
+        h2 = jax.lax.dynamic_update_slice(h2, nn.gelu(h1 @ second[i] + second_bias[i]), (0, i * each))
+        shift = h2 @ last[:, i] + weights.shift.bias[i]
+        log_scale = limited(h2 @ last[:, d + i] + weights.log_scale.bias[i])
+        return z.at[:, i].set(u[:, i] * jnp.exp(log_scale) + shift), h1, h2
+
+    units = jnp.zeros((n, d * each), u.dtype)
+    return jax.lax.fori_loop(0, d, next_one, (jnp.zeros_like(u), units, units))[0]
 
 
 @record
@@ -139,8 +218,8 @@ class ConditionalFlow(Record):
     @classmethod
     def untrained(cls, key: jax.Array, config: FlowConfig, latents: int) -> "ConditionalFlow":
         """Return a flow near the identity, for latents and conditions that are standardised already."""
-        z, y = jnp.zeros((1, latents)), jnp.zeros((1, len(config.conditions)))
-        params = _Stack(config, latents).init(key, z, y, method="to_base")["params"]
+        stack = _Stack(config, latents)
+        params = stack.init(key, latents, len(config.conditions), method="weights")["params"]
         unit = (jnp.stack([jnp.zeros(n), jnp.ones(n)]) for n in (latents, len(config.conditions)))
         return cls(params, *unit, config)
 

@@ -51,8 +51,9 @@ def fill(template: T, arrays: Mapping[str, np.ndarray], where: str) -> T:
             raise ValueError(
                 f"{where}: {name}: expected {leaf.dtype} {leaf.shape}, got {got.dtype} {got.shape}"
             )
+    # NumPy converts: JAX would compile a program for each shape.
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(arrays[_name(path)], leaf.dtype), template
+        lambda path, leaf: jnp.asarray(arrays[_name(path)].astype(leaf.dtype)), template
     )
 
 
