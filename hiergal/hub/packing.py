@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 __all__ = ["digest_of", "fill", "flatten", "read_arrays", "read_texts", "write_arrays"]
@@ -51,9 +50,9 @@ def fill(template: T, arrays: Mapping[str, np.ndarray], where: str) -> T:
             raise ValueError(
                 f"{where}: {name}: expected {leaf.dtype} {leaf.shape}, got {got.dtype} {got.shape}"
             )
-    # NumPy converts: JAX would compile a program for each shape.
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(arrays[_name(path)].astype(leaf.dtype)), template
+    # NumPy converts, and one call hands over: JAX would compile a program for each shape.
+    return jax.device_put(
+        jax.tree_util.tree_map_with_path(lambda path, leaf: arrays[_name(path)].astype(leaf.dtype), template)
     )
 
 

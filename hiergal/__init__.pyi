@@ -1,0 +1,38 @@
+from .fit_checks import FitChecks, check_fits
+from .galsim_model import GenerativeGalaxyModel
+from .hub import GalaxyModel, load_model, save_model
+from .noise import PixelNoise, WhiteNoise
+from .observation import Observation, check_observation
+from .posterior import Posterior, infer, interval
+from .predictive import Prediction, predict
+from .psf import PSF, convolve
+from .recipe import Recipe, load_recipe
+from .simulate import draw_galsim, draw_profiles
+from .stationary_noise import StationaryNoise
+from .survey import open_store
+
+__all__ = [
+    "PSF",
+    "FitChecks",
+    "GalaxyModel",
+    "GenerativeGalaxyModel",
+    "Observation",
+    "PixelNoise",
+    "Posterior",
+    "Prediction",
+    "Recipe",
+    "StationaryNoise",
+    "WhiteNoise",
+    "check_fits",
+    "check_observation",
+    "convolve",
+    "draw_galsim",
+    "draw_profiles",
+    "infer",
+    "interval",
+    "load_model",
+    "load_recipe",
+    "open_store",
+    "predict",
+    "save_model",
+]
