@@ -53,6 +53,7 @@ class Observing(msgspec.Struct, frozen=True):
 
 class _Run(msgspec.Struct, frozen=True):
     model: str
+    model_sha256: str
     file: str
     kind: str
     seed: int
@@ -63,7 +64,7 @@ class _Run(msgspec.Struct, frozen=True):
 
 def sample_catalog(
     model: str | Path,
-    catalog: Catalog | None,
+    catalog: Catalog | str | Path | None,
     out: str | Path,
     *,
     seed: int,
@@ -79,7 +80,8 @@ def sample_catalog(
 
     Args:
         model: ``hub:NAME``, a path or an address.
-        catalog: Columns of conditions, or None for ``galaxies`` of the model's population.
+        catalog: Columns of conditions, or a file of them (:func:`read_catalog`); None for ``galaxies`` of the model's
+            population.
         out: A file ``.fits`` or ``.hdf5``, or a folder ``.zarr``.
         seed: Seed of galaxies and noise.
         galaxies: How many, without a catalogue.
@@ -107,13 +109,26 @@ def sample_catalog(
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists: choose another name, or pass overwrite=True (--overwrite)")
     check_workers(workers, scheduler)
-    path, loaded = locate(model), load_model(model)
+    path = locate(model)
+    digest = digest_of_model(path)
+    loaded, _ = _loaded(
+        str(path.absolute()), digest, observing
+    )  # which also checks the survey and its stamps
+    if isinstance(catalog, str | Path):
+        catalog = read_catalog(catalog, condition_names(loaded))
     conditions = _conditions(loaded, catalog, galaxies, seed)
     check_outside(loaded, conditions, outside)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial, journal = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.journal")
     run = _Run(
-        str(path.absolute()), str(partial.absolute()), out.suffix, seed, len(conditions), PART, observing
+        str(path.absolute()),
+        digest,
+        str(partial.absolute()),
+        out.suffix,
+        seed,
+        len(conditions),
+        PART,
+        observing,
     )
     done = _begin(run, loaded, conditions, partial, journal, str(model))
     numbers = [number for number in range(-(-run.galaxies // run.part)) if number not in done]
@@ -142,7 +157,7 @@ def sample_part(run: _Run, number: int, conditions: Float[np.ndarray, "k c"]) ->
     Returns:
         The number of the part.
     """
-    model, renderer = _loaded(run.model, run.observing)
+    model, renderer = _loaded(run.model, run.model_sha256, run.observing)
     rows, key = _rows(run, number), key_for(run.seed, SAMPLE)
     base = base_for_rows(model, key, rows)
     if renderer is None:
@@ -217,7 +232,6 @@ def _begin(
     """Make the file and its journal, or find out what an interrupted run has done."""
     about = msgspec.to_builtins(run) | {
         "version": hiergal.__version__,
-        "model_sha256": digest_of_model(run.model),
         "conditions_sha256": hashlib.sha256(np.ascontiguousarray(conditions).tobytes()).hexdigest(),
     }
     first = msgspec.json.encode(about).decode()
@@ -278,8 +292,10 @@ def _survey(observing: Observing):
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str, observing: Observing | None) -> tuple[GalaxyModel, Renderer | None]:
-    """Model and renderer, made once in each process."""
+def _loaded(
+    model: str, model_sha256: str, observing: Observing | None
+) -> tuple[GalaxyModel, Renderer | None]:
+    """Model and renderer, made once in each process, and again if the model's files are others by then."""
     loaded = load_model(Path(model))
     if observing is None:
         return loaded, None

@@ -44,16 +44,13 @@ def sample(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a new galaxy for each row of a catalogue. A run that was stopped goes on with the same command."""
-    from hiergal.catalog_sampling import Observing, read_catalog, sample_catalog
-    from hiergal.conditions import condition_names
-    from hiergal.hub import load_model
+    from hiergal.catalog_sampling import Observing, sample_catalog
 
     if (survey is None) != (band is None):
         raise ValueError(f"expected both --survey and --band, or neither, got {survey} and {band}")
-    rows = None if catalog is None else read_catalog(catalog, condition_names(load_model(model)))
     path = sample_catalog(
         model,
-        rows,
+        catalog,
         out,
         seed=seed,
         galaxies=galaxies,

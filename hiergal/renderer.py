@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Renderer", "add_noise", "renderer_for"]
 
 SMALLEST = 1e-6  # of waves that count
-ROOM = 2.0  # the periodic grid, in stamps or profiles: what comes around has left by another half
+# The drawing is periodic: the next copy's edge is this far from the stamp, in radii beyond which the PSF has half a
+# percent of its light (GalSim's folding threshold). Its wings are then below 4e-4 of the peak.
+AWAY = 0.75
 
 
 @record
@@ -102,11 +104,11 @@ def renderer_for(
         )
     own = model.recipe.pixel_scale_arcsec
     effective = psf if method == "no_pixel" else galsim.Convolve(psf, galsim.Pixel(pixel_scale_arcsec))
-    sides = [
-        ROOM * max(size * own, points * pixel_scale_arcsec)
+    widest = max(
+        size * own + points * pixel_scale_arcsec
         for size, points in zip(model.recipe.shape, shape, strict=True)
-    ]
-    side = max(sides)  # [arcsec]
+    )
+    side = widest / 2 + AWAY * np.pi / effective.stepk  # the period [arcsec]
     step = 2 * np.pi / side
     most = int(2 * np.pi / own / step)  # up to twice the profile's Nyquist frequency
     number = np.arange(-most, most + 1)

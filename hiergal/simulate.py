@@ -36,7 +36,7 @@ __all__ = [
     "stamps_from_base",
 ]
 
-BLOCK_OF_CPU, BLOCK_OF_ACCELERATOR = 32, 256
+BLOCK_OF_CPU, BLOCK_OF_ACCELERATOR = 64, 256
 ROWS = 1024  # whose random numbers are drawn together
 
 

@@ -31,7 +31,7 @@ from hiergal.progress import progress_bar
 from hiergal.report import write_whole
 from hiergal.stages import INFER, key_for
 from hiergal.survey import Store, open_store
-from hiergal.survey_run import SurveyRun, differences, fingerprint
+from hiergal.survey_run import SurveyRun, differences, digests_of, fingerprint
 
 __all__ = ["PART", "SurveyRun", "infer_survey"]
 
@@ -137,7 +137,7 @@ def infer_part(run: SurveyRun, number: int) -> int:
         The number of the part.
     """
     rows = _rows(run, number)
-    model, store = _opened(run.model, run.store)
+    model, store = _opened(run.model, run.store, *digests_of(run).values())
     observation = store.read(rows)
     conditions, flag = _judged(model, observation, run.conditions)
     origin, good = model.provenance, flag == 0
@@ -236,6 +236,6 @@ def _is_whole(path: Path, count: int) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _opened(model: str, store: str) -> tuple[GalaxyModel, Store]:
-    """Model and store, read once in each process."""
+def _opened(model: str, store: str, *digests: str) -> tuple[GalaxyModel, Store]:
+    """Model and store, read once in each process, and again if their files are others by then."""
     return load_model(model), open_store(store)

@@ -19,7 +19,7 @@ from astropy.table import Table
 from hiergal import catalog_sampling, galaxy_files
 from hiergal.catalog_sampling import Observing, read_catalog, sample_catalog
 from hiergal.galsim_surveys import survey_conditions, survey_psf
-from hiergal.hub import load_model
+from hiergal.hub import load_model, save_model
 from hiergal.renderer import renderer_for
 from hiergal.simulate import draw_profiles
 from hiergal.stages import SAMPLE, key_for
@@ -202,7 +202,27 @@ def test_stamps_as_a_survey_sees_them(folder, catalog, profiles, tmp_path):
     assert fits.getheader(noisy)["BUNIT"] == "electron" and fits.getheader(noisy)["PIXSCALE"] == 0.2
 
 
-def test_catalogues_on_disk(catalog, tmp_path):
+def test_a_model_that_was_replaced_is_read_again(folder, catalog, profiles, tmp_path):
+    """In the same process, by the same name."""
+    model, path = load_model(folder), tmp_path / "model"
+    save_model(model, path)
+    np.testing.assert_array_equal(
+        images(sample_catalog(path, catalog, tmp_path / "first.zarr", **HOW)), profiles
+    )
+    other = model.replace(params=jax.tree.map(lambda leaf: leaf + 0.1, model.params))
+    save_model(other, path)
+    found = images(sample_catalog(path, catalog, tmp_path / "second.zarr", **HOW))
+    np.testing.assert_array_equal(found, draw_profiles(other, catalog, key=key_for(4, SAMPLE)))
+
+
+@pytest.mark.parametrize("observing", [Observing("LSST", "i", 0), Observing("Nowhere", "i")])
+def test_surveys_that_cannot_be_drawn_leave_nothing_behind(folder, catalog, tmp_path, observing):
+    with pytest.raises(ValueError):
+        sample_catalog(folder, catalog, tmp_path / "g.fits", observing=observing, **HOW)
+    assert not list(tmp_path.iterdir())
+
+
+def test_catalogues_on_disk(folder, catalog, profiles, tmp_path):
     table = Table(catalog | {"other": np.arange(N)})
     table.write(tmp_path / "c.fits")
     table.write(tmp_path / "c.ecsv")
@@ -212,6 +232,8 @@ def test_catalogues_on_disk(catalog, tmp_path):
         for column in catalog:
             np.testing.assert_allclose(np.asarray(found[column]), catalog[column], rtol=1e-6)
     assert "other" not in read_catalog(tmp_path / "c.parquet", tuple(catalog))
+    out = sample_catalog(folder, tmp_path / "c.fits", tmp_path / "g.zarr", **HOW)
+    np.testing.assert_array_equal(images(out), profiles)
 
 
 BAD = [
