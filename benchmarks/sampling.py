@@ -3,8 +3,8 @@
     python benchmarks/sampling.py hub:mock-acs --real COSMOS_25.2_training_sample/real_galaxy_catalog_25.2.fits
 
 Both sides make stamps of the same size, pixels and PSF, and have all cores: ours by XLA's threads, GalSim's by a
-process for each core, which have opened the catalogue before anything is timed. A RealGalaxy is built, convolved and
-drawn, which includes the deconvolution by its own PSF. The two sides take turns; rates are medians over rounds. The catalogue
+process for each core, started before anything is timed. A RealGalaxy is built from its catalogue, convolved and drawn,
+which includes the deconvolution by its own PSF. The two sides take turns; rates are medians over rounds. The catalogue
 of ``--rows`` is written to zarr by `hiergal sample`'s own function, in a process of its own, whose peak memory is told.
 """
 
@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -137,17 +137,11 @@ def time_catalogue(model: str, rows: int) -> dict[str, float]:
 
 def draw_real(file: str, rows: np.ndarray, psf: galsim.GSObject, scale: float, stamp: int) -> int:
     """Build, convolve and draw galaxies of a RealGalaxyCatalog, again and again from its first."""
-    catalog = real_catalog(file)
+    catalog = galsim.RealGalaxyCatalog(file)
     for row in rows:
         galaxy = galsim.RealGalaxy(catalog, index=int(row) % catalog.nobjects)
         galsim.Convolve(galaxy, psf).drawImage(nx=stamp, ny=stamp, scale=scale)
     return len(rows)
-
-
-@cache
-def real_catalog(file: str) -> galsim.RealGalaxyCatalog:
-    """The catalogue, opened once in each process."""
-    return galsim.RealGalaxyCatalog(file)
 
 
 def draw_all(galaxies: list[galsim.GSObject], psf: galsim.GSObject, scale: float, stamp: int) -> None:
