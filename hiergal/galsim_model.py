@@ -1,8 +1,9 @@
 """A trained model as GalSim's users know one: the interface of galsim_hub (Lanusse et al. 2020, Appendix A).
 
 Random numbers are the caller's ``galsim.BaseDeviate``: each galaxy takes a fixed number of normal deviates from it, so
-that the same generator gives the same galaxies, drawn one at a time or together, in any process. Galaxies are
-unconvolved ``GSObject``s; shear, rotation, convolution and drawing are GalSim's.
+that the same generator gives the same galaxies, drawn one at a time or together, in any process. Together is faster:
+one takes as long as a block (:mod:`hiergal.simulate`). Galaxies are unconvolved ``GSObject``s; shear, rotation,
+convolution and drawing are GalSim's.
 """
 
 import warnings
