@@ -18,7 +18,13 @@ import numpy as np
 from jaxtyping import Float
 
 import hiergal
-from hiergal.conditions import Catalog, complete_conditions, condition_names, conditions_for
+from hiergal.conditions import (
+    Catalog,
+    complete_conditions,
+    condition_names,
+    conditions_for,
+    read_catalog,
+)
 from hiergal.galaxy_files import CHUNK, SUFFIXES, GalaxyHeader, create_galaxies, write_galaxies
 from hiergal.galsim_requests import check_outside
 from hiergal.hub import GalaxyModel, load_model, locate
@@ -29,7 +35,7 @@ from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
 from hiergal.stages import SAMPLE, key_for
 from hiergal.survey_run import digest_of_model
 
-__all__ = ["PART", "Observing", "read_catalog", "sample_catalog"]
+__all__ = ["PART", "Observing", "sample_catalog"]
 
 PART = 4 * CHUNK  # galaxies of a task
 NOISE = 1  # purpose of a key
@@ -80,8 +86,8 @@ def sample_catalog(
 
     Args:
         model: ``hub:NAME``, a path or an address.
-        catalog: Columns of conditions, or a file of them (:func:`read_catalog`); None for ``galaxies`` of the model's
-            population.
+        catalog: Columns of conditions, or a file of them (:func:`~hiergal.conditions.read_catalog`); None for
+            ``galaxies`` of the model's population.
         out: A file ``.fits`` or ``.hdf5``, or a folder ``.zarr``.
         seed: Seed of galaxies and noise.
         galaxies: How many, without a catalogue.
@@ -178,35 +184,6 @@ def sample_part(run: _Run, number: int, conditions: Float[np.ndarray, "k c"]) ->
         )
     write_galaxies(Path(run.file), run.kind, int(rows[0]), images)
     return number
-
-
-def read_catalog(path: str | Path, names: tuple[str, ...]) -> Catalog:
-    """Read the columns of a catalogue that are needed, of any number of rows.
-
-    Args:
-        path: A table that Astropy reads (FITS, ECSV, CSV, ...), a parquet file, or a survey's store.
-        names: Columns.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is no table.
-    """
-    from astropy.table import Table
-
-    path = Path(path)
-    if path.is_dir():
-        from hiergal.survey import open_store
-
-        return open_store(path).catalog
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        there = set(parquet.read_schema(path).names)
-        columns = parquet.read_table(path, columns=[name for name in names if name in there])
-        return {name: columns[name].to_numpy() for name in columns.column_names}
-    if path.suffix in (".fits", ".fit"):
-        return Table.read(path, memmap=True)
-    return Table.read(path)
 
 
 def _conditions(model: GalaxyModel, catalog: Catalog | None, galaxies: int | None, seed: int) -> np.ndarray:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hiergal.report import plain
+
 if TYPE_CHECKING:
     from hiergal.hub import GalaxyModel
     from hiergal.hub.names import Offer
@@ -49,7 +51,7 @@ def models_list(
     else:
         typer.echo("no models; add a registry with `hiergal models registry add`")
     for problem in problems:
-        typer.echo(f"could not be read: {_plain(problem)}", err=True)
+        typer.echo(f"could not be read: {plain(problem)}", err=True)
 
 
 @models.command("info")
@@ -73,7 +75,7 @@ def models_info(
     typer.echo(f"{recipe.name}: {ny} x {nx} pixels of {recipe.pixel_scale_arcsec} arcsec")
     if model is not None:
         for what, text in _published(path):
-            typer.echo(f"{what:<12} {_plain(text)}")
+            typer.echo(f"{what:<12} {plain(text)}")
     typer.echo(f"latents      {recipe.generator.latents}, {recipe.covariance} covariance")
     typer.echo(f"conditions   {', '.join(recipe.flow.conditions)}")
     typer.echo(f"training     {recipe.training.steps:,} steps of {recipe.training.batch}")
@@ -81,7 +83,7 @@ def models_info(
         typer.echo(f"{part:<12} {count:,} parameters ({4e-6 * count:.2f} MB)")
     if model is not None:
         for what, text in [*_origin(model), *_headlines(path)]:
-            typer.echo(f"{what:<12} {_plain(text)}")
+            typer.echo(f"{what:<12} {plain(text)}")
 
 
 @models.command("fetch")
@@ -201,13 +203,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         size = "" if row["size"] is None else f"{1e-6 * row['size']:.2f} MB"
         texts = row | {"size": size}
-        table.add_row(*(Text(_plain(text)) for text in texts.values()))
+        table.add_row(*(Text(plain(text)) for text in texts.values()))
     Console(width=None if sys.stdout.isatty() else WIDEST).print(table)
-
-
-def _plain(text: str) -> str:
-    """A text without what a terminal would obey: it may come from anyone."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _published(path: Path) -> list[tuple[str, str]]:

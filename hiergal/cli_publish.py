@@ -47,16 +47,13 @@ def publish(
 
 
 def card(
-    name: Annotated[str, typer.Argument(help="A published model: hub:NAME, or its folder.")],
+    name: Annotated[
+        str, typer.Argument(help="A published model: hub:NAME, its folder or file, or https://...#sha256=...")
+    ],
 ) -> None:
     """Print the card of a published model."""
-    from hiergal.hub import locate
+    from hiergal.hub import read_card
+    from hiergal.report import plain
 
-    path = locate(name)
-    page = path / "CARD.md"
-    if not page.is_file():
-        raise FileNotFoundError(
-            f"{name}: expected a published model's folder with CARD.md, got {path}; `hiergal models info {name}` "
-            "prints what its file says"
-        )
-    typer.echo(page.read_text(encoding="utf-8"))
+    for line in read_card(name).splitlines():
+        typer.echo(plain(line))

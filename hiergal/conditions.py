@@ -6,6 +6,7 @@ nobody knows are drawn from the model's population: galaxies of its training sur
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "conditions_for",
     "conditions_from",
     "outside_range",
+    "read_catalog",
 ]
 
 Catalog = Any  # anything with named columns: not all of these are Mappings
@@ -70,6 +72,35 @@ def conditions_from(
             f"(first: {np.flatnonzero(bad)[0]}); drop those rows"
         )
     return table
+
+
+def read_catalog(path: str | Path, names: tuple[str, ...]) -> Catalog:
+    """Read the columns of a catalogue that are needed, of any number of rows.
+
+    Args:
+        path: A table that Astropy reads (FITS, ECSV, CSV, ...), a parquet file, or a survey's store.
+        names: Columns.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no table.
+    """
+    from astropy.table import Table
+
+    path = Path(path)
+    if path.is_dir():
+        from hiergal.survey import open_store
+
+        return open_store(path).catalog
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        there = set(parquet.read_schema(path).names)
+        columns = parquet.read_table(path, columns=[name for name in names if name in there])
+        return {name: columns[name].to_numpy() for name in columns.column_names}
+    if path.suffix in (".fits", ".fit"):
+        return Table.read(path, memmap=True)
+    return Table.read(path)
 
 
 def conditions_for(model: GalaxyModel, catalog: Catalog) -> Float[np.ndarray, "n c"]:

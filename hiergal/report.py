@@ -24,6 +24,7 @@ __all__ = [
     "format_number",
     "format_share",
     "package_versions",
+    "plain",
     "write_json",
     "write_report",
     "write_whole",
@@ -157,6 +158,16 @@ def format_number(value: Any) -> str:
             return ", ".join(format_number(item) for item in value)
         case _:
             return str(value)
+
+
+def plain(text: str) -> str:
+    r"""Return a line without what a terminal would obey: it may come from anyone.
+
+    Example:
+        >>> plain("a\x1b[31mb")
+        'a [31mb'
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:

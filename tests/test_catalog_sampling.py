@@ -17,7 +17,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from hiergal import catalog_sampling, galaxy_files
-from hiergal.catalog_sampling import Observing, read_catalog, sample_catalog
+from hiergal.catalog_sampling import Observing, sample_catalog
+from hiergal.conditions import read_catalog
 from hiergal.galsim_surveys import survey_conditions, survey_psf
 from hiergal.hub import load_model, save_model
 from hiergal.renderer import renderer_for

@@ -10,7 +10,8 @@ from numpyro.handlers import seed, trace
 from toys import pyramid_recipe, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.architecture import encoder_of, generator_of, programs_of
-from hiergal.flow import ConditionalFlow, MaskedAutoregression
+from hiergal.autoregression import MaskedAutoregression
+from hiergal.flow import ConditionalFlow
 from hiergal.model import total_variation
 from hiergal.noise import PixelNoise, WhiteNoise, chosen_noise
 from hiergal.optimizer import adafactor, learning_rate_at

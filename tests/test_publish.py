@@ -8,10 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 from toys import drawing_model
+from typer.testing import CliRunner
 
+from hiergal import cli
 from hiergal.architecture import guide_flow_config
 from hiergal.flow import ConditionalFlow
-from hiergal.hub import load_model, read_metrics, save_model
+from hiergal.hub import load_model, read_card, read_metrics, save_model
 from hiergal.hub.publish import add_to_registry, publish
 from hiergal.hub.published import read_published
 from hiergal.hub.registry import read_registry
@@ -185,6 +187,19 @@ def test_unmeasured_models_are_refused(parts):
         published(parts, calibrations=[])
 
 
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+def test_models_that_are_not_published_have_no_card(tmp_path, name):
+    save_model(complete_model(), tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="expected a published model with a card"):
+        read_card(tmp_path / name)
+
+
+def test_cards_do_not_command_terminals(tmp_path):
+    save_model(complete_model(), tmp_path / "m.safetensors", card="# Model\n\x1b]0;title\x07 text\n")
+    shown = CliRunner().invoke(cli.app, ["models", "card", str(tmp_path / "m.safetensors")])
+    assert shown.exit_code == 0 and shown.output == "# Model\n ]0;title  text\n"
+
+
 def test_weights_that_are_not_rounded_are_measured(parts):
     model = complete_model()
     params = jax.tree.map(lambda leaf: leaf * 1.0001, model.params)
@@ -204,6 +219,8 @@ def test_registries_offer_published_models(parts):
     jax.tree.map(
         np.testing.assert_array_equal, load_model(parts / "registry" / entry.url), load_model(folder)
     )
+    card = (folder / "CARD.md").read_text()
+    assert read_card(parts / "registry" / entry.url) == read_card(folder) == card
     with pytest.raises(ValueError, match="has toy 1.0 already"):
         add_to_registry(folder, parts / "registry")
     (parts / "about.toml").write_text(ABOUT.replace("1.0", "1.1"))

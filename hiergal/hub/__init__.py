@@ -1,6 +1,6 @@
 """Trained models as files: bundles that hold everything needed to use a model, and run nothing when loaded."""
 
-from hiergal.hub.bundle import load_model, read_metrics, save_model
+from hiergal.hub.bundle import load_model, read_card, read_metrics, save_model
 from hiergal.hub.galaxy_model import GalaxyModel, ParameterCounts, Provenance, parameter_counts
 from hiergal.hub.names import locate
 
@@ -11,6 +11,7 @@ __all__ = [
     "load_model",
     "locate",
     "parameter_counts",
+    "read_card",
     "read_metrics",
     "save_model",
 ]

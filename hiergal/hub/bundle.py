@@ -2,7 +2,8 @@
 
 A bundle is a folder of ``recipe.toml`` (how the networks are built), ``weights.safetensors`` (their numbers),
 ``model.json`` (schema version, units, what it was trained on, digests of weights and texts) and, once measured,
-``metrics.json``; or one safetensors file that carries the same texts in its header. Loading executes nothing from
+``metrics.json``, and once published its card, ``CARD.md``; or one safetensors file that carries the same texts in its
+header. Loading executes nothing from
 them: the recipe is checked, the networks are rebuilt from it, and every array has to have the name, shape and type
 that they expect. A bundle is written beside its target and renamed: it is whole, or not there.
 
@@ -23,10 +24,11 @@ from hiergal.hub.galaxy_model import DENSITIES, GalaxyModel, Provenance, blank_m
 from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, read_texts, write_arrays
 from hiergal.recipe import parse_recipe, recipe_to_toml
 
-__all__ = ["load_model", "read_metrics", "save_model"]
+__all__ = ["load_model", "read_card", "read_metrics", "save_model"]
 
 SCHEMA_VERSION = 2
 RECIPE, WEIGHTS, METADATA, METRICS = "recipe.toml", "weights.safetensors", "model.json", "metrics.json"
+CARD = "CARD.md"
 ONE_FILE = ".safetensors"
 LARGEST_POPULATION = 2**20
 NETWORKS = "params/"
@@ -37,6 +39,7 @@ def save_model(
     path: str | Path,
     *,
     metrics: Mapping[str, Any] | None = None,
+    card: str | None = None,
     half_precision: bool = False,
 ) -> None:
     """Write a bundle, replacing one that is there.
@@ -45,6 +48,7 @@ def save_model(
         model: The model.
         path: A folder; or a file, if its name ends in ``.safetensors``.
         metrics: What was measured of the model: whatever JSON can hold.
+        card: What people read of it, in Markdown.
         half_precision: Whether the weights of generator and encoder are stored as float16, in half the space; densities
             stay as they are.
 
@@ -70,6 +74,8 @@ def save_model(
         texts[METRICS] = _pretty(metrics)
     metadata = msgspec.structs.replace(metadata, texts_sha256=_digest_of_texts(metadata, texts))
     texts[METADATA] = _pretty(metadata)
+    if card is not None:
+        texts[CARD] = card
     fresh = path.with_name(f"{path.name}.partial")
     _remove(fresh)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +154,34 @@ def read_metrics(name: str | Path) -> dict[str, Any]:
         return msgspec.json.decode(_texts_of(path).get(METRICS, "{}"), type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"{path}: expected metrics as a JSON object: {error}") from None
+
+
+def read_card(name: str | Path) -> str:
+    """Read the card of a published model, in Markdown.
+
+    Args:
+        name: As for :func:`load_model`.
+
+    Raises:
+        OSError: If it has none, or cannot be read.
+        ValueError: If it is damaged.
+
+    Example:
+        >>> print(read_card("hub:mock-acs"))  # doctest: +SKIP
+    """
+    from hiergal.hub.names import locate
+
+    path = locate(name)
+    if path.suffix == ONE_FILE:
+        text = _texts_of(path).get(CARD)
+    else:
+        text = _read_text(path / CARD) if (path / CARD).is_file() else None
+    if text is None:
+        raise FileNotFoundError(
+            f"{path}: expected a published model with a card, {CARD}; `hiergal models info` prints what is known of "
+            "others"
+        )
+    return text
 
 
 class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

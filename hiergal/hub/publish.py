@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hiergal.hub.bundle import METADATA, load_model, read_metrics, save_model
+from hiergal.hub.bundle import METADATA, load_model, read_card, read_metrics, save_model
 from hiergal.hub.card import render_card
 from hiergal.hub.galaxy_model import GalaxyModel
 from hiergal.hub.published import PUBLISHED, Published, read_published
@@ -70,11 +70,11 @@ def publish(
     try:
         save_model(model, fresh, half_precision=True)
         metrics["half_precision"], metrics["edge"] = _drawn(model, load_model(fresh))
-        save_model(model, fresh, half_precision=True, metrics=metrics)
+        card = render_card(model, published, metrics)
+        save_model(model, fresh, half_precision=True, metrics=metrics, card=card)
         (fresh / PUBLISHED).write_bytes(Path(about).read_bytes())
         shutil.copy(Path(validation) / FIGURES["galaxies.png"], fresh / "galaxies.png")
         shutil.copy(Path(calibrations[0]) / FIGURES["coverage.png"], fresh / "coverage.png")
-        (fresh / "CARD.md").write_text(render_card(model, published, metrics), encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         fresh.rename(folder)
@@ -110,7 +110,9 @@ def add_to_registry(model: str | Path, registry: str | Path) -> Entry:
         )
     registry.mkdir(parents=True, exist_ok=True)
     file = registry / f"{published.name}-{published.version}.safetensors"
-    save_model(load_model(model), file, metrics=read_metrics(model), half_precision=True)
+    save_model(
+        load_model(model), file, metrics=read_metrics(model), card=read_card(model), half_precision=True
+    )
     with file.open("rb") as content:
         checksum = hashlib.file_digest(content, "sha256").hexdigest()
     entry = Entry(
