@@ -117,9 +117,8 @@ def sample_catalog(
     check_workers(workers, scheduler)
     path = locate(model)
     digest = digest_of_model(path)
-    loaded, _ = _loaded(
-        str(path.absolute()), digest, observing
-    )  # which also checks the survey and its stamps
+    # With the renderer, so that a survey that cannot be drawn is refused before anything is written.
+    loaded, _ = _loaded(str(path.absolute()), digest, observing)
     if isinstance(catalog, str | Path):
         catalog = read_catalog(catalog, condition_names(loaded))
     conditions = _conditions(loaded, catalog, galaxies, seed)

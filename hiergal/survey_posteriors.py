@@ -31,7 +31,7 @@ from hiergal.progress import progress_bar
 from hiergal.report import write_whole
 from hiergal.stages import INFER, key_for
 from hiergal.survey import Store, open_store
-from hiergal.survey_run import SurveyRun, differences, digests_of, fingerprint
+from hiergal.survey_run import SurveyRun, differences, fingerprint
 
 __all__ = ["PART", "SurveyRun", "infer_survey"]
 
@@ -111,12 +111,12 @@ def infer_survey(
         seed=seed,
         batch=batch or BATCH.get(jax.default_backend(), ACCELERATOR_BATCH),
     )
-    _begin(run, parts, loaded)
+    digests = _begin(run, parts, loaded)
     numbers = range(-(-run.galaxies // PART))
     left = [number for number in numbers if not _is_whole(_path(run, number), len(_rows(run, number)))]
     with progress_bar(f"inference, {method}", run.galaxies, shown=progress) as advance:
         advance(run.galaxies - sum(len(_rows(run, number)) for number in left))
-        tasks = ((run, number) for number in left)
+        tasks = ((run, number, digests) for number in left)
         for number in finished_parts(infer_part, tasks, workers=workers, scheduler=scheduler):
             advance(len(_rows(run, number)))
     table = vstack([read_table(_path(run, number)) for number in numbers], metadata_conflicts="silent")
@@ -126,18 +126,19 @@ def infer_survey(
     return table
 
 
-def infer_part(run: SurveyRun, number: int) -> int:
+def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
     """Infer one part of a survey, and write its rows; what a worker does.
 
     Args:
         run: The run.
         number: Which part.
+        digests: Of the files of model and survey when the run began; those of other digests are read again.
 
     Returns:
         The number of the part.
     """
     rows = _rows(run, number)
-    model, store = _opened(run.model, run.store, *digests_of(run).values())
+    model, store = _opened(run.model, run.store, digests)
     observation = store.read(rows)
     conditions, flag = _judged(model, observation, run.conditions)
     origin, good = model.provenance, flag == 0
@@ -197,8 +198,8 @@ def _check_conditions(model: GalaxyModel, store: Store) -> None:
         )
 
 
-def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> None:
-    """Make the folder of parts, or check that the one that is there is of this run."""
+def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> tuple[str, ...]:
+    """Make the folder of parts, or check that the one that is there is of this run; return the files' digests."""
     about = fingerprint(run)
     marker = parts / "run.json"
     if marker.exists():
@@ -216,6 +217,7 @@ def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> None:
         if run.images is not None:
             create_images(run.images, run.galaxies, PART, model)
         write_whole(marker, msgspec.json.encode(about))
+    return tuple(about["digests"].values())
 
 
 def _rows(run: SurveyRun, number: int) -> np.ndarray:
@@ -236,6 +238,6 @@ def _is_whole(path: Path, count: int) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _opened(model: str, store: str, *digests: str) -> tuple[GalaxyModel, Store]:
+def _opened(model: str, store: str, digests: tuple[str, ...]) -> tuple[GalaxyModel, Store]:
     """Model and store, read once in each process, and again if their files are others by then."""
     return load_model(model), open_store(store)

@@ -9,7 +9,7 @@ import msgspec
 import hiergal
 from hiergal.survey.schema import MANIFEST
 
-__all__ = ["SurveyRun", "differences", "digest_of_model", "digests_of", "fingerprint"]
+__all__ = ["SurveyRun", "differences", "digest_of_model", "fingerprint"]
 
 
 class SurveyRun(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ def fingerprint(run: SurveyRun) -> dict[str, Any]:
     Raises:
         OSError: If one of these cannot be read.
     """
-    return {"run": msgspec.to_builtins(run), "version": hiergal.__version__, "digests": digests_of(run)}
+    return {"run": msgspec.to_builtins(run), "version": hiergal.__version__, "digests": _digests(run)}
 
 
 def differences(before: Any, about: dict[str, Any]) -> str:
@@ -78,12 +78,8 @@ def digest_of_model(path: str | Path) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in files)).hexdigest()
 
 
-def digests_of(run: SurveyRun) -> dict[str, str]:
-    """Return what tells another model or survey of the same name.
-
-    Raises:
-        OSError: If one of them cannot be read.
-    """
+def _digests(run: SurveyRun) -> dict[str, str]:
+    """What tells another model or survey of the same name."""
     names = ("zarr.json", MANIFEST)  # what it is, and the size of each of its files
     store = hashlib.sha256(b"".join((Path(run.store) / name).read_bytes() for name in names))
     return {"model": digest_of_model(run.model), "store": store.hexdigest()}

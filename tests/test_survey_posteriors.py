@@ -18,7 +18,7 @@ from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal import posterior_stages, survey_posteriors
 from hiergal.arviz_files import load_arviz
-from hiergal.hub import save_model
+from hiergal.hub import load_model, save_model
 from hiergal.posterior import infer, interval
 from hiergal.posterior_stages import infer_stage
 from hiergal.posterior_table import Flag, read_table, write_table
@@ -90,11 +90,11 @@ def test_a_run_that_was_stopped_goes_on(folder, undisturbed, tmp_path, monkeypat
     """Parts that are there are not done again, a truncated one is, and the result is the same."""
     real, done = survey_posteriors.infer_part, []
 
-    def stopping(run, number):
+    def stopping(run, number, digests):
         if number == 2:
             raise KeyboardInterrupt
         done.append(number)
-        return real(run, number)
+        return real(run, number, digests)
 
     monkeypatch.setattr(survey_posteriors, "infer_part", stopping)
     out = tmp_path / "t.fits"
@@ -104,7 +104,9 @@ def test_a_run_that_was_stopped_goes_on(folder, undisturbed, tmp_path, monkeypat
     broken = tmp_path / "t.fits.parts/000000.fits"
     broken.write_bytes(broken.read_bytes()[:3000])
     monkeypatch.setattr(
-        survey_posteriors, "infer_part", lambda run, number: (done.append(number), real(run, number))[1]
+        survey_posteriors,
+        "infer_part",
+        lambda run, number, digests: (done.append(number), real(run, number, digests))[1],
     )
     infer_survey(folder / "model", folder / "s.zarr", out, **HOW)
     assert done == [0, 1, 0, 2] and same(read_table(out), undisturbed)
@@ -112,7 +114,7 @@ def test_a_run_that_was_stopped_goes_on(folder, undisturbed, tmp_path, monkeypat
 
 
 def test_parts_of_another_run_are_refused(folder, tmp_path, monkeypatch):
-    def stop(run, number):
+    def stop(*task):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(survey_posteriors, "infer_part", stop)
@@ -215,7 +217,7 @@ def test_draws_go_into_a_new_folder_or_nothing_is_done(folder, tmp_path, monkeyp
 def test_a_survey_that_was_rewritten_is_another_one(folder, tmp_path, monkeypatch):
     """The same galaxies with other pixels, under the same header: finished parts are not mixed with new ones."""
 
-    def stop(run, number):
+    def stop(*task):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(survey_posteriors, "infer_part", stop)
@@ -226,6 +228,17 @@ def test_a_survey_that_was_rewritten_is_another_one(folder, tmp_path, monkeypatc
     write_store(store, HEADER, [(galaxies.replace(image=galaxies.image - 0.1), None)], overwrite=True)
     with pytest.raises(ValueError, match="got those of another one, with other files of the store"):
         infer_survey(folder / "model", store, tmp_path / "t.fits", **HOW)
+
+
+def test_a_model_that_was_replaced_is_read_again(folder, undisturbed, tmp_path):
+    """In the same process, by the same name."""
+    model, path = load_model(folder / "model"), tmp_path / "model"
+    save_model(model, path)
+    first = infer_survey(path, folder / "s.zarr", tmp_path / "a.fits", **HOW)
+    assert same(read_table(tmp_path / "a.fits"), undisturbed)
+    save_model(model.replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, model.params)), path)
+    second = infer_survey(path, folder / "s.zarr", tmp_path / "b.fits", **HOW)
+    assert not np.any(first["flux"] == second["flux"])
 
 
 def test_draws_depend_on_the_row(folder):
