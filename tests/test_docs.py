@@ -11,7 +11,7 @@ import pytest
 import hiergal
 
 MODULES = ["hiergal", *(m.name for m in pkgutil.walk_packages(hiergal.__path__, "hiergal."))]
-LONGEST = 300  # lines
+LONGEST = 400  # lines: four hundred of one idea are better than two halves of two hundred
 
 
 def own(module):
