@@ -8,13 +8,13 @@ import pytest
 from conftest import awkward_psf
 from toys import SCALE, bare_posterior, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal import posterior as posteriors
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.model import render
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import infer, interval
+from hiergal.posterior import posterior as posteriors
 from hiergal.posterior_images import posterior_images
 from hiergal.psf import gaussian_psf
 

@@ -12,11 +12,11 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 from toys import SCALE, affine_flow, exact_posterior, linear_model, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal import posterior as posteriors
 from hiergal.guide_fitting import fit_guide_flow, shapes_of_survey
 from hiergal.guide_flow import laplace_of, simulate
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS, infer
+from hiergal.posterior import posterior as posteriors
 from hiergal.prior import Prior, prior_of
 from hiergal.samplers import methods
 from hiergal.samplers.importance import pareto_smoothed, resampled, sample_by_importance
