@@ -1,0 +1,170 @@
+"""The owner of a folder of a run: a training, a report, a study, which have several outputs in one folder.
+
+The folder may hold anything else; the run owns some names in it, and says so in a file, ``hiergal-KIND.json``. The rule
+is that of :mod:`hiergal.runtime.output`: a name that is there without that file is somebody's, and nothing is touched;
+a finished run is recognised; one that was stopped goes on; another one is refused, unless ``overwrite`` is given.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hiergal.runtime.files import locked, remove, resolved, write_whole
+from hiergal.runtime.identity import differences, digest_of, plain
+from hiergal.runtime.marks import foreign_files, mark_of
+from hiergal.runtime.output import check_inputs
+
+__all__ = ["RunFolder", "is_finished", "owned_folder"]
+
+
+class RunFolder:
+    """A folder in which this process owns some names; made by :func:`owned_folder`.
+
+    Attributes:
+        path: The folder, without links.
+        resumed: Whether an interrupted run goes on.
+        finished: Whether the run was finished already; then nothing is to be done.
+    """
+
+    def __init__(self, path: Path, mark: Path, about: dict[str, Any]) -> None:
+        self.path, self._mark, self._about = path, mark, about
+        self.resumed = self.finished = False
+
+    def done(self, **results: Any) -> None:
+        """Note that the run is finished.
+
+        Args:
+            results: What a later call of the same run wants to know, whatever JSON can hold.
+        """
+        self.finished = True
+        _write(self._mark, self._about | {"finished": True, "results": results})
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What a finished run noted."""
+        return _read(self._mark).get("results", {})
+
+
+@contextmanager
+def owned_folder(
+    folder: str | Path,
+    kind: str,
+    *,
+    run: Mapping[str, Any],
+    names: Iterable[str],
+    inputs: Iterable[str | Path | None] = (),
+    overwrite: bool = False,
+) -> Iterator[RunFolder]:
+    """Own names in a folder while a block runs.
+
+    Args:
+        folder: The folder; made if it is not there.
+        kind: What the run is, in one word: ``training``, ``report``.
+        run: All that decides its numbers.
+        names: Files and folders that it writes, below the folder.
+        inputs: What it reads; none of it may be, hold, or lie in one of these.
+        overwrite: Whether another run of this kind is replaced, finished or not, and the same one repeated.
+
+    Raises:
+        FileExistsError: If one of the names is there, and not of such a run; or if another run's are.
+        BlockingIOError: If another process is at work in the folder.
+        OSError: If it cannot be written.
+    """
+    path, names = resolved(folder), tuple(names)
+    for name in names:
+        check_inputs(path / name, inputs)
+    about = {"kind": kind, "run": plain(run), "digest": digest_of(run), "finished": False}
+    mark, lock = path / f"hiergal-{kind}.json", path / f".hiergal-{kind}.lock"
+    _check_names(path, mark, kind, names)
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(lock, f"{folder} ({kind})"):
+        try:
+            yield _begun(RunFolder(path, mark, about), names, overwrite)
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def is_finished(folder: str | Path, kind: str, run: Mapping[str, Any]) -> bool:
+    """Tell whether a run is finished, without owning its folder: for the other processes of a job."""
+    before = _read(resolved(folder) / f"hiergal-{kind}.json")
+    return bool(before.get("finished")) and before.get("digest") == digest_of(run)
+
+
+def _begun(own: RunFolder, names: tuple[str, ...], overwrite: bool) -> RunFolder:
+    path, kind, before = own.path, own._about["kind"], _read(own._mark)
+    _check_names(path, own._mark, kind, names)
+    same = before.get("digest") == own._about["digest"]
+    if same and not (overwrite and before.get("finished")):
+        own.finished, own.resumed = bool(before.get("finished")), not before.get("finished")
+        return own
+    if before and not overwrite:
+        state = "a finished" if before.get("finished") else "an unfinished"
+        other = differences(before.get("run", {}), own._about["run"])
+        raise FileExistsError(
+            f"{path}: expected a free folder, or one of this run, got {state} {kind} with other {other}; choose "
+            "another folder, or pass overwrite=True (--overwrite) to replace it"
+        )
+    if before:
+        _clear(path, names)
+    _write(own._mark, own._about)
+    return own
+
+
+def _check_names(path: Path, mark: Path, kind: str, names: tuple[str, ...]) -> None:
+    """Refuse a folder in which names of ours are taken by somebody else."""
+    if os.path.lexists(path) and not path.is_dir():
+        raise FileExistsError(f"{path}: expected a folder, or a free name, got a file; choose another name")
+    if _read(mark).get("kind") == kind:
+        return
+    taken = [name for name in (*names, mark.name) if not _is_free(path / name)]
+    if taken:
+        raise FileExistsError(
+            f"{path}: expected a folder without {taken[0]}, or one with {mark.name} of a {kind} of hiergal, got "
+            f"{', '.join(taken)} of something else; nothing is touched: choose another folder"
+        )
+
+
+def _is_free(path: Path) -> bool:
+    """Nothing, or an empty folder (or a link to one: checkpoints may lie on another disk)."""
+    return not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
+
+
+def _clear(path: Path, names: tuple[str, ...]) -> None:
+    """Remove what another run of this kind has written, if nothing of others is among it."""
+    there = [path / name for name in names if os.path.lexists(path / name)]
+    for one in there:
+        foreign = (
+            next(foreign_files(one), None)
+            if one.is_dir() and (mark_of(one) or _of_checkpoints(one))
+            else None
+        )
+        if foreign is not None:
+            raise FileExistsError(
+                f"{one}: expected nothing but what hiergal wrote, got {foreign} in it; move that away, or choose "
+                "another folder"
+            )
+    for one in there:
+        if one.is_symlink():
+            for child in one.iterdir() if one.is_dir() else ():
+                remove(child)
+        elif one.is_file() or mark_of(one) or _of_checkpoints(one):
+            remove(one)
+
+
+def _of_checkpoints(path: Path) -> bool:
+    return (path / "fingerprint.json").is_file()
+
+
+def _read(mark: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(mark.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+def _write(mark: Path, about: Mapping[str, Any]) -> None:
+    write_whole(mark, msgspec.json.format(msgspec.json.encode(about), indent=1) + b"\n")
