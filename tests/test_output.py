@@ -237,7 +237,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from hiergal.runtime import files, work
+from hiergal.runtime import files, output, work
 from test_output import folder_result, OTHER
 if not {exchanged}:
     work.exchange = lambda *names: False
