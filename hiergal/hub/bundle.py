@@ -5,24 +5,26 @@ A bundle is a folder of ``recipe.toml`` (how the networks are built), ``weights.
 ``metrics.json``, and once published its card, ``CARD.md``; or one safetensors file that carries the same texts in its
 header. Loading executes nothing from
 them: the recipe is checked, the networks are rebuilt from it, and every array has to have the name, shape and type
-that they expect. A bundle is written beside its target and renamed: it is whole, or not there.
+that they expect. A bundle is whole, or not there (:mod:`hiergal.runtime.output`).
 
 Schema versions: 1 had no population, no units of conditions, and a digest of the file in place of one of the arrays;
 it loads. Later ones than this are refused.
 """
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import msgspec
+import numpy as np
 
 from hiergal.hub.galaxy_model import DENSITIES, GalaxyModel, Provenance, blank_model
 from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, read_texts, write_arrays
 from hiergal.recipe import parse_recipe, recipe_to_toml
+from hiergal.runtime.output import owned
+from hiergal.runtime.work import settle
 
 __all__ = ["load_model", "read_card", "read_metrics", "save_model"]
 
@@ -41,8 +43,9 @@ def save_model(
     metrics: Mapping[str, Any] | None = None,
     card: str | None = None,
     half_precision: bool = False,
+    overwrite: bool = False,
 ) -> None:
-    """Write a bundle, replacing one that is there.
+    """Write a bundle: whole, or not at all.
 
     Args:
         model: The model.
@@ -51,8 +54,10 @@ def save_model(
         card: What people read of it, in Markdown.
         half_precision: Whether the weights of generator and encoder are stored as float16, in half the space; densities
             stay as they are.
+        overwrite: Whether to replace a model that is there; anything else is never replaced.
 
     Raises:
+        FileExistsError: If something is there that may not be replaced.
         OSError: If it cannot be written; what was there before stays.
         ValueError: If a weight is beyond the range of half precision.
 
@@ -76,23 +81,29 @@ def save_model(
     texts[METADATA] = _pretty(metadata)
     if card is not None:
         texts[CARD] = card
-    fresh = path.with_name(f"{path.name}.partial")
-    _remove(fresh)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with owned(path, "model", overwrite=overwrite) as own:
+        write_bundle(own.result, arrays, texts)
+        own.put()
+
+
+def write_bundle(path: Path, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
+    """Write the files of a bundle to a name that is free: a folder, or one file if it ends in ``.safetensors``.
+
+    Args:
+        path: A name that the caller owns.
+        arrays: Arrays of the model by name.
+        texts: Texts by the names of their files.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     if path.suffix == ONE_FILE:
-        write_arrays(fresh, arrays, texts)
-        fresh.replace(path)
+        write_arrays(path, arrays, texts)
         return
-    fresh.mkdir()
-    write_arrays(fresh / WEIGHTS, arrays)
+    path.mkdir()
+    write_arrays(path / WEIGHTS, arrays)
     for name, text in texts.items():
-        (fresh / name).write_text(text, encoding="utf-8")
-    old = path.with_name(f"{path.name}.old")
-    _remove(old)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    _remove(old)
+        (path / name).write_text(text, encoding="utf-8")
 
 
 def load_model(name: str | Path) -> GalaxyModel:
@@ -110,7 +121,7 @@ def load_model(name: str | Path) -> GalaxyModel:
     """
     from hiergal.hub.names import locate
 
-    path = locate(name)
+    path = settle(locate(name))
     texts, one_file = _texts_of(path), path.suffix == ONE_FILE
     metadata = _read_metadata(texts[METADATA], f"{path}: {METADATA}" if one_file else str(path / METADATA))
     recipe = parse_recipe(texts[RECIPE], f"{path}: {RECIPE}" if one_file else str(path / RECIPE))
@@ -245,14 +256,6 @@ def _read_metadata(text: str | bytes, where: str) -> _Metadata:
         return msgspec.convert(content, _Metadata)
     except msgspec.ValidationError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _remove(path: Path) -> None:
-    """Remove what an earlier, interrupted run left."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

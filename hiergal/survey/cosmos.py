@@ -201,7 +201,14 @@ def write_cosmos_survey(
     _open[draw] = catalog
     try:
         return prepare_store(
-            out, header, draw, len(rows), workers=workers, progress=progress, overwrite=overwrite
+            out,
+            header,
+            draw,
+            len(rows),
+            workers=workers,
+            inputs={str(draw.modified): file},
+            progress=progress,
+            overwrite=overwrite,
         )
     finally:
         _open.pop(draw).real.close()

@@ -18,6 +18,7 @@ from hiergal.psf import FWHM_PER_SIGMA, PSF, gaussian_transfer
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.arrays import Batch
 from hiergal.survey.prepare import prepare_store
+from hiergal.survey.schema import digest_of_store
 from hiergal.survey.store import Store, open_store
 
 __all__ = ["DEGRADED", "degrade_survey", "degraded"]
@@ -66,7 +67,14 @@ def degrade_survey(
     header = msgspec.structs.replace(store.header, provenance=provenance)
     draw = partial(_degraded_batch, path=str(store.path.absolute()), **added)
     return prepare_store(
-        out, header, draw, len(store), workers=workers, progress=progress, overwrite=overwrite
+        out,
+        header,
+        draw,
+        len(store),
+        workers=workers,
+        inputs={digest_of_store(store.path): store.path},
+        progress=progress,
+        overwrite=overwrite,
     )
 
 

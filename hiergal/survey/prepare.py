@@ -1,40 +1,40 @@
 """Preparing a survey in several processes, so that a run that was stopped or killed goes on where it was.
 
-While it is made, a survey lies in ``PATH.partial``:
+While it is made, its parts lie in a folder next to it (:mod:`hiergal.runtime.output`):
 
 ===============================  ===========================================================================
-``plan.json``                    what is made: header, versions, number of galaxies, a hash of what draws them
-``store``                        the store, its arrays at their final size
-``journal/FIRST.npz``            the columns of one shard, renamed into place when its stamps are on disk
-``lock``                         held by the process that works here
+``run.json``                     what is made: header, versions, number of galaxies, a hash of what draws them
+``result.zarr``                  the store, its arrays at their final size
+``journal/FIRST.npz``            the columns of one shard, written when its stamps are on disk
 ===============================  ===========================================================================
 
 A shard counts when its file is in the journal; what lies beyond is drawn again. Galaxies depend on nothing but their
 number in the survey, so the store is the same, byte for byte, whatever the number of processes and interruptions.
 """
 
-import fcntl
-import json
+import io
 import os
-import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
 
 from hiergal.progress import Stopped, progress_bar, stop_requested
+from hiergal.runtime.files import write_whole
+from hiergal.runtime.output import Output, owned
 from hiergal.survey import writer
 from hiergal.survey.schema import StoreHeader
 from hiergal.survey.store import Store, open_store
 from hiergal.survey.workers import TASK_GALAXIES, Draw, Task, choose_workers, drawn
-from hiergal.survey.writer import Columns, StoreWriter, check_target, put_in_place, written_header
+from hiergal.survey.writer import Columns, StoreWriter, written_header
 
 __all__ = ["prepare_store"]
+
+JOURNAL = "journal"
 
 
 def prepare_store(
@@ -44,6 +44,7 @@ def prepare_store(
     total: int,
     *,
     workers: int | Executor | None = None,
+    inputs: Mapping[str, str | Path | None] | None = None,
     progress: bool = False,
     overwrite: bool = False,
 ) -> Store:
@@ -54,7 +55,7 @@ def prepare_store(
     ``dask.distributed.Client(...).get_executor()`` (the extra ``distributed``).
 
     Args:
-        path: Folder to write; everything happens in ``PATH.partial`` until the store is complete.
+        path: Folder to write (:mod:`hiergal.runtime.output`).
         header: What holds for the whole survey.
         draw: Takes the number of the first galaxy and how many to draw, and returns observations and their true
             profiles (or None). It can be pickled, and its result depends on its arguments alone.
@@ -62,6 +63,8 @@ def prepare_store(
         workers: Number of processes, 1 for none but this one; None for one per available core, or fewer for small
             surveys; or an executor that draws.
         progress: Show a progress bar.
+        inputs: Surveys that are drawn from, by their digests (:func:`~hiergal.survey.schema.digest_of_store`); none
+            of them may be, hold, or lie in the output.
         overwrite: Replace a store that is already there. Anything that is not a store is never replaced.
 
     Returns:
@@ -84,23 +87,36 @@ def prepare_store(
         ...     prepare_store(folder + "/demo.zarr", header, draw, 20)
         <Store demo.zarr: 20 galaxies of demo F814W, 32 x 32 at 0.03 arcsec>
     """
-    path = Path(path)
     if total < 1:
         raise ValueError(f"expected at least one galaxy to write, got {total}; check what the survey selects")
-    check_target(path, overwrite)
-    folder = path.with_name(f"{path.name}.partial")
+    run = {
+        "header": written_header(header),
+        "total": total,
+        "shard_galaxies": writer.SHARD_GALAXIES,
+        "draw": joblib.hash(draw),
+        "inputs": sorted(inputs or {}),
+    }
+    inputs = (inputs or {}).values()
+    with owned(path, "survey", run=run, inputs=inputs, overwrite=overwrite) as own:
+        if not own.finished:
+            _draw_into(own, header, draw, total, workers, progress)
+    return open_store(path)
+
+
+def _draw_into(
+    own: Output,
+    header: StoreHeader,
+    draw: Draw,
+    total: int,
+    workers: int | Executor | None,
+    progress: bool,
+) -> None:
     with (
-        _locked(folder),
-        progress_bar(f"writing {path.name}", total, shown=progress) as advance,
+        progress_bar(f"writing {own.target.name}", total, shown=progress) as advance,
         stop_requested() as stop,
     ):
-        plan = {
-            "header": written_header(header),
-            "total": total,
-            "shard_galaxies": writer.SHARD_GALAXIES,
-            "draw": joblib.hash(draw),
-        }
-        store = StoreWriter(folder / "store", header, total=total, columns=_resume(folder, plan))
+        (own.work / JOURNAL).mkdir(exist_ok=True)
+        store = StoreWriter(own.result, header, total=total, columns=_whole_shards(own))
         start = len(store)
         advance(start)
 
@@ -115,78 +131,49 @@ def prepare_store(
         try:
             with closing(drawn(draw, tasks(), choose_workers(workers, total - start))) as batches:
                 for columns in store.add(batches, advance):
-                    _record(folder, columns, first=len(store) - _size(columns))
+                    _record(own, columns, first=len(store) - _size(columns))
             if len(store) < total:
                 raise Stopped(
                     f"stopped at galaxy {len(store)} of {total}; the same command goes on from there"
                 )
         except BaseException:
             if not store.columns:
-                shutil.rmtree(folder)
+                own.clear()
             raise
-        store.finish()
-        put_in_place(folder / "store", path)
-        shutil.rmtree(folder)
-    return open_store(path)
+        store.finish(own.digest)
+        own.put()
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone."""
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"expected nobody at work in {folder}, got another process that prepares the same survey; wait "
-                "until it is done, or stop it"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-
-
-def _resume(folder: Path, plan: dict[str, Any]) -> list[Columns]:
-    """Return the columns of the shards that an earlier run of this plan has written; without one, start anew."""
-    file, text = folder / "plan.json", json.dumps(plan, indent=1)
+def _whole_shards(own: Output) -> list[Columns]:
+    """Return the columns of the shards that an earlier run has written."""
     shards: list[Columns] = []
-    if (folder / "store").exists() and file.exists() and file.read_text() == text:
-        while shard := _recorded(folder, sum(map(_size, shards))):
+    if own.result.exists():
+        while shard := _recorded(own, sum(map(_size, shards))):
             shards.append(shard)
-    if not shards:
-        for other in folder.iterdir():
-            if other.is_dir():
-                shutil.rmtree(other)
-        (folder / "journal").mkdir()
-        file.write_text(text)
     return shards
 
 
-def _recorded(folder: Path, first: int) -> Columns | None:
+def _recorded(own: Output, first: int) -> Columns | None:
     """Read the columns of the shard that starts with a galaxy, if it is whole."""
     try:
-        with _journal_file(folder, first).open("rb") as file, np.load(file) as columns:
+        with _journal_file(own, first).open("rb") as file, np.load(file) as columns:
             return dict(columns)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _record(folder: Path, columns: Columns, *, first: int) -> None:
+def _record(own: Output, columns: Columns, *, first: int) -> None:
     """Put a shard on record, once its stamps are on the disk itself."""
-    for file in (folder / "store").glob(f"*/c/{first // writer.SHARD_GALAXIES}/**/*"):
+    for file in own.result.glob(f"*/c/{first // writer.SHARD_GALAXIES}/**/*"):
         if file.is_file():
             _sync(file)
-    file = _journal_file(folder, first)
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as opened:
-        np.savez(opened, **columns)
-    _sync(partial)
-    partial.rename(file)
+    content = io.BytesIO()
+    np.savez(content, **columns)
+    write_whole(_journal_file(own, first), content.getvalue())
 
 
-def _journal_file(folder: Path, first: int) -> Path:
-    return folder / "journal" / f"{first:012}.npz"
+def _journal_file(own: Output, first: int) -> Path:
+    return own.work / JOURNAL / f"{first:012}.npz"
 
 
 def _sync(file: Path) -> None:

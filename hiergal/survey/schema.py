@@ -6,6 +6,8 @@ size, and a checksum of those with metadata; data carry their own (CRC-32C in ea
 each shard).
 """
 
+import hashlib
+import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,9 @@ from typing import Any
 
 import msgspec
 
+from hiergal.runtime.files import resolved
+from hiergal.runtime.work import work_folder
+
 __all__ = [
     "MANIFEST",
     "SCHEMA",
@@ -21,6 +26,7 @@ __all__ = [
     "StoreHeader",
     "array_problems",
     "check_manifest",
+    "digest_of_store",
     "is_store",
     "manifest_of",
     "read_attributes",
@@ -29,6 +35,7 @@ __all__ = [
 SCHEMA = "hiergal.survey"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+TAIL = 4096  # bytes at the end of a file
 
 CATALOG_UNITS = {"mag_auto": "mag", "flux_radius": "0.03 arcsec pixels", "zphot": "1", "flux": "flux unit"}
 SUFFIX_UNITS = {"arcsec": "arcsec", "pix": "pixels", "rad": "rad"}
@@ -86,8 +93,8 @@ def read_attributes(path: Path) -> dict[str, Any]:
         ValueError: If it is something else, or of another version.
     """
     if not path.exists():
-        stopped = path.with_name(path.name + ".partial").exists()
-        hint = " (a run that was stopped left a .partial folder; run its command again)" if stopped else ""
+        stopped = work_folder(resolved(path)).exists()
+        hint = " (a run that was stopped left its parts; run its command again)" if stopped else ""
         raise FileNotFoundError(
             f"expected a survey store, got no such folder: {path}{hint}; write one with `hiergal survey`"
         )
@@ -115,6 +122,29 @@ def manifest_of(path: Path) -> dict[str, list[int | None]]:
     """Return the size of each file of a store, and a CRC-32 of those with metadata (data carry their own)."""
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
     return {file.relative_to(path).as_posix(): [file.stat().st_size, _metadata_crc(file)] for file in files}
+
+
+def digest_of_store(path: str | Path) -> str:
+    """Return the SHA-256 of what tells one store from another: its header, and size and end of each of its files.
+
+    The end of a shard holds checksums of its chunks, so that two surveys of one layout differ in it. Reading all of a
+    survey would take minutes.
+
+    Args:
+        path: The store.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    path, digest = Path(path), hashlib.sha256()
+    for name in ("zarr.json", MANIFEST):
+        digest.update((path / name).read_bytes())
+    for name in sorted(json.loads((path / MANIFEST).read_text())["files"]):
+        with (path / name).open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - TAIL))
+            digest.update(f"{name}\0{size}\0".encode() + file.read())
+    return digest.hexdigest()
 
 
 def check_manifest(path: Path) -> None:

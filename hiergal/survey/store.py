@@ -18,8 +18,7 @@ array               shape and type                               unit
 ==================  ===========================================  ====================================
 
 Units are attributes (``unit``) of the arrays; what holds for all galaxies is the :class:`StoreHeader`. A
-store is written by :func:`write_store` to ``PATH.partial`` beside its target and renamed when it is complete:
-it is whole, or it is not there.
+store is whole, or it is not there (:mod:`hiergal.runtime.output`).
 """
 
 import math
@@ -35,6 +34,7 @@ from jaxtyping import Float, Int
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
+from hiergal.runtime.work import settle
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, read_attributes
 from hiergal.survey.writer import write_store
@@ -259,7 +259,7 @@ def open_store(path: str | Path) -> Store:
     """
     import zarr
 
-    path = Path(path)
+    path = settle(path)
     attributes = read_attributes(path)
     check_manifest(path)
     root = zarr.open_group(path, mode="r")

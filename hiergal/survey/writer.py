@@ -11,7 +11,7 @@ import contextlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,15 @@ import msgspec
 import numpy as np
 
 from hiergal.progress import progress_bar
+from hiergal.runtime.marks import KIND, RUN
+from hiergal.runtime.output import owned
 from hiergal.survey.arrays import Batch, arrays_of, unit_of
-from hiergal.survey.schema import MANIFEST, SCHEMA, SCHEMA_VERSION, StoreHeader, is_store, manifest_of
+from hiergal.survey.schema import MANIFEST, SCHEMA, SCHEMA_VERSION, StoreHeader, manifest_of
 
 if TYPE_CHECKING:
     from hiergal.survey.store import Store
 
-__all__ = ["Columns", "StoreWriter", "check_target", "put_in_place", "written_header", "write_store"]
+__all__ = ["Columns", "StoreWriter", "written_header", "write_store"]
 
 SHARD_GALAXIES = 256
 CHUNK_GALAXIES = 4
@@ -41,17 +43,21 @@ def write_store(
     batches: Iterable[Batch],
     *,
     total: int | None = None,
+    run: Mapping[str, Any] | None = None,
+    inputs: Iterable[str | Path | None] = (),
     progress: bool = False,
     overwrite: bool = False,
 ) -> "Store":
     """Write a survey, and open it.
 
     Args:
-        path: Folder to write; everything happens in ``PATH.partial`` until the store is complete.
+        path: Folder to write (:mod:`hiergal.runtime.output`).
         header: What holds for the whole survey.
         batches: Pairs of observations and their true profiles (or None), any number of galaxies each, of one
             shape.
         total: Number of galaxies to expect, for the progress bar.
+        run: What the galaxies depend on beyond the header, so that the same run is recognised; None if they are given.
+        inputs: What they are read from, none of which may be, hold, or lie in the output.
         progress: Show a progress bar.
         overwrite: Replace a store that is already there. Anything that is not a store is never replaced.
 
@@ -81,20 +87,16 @@ def write_store(
     """
     from hiergal.survey.store import open_store
 
-    path = Path(path)
-    check_target(path, overwrite)
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    try:
-        with progress_bar(f"writing {path.name}", total, shown=progress) as advance:
-            writer = StoreWriter(partial, header)
+    run = None if run is None else {"header": written_header(header), **run}
+    with owned(path, "survey", run=run, inputs=inputs, overwrite=overwrite, resume=False) as own:
+        if own.finished:
+            return open_store(path)
+        with progress_bar(f"writing {own.target.name}", total, shown=progress) as advance:
+            writer = StoreWriter(own.result, header)
             for _ in writer.add(batches, advance):
                 pass
-        writer.finish()
-        put_in_place(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        writer.finish("" if run is None else own.digest)
+        own.put()
     return open_store(path)
 
 
@@ -157,8 +159,12 @@ class StoreWriter:
         if any(map(_size, pending)):
             yield self._write(_joined(pending))
 
-    def finish(self) -> None:
-        """Write the columns, the attributes and the list of files."""
+    def finish(self, run: str = "") -> None:
+        """Write the columns, the attributes and the list of files.
+
+        Args:
+            run: Digest of the run that drew the galaxies, so that it is recognised.
+        """
         n = len(self)
         if n == 0:
             raise ValueError("expected at least one galaxy to write, got none; check what the survey selects")
@@ -167,7 +173,8 @@ class StoreWriter:
             self._root[name][:] = column
         schema = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "number_of_galaxies": n}
         layout = {name: self._kind[name] for name in LAYOUT}
-        self._root.attrs.put({**schema, "header": written_header(self.header), **layout})
+        mark = {KIND: "survey", RUN: run} if run else {}
+        self._root.attrs.put({**schema, "header": written_header(self.header), **layout, **mark})
         (self.folder / MANIFEST).write_text(json.dumps({"files": manifest_of(self.folder)}, indent=1))
 
     def _check_kind(self, kind: dict[str, Any]) -> None:
@@ -206,31 +213,6 @@ class StoreWriter:
             for chunk in chunks.iterdir() if chunks.is_dir() else ():
                 if int(chunk.name) >= whole:
                     shutil.rmtree(chunk) if chunk.is_dir() else chunk.unlink()
-
-
-def check_target(path: Path, overwrite: bool) -> None:
-    """See to it that a store may be put at a path, and that its parent folder is there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    elif not is_store(path):
-        raise FileExistsError(
-            f"expected a free path or a survey store to replace, got something else: {path}; choose "
-            "another path"
-        )
-    elif not overwrite:
-        raise FileExistsError(
-            f"expected a free path, got a survey store: {path}; choose another path, or ask to overwrite it"
-        )
-
-
-def put_in_place(fresh: Path, path: Path) -> None:
-    """Move a whole store to its path, where an older one may be."""
-    replaced = path.with_name(f"{path.name}.replaced")
-    if path.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        path.rename(replaced)
-    fresh.rename(path)
-    shutil.rmtree(replaced, ignore_errors=True)  # perhaps of a run that was killed between the two renames
 
 
 def written_header(header: StoreHeader) -> dict[str, Any]:
