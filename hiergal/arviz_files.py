@@ -1,73 +1,68 @@
 """ArviZ data in files: netCDF (``.nc``) or zarr (``.zarr``), under either generation of ArviZ.
 
 A netCDF file is one file, and what most programs read; a zarr store is a folder of compressed chunks, better for images
-of many draws. Both are written beside their target and renamed: whole, or not there. Neither format notices everything
+of many draws. Both are whole, or not there (:mod:`hiergal.runtime.output`). Neither format notices everything
 that can be lost: a folder from which chunks are gone reads as fill values, so its root says how many files there are.
 """
 
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_arviz_target", "for_arviz", "load_arviz", "save_arviz", "tree_of"]
+from hiergal.runtime.marks import KIND, RUN
+from hiergal.runtime.output import Output, owned
+from hiergal.runtime.work import settle
 
+__all__ = ["DRAWS", "check_arviz_name", "for_arviz", "load_arviz", "save_arviz", "tree_of", "write_arviz"]
+
+DRAWS = "posterior draws"  # what such a file says that it is
 ENGINES = {".nc": "h5netcdf", ".zarr": "zarr"}
 FILES = "files"  # attribute of the root of a zarr store
 OURS = "hiergal_version"  # attribute of each group
 
 
-def save_arviz(data: Any, path: str | Path) -> None:
-    """Write posteriors to a netCDF file or a zarr store, replacing one that is there; it is whole, or not written.
+def save_arviz(data: Any, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write posteriors to a netCDF file or a zarr store; it is whole, or not written.
 
     Args:
         data: What :func:`~hiergal.arviz_data.posterior_to_arviz` returned.
         path: The file, ``.nc``, or the folder, ``.zarr``.
+        overwrite: Whether to replace posteriors that are there; anything else is never replaced.
 
     Raises:
         ValueError: If the name ends in neither.
-        FileExistsError: If it is a folder of something else.
+        FileExistsError: If something is there that may not be replaced.
         OSError: If it cannot be written; what was there before stays.
 
     Example:
         >>> save_arviz(data, "posterior.nc")  # doctest: +SKIP
     """
-    check_arviz_target(path)
-    path = Path(path)
-    engine, partial = _engine(path), path.with_name(f"{path.name}.partial")
-    tree = tree_of(data)
-    if engine == "h5netcdf":
-        tree.to_netcdf(partial, engine=engine)
-        partial.replace(path)
+    check_arviz_name(path)
+    with owned(path, DRAWS, overwrite=overwrite) as own:
+        write_arviz(data, own)
+        own.put()
+
+
+def write_arviz(data: Any, own: Output) -> None:
+    """Write posteriors into the result of an output that the caller owns, with its mark."""
+    tree = tree_of(data).copy(deep=False)
+    tree.attrs = tree.attrs | {KIND: own.kind, RUN: own.digest}
+    if _engine(own.target) == "h5netcdf":
+        tree.to_netcdf(own.result, engine="h5netcdf")
         return
     import zarr
 
-    shutil.rmtree(partial, ignore_errors=True)
-    tree.to_zarr(partial, mode="w", consolidated=False)
-    zarr.open_group(partial, mode="r+").attrs[FILES] = _count(partial)
-    old = path.with_name(f"{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    tree.to_zarr(own.result, mode="w", consolidated=False)
+    zarr.open_group(own.result, mode="r+").attrs[FILES] = _count(own.result)
 
 
-def check_arviz_target(path: str | Path) -> None:
-    """See to it that posteriors may be written to a path: a folder of anything else is never replaced.
+def check_arviz_name(path: str | Path) -> None:
+    """See to it that a name is one of the formats of posteriors.
 
     Raises:
-        ValueError: If the name ends in neither ``.nc`` nor ``.zarr``.
-        FileExistsError: If a folder of something else is there.
+        ValueError: If it ends in neither ``.nc`` nor ``.zarr``.
     """
-    path = Path(path)
-    engine = _engine(path)
-    ours = engine == "zarr" and (path / "posterior" / "zarr.json").is_file()
-    if path.is_dir() and any(path.iterdir()) and not ours:
-        raise FileExistsError(
-            f"expected a free path, or posteriors to replace, got a folder of something else: {path}; choose another "
-            "name"
-        )
+    _engine(Path(path))
 
 
 def load_arviz(path: str | Path) -> Any:
@@ -88,7 +83,7 @@ def load_arviz(path: str | Path) -> Any:
     """
     import xarray as xr
 
-    path = Path(path)
+    path = settle(path)
     engine = _engine(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected posteriors that `save_arviz` wrote, got no such file")

@@ -1,14 +1,13 @@
 """Galaxies for a whole catalogue: by parts, in any number of processes, from where an interrupted run stopped.
 
 Rows are cut into parts of ``PART``. Each is one task: its galaxies are drawn, and put into their places in a file
-beside the output (:mod:`hiergal.galaxy_files`), which takes the output's name when it is whole. What is done is noted
-in a journal, so that the same command goes on; a journal of another run is refused. The galaxy of a row, and its noise,
+(:mod:`hiergal.galaxy_files`), which takes the output's name when it is whole (:mod:`hiergal.runtime.output`). What is
+done is noted in a journal, so that the same command goes on. The galaxy of a row, and its noise,
 depend on the seed, on the row and on its conditions alone. In memory are the conditions of all rows, and the images of
 some parts.
 """
 
 import hashlib
-import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,9 @@ from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.parts import check_workers, finished_parts
 from hiergal.progress import progress_bar
 from hiergal.renderer import Renderer, renderer_for
+from hiergal.runtime.files import remove
+from hiergal.runtime.marks import KIND, RUN
+from hiergal.runtime.output import Output, owned
 from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
 from hiergal.stages import SAMPLE, key_for
 from hiergal.survey_run import digest_of_model
@@ -38,6 +40,7 @@ from hiergal.survey_run import digest_of_model
 __all__ = ["PART", "Observing", "sample_catalog"]
 
 PART = 4 * CHUNK  # galaxies of a task
+GALAXIES = "galaxies"  # what such a file says that it is
 NOISE = 1  # purpose of a key
 
 
@@ -95,15 +98,15 @@ def sample_catalog(
         outside: What to do with conditions that the model was not trained on: ``warn``, ``raise`` or ``ignore``.
         workers: Processes on this machine; one needs no dask. All have to see model and output.
         scheduler: Address of a running dask scheduler, to use its workers instead.
-        overwrite: Whether to replace an output that is there.
+        overwrite: Whether to replace galaxies of another run; anything else is never replaced.
         progress: Whether to show a progress bar.
 
     Returns:
         The output.
 
     Raises:
-        FileExistsError: If the output is there, and is not to be replaced.
-        ValueError: If an argument is wrong, or what an interrupted run left is of another one.
+        FileExistsError: If something is there that may not be replaced (:mod:`hiergal.runtime.output`).
+        ValueError: If an argument is wrong.
         OSError: If something cannot be read or written; what is done stays.
 
     Example:
@@ -112,30 +115,49 @@ def sample_catalog(
     out = Path(out)
     if out.suffix not in SUFFIXES:
         raise ValueError(f"out: expected a name that ends in {', '.join(SUFFIXES)}, got {out}")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists: choose another name, or pass overwrite=True (--overwrite)")
     check_workers(workers, scheduler)
     path = locate(model)
     digest = digest_of_model(path)
     # With the renderer, so that a survey that cannot be drawn is refused before anything is written.
     loaded, _ = _loaded(str(path.absolute()), digest, observing)
-    if isinstance(catalog, str | Path):
+    catalog_file = catalog if isinstance(catalog, str | Path) else None
+    if catalog_file is not None:
         catalog = read_catalog(catalog, condition_names(loaded))
     conditions = _conditions(loaded, catalog, galaxies, seed)
     check_outside(loaded, conditions, outside)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial, journal = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.journal")
-    run = _Run(
-        str(path.absolute()),
-        digest,
-        str(partial.absolute()),
-        out.suffix,
-        seed,
-        len(conditions),
-        PART,
-        observing,
-    )
-    done = _begin(run, loaded, conditions, partial, journal, str(model))
+    run = _Run(str(path.absolute()), digest, "", out.suffix, seed, len(conditions), PART, observing)
+    about = _identity(run, conditions)
+    inputs = (path, catalog_file)
+    with owned(out, GALAXIES, run=about, inputs=inputs, overwrite=overwrite) as own:
+        if not own.finished:
+            run = msgspec.structs.replace(run, file=str(own.result))
+            _draw_parts(own, run, loaded, conditions, str(model), workers, scheduler, progress)
+            own.put()
+    return out
+
+
+def _draw_parts(
+    own: Output,
+    run: _Run,
+    model: GalaxyModel,
+    conditions: Float[np.ndarray, "n c"],
+    name: str,
+    workers: int,
+    scheduler: str | None,
+    progress: bool,
+) -> None:
+    journal = own.work / "journal"
+    if journal.exists():
+        done = {int(line) for line in journal.read_text(encoding="utf-8").splitlines() if line.isdigit()}
+    else:
+        done = set()
+        remove(own.result)
+        try:
+            _create(own, run, model, conditions, name)
+        except BaseException:
+            own.clear()
+            raise
+        journal.touch()
     numbers = [number for number in range(-(-run.galaxies // run.part)) if number not in done]
     tasks = ((run, number, conditions[_rows(run, number)]) for number in numbers)
     with progress_bar("galaxies", run.galaxies, shown=progress) as advance, journal.open("a") as notes:
@@ -144,11 +166,6 @@ def sample_catalog(
             notes.write(f"{number}\n")
             notes.flush()
             advance(len(_rows(run, number)))
-    if out.is_dir():
-        shutil.rmtree(out)
-    partial.replace(out)
-    journal.unlink()
-    return out
 
 
 def sample_part(run: _Run, number: int, conditions: Float[np.ndarray, "k c"]) -> int:
@@ -202,27 +219,16 @@ def _conditions(model: GalaxyModel, catalog: Catalog | None, galaxies: int | Non
     return conditions
 
 
-def _begin(
-    run: _Run, model: GalaxyModel, conditions: np.ndarray, partial: Path, journal: Path, name: str
-) -> set[int]:
-    """Make the file and its journal, or find out what an interrupted run has done."""
-    about = msgspec.to_builtins(run) | {
-        "version": hiergal.__version__,
-        "conditions_sha256": hashlib.sha256(np.ascontiguousarray(conditions).tobytes()).hexdigest(),
+def _identity(run: _Run, conditions: np.ndarray) -> dict[str, Any]:
+    """All that the galaxies depend on; where things lie decides nothing."""
+    choices = {
+        name: value for name, value in msgspec.to_builtins(run).items() if name not in ("model", "file")
     }
-    first = msgspec.json.encode(about).decode()
-    if journal.exists() and partial.exists():
-        lines = journal.read_text(encoding="utf-8").splitlines()
-        if not lines or lines[0] != first:
-            raise ValueError(
-                f"{journal}: expected the journal of this run, got that of another one, with other "
-                f"{_differences(lines, about)}; finish that one, or delete {partial.name} and {journal.name}"
-            )
-        return {int(line) for line in lines[1:] if line.isdigit()}
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    else:
-        partial.unlink(missing_ok=True)
+    content = hashlib.sha256(np.ascontiguousarray(conditions).tobytes()).hexdigest()
+    return choices | {"version": hiergal.__version__, "conditions": content}
+
+
+def _create(own: Output, run: _Run, model: GalaxyModel, conditions: np.ndarray, name: str) -> None:
     origin, names = model.provenance, condition_names(model)
     if run.observing is None:
         header = GalaxyHeader(
@@ -239,22 +245,8 @@ def _begin(
         words = f"per pixel, {run.observing.survey} {run.observing.band}"
         header = GalaxyHeader("electron", words, survey.pixel_scale, survey.zero_point, name, run.seed)
         shape = (run.observing.stamp, run.observing.stamp)
-    try:
-        create_galaxies(partial, run.kind, dict(zip(names, conditions.T, strict=True)), shape, header)
-    except OSError:
-        if partial.is_file():
-            partial.unlink()
-        raise
-    journal.write_text(first + "\n", encoding="utf-8")
-    return set()
-
-
-def _differences(lines: list[str], about: dict[str, Any]) -> str:
-    try:
-        before = msgspec.json.decode(lines[0], type=dict)
-    except (IndexError, msgspec.MsgspecError):
-        return "content, which cannot be read"
-    return ", ".join(name for name in about if before.get(name) != about[name])
+    columns = dict(zip(names, conditions.T, strict=True))
+    create_galaxies(own.result, run.kind, columns, shape, header, mark={KIND: own.kind, RUN: own.digest})
 
 
 def _rows(run: _Run, number: int) -> np.ndarray:

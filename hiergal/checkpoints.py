@@ -1,22 +1,25 @@
 """Checkpoints of training: whole or absent, and never those of another run.
 
 Orbax writes each checkpoint to a temporary folder and renames it, so a killed run leaves the previous one. A
-fingerprint of the recipe and the survey lies beside them; checkpoints that do not match it are replaced. Processes that
-were joined write one checkpoint together.
+fingerprint of the recipe and the survey lies with them; others are refused, as everywhere
+(:mod:`hiergal.runtime.output`). Processes that were joined write one checkpoint together.
 """
 
 import json
-import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from hiergal.devices import is_first_process, wait
+from hiergal.runtime.files import locked, resolved, write_whole
+from hiergal.runtime.identity import differences, plain
+from hiergal.runtime.marks import IGNORED
 
 __all__ = ["Checkpoints"]
 
-FINGERPRINT = "fingerprint.json"
+FINGERPRINT, LOCK = "fingerprint.json", ".lock"
 
 
 class Checkpoints:
@@ -25,17 +28,22 @@ class Checkpoints:
     Args:
         folder: Where they are kept.
         fingerprint: What identifies the run: only checkpoints written under the same one are restored.
+        history: A file that the run writes next to them: one that is there without checkpoints is somebody else's.
         keep: How many to keep.
+
+    Raises:
+        FileExistsError: If the folder holds something else, or checkpoints of another run.
+        BlockingIOError: If another process writes checkpoints there.
     """
 
-    def __init__(self, folder: str | Path, fingerprint: dict[str, Any], keep: int = 2) -> None:
+    def __init__(
+        self, folder: str | Path, fingerprint: dict[str, Any], history: Path | None = None, keep: int = 2
+    ) -> None:
         import orbax.checkpoint as ocp
 
-        self.folder = Path(folder).absolute()
+        self.folder, self._held = resolved(folder), ExitStack()
         if is_first_process():
-            self._begin(
-                json.loads(json.dumps(fingerprint))
-            )  # as it comes back from the file: tuples are lists
+            self._begin(plain(fingerprint), history)
         wait("checkpoints")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -62,20 +70,44 @@ class Checkpoints:
     def close(self) -> None:
         """Release the folder."""
         self._manager.close()
+        self._held.close()
 
-    def _begin(self, fingerprint: dict[str, Any]) -> None:
-        if self._stored_fingerprint() != fingerprint:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def _begin(self, fingerprint: dict[str, Any], history: Path | None) -> None:
+        before = self._stored_fingerprint()
+        if before is None and history is not None and history.exists():
+            raise FileExistsError(
+                f"{history}: expected no such file, or one with the checkpoints of its run, got one without; choose "
+                "another folder"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{FINGERPRINT}.partial"
-        partial.write_text(json.dumps(fingerprint, indent=1))
-        partial.replace(self.folder / FINGERPRINT)
+        lock = self.folder / LOCK
+        self._check(before, fingerprint)
+        self._held.enter_context(locked(lock, str(self.folder)))
+        self._held.callback(lock.unlink, missing_ok=True)
+        write_whole(self.folder / FINGERPRINT, json.dumps(fingerprint, indent=1).encode())
+
+    def _check(self, before: Any, fingerprint: dict[str, Any]) -> None:
+        """Refuse what is not of this run; a lock alone is that of a run that was killed at its beginning."""
+        names = {child.name for child in self.folder.iterdir()}
+        if {name for name in names if not IGNORED.fullmatch(name)} <= {LOCK}:
+            return
+        if not isinstance(before, dict):
+            raise FileExistsError(
+                f"{self.folder}: expected a free folder, or checkpoints of this run, got something else; choose "
+                "another folder"
+            )
+        if before != fingerprint:
+            raise FileExistsError(
+                f"{self.folder}: expected checkpoints of this run, got those of one with other "
+                f"{differences(before, fingerprint)}; choose another folder, or remove that one"
+            )
 
     def _stored_fingerprint(self) -> dict[str, Any] | None:
         try:
-            return json.loads((self.folder / FINGERPRINT).read_text())
+            before = json.loads((self.folder / FINGERPRINT).read_text())
         except (OSError, ValueError):
             return None
+        return before if isinstance(before, dict) else None
 
 
 def _is_key(leaf: Any) -> bool:

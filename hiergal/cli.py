@@ -12,7 +12,6 @@ hiergal models list|info|card|fetch|verify|publish|...    trained models: which 
 """
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +21,7 @@ from hiergal.cli_infer import guide, infer
 from hiergal.cli_models import models
 from hiergal.cli_publish import card, publish
 from hiergal.cli_sample import sample
-from hiergal.cli_survey import Seed, survey
+from hiergal.cli_survey import Overwrite, Seed, survey
 from hiergal.host_memory import keep_freed_memory
 from hiergal.progress import Stopped
 
@@ -55,6 +54,7 @@ def quickstart(
     galaxies: Annotated[int, typer.Option(help="Galaxies in the mock survey.", min=400)] = 4000,
     recipe: Annotated[Path | None, typer.Option(help="A recipe in TOML; default the small one.")] = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Do all of it on a mock survey, and write a report: survey, training, flow, posteriors, new galaxies.
 
@@ -64,7 +64,8 @@ def quickstart(
     from hiergal.quickstart import run_quickstart
     from hiergal.recipe import Recipe, load_recipe
 
-    report = run_quickstart(out, load_recipe(recipe) if recipe else Recipe(), galaxies=galaxies, seed=seed)
+    plan = load_recipe(recipe) if recipe else Recipe()
+    report = run_quickstart(out, plan, galaxies=galaxies, seed=seed, overwrite=overwrite)
     typer.echo(f"report: {report}")
 
 
@@ -89,6 +90,7 @@ def train(
         bool, typer.Option("--distributed", help="Join the processes of a job (SLURM, Open MPI).")
     ] = False,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fit the generator and the guide. A run that was stopped goes on with the same command."""
     from msgspec.structs import replace
@@ -105,15 +107,16 @@ def train(
     if steps is not None:
         plan = replace(plan, training=replace(plan.training, steps=steps))
     _, fitted = train_stage(
-        open_store(store), plan, out, seed=seed, in_memory=in_memory, half_precision=half_precision
+        open_store(store),
+        plan,
+        out,
+        seed=seed,
+        in_memory=in_memory,
+        half_precision=half_precision,
+        overwrite=overwrite,
     )
     if not is_first_process():
         return
-    if find_spec("matplotlib"):  # an extra
-        from hiergal.figures import rate_and_distortion, training_curves
-
-        training_curves(fitted.history).savefig(out / "training.png")
-        rate_and_distortion(fitted.history).savefig(out / "rate_and_distortion.png")
     last = fitted.history[-1]
     typer.echo(
         f"{out / 'model'}: chi-square {last.chi_square:.3f}, ELBO {last.bound:.1f} nats after {last.step} steps"
@@ -130,13 +133,19 @@ def flow(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Other than the recipe's number of steps.", min=1)] = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fit the density of the latents given magnitude, size and redshift, or other columns."""
     from hiergal.stages import fit_flow_stage
     from hiergal.survey import open_store
 
     conditions = tuple(condition) if condition else None
-    _, fitted = fit_flow_stage(model, open_store(store), seed=seed, conditions=conditions, steps=steps)
+    _, fitted = fit_flow_stage(
+        model, open_store(store), seed=seed, conditions=conditions, steps=steps, overwrite=overwrite
+    )
+    if fitted is None:
+        typer.echo(f"{model}: has this flow already; nothing to do")
+        return
     typer.echo(f"{model}: flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
@@ -179,29 +188,34 @@ def validate(
     workers: Annotated[
         int | None, typer.Option(help="Processes that measure; default one per available core.", min=1)
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare drawn galaxies with those of a survey, and write a report. The exit status is 1 if a test fails."""
-    from hiergal.hub import load_model
+    from hiergal import __version__
+    from hiergal.hub import load_model, locate
+    from hiergal.runtime.folder import owned_folder
+    from hiergal.runtime.identity import digest_of_files
     from hiergal.survey import open_store
-    from hiergal.validation.report import summary_of, write_validation
+    from hiergal.survey.schema import digest_of_store
+    from hiergal.survey_run import digest_of_model
+    from hiergal.validation.report import FILES, summary_of, write_validation
     from hiergal.validation.run import validate as run
 
     store, trained = open_store(survey), None if model is None else load_model(model)
-    found = run(
-        store,
-        model=trained,
-        images=images,
-        profiles=profiles,
-        galaxies=galaxies,
-        seed=seed,
-        alpha=alpha,
-        workers=workers,
-    )
-    name = str(images if model is None else model)
-    page = write_validation(out, found, store.header, name=name, model=trained, seed=seed, alpha=alpha)
-    typer.echo(summary_of(found, name=name, alpha=alpha))
-    typer.echo(f"report: {page}")
-    raise typer.Exit(0 if found.passed else 1)
+    choices = {"profiles": profiles, "galaxies": galaxies, "seed": seed, "alpha": alpha}
+    judged = digest_of_model(locate(model)) if images is None else digest_of_files(images)
+    about = {"survey": digest_of_store(survey), "judged": judged, **choices, "version": __version__}
+    names, inputs = (*FILES, "report.html", "figures"), (survey, model, images)
+    with owned_folder(out, "validation", run=about, names=names, inputs=inputs, overwrite=overwrite) as own:
+        if not own.finished:
+            found = run(store, model=trained, images=images, workers=workers, **choices)
+            name = str(images if model is None else model)
+            write_validation(own.path, found, store.header, name=name, model=trained, seed=seed, alpha=alpha)
+            own.done(passed=found.passed, summary=summary_of(found, name=name, alpha=alpha))
+        results = own.results
+    typer.echo(results["summary"])
+    typer.echo(f"report: {out / 'report.html'}")
+    raise typer.Exit(0 if results["passed"] else 1)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli_survey import Seed
+from hiergal.cli_survey import Overwrite, Seed
 
 __all__ = ["guide", "infer"]
 
@@ -26,14 +26,18 @@ def guide(
         typer.Option(help="Training galaxies of the survey to refine on, by importance sampling.", min=0),
     ] = 256,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Learn the shapes of posteriors, for `hiergal infer` by flow, importance and auto."""
     from hiergal.posterior_stages import fit_guide_flow_stage
     from hiergal.survey import open_store
 
     _, fitted = fit_guide_flow_stage(
-        model, open_store(store), seed=seed, simulations=simulations, refine_on=refine
+        model, open_store(store), seed=seed, simulations=simulations, refine_on=refine, overwrite=overwrite
     )
+    if fitted is None:
+        typer.echo(f"{model}: has this guide flow already; nothing to do")
+        return
     typer.echo(f"{model}: guide flow with log q = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
@@ -69,6 +73,7 @@ def infer(
         int | None, typer.Option(help="Galaxies at once; default by the kind of device.", min=1)
     ] = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Infer posteriors of the galaxies of a store. A table that was stopped goes on with the same command."""
     import numpy as np
@@ -89,6 +94,7 @@ def infer(
             batch=batch,
             workers=workers,
             scheduler=scheduler,
+            overwrite=overwrite,
         )
         chi_square, bad, count = np.asarray(table["chi_square"]), int((table["flag"] != 0).sum()), len(table)
         missing = f", {bad} without a posterior (see their flags)" if bad else ""
@@ -102,7 +108,7 @@ def infer(
         from hiergal.survey import open_store
 
         opened = open_store(store)
-        _, posterior = infer_stage(
+        found = infer_stage(
             load_model(model),
             opened,
             out,
@@ -112,6 +118,11 @@ def infer(
             use_conditions=use_conditions,
             draws=draws,
             batch=batch or 32,
+            overwrite=overwrite,
         )
+        if found is None:
+            typer.echo(f"{out}: is there already, of the same run; nothing to do")
+            return
+        posterior = found[1]
         chi_square, count, missing = posterior.chi_square, len(posterior), ""
     typer.echo(f"{out}: {count} galaxies{missing}, median reduced chi-square {np.nanmedian(chi_square):.3f}")

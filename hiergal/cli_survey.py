@@ -18,7 +18,12 @@ survey = typer.Typer(
 )
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same files.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace a result of hiergal of another run; anything else is never replaced."
+    ),
+]
 StoreOut = Annotated[Path, typer.Argument(help="The store to write, such as survey.zarr.")]
 Stamp = Annotated[int, typer.Option(help="Pixels along each side of a stamp.")]
 Workers = Annotated[int | None, typer.Option(help="Processes; default one per available core.", min=1)]

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from hiergal.runtime.marks import KIND, KIND_CARD, RUN, RUN_CARD
+
 __all__ = ["CHUNK", "SUFFIXES", "GalaxyHeader", "create_galaxies", "write_galaxies"]
 
 CHUNK = 256  # galaxies in a chunk of zarr
@@ -52,6 +54,8 @@ def create_galaxies(
     conditions: Mapping[str, Float[np.ndarray, "n"]],
     shape: tuple[int, int],
     header: GalaxyHeader,
+    *,
+    mark: Mapping[str, str] | None = None,
 ) -> None:
     """Make a file with room for the images of all galaxies.
 
@@ -61,6 +65,7 @@ def create_galaxies(
         conditions: What each galaxy was drawn for.
         shape: Pixels of an image (ny, nx).
         header: What holds for all.
+        mark: What the file says of itself and its run (:mod:`hiergal.runtime.marks`).
 
     Raises:
         OSError: If it cannot be written, or the disk has not the room.
@@ -69,11 +74,11 @@ def create_galaxies(
     count = len(next(iter(conditions.values())))
     match kind:
         case ".fits":
-            _create_fits(path, conditions, (count, *shape), header)
+            _create_fits(path, conditions, (count, *shape), header, mark or {})
         case ".hdf5":
-            _create_hdf5(path, conditions, (count, *shape), header)
+            _create_hdf5(path, conditions, (count, *shape), header, mark or {})
         case ".zarr":
-            _create_zarr(path, conditions, (count, *shape), header)
+            _create_zarr(path, conditions, (count, *shape), header, mark or {})
         case _:
             raise ValueError(f"out: expected a name that ends in {', '.join(SUFFIXES)}, got one in {kind!r}")
 
@@ -104,7 +109,11 @@ def write_galaxies(path: Path, kind: str, first: int, images: Float[np.ndarray, 
 
 
 def _create_fits(
-    path: Path, conditions: Mapping[str, np.ndarray], shape: tuple, header: GalaxyHeader
+    path: Path,
+    conditions: Mapping[str, np.ndarray],
+    shape: tuple,
+    header: GalaxyHeader,
+    mark: Mapping[str, str],
 ) -> None:
     from astropy.io import fits
     from astropy.table import Table
@@ -118,6 +127,9 @@ def _create_fits(
     cube["PIXSCALE"] = (header.pixel_scale_arcsec, "width of a pixel [arcsec]")
     cube["MAGZERO"] = (header.magnitude_zero_point, "magnitude of an object of flux 1 [mag]")
     cube["MODEL"], cube["SEED"] = _ascii(header.model)[-60:], header.seed
+    for card, name in ((KIND_CARD, KIND), (RUN_CARD, RUN)):
+        if name in mark:
+            cube[card] = mark[name]
     start = cube.tostring().encode("ascii")
     size = 4 * int(np.prod(shape))
     with path.open("xb") as file:
@@ -131,12 +143,16 @@ def _ascii(text: str) -> str:
 
 
 def _create_hdf5(
-    path: Path, conditions: Mapping[str, np.ndarray], shape: tuple, header: GalaxyHeader
+    path: Path,
+    conditions: Mapping[str, np.ndarray],
+    shape: tuple,
+    header: GalaxyHeader,
+    mark: Mapping[str, str],
 ) -> None:
     import h5py
 
     with h5py.File(path, "x") as file:
-        file.attrs.update(header._asdict())
+        file.attrs.update(header._asdict() | dict(mark))
         for name, column in conditions.items():
             file[f"conditions/{name}"] = column
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -149,12 +165,16 @@ def _create_hdf5(
 
 
 def _create_zarr(
-    path: Path, conditions: Mapping[str, np.ndarray], shape: tuple, header: GalaxyHeader
+    path: Path,
+    conditions: Mapping[str, np.ndarray],
+    shape: tuple,
+    header: GalaxyHeader,
+    mark: Mapping[str, str],
 ) -> None:
     import zarr
 
     group = zarr.open_group(path, mode="w-")
-    group.attrs.update(header._asdict())
+    group.attrs.update(header._asdict() | dict(mark))
     for name, column in conditions.items():
         group.create_array(f"conditions/{name}", data=np.asarray(column))
     group.create_array("image", shape=shape, chunks=(CHUNK, *shape[1:]), dtype="float32")

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from hiergal.runtime.files import write_whole
+
 __all__ = ["History", "TrainInfo", "read_history"]
 
 HISTORY = "history.jsonl"
@@ -70,6 +72,4 @@ class History:
 
     def _write(self, rows: Iterable[TrainInfo]) -> None:
         content = b"".join(msgspec.json.encode(info._asdict()) + b"\n" for info in rows)
-        partial_path = self.path.with_name(f"{self.path.name}.partial")
-        partial_path.write_bytes(content)
-        partial_path.replace(self.path)
+        write_whole(self.path, content)

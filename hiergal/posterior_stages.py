@@ -1,17 +1,23 @@
 """Stages of a study that infer: the conditional-flow guide, and posteriors into files (see :mod:`hiergal.stages`)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hiergal import __version__
 from hiergal.conditions import condition_names, conditions_from
 from hiergal.flow import FlowFit
 from hiergal.guide_fitting import fit_guide_flow
-from hiergal.hub import GalaxyModel, load_model, save_model
+from hiergal.hub import GalaxyModel
+from hiergal.hub.packing import digest_of as digest_of_arrays
+from hiergal.hub.packing import flatten
 from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
-from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of
+from hiergal.runtime.output import owned
+from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of, update_model
 from hiergal.survey import Store
+from hiergal.survey.schema import digest_of_store
 
 __all__ = ["fit_guide_flow_stage", "infer_stage"]
 
@@ -25,8 +31,9 @@ def fit_guide_flow_stage(
     seed: int,
     simulations: int = 16000,
     refine_on: int = 256,
+    overwrite: bool = False,
     progress: bool = True,
-) -> tuple[GalaxyModel, FlowFit]:
+) -> tuple[GalaxyModel, FlowFit | None]:
     """Fit the conditional-flow guide of a model with flows, and save it with the model.
 
     Args:
@@ -35,19 +42,35 @@ def fit_guide_flow_stage(
         seed: Seed of the simulations and of the fit.
         simulations: Number of galaxies to simulate.
         refine_on: Number of its training galaxies to refine the guide on.
+        overwrite: Whether to replace a guide flow that the model has.
         progress: Whether to show progress bars.
 
+    Returns:
+        The model, and the fit; None in its place if the same fit was done before.
+
     Raises:
+        FileExistsError: If the model has a guide flow of another fit, or its folder is not a model's alone.
         ValueError: If the model has no flow yet.
     """
-    model = load_model(model_path)
-    if model.flow is None or model.marginal is None:
-        raise ValueError(f"{model_path}: expected a model with a flow; fit it first with `hiergal flow`")
+    choices = {"seed": seed, "simulations": simulations, "refine_on": refine_on}
+
+    def fit(model: GalaxyModel) -> tuple[GalaxyModel, FlowFit]:
+        if model.flow is None or model.marginal is None:
+            raise ValueError(f"{model_path}: expected a model with a flow; fit it first with `hiergal flow`")
+        fitted = _fit_guide(model, store, **choices, progress=progress)
+        return model.replace(guide_flow=fitted.flow), fitted
+
+    return update_model(model_path, "guide_flow", store, choices, fit, overwrite=overwrite)
+
+
+def _fit_guide(
+    model: GalaxyModel, store: Store, *, seed: int, simulations: int, refine_on: int, progress: bool
+) -> FlowFit:
     train = split_of(store, model.recipe).train
     rows = np.random.default_rng(seed).permutation(train)[:SIMULATED_LIKE]
     survey = store.read(np.sort(rows))
     conditions = conditions_from(model.flow.config.conditions, survey.catalog)
-    fitted = fit_guide_flow(
+    return fit_guide_flow(
         key_for(seed, GUIDE_FLOW),
         model,
         survey,
@@ -56,9 +79,6 @@ def fit_guide_flow_stage(
         refine_on=refine_on,
         progress=progress,
     )
-    model = model.replace(guide_flow=fitted.flow)
-    save_model(model, model_path)
-    return model, fitted
 
 
 def infer_stage(
@@ -72,8 +92,9 @@ def infer_stage(
     use_conditions: bool = False,
     draws: int = 200,
     batch: int = 32,
+    overwrite: bool = False,
     progress: bool = True,
-) -> tuple[Observation, Posterior]:
+) -> tuple[Observation, Posterior] | None:
     """Infer the posteriors of galaxies of a store, and save them as ArviZ data.
 
     Args:
@@ -86,31 +107,51 @@ def infer_stage(
         use_conditions: Whether the catalogue's magnitudes, sizes and redshifts inform the prior.
         draws: Posterior draws of each galaxy.
         batch: Galaxies in one call of the compiled program.
+        overwrite: Whether to replace posteriors that are there; anything else is never replaced.
         progress: Whether to show a progress bar.
+
+    Returns:
+        Observations and their posteriors; None if the same run has finished before, and nothing is to be done.
 
     Raises:
         ValueError: If the name ends in neither ``.nc`` nor ``.zarr``, or as for :func:`~hiergal.posterior.infer`.
-        OSError: If it cannot be written, or is a folder of something else.
+        FileExistsError: If something is there that may not be replaced (:mod:`hiergal.runtime.output`).
+        OSError: If it cannot be written.
     """
-    from hiergal.arviz_data import posterior_to_arviz, save_arviz
-    from hiergal.arviz_files import check_arviz_target
+    from hiergal.arviz_data import posterior_to_arviz
+    from hiergal.arviz_files import DRAWS, check_arviz_name, write_arviz
 
-    check_arviz_target(out)  # better known now than after the work
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    observation = store.read(np.arange(len(store)) if rows is None else rows)
-    key = key_for(seed, INFER)
+    check_arviz_name(out)  # better known now than after the work
+    rows = np.arange(len(store)) if rows is None else np.asarray(rows)
+    run = {
+        "files": {"model": digest_of_arrays(flatten(model)), "survey": digest_of_store(store.path)},
+        "choices": {
+            "seed": seed,
+            "method": method,
+            "conditions": use_conditions,
+            "draws": draws,
+            "batch": batch,
+        },
+        "rows": rows.tolist(),
+        "version": __version__,
+    }
+    with owned(out, DRAWS, run=run, inputs=(store.path,), overwrite=overwrite, resume=False) as own:
+        if own.finished and not overwrite:
+            return None
+        choices = {"method": method, "draws": draws, "batch": batch, "progress": progress}
+        observation, posterior = _inferred(model, store, rows, seed, use_conditions, **choices)
+        if not own.finished:
+            write_arviz(posterior_to_arviz(posterior, observation, model), own)
+            own.put()
+    return observation, posterior
+
+
+def _inferred(
+    model: GalaxyModel, store: Store, rows: np.ndarray, seed: int, use_conditions: bool, **choices: Any
+) -> tuple[Observation, Posterior]:
+    observation = store.read(rows)
     conditions = None
     if use_conditions:
         conditions = conditions_from(condition_names(model), observation.catalog)
-    posterior = infer(
-        model,
-        observation,
-        key=key,
-        method=method,
-        conditions=conditions,
-        draws=draws,
-        batch=batch,
-        progress=progress,
-    )
-    save_arviz(posterior_to_arviz(posterior, observation, model), out)
-    return observation, posterior
+    key = key_for(seed, INFER)
+    return observation, infer(model, observation, key=key, conditions=conditions, **choices)

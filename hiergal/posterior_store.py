@@ -19,43 +19,28 @@ from jaxtyping import Bool, Int
 
 from hiergal.hub import GalaxyModel
 from hiergal.posterior import Posterior
+from hiergal.runtime.marks import KIND, RUN
+from hiergal.runtime.output import Output
 
-__all__ = ["IMAGES", "check_images_target", "create_images", "write_images"]
+__all__ = ["IMAGES", "create_images", "write_images"]
 
 IMAGES = ("profile_mean", "profile_std", "image_mean")
 
 
-def check_images_target(path: str | Path) -> None:
-    """See to it that images may be put at a path: nothing else is ever replaced.
-
-    Raises:
-        FileExistsError: If something is there that is not a group of images.
-    """
-    path = Path(path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not all((path / name / "zarr.json").is_file() for name in (*IMAGES, "identifier")):
-        raise FileExistsError(
-            f"images: expected a free path, or images of posteriors to replace, got something else: {path}; choose "
-            "another name"
-        )
-
-
-def create_images(path: str | Path, galaxies: int, part: int, model: GalaxyModel) -> None:
-    """Make the group, replacing one that is there.
+def create_images(own: Output, galaxies: int, part: int, model: GalaxyModel) -> None:
+    """Make the group, as the result of an output that the caller owns.
 
     Args:
-        path: The group.
+        own: The output.
         galaxies: Number of galaxies.
         part: Galaxies in a chunk: what one task writes.
         model: The model, for shapes and units.
 
     Raises:
-        FileExistsError: If something else is there.
         OSError: If it cannot be written.
     """
-    check_images_target(path)
-    group, origin = zarr.open_group(path, mode="w"), model.provenance
+    group, origin = zarr.open_group(own.result, mode="w"), model.provenance
+    group.attrs.update({KIND: own.kind, RUN: own.digest})
     group.attrs["pixel_scale_arcsec"] = model.recipe.pixel_scale_arcsec
     group.attrs["unit"] = f"{origin.flux_unit} / pixel"
     group.attrs["magnitude_zero_point"] = origin.magnitude_zero_point

@@ -17,6 +17,7 @@ column                                 holds
 =====================================  ==========================================================================
 """
 
+import io
 import itertools
 from enum import IntFlag
 from pathlib import Path
@@ -27,8 +28,25 @@ from jaxtyping import Int
 
 from hiergal.morphology import ProfileSummary
 from hiergal.posterior import METHODS, STATISTICS, Posterior
+from hiergal.runtime.files import write_whole
+from hiergal.runtime.marks import KIND_CARD, RUN_CARD
+from hiergal.runtime.output import Output, owned
+from hiergal.runtime.work import settle
 
-__all__ = ["FORMATS", "Flag", "blank_rows", "posterior_table", "read_table", "write_table"]
+__all__ = [
+    "FORMATS",
+    "TABLE",
+    "Flag",
+    "blank_rows",
+    "check_table_name",
+    "posterior_table",
+    "read_table",
+    "write_part",
+    "write_result",
+    "write_table",
+]
+
+TABLE = "posterior table"  # what such a file says that it is
 
 QUANTITIES = {
     "flux": None,
@@ -127,22 +145,37 @@ def blank_rows(identifier: Int[np.ndarray, "n"], flag: Int[np.ndarray, "n"], *, 
     return table
 
 
-def write_table(table: Table, path: str | Path) -> None:
-    """Write a table, replacing one that is there; it is whole, or not written.
+def write_table(table: Table, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a table; it is whole, or not written.
 
     Args:
         table: Any table.
         path: A file that ends in ``.fits`` or ``.parquet``.
+        overwrite: Whether to replace a table of hiergal that is there; anything else is never replaced.
 
     Raises:
         ValueError: If it ends in something else.
+        FileExistsError: If something is there that may not be replaced.
         OSError: If it cannot be written; what was there before stays.
     """
-    path = Path(path)
-    form = _format(path)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    table.write(partial, format=form, overwrite=True)
-    partial.replace(path)
+    check_table_name(path)
+    with owned(path, TABLE, overwrite=overwrite) as own:
+        write_result(table, own)
+        own.put()
+
+
+def write_result(table: Table, own: Output) -> None:
+    """Write a table into the result of an output that the caller owns, with its mark."""
+    marked = table.copy(copy_data=False)
+    marked.meta |= {KIND_CARD: own.kind, RUN_CARD: own.digest}
+    marked.write(own.result, format=FORMATS[own.result.suffix], overwrite=True)
+
+
+def write_part(table: Table, path: Path) -> None:
+    """Write a part of a table as FITS, whole or not at all, into a folder that the caller owns."""
+    content = io.BytesIO()
+    table.write(content, format="fits")
+    write_whole(path, content.getvalue())
 
 
 def read_table(path: str | Path) -> Table:
@@ -152,16 +185,23 @@ def read_table(path: str | Path) -> Table:
         ValueError: If the file ends in neither ``.fits`` nor ``.parquet``.
         OSError: If it cannot be read.
     """
-    path = Path(path)
+    check_table_name(path)
+    path = settle(path)
     options = {"mask_invalid": False} if path.suffix == ".fits" else {}  # NaN is a value of these tables
-    table = Table.read(path, format=_format(path), **options)
+    table = Table.read(path, format=FORMATS[path.suffix], **options)
     for name in table.colnames:
         if table[name].dtype.kind in "SO":  # FITS keeps bytes
             table[name] = np.asarray(table[name]).astype(f"U{LONGEST_NAME}")
     return table
 
 
-def _format(path: Path) -> str:
+def check_table_name(path: str | Path) -> None:
+    """See to it that a name is one of the formats of tables, and that this format can be written here.
+
+    Raises:
+        ValueError: If it ends in something else, or what writes it is not installed.
+    """
+    path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(
             f"{path}: expected a table that ends in {' or '.join(FORMATS)}, got {path.suffix or 'nothing'}"
@@ -174,7 +214,6 @@ def _format(path: Path) -> str:
                 f'{path}: expected pyarrow for parquet, which is not installed; `pip install "hiergal[distributed]"`, '
                 "or write a .fits table"
             ) from None
-    return FORMATS[path.suffix]
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,12 +1,11 @@
 """The whole path on one page: survey, training, flow, posteriors, new galaxies, numbers, report.
 
 Everything lies in one folder. What a stage has finished is not done again by a later run with the same recipe, seed
-and size; a run with others starts afresh. The numbers are measured on galaxies that neither the fit nor any choice
-has seen.
+and size; a run with others is refused, unless it is to replace that one. The numbers are measured on galaxies that
+neither the fit nor any choice has seen.
 """
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from astropy.table import Table
 
 from hiergal import __version__
 from hiergal.history import read_history
-from hiergal.hub import GalaxyModel, load_model
+from hiergal.hub import GalaxyModel
 from hiergal.morphology import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior, interval
@@ -25,9 +24,10 @@ from hiergal.posterior_stages import infer_stage
 from hiergal.psf import gaussian_transfer
 from hiergal.recipe import Recipe
 from hiergal.report import write_json
+from hiergal.runtime.folder import owned_folder
 from hiergal.simulate import draw_profiles
-from hiergal.stages import fit_flow_stage, key_for, split_of, train_stage, write_mock_survey
-from hiergal.survey import Store, open_store
+from hiergal.stages import TRAINING, fit_flow_stage, key_for, split_of, train_stage, write_mock_survey
+from hiergal.survey import Store
 from hiergal.validation.moments import measure_moments
 
 __all__ = ["coverage", "drawn_metrics", "posterior_metrics", "run_quickstart"]
@@ -38,6 +38,9 @@ DRAWN, NOISE = 100, 101  # purposes of the seed beyond those of the stages
 DRAWS = 100
 DRAWS_PER_ROW = 3
 FAINT_MAG = 23.0
+REAL = ("cosmos_dev.zarr", "cosmos_dev.nc")
+REPORT = ("metrics.json", "report.html", "figures")
+NAMES = ("survey.zarr", *TRAINING, "hiergal-training.json", "posterior.nc", *REAL, *REPORT)  # of its folder
 
 
 class Drawn(NamedTuple):
@@ -50,7 +53,9 @@ class Drawn(NamedTuple):
     moments: Table
 
 
-def run_quickstart(out: Path, recipe: Recipe, *, galaxies: int, seed: int, progress: bool = True) -> Path:
+def run_quickstart(
+    out: Path, recipe: Recipe, *, galaxies: int, seed: int, overwrite: bool = False, progress: bool = True
+) -> Path:
     """Run every stage, and write ``metrics.json``, the figures and ``report.html``.
 
     Args:
@@ -58,27 +63,45 @@ def run_quickstart(out: Path, recipe: Recipe, *, galaxies: int, seed: int, progr
         recipe: What to train.
         galaxies: Galaxies in the mock survey.
         seed: Seed of everything.
+        overwrite: Whether another quickstart in this folder is replaced.
         progress: Whether to show progress bars.
 
     Returns:
         The path of the report.
+
+    Raises:
+        FileExistsError: If one of :data:`NAMES` is in the folder, and not of this quickstart.
+        BlockingIOError: If another process is at work there.
     """
+    run = {
+        "recipe": msgspec.to_builtins(recipe),
+        "seed": seed,
+        "galaxies": galaxies,
+        "version": __version__,
+    }
+    with owned_folder(out, "quickstart", run=run, names=NAMES, overwrite=overwrite) as own:
+        report = _run_stages(own.path, recipe, galaxies, seed, progress)
+        own.done()
+    return Path(out) / report.name
+
+
+def _run_stages(out: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool) -> Path:
     from hiergal.quickstart_report import write_quickstart_report
 
-    _start(
-        out,
-        {"recipe": msgspec.to_builtins(recipe), "seed": seed, "galaxies": galaxies, "version": __version__},
-    )
     store = _survey(out / "survey.zarr", recipe, galaxies, seed, progress)
-    if not (out / "model").is_dir():
-        train_stage(store, recipe, out, seed=seed, progress=progress)
-    model = load_model(out / "model")
-    if model.flow is None:
-        model, _ = fit_flow_stage(out / "model", store, seed=seed, progress=progress)
+    train_stage(store, recipe, out, seed=seed, progress=progress)
+    model, _ = fit_flow_stage(out / "model", store, seed=seed, progress=progress)
 
     rows = split_of(store, model.recipe).test
     observation, posterior = infer_stage(
-        model, store, out / "posterior.nc", seed=seed, rows=rows, draws=DRAWS, progress=progress
+        model,
+        store,
+        out / "posterior.nc",
+        seed=seed,
+        rows=rows,
+        draws=DRAWS,
+        overwrite=True,
+        progress=progress,
     )
     truth = blurred_truth(store.truth(rows), model.recipe)
     drawn = _draw(model, _compared(store, model.recipe, observation), seed)
@@ -219,30 +242,11 @@ def real_metrics(observation: Observation, posterior: Posterior) -> dict[str, An
     }
 
 
-def _start(out: Path, run: dict[str, Any]) -> None:
-    """Clear the folder of another run's files; keep those of an interrupted one of ours."""
-    marker = out / "run.json"
-    try:
-        same = msgspec.json.decode(marker.read_bytes()) == msgspec.json.decode(msgspec.json.encode(run))
-    except (OSError, msgspec.DecodeError):
-        same = False
-    if not same:
-        for name in ("survey.zarr", "model", "checkpoints", "cosmos_dev.zarr"):
-            shutil.rmtree(out / name, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(marker, run)
-
-
 def _survey(path: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool) -> Store:
-    try:
-        return open_store(path)
-    except (OSError, ValueError):
-        ny, nx = recipe.shape
-        if ny != nx:
-            raise ValueError(
-                f"shape: expected square stamps for the quickstart, got {recipe.shape}"
-            ) from None
-        return write_mock_survey(path, galaxies, seed=seed, stamp=ny, overwrite=True, progress=progress)
+    ny, nx = recipe.shape
+    if ny != nx:
+        raise ValueError(f"shape: expected square stamps for the quickstart, got {recipe.shape}")
+    return write_mock_survey(path, galaxies, seed=seed, stamp=ny, progress=progress)
 
 
 def _compared(store: Store, recipe: Recipe, test: Observation) -> Observation:
@@ -280,4 +284,6 @@ def _cosmos_dev(
         seed=seed,
         overwrite=True,
     )
-    return infer_stage(model, store, out / "cosmos_dev.nc", seed=seed, draws=DRAWS, progress=progress)
+    return infer_stage(
+        model, store, out / "cosmos_dev.nc", seed=seed, draws=DRAWS, overwrite=True, progress=progress
+    )

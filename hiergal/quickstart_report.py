@@ -122,6 +122,7 @@ def write_quickstart_report(
             **package_versions(),
         },
         recipe=recipe_to_toml(model.recipe),
+        overwrite=True,
     )
 
 

@@ -2,13 +2,14 @@
 
 The page needs no network, no script and no other file: figures are embedded. What a run measured is given to it in
 words (:class:`Finding`) and in full (``metrics``); what may differ between two runs of one seed, such as times, goes
-into ``made`` and never into the metrics. Every file is written beside its target and renamed.
+into ``made`` and never into the metrics. Every file is whole, or not there.
 """
 
 import base64
 import io
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,21 +17,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
+from hiergal.runtime.files import write_whole
+from hiergal.runtime.folder import owned_names
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
     "Finding",
+    "check_report_folder",
     "format_number",
     "format_share",
     "package_versions",
     "plain",
+    "png_of",
     "write_json",
     "write_report",
-    "write_whole",
 ]
 
 TEMPLATE = "report.html.j2"
+GENERATOR = b'<meta name="generator" content="hiergal">'  # what tells a report of ours
 DOTS_PER_INCH = 130
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 PACKAGES = ("hiergal", "jax", "jaxlib", "flax", "numpyro", "optax", "galsim", "numpy", "scipy", "arviz")
@@ -64,11 +70,12 @@ def write_report(
     made: Mapping[str, Any] | None = None,
     recipe: str = "",
     vector: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write ``report.html`` and ``figures/NAME.png`` of a run.
 
     Args:
-        folder: Folder of the run; made if it is not there. Files of the same names are replaced.
+        folder: Folder of the run; made if it is not there.
         title: Title of the page.
         figures: Figures and their captions by name, in the order of the page; the names become file names.
         metrics: What was measured, nested as it is in ``metrics.json``.
@@ -78,12 +85,14 @@ def write_report(
         made: How it was made: seed, wall time, versions (:func:`package_versions`).
         recipe: The recipe of the model, as TOML.
         vector: Whether to write ``figures/NAME.pdf`` too, for print.
+        overwrite: Whether to replace a report of hiergal that is there; anything else is never replaced.
 
     Returns:
         The path of the page.
 
     Raises:
         ValueError: If the name of a figure cannot be a file name.
+        FileExistsError: If something is there that may not be replaced.
         OSError: If the folder cannot be written to.
     """
     wrong = [name for name in figures if not FILE_NAME.fullmatch(name)]
@@ -92,10 +101,12 @@ def write_report(
             f"figures: expected names of letters, digits, '-' and '_', got {wrong[0]!r}; rename it"
         )
     folder = Path(folder)
+    files = [f"figures/{name}.{kind}" for name in figures for kind in ("png", "pdf")[: 1 + vector]]
+    check_report_folder(folder, files, overwrite=overwrite)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     shown = []
     for name, (figure, caption) in figures.items():
-        png = _image(figure, "png")
+        png = png_of(figure)
         write_whole(folder / "figures" / f"{name}.png", png)
         if vector:
             write_whole(folder / "figures" / f"{name}.pdf", _image(figure, "pdf"))
@@ -115,16 +126,50 @@ def write_report(
     return folder / "report.html"
 
 
+def check_report_folder(folder: str | Path, files: Iterable[str], *, overwrite: bool = False) -> None:
+    """See to it that a report may be written into a folder: see :mod:`hiergal.runtime.output` for the rule.
+
+    Args:
+        folder: The folder.
+        files: What is written beside ``report.html``, below the folder; with a report of ours these are ours, too. In
+            a folder that a run owns (:mod:`hiergal.runtime.folder`), nothing is asked.
+        overwrite: Whether to replace a report of ours.
+
+    Raises:
+        FileExistsError: If something is there that may not be replaced.
+    """
+    folder = Path(folder)
+    page = folder / "report.html"
+    if page.name in owned_names(folder):
+        return
+    if not os.path.lexists(page):
+        taken = next((name for name in files if os.path.lexists(folder / name)), None)
+    elif _is_report(page):
+        if not overwrite:
+            raise FileExistsError(
+                f"{page}: expected no report, got one of another run; choose another folder, or pass overwrite=True "
+                "(--overwrite) to replace it"
+            )
+        return
+    else:
+        taken = page.name
+    if taken is not None:
+        raise FileExistsError(
+            f"{folder}: expected a folder without {taken}, or a report of hiergal in it, got something else; nothing "
+            "is touched: choose another folder"
+        )
+
+
+def _is_report(page: Path) -> bool:
+    if not page.is_file():
+        return False
+    with page.open("rb") as file:
+        return GENERATOR in file.read(4096)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write numbers as JSON, whole or not at all; NaN becomes null."""
+    """Write numbers as JSON, whole or not at all, into a folder that the caller owns; NaN becomes null."""
     write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole, or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def format_share(inside: int, total: int) -> str:
@@ -193,6 +238,11 @@ def _template() -> Any:
     return Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(source)
+
+
+def png_of(figure: "Figure") -> bytes:
+    """Return a figure as a PNG file."""
+    return _image(figure, "png")
 
 
 def _image(figure: "Figure", kind: str) -> bytes:

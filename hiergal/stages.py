@@ -8,8 +8,11 @@ files.
 """
 
 import functools
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import msgspec
@@ -22,11 +25,20 @@ from hiergal.conditions import conditions_from
 from hiergal.devices import is_first_process
 from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide import posterior_from
+from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
+from hiergal.hub.packing import digest_of as digest_of_arrays
+from hiergal.hub.packing import flatten
 from hiergal.nets import GeneratorConfig
 from hiergal.psf import check_wider
 from hiergal.recipe import Recipe
+from hiergal.runtime.files import write_whole
+from hiergal.runtime.folder import is_finished, owned_folder
+from hiergal.runtime.identity import digest_of
+from hiergal.runtime.output import owned
+from hiergal.runtime.work import settle
 from hiergal.survey import Split, Store, StoreHeader
+from hiergal.survey.schema import digest_of_store
 from hiergal.svi import Fit, fit
 
 __all__ = [
@@ -35,9 +47,17 @@ __all__ = [
     "room_for_galaxies",
     "split_of",
     "train_stage",
+    "update_model",
     "write_mock_survey",
 ]
 
+TRAINING = (
+    "model",
+    "checkpoints",
+    "history.jsonl",
+    "training.png",
+    "rate_and_distortion.png",
+)  # of a run's folder
 CHUNK = 512
 ROOM_OF_DEVICE, ROOM_OF_HOST = 0.4, 2**29  # a fraction of an accelerator's memory; bytes
 WIDTHS = 64  # PSFs whose width is measured
@@ -111,9 +131,12 @@ def train_stage(
     seed: int,
     in_memory: bool | None = None,
     half_precision: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> tuple[GalaxyModel, Fit]:
     """Train a model on a store, and save it as ``folder/model`` (without a flow).
+
+    The same call goes on with a training that was stopped, and recognises one that is finished.
 
     Args:
         store: The survey.
@@ -124,12 +147,46 @@ def train_stage(
             default on the devices if they take little of their memory (:func:`room_for_galaxies`).
         half_precision: Whether the weights are rounded to half precision, as those of published models are: then what
             is fitted and measured later is what will be published.
+        overwrite: Whether another training in this folder is replaced.
         progress: Whether to show a progress bar.
 
     Raises:
+        FileExistsError: If one of :data:`TRAINING` is in the folder, and not of this training.
+        BlockingIOError: If another process trains there.
         ValueError: If the store's stamps or pixels are not the recipe's, or its PSFs too narrow for it.
     """
     _check_store(store, recipe)
+    run = {
+        "recipe": msgspec.to_builtins(recipe),
+        "survey": digest_of_store(store.path),
+        "seed": seed,
+        "half_precision": half_precision,
+        "version": __version__,
+    }
+    if not is_first_process():  # only one of a job owns the folder
+        if not overwrite and is_finished(folder, "training", run):
+            return load_model(Path(folder) / "model"), _fit_of(folder)
+        return _train(store, recipe, folder, seed, in_memory, half_precision, progress)
+    options = {"names": TRAINING, "inputs": (store.path,), "overwrite": overwrite}
+    with owned_folder(folder, "training", run=run, **options) as own:
+        if own.finished and settle(own.path / "model").exists():
+            return load_model(own.path / "model"), _fit_of(own.path)
+        model, fitted = _train(store, recipe, own.path, seed, in_memory, half_precision, progress)
+        save_model(model, own.path / "model", overwrite=True)
+        _draw_history(own.path, fitted)
+        own.done()
+    return model, fitted
+
+
+def _train(
+    store: Store,
+    recipe: Recipe,
+    folder: str | Path,
+    seed: int,
+    in_memory: bool | None,
+    half_precision: bool,
+    progress: bool,
+) -> tuple[GalaxyModel, Fit]:
     split = split_of(store, recipe)
     if in_memory is None:
         in_memory = store.galaxy_bytes * len(split.train) <= room_for_galaxies()
@@ -154,9 +211,23 @@ def train_stage(
     model = GalaxyModel(fitted.params, None, recipe, provenance)
     if half_precision:
         model = model.replace(params=jax.tree.map(_rounded, model.params))
-    if is_first_process():
-        save_model(model, Path(folder) / "model")
     return model, fitted
+
+
+def _fit_of(folder: str | Path) -> Fit:
+    """What a finished training found."""
+    return Fit(load_model(Path(folder) / "model").params, read_history(folder))
+
+
+def _draw_history(folder: Path, fitted: Fit) -> None:
+    """Draw the curves of a training, where matplotlib, an extra, is installed."""
+    if not find_spec("matplotlib"):
+        return
+    from hiergal.figures import rate_and_distortion, training_curves
+    from hiergal.report import png_of
+
+    write_whole(folder / "training.png", png_of(training_curves(fitted.history)))
+    write_whole(folder / "rate_and_distortion.png", png_of(rate_and_distortion(fitted.history)))
 
 
 def _rounded(leaf: jax.Array) -> jax.Array:
@@ -201,8 +272,9 @@ def fit_flow_stage(
     seed: int,
     conditions: tuple[str, ...] | None = None,
     steps: int | None = None,
+    overwrite: bool = False,
     progress: bool = True,
-) -> tuple[GalaxyModel, FlowFit]:
+) -> tuple[GalaxyModel, FlowFit | None]:
     """Fit the flow of a trained model on the training galaxies of its survey, and save it with the model.
 
     Args:
@@ -211,9 +283,87 @@ def fit_flow_stage(
         seed: Seed of the fit.
         conditions: Columns to condition on; default the recipe's.
         steps: Steps of the fit; default the recipe's.
+        overwrite: Whether to replace a flow that the model has (and with it a guide flow).
         progress: Whether to show a progress bar.
+
+    Returns:
+        The model, and the fit; None in its place if the same fit was done before.
+
+    Raises:
+        FileExistsError: If the model has a flow of another fit, or its folder is not a model's alone.
     """
-    model = load_model(model_path)
+
+    def fit(model: GalaxyModel) -> tuple[GalaxyModel, FlowFit]:
+        return _fit_flows(model, store, seed=seed, conditions=conditions, steps=steps, progress=progress)
+
+    choices = {"seed": seed, "conditions": conditions, "steps": steps}
+    return update_model(model_path, "flow", store, choices, fit, overwrite=overwrite)
+
+
+def update_model(
+    path: str | Path,
+    part: str,
+    store: Store,
+    choices: Mapping[str, Any],
+    fit: Callable[[GalaxyModel], tuple[GalaxyModel, FlowFit]],
+    *,
+    overwrite: bool,
+) -> tuple[GalaxyModel, FlowFit | None]:
+    """Fit one more part of a model, and put the new model in place of the old one.
+
+    Args:
+        path: The model's bundle.
+        part: Which part: ``flow`` or ``guide_flow``.
+        store: The survey that it is fitted on.
+        choices: What else decides its numbers.
+        fit: Fits the part: takes the model, returns it with the part, and the fit.
+        overwrite: Whether to replace a part that the model has.
+
+    Raises:
+        FileExistsError: If the model has such a part of another fit.
+    """
+    path = settle(path)
+    if not path.exists():
+        load_model(path)  # says what was expected
+    with owned(path, "model", inputs=(store.path,), update=True) as own:
+        model = load_model(own.target)
+        networks = digest_of_arrays(
+            flatten(model.replace(flow=None, marginal=None, guide_flow=None, population=None))
+        )
+        about = {
+            "networks": networks,
+            "after": model.provenance.runs.get("flow") if part != "flow" else None,
+            "survey": digest_of_store(store.path),
+            "choices": dict(choices),
+            "version": __version__,
+        }
+        digest = digest_of(about)
+        if getattr(model, part) is not None and not overwrite:
+            if model.provenance.runs.get(part) == digest:
+                return model, None
+            raise FileExistsError(
+                f"{path}: expected a model without a {part.replace('_', ' ')}, got one of another fit; pass "
+                "overwrite=True (--overwrite) to replace it"
+            )
+        model, fitted = fit(model)
+        runs = model.provenance.runs | {part: digest}
+        if part == "flow":
+            runs.pop("guide_flow", None)
+        model = model.replace(provenance=msgspec.structs.replace(model.provenance, runs=runs))
+        save_model(model, own.result)
+        own.put()
+    return model, fitted
+
+
+def _fit_flows(
+    model: GalaxyModel,
+    store: Store,
+    *,
+    seed: int,
+    conditions: tuple[str, ...] | None,
+    steps: int | None,
+    progress: bool,
+) -> tuple[GalaxyModel, FlowFit]:
     recipe = model.recipe
     changes = {"conditions": conditions, "steps": steps}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -242,7 +392,6 @@ def fit_flow_stage(
         provenance=provenance,
         population=table[chosen],
     )
-    save_model(model, model_path)
     return model, fitted
 
 

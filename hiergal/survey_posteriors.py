@@ -1,16 +1,16 @@
 """Posteriors of a whole survey: by parts, in any number of processes, from where an interrupted run stopped.
 
 A survey is cut into parts of ``PART`` consecutive rows, whatever the number of workers. Each part is one task: its
-galaxies are inferred, and its rows written into a folder of parts beside the output, whole or not at all. What is there
-already is not done again, so that after a crash, or Ctrl-C, the same command goes on; a folder of parts that belongs to
-another run is refused. When all parts are there they become one table, and go.
+galaxies are inferred, and its rows written, whole or not at all, into the folder of the run next to the output
+(:mod:`hiergal.runtime.output`). What is there already is not done again, so that after a crash, or Ctrl-C, the same
+command goes on. When all parts are there they become one table, and go.
 
 The draws of a galaxy depend on the seed and on its row alone. Tasks run in this process, or on the workers of
 dask.distributed: some of its own, or those of a cluster. A task whose worker dies is given to another one.
 """
 
-import shutil
 import warnings
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,19 +25,29 @@ from hiergal.observation import Observation, check_observation
 from hiergal.parts import check_workers, finished_parts
 from hiergal.posterior import infer
 from hiergal.posterior_checks import check_counts, check_geometry, check_method
-from hiergal.posterior_store import check_images_target, create_images, write_images
-from hiergal.posterior_table import Flag, blank_rows, posterior_table, read_table, write_table
+from hiergal.posterior_store import create_images, write_images
+from hiergal.posterior_table import (
+    TABLE,
+    Flag,
+    blank_rows,
+    check_table_name,
+    posterior_table,
+    read_table,
+    write_part,
+    write_result,
+)
 from hiergal.progress import progress_bar
-from hiergal.report import write_whole
+from hiergal.runtime.output import Output, check_inputs, owned
 from hiergal.stages import INFER, key_for
 from hiergal.survey import Store, open_store
-from hiergal.survey_run import SurveyRun, differences, fingerprint
+from hiergal.survey_run import SurveyRun, identity_of
 
 __all__ = ["PART", "SurveyRun", "infer_survey"]
 
 PART = 256  # galaxies of a task, and of a shard of images
 BATCH = {"cpu": 32}  # galaxies at once
 ACCELERATOR_BATCH = 256
+PARTS, IMAGES_KIND = "parts", "posterior images"
 
 
 def infer_survey(
@@ -54,6 +64,7 @@ def infer_survey(
     batch: int | None = None,
     workers: int = 1,
     scheduler: str | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Table:
     """Infer posteriors of the galaxies of a survey, and write a table with one row for each.
@@ -62,7 +73,7 @@ def infer_survey(
         model: A trained model: ``hub:NAME``, a folder, a file or an address; all workers have to see its files, the
             store and the output.
         store: The survey.
-        out: The table, ``.fits`` or ``.parquet``: see :mod:`hiergal.posterior_table`. One that is there is replaced.
+        out: The table, ``.fits`` or ``.parquet``: see :mod:`hiergal.posterior_table`.
         seed: Seed of the draws.
         method: As for :func:`hiergal.posterior.infer`.
         draws: Posterior draws of each galaxy.
@@ -73,14 +84,15 @@ def infer_survey(
         batch: Galaxies in one call of the compiled program; default 32 on CPUs, 256 on accelerators.
         workers: Processes on this machine; one needs no dask.
         scheduler: Address of a running dask scheduler, to use its workers instead.
+        overwrite: Whether to replace a table and images of another run; anything else is never replaced.
         progress: Whether to show a progress bar.
 
     Returns:
         The table.
 
     Raises:
-        ValueError: If the folder of parts belongs to another run, or an argument is wrong.
-        FileExistsError: If there is something else where images are to go.
+        ValueError: If an argument is wrong.
+        FileExistsError: If something is there that may not be replaced (:mod:`hiergal.runtime.output`).
         OSError: If something cannot be read or written; finished parts stay.
 
     Example:
@@ -93,37 +105,65 @@ def infer_survey(
     if conditions:
         _check_conditions(loaded, opened)
     check_workers(workers, scheduler)
-    if images is not None:
-        check_images_target(images)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_table(Table({"identifier": [0]}), check := out.with_name(f"{out.stem}.check{out.suffix}"))
-    check.unlink()  # a wrong suffix, or a folder without room, is better known now
-    parts = out.with_name(f"{out.name}.parts")
+    check_table_name(out)
+    choices = {"method": method, "draws": draws, "conditions": conditions, "seed": seed}
     run = SurveyRun(
         model=str(locate(model).absolute()),
-        store=str(Path(store).absolute()),
-        parts=str(parts.absolute()),
-        images=None if images is None else str(Path(images).absolute()),
+        store=str(opened.path.absolute()),
+        parts="",
+        images=None,
         galaxies=min(limit or len(opened), len(opened)),
-        method=method,
-        draws=draws,
-        conditions=conditions,
-        seed=seed,
         batch=batch or BATCH.get(jax.default_backend(), ACCELERATOR_BATCH),
+        **choices,
     )
-    digests = _begin(run, parts, loaded)
-    numbers = range(-(-run.galaxies // PART))
-    left = [number for number in numbers if not _is_whole(_path(run, number), len(_rows(run, number)))]
-    with progress_bar(f"inference, {method}", run.galaxies, shown=progress) as advance:
+    about = identity_of(run)
+    options = {"run": about, "inputs": (run.model, run.store), "overwrite": overwrite}
+    if images is not None:
+        check_inputs(images, (*options["inputs"], out))
+    with ExitStack() as owners:
+        table = owners.enter_context(owned(out, TABLE, **options))
+        pictures = None if images is None else owners.enter_context(owned(images, IMAGES_KIND, **options))
+        if table.finished and (pictures is None or pictures.finished):
+            return read_table(out)
+        run = _begin(run, loaded, table, pictures)
+        _infer_parts(run, tuple(about["files"].values()), workers, scheduler, progress)
+        if not table.finished:
+            parts = [read_table(_path(run, number)) for number in _numbers(run)]
+            whole = vstack(parts, metadata_conflicts="silent")
+            whole.meta.clear()
+            write_result(whole, table)
+            table.ready()
+        if run.images is not None:
+            pictures.put()
+        if not table.finished:
+            table.put()
+    return read_table(out)
+
+
+def _begin(run: SurveyRun, model: GalaxyModel, table: Output, pictures: Output | None) -> SurveyRun:
+    """Make room for the parts, in the folder of the images if there are any to make: both come from one inference."""
+    if pictures is None or pictures.finished:
+        parts = table.work / PARTS
+    else:
+        parts, made = pictures.work / PARTS, pictures.work / "made"
+        if not made.exists():
+            pictures.clear()
+            create_images(pictures, run.galaxies, PART, model)
+            made.touch()
+        run = msgspec.structs.replace(run, images=str(pictures.result))
+    parts.mkdir(exist_ok=True)
+    return msgspec.structs.replace(run, parts=str(parts))
+
+
+def _infer_parts(
+    run: SurveyRun, digests: tuple[str, ...], workers: int, scheduler: str | None, progress: bool
+) -> None:
+    left = [number for number in _numbers(run) if not _is_whole(_path(run, number), len(_rows(run, number)))]
+    with progress_bar(f"inference, {run.method}", run.galaxies, shown=progress) as advance:
         advance(run.galaxies - sum(len(_rows(run, number)) for number in left))
         tasks = ((run, number, digests) for number in left)
         for number in finished_parts(infer_part, tasks, workers=workers, scheduler=scheduler):
             advance(len(_rows(run, number)))
-    table = vstack([read_table(_path(run, number)) for number in numbers], metadata_conflicts="silent")
-    table.meta.clear()
-    write_table(table, out)
-    shutil.rmtree(parts)
-    return table
 
 
 def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
@@ -165,7 +205,7 @@ def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
         table = vstack([found, table])[order]
         if run.images is not None:
             write_images(run.images, rows, good, posterior)
-    write_table(table, _path(run, number))
+    write_part(table, _path(run, number))
     return number
 
 
@@ -198,26 +238,8 @@ def _check_conditions(model: GalaxyModel, store: Store) -> None:
         )
 
 
-def _begin(run: SurveyRun, parts: Path, model: GalaxyModel) -> tuple[str, ...]:
-    """Make the folder of parts, or check that the one that is there is of this run; return the files' digests."""
-    about = fingerprint(run)
-    marker = parts / "run.json"
-    if marker.exists():
-        try:
-            before = msgspec.json.decode(marker.read_bytes())
-        except msgspec.DecodeError:
-            before = None
-        if before != about:
-            raise ValueError(
-                f"{parts}: expected parts of this run, got those of another one, with "
-                f"other {differences(before, about)}; finish that one, or delete the folder"
-            )
-    else:
-        parts.mkdir(parents=True, exist_ok=True)
-        if run.images is not None:
-            create_images(run.images, run.galaxies, PART, model)
-        write_whole(marker, msgspec.json.encode(about))
-    return tuple(about["digests"].values())
+def _numbers(run: SurveyRun) -> range:
+    return range(-(-run.galaxies // PART))
 
 
 def _rows(run: SurveyRun, number: int) -> np.ndarray:

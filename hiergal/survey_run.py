@@ -1,4 +1,4 @@
-"""What a run of inference over a survey depends on: another run must not go on with its parts."""
+"""A run of inference over a survey: all that its numbers depend on, and where its parts go."""
 
 import hashlib
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 
 import hiergal
-from hiergal.survey.schema import MANIFEST
+from hiergal.survey.schema import digest_of_store
 
-__all__ = ["SurveyRun", "differences", "digest_of_model", "fingerprint"]
+__all__ = ["SurveyRun", "digest_of_model", "identity_of"]
+
+PLACES = ("model", "store", "parts", "images")  # where things lie decides no number
 
 
 class SurveyRun(msgspec.Struct, frozen=True):
@@ -40,31 +42,15 @@ class SurveyRun(msgspec.Struct, frozen=True):
     batch: int
 
 
-def fingerprint(run: SurveyRun) -> dict[str, Any]:
-    """Return all that the rows of a run depend on, files of model and survey included.
+def identity_of(run: SurveyRun) -> dict[str, Any]:
+    """Return all that the rows of a run depend on, contents of model and survey included.
 
     Raises:
         OSError: If one of these cannot be read.
     """
-    return {"run": msgspec.to_builtins(run), "version": hiergal.__version__, "digests": _digests(run)}
-
-
-def differences(before: Any, about: dict[str, Any]) -> str:
-    """Return the names of what differs between two runs.
-
-    Args:
-        before: What was written down of the one that came first.
-        about: :func:`fingerprint` of the other.
-    """
-    if not isinstance(before, dict):
-        return "run.json, which cannot be read"
-
-    def flat(of: dict) -> dict:
-        files = {f"files of the {name}": digest for name, digest in of.get("digests", {}).items()}
-        return of.get("run", {}) | files | {"version": of.get("version")}
-
-    old, new = flat(before), flat(about)
-    return ", ".join(name for name in new if old.get(name) != new[name])
+    choices = {name: value for name, value in msgspec.to_builtins(run).items() if name not in PLACES}
+    files = {"model": digest_of_model(run.model), "survey": digest_of_store(run.store)}
+    return choices | {"version": hiergal.__version__, "files": files}
 
 
 def digest_of_model(path: str | Path) -> str:
@@ -76,10 +62,3 @@ def digest_of_model(path: str | Path) -> str:
     path = Path(path)
     files = [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file())
     return hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in files)).hexdigest()
-
-
-def _digests(run: SurveyRun) -> dict[str, str]:
-    """What tells another model or survey of the same name."""
-    names = ("zarr.json", MANIFEST)  # what it is, and the size of each of its files
-    store = hashlib.sha256(b"".join((Path(run.store) / name).read_bytes() for name in names))
-    return {"model": digest_of_model(run.model), "store": store.hexdigest()}

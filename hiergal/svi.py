@@ -9,6 +9,7 @@ was stopped goes on as if nothing had happened. ``TrainState`` is what the next 
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,7 +95,7 @@ def fit(
             (``Store.subset``), which are read ahead of the steps.
         validation: Other galaxies, to watch the fit and to stop it.
         folder: Where checkpoints and ``history.jsonl`` go. A run with the same recipe, key and galaxies that was
-            interrupted goes on; files of any other run are replaced.
+            interrupted goes on; checkpoints of any other run are refused.
         devices: What to spread each batch over; default all there are, of all processes that were joined
             (:func:`~hiergal.devices.join_processes`). Results do not depend on it but for rounding.
         progress: Whether to show a progress bar.
@@ -106,6 +107,8 @@ def fit(
         Stopped: After Ctrl-C, once a checkpoint is written.
         ValueError: If there are no galaxies, or the devices do not divide a batch.
         FloatingPointError: If the bound is not finite any more.
+        FileExistsError: If the folder has checkpoints of another run, or something else of that name.
+        BlockingIOError: If another process trains there.
     """
     config = recipe.training
     if not len(train) or not len(validation):
@@ -123,53 +126,55 @@ def fit(
     state = put(_initial_state(svi, start_key, train, averaged=config.average > 0), everywhere(mesh))
     judge = jax.jit(partial(_judge, svi), out_shardings=everywhere(mesh), donate_argnums=0)
 
-    checkpoints = Checkpoints(Path(folder) / "checkpoints", _fingerprint(recipe, key, train))
     history = History(Path(folder))
-    done = 0
-    if checkpoints.latest is not None:
-        state, done = put(checkpoints.restore(state), everywhere(mesh)), checkpoints.latest
-    if is_first_process():
-        history.cut(done)
-    batches = batches_from(train, order, done * config.accumulate, mesh)
+    checkpoints = Checkpoints(Path(folder) / "checkpoints", _fingerprint(recipe, key, train), history.path)
+    with closing(checkpoints):
+        done = 0
+        if checkpoints.latest is not None:
+            state, done = put(checkpoints.restore(state), everywhere(mesh)), checkpoints.latest
+        if is_first_process():
+            history.cut(done)
+        batches = batches_from(train, order, done * config.accumulate, mesh)
 
-    began = time.perf_counter()
-    shown, alone = progress and is_first_process(), jax.process_count() == 1
-    with stop_requested() as asked, progress_bar("training", config.steps, shown=shown) as advance:
-        advance(done)
-        while done < config.steps and int(state.stale) < config.patience and not agreed(asked()):
-            until = min(config.steps, (done // config.evaluate_every + 1) * config.evaluate_every)
-            while done < until and not (alone and asked()):  # processes agree on a stop at evaluations only
-                for part in range(done * config.accumulate, (done + 1) * config.accumulate):
-                    state = step(state, part, *next(batches))
-                    if mesh.devices.flat[0].platform == "cpu":
-                        jax.block_until_ready(state)  # steps that wait there hold their buffers
-                done += 1
-                advance(1)
-            give_back_freed_memory()  # neither evaluation nor steps fit into pieces of the other
-            if done == until:
-                parts = ((done - 1) % config.evaluate_every + 1) * config.accumulate
-                evaluation = evaluate(_evaluated(svi, state), validation)
-                seconds = time.perf_counter() - began
-                info = TrainInfo(done, seconds, float(state.loss) / parts, **evaluation._asdict())
-                if not math.isfinite(info.bound):
-                    raise FloatingPointError(
-                        f"the bound became {info.bound} at step {done}: lower training.learning_rate, or check the "
-                        "data with hiergal.check_observation"
+        began = time.perf_counter()
+        shown, alone = progress and is_first_process(), jax.process_count() == 1
+        with stop_requested() as asked, progress_bar("training", config.steps, shown=shown) as advance:
+            advance(done)
+            while done < config.steps and int(state.stale) < config.patience and not agreed(asked()):
+                until = min(config.steps, (done // config.evaluate_every + 1) * config.evaluate_every)
+                while done < until and not (
+                    alone and asked()
+                ):  # processes agree on a stop at evaluations only
+                    for part in range(done * config.accumulate, (done + 1) * config.accumulate):
+                        state = step(state, part, *next(batches))
+                        if mesh.devices.flat[0].platform == "cpu":
+                            jax.block_until_ready(state)  # steps that wait there hold their buffers
+                    done += 1
+                    advance(1)
+                give_back_freed_memory()  # neither evaluation nor steps fit into pieces of the other
+                if done == until:
+                    parts = ((done - 1) % config.evaluate_every + 1) * config.accumulate
+                    evaluation = evaluate(_evaluated(svi, state), validation)
+                    seconds = time.perf_counter() - began
+                    info = TrainInfo(done, seconds, float(state.loss) / parts, **evaluation._asdict())
+                    if not math.isfinite(info.bound):
+                        raise FloatingPointError(
+                            f"the bound became {info.bound} at step {done}: lower training.learning_rate, or check the "
+                            "data with hiergal.check_observation"
+                        )
+                    state = judge(state, info.bound)
+                    if is_first_process():
+                        history.add(info)
+                    advance(
+                        0,
+                        note=f"ELBO {info.bound:.0f}  chi2 {info.chi_square:.3f}  KL {info.divergence:.1f} nats",
                     )
-                state = judge(state, info.bound)
-                if is_first_process():
-                    history.add(info)
-                advance(
-                    0,
-                    note=f"ELBO {info.bound:.0f}  chi2 {info.chi_square:.3f}  KL {info.divergence:.1f} nats",
-                )
-            checkpoints.save(done, state)
-            give_back_freed_memory()
-        stopped = agreed(asked())
-    checkpoints.close()
-    if stopped and done < config.steps:
-        raise Stopped(f"stopped at step {done} of {config.steps}; the same command goes on from there")
-    return Fit(state.best, history.rows())
+                checkpoints.save(done, state)
+                give_back_freed_memory()
+            stopped = agreed(asked())
+        if stopped and done < config.steps:
+            raise Stopped(f"stopped at step {done} of {config.steps}; the same command goes on from there")
+        return Fit(state.best, history.rows())
 
 
 def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Array, mesh: Mesh):

@@ -1,7 +1,6 @@
 """Galaxies for a catalogue: the same file whatever happens on the way."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -67,8 +66,11 @@ def test_files_hold_what_was_drawn(folder, catalog, profiles, tmp_path, suffix):
     out = sample_catalog(folder, catalog, tmp_path / f"galaxies{suffix}", **HOW)
     np.testing.assert_array_equal(images(out), profiles)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    with pytest.raises(FileExistsError, match="--overwrite"):
-        sample_catalog(folder, catalog, out, **HOW)
+    before = out.stat().st_mtime_ns
+    sample_catalog(folder, catalog, out, **HOW)
+    assert out.stat().st_mtime_ns == before, "the same run is recognised"
+    with pytest.raises(FileExistsError, match="a finished galaxies of another run.*--overwrite"):
+        sample_catalog(folder, catalog, out, seed=5, progress=False)
     sample_catalog(folder, catalog, out, seed=5, progress=False, overwrite=True)
     assert not np.array_equal(images(out), profiles)
 
@@ -84,7 +86,9 @@ def test_conditions_and_units_lie_beside_the_images(folder, catalog, tmp_path):
         attributes = dict(file.attrs)
         stored = {name: column[:] for name, column in file["conditions"].items()}
     group = zarr.open_group(tmp_path / "g.zarr", mode="r")
-    assert attributes == dict(group.attrs)
+    other = dict(group.attrs)
+    assert attributes.pop("hiergal_run") != other.pop("hiergal_run"), "of another format"
+    assert attributes == other and other["hiergal_kind"] == "galaxies"
     assert (attributes["pixel_scale_arcsec"], attributes["seed"], attributes["unit"]) == (
         0.03,
         4,
@@ -132,15 +136,12 @@ def test_journals_of_other_runs_are_refused(folder, catalog, tmp_path, monkeypat
     monkeypatch.setattr(catalog_sampling, "sample_part", lambda *task: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sample_catalog(folder, catalog, out, **HOW)
-    with pytest.raises(ValueError, match="of another one, with other seed; finish that one, or delete"):
+    with pytest.raises(FileExistsError, match="with other seed; finish that one with its own command"):
         sample_catalog(folder, catalog, out, seed=5, progress=False)
     other = dict(catalog, zphot=catalog["zphot"] + 0.01)
-    with pytest.raises(ValueError, match="other conditions_sha256"):
+    with pytest.raises(FileExistsError, match="other conditions"):
         sample_catalog(folder, other, out, outside="ignore", **HOW)
-    (tmp_path / "g.zarr.journal").write_text("nonsense\n")
-    with pytest.raises(ValueError, match="content, which cannot be read"):
-        sample_catalog(folder, catalog, out, **HOW)
-    shutil.rmtree(tmp_path / "g.zarr.partial")  # a journal of nothing does not count
+    (tmp_path / ".g.zarr.hiergal/run.json").write_text("nonsense\n")  # then nothing of it is used
     monkeypatch.undo()
     sample_catalog(folder, catalog, out, **HOW)
 
@@ -161,7 +162,7 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(RUN)
     process = subprocess.Popen([sys.executable, str(script), str(folder), str(out), "1"])
-    journal = tmp_path / "g.fits.journal"
+    journal = tmp_path / ".g.fits.hiergal/journal"
     deadline = time.monotonic() + 120
     while not journal.exists() or journal.read_text().count("\n") < 20:
         assert process.poll() is None and time.monotonic() < deadline
@@ -211,7 +212,7 @@ def test_a_model_that_was_replaced_is_read_again(folder, catalog, profiles, tmp_
         images(sample_catalog(path, catalog, tmp_path / "first.zarr", **HOW)), profiles
     )
     other = model.replace(params=jax.tree.map(lambda leaf: leaf + 0.1, model.params))
-    save_model(other, path)
+    save_model(other, path, overwrite=True)
     found = images(sample_catalog(path, catalog, tmp_path / "second.zarr", **HOW))
     np.testing.assert_array_equal(found, draw_profiles(other, catalog, key=key_for(4, SAMPLE)))
 

@@ -1,8 +1,11 @@
 """Checkpoints: what was saved comes back, keys included; those of another run do not."""
 
+from contextlib import closing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from hiergal.checkpoints import Checkpoints
 
@@ -32,17 +35,39 @@ def test_round_trip(tmp_path):
     assert not (tmp_path / "run" / "10").exists(), "the oldest should go"
 
 
-def test_another_run_starts_afresh(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "run", RUN)
-    checkpoints.save(10, state(10.0))
-    checkpoints.close()
-    assert Checkpoints(tmp_path / "run", RUN | {"key": [0, 2]}).latest is None
-    assert Checkpoints(tmp_path / "run", RUN).latest is None
+def saved(tmp_path):
+    with closing(Checkpoints(tmp_path / "run", RUN)) as checkpoints:
+        checkpoints.save(10, state(10.0))
 
 
-def test_a_damaged_fingerprint_starts_afresh(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "run", RUN)
-    checkpoints.save(10, state(10.0))
-    checkpoints.close()
-    (tmp_path / "run" / "fingerprint.json").write_text('{"recipe"')
-    assert Checkpoints(tmp_path / "run", RUN).latest is None
+def test_another_run_is_refused(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(FileExistsError, match="those of one with other key; choose another folder"):
+        Checkpoints(tmp_path / "run", RUN | {"key": [0, 2]})
+    with closing(Checkpoints(tmp_path / "run", RUN)) as checkpoints:
+        assert checkpoints.latest == 10
+
+
+@pytest.mark.parametrize("fingerprint", ['{"recipe"', "[]", None])
+def test_what_nobody_can_identify_is_refused(tmp_path, fingerprint):
+    """Checkpoints with a damaged fingerprint, and a folder of somebody's."""
+    saved(tmp_path)
+    file = tmp_path / "run" / "fingerprint.json"
+    file.unlink() if fingerprint is None else file.write_text(fingerprint)
+    with pytest.raises(FileExistsError, match="got something else; choose another folder"):
+        Checkpoints(tmp_path / "run", RUN)
+    assert (tmp_path / "run" / "10").exists()
+
+
+def test_a_history_without_checkpoints_is_somebody_elses(tmp_path):
+    (tmp_path / "history.jsonl").write_text("mine")
+    with pytest.raises(FileExistsError, match="expected no such file"):
+        Checkpoints(tmp_path / "run", RUN, tmp_path / "history.jsonl")
+    assert (tmp_path / "history.jsonl").read_text() == "mine"
+
+
+def test_one_process_writes_checkpoints(tmp_path):
+    with closing(Checkpoints(tmp_path / "run", RUN)), pytest.raises(BlockingIOError, match="process"):
+        Checkpoints(tmp_path / "run", RUN)
+    saved(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["10", "fingerprint.json"]

@@ -138,13 +138,13 @@ def test_help_is_there(words):
             ("infer", "{survey}", "--model", "{model}", "--out", "{out}/p.nc", "--method", "magic"),
             "expected one of laplace, amortized",
         ),
-        (("flow", "{model}", "{survey}", "--condition", "colour"), "missing: colour"),
+        (("flow", "{model}", "{survey}", "--condition", "colour", "--overwrite"), "missing: colour"),
         (("sample", "{table}", "--model", "{model}", "--out", "{out}/g.fits"), "missing: flux_radius, zphot"),
         (
             ("sample", "{survey}", "--model", "{model}", "--out", "{out}"),
             "expected a name that ends in .fits",
         ),
-        (("sample", "{survey}", "--model", "{model}", "--out", "{written}"), "--overwrite"),
+        (("sample", "{survey}", "--model", "{model}", "--out", "{written}", "--overwrite"), "it is left as it is"),
     ],
 )
 def test_what_goes_wrong_is_said_in_words(run, tmp_path, monkeypatch, words, message):

@@ -149,7 +149,7 @@ LACKS = {
 @pytest.mark.parametrize("what", LACKS)
 def test_incomplete_models_are_refused(parts, what):
     change, message = LACKS[what]
-    save_model(change(complete_model()), parts / "run" / "model")
+    save_model(change(complete_model()), parts / "run" / "model", overwrite=True)
     with pytest.raises(ValueError, match=message):
         published(parts)
     assert not (parts / "models").exists()
@@ -203,7 +203,7 @@ def test_cards_do_not_command_terminals(tmp_path):
 def test_weights_that_are_not_rounded_are_measured(parts):
     model = complete_model()
     params = jax.tree.map(lambda leaf: leaf * 1.0001, model.params)
-    save_model(model.replace(params=params), parts / "run" / "model")
+    save_model(model.replace(params=params), parts / "run" / "model", overwrite=True)
     for file in (parts / "validation" / "metrics.json", parts / "flow" / "calibration.json"):
         os.utime(file)
     change = read_metrics(published(parts))["half_precision"]

@@ -3,6 +3,7 @@
 import base64
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,15 +116,27 @@ def test_failure_leaves_the_old_page(tmp_path, monkeypatch):
     broken = figure()
     monkeypatch.setattr(broken, "savefig", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write(tmp_path, figures={"stamps": (figure(), ""), "corner": (broken, "")})
+        write(tmp_path, figures={"stamps": (figure(), ""), "corner": (broken, "")}, overwrite=True)
     assert (tmp_path / "report.html").read_bytes() == before
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*hiergal-new"))
 
 
-def test_leftovers_of_a_killed_run_are_replaced(tmp_path):
-    (tmp_path / "report.html.partial").write_text("half")
-    write(tmp_path)
-    assert not list(tmp_path.rglob("*.partial"))
+def test_one_report_is_not_replaced_by_another_unasked(tmp_path):
+    before = write(tmp_path).read_bytes()
+    with pytest.raises(FileExistsError, match="got one of another run; .*--overwrite"):
+        write(tmp_path, title="other")
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert write(tmp_path, title="other", overwrite=True).read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["report.html", "figures/stamps.png"])
+def test_files_of_others_are_never_replaced(tmp_path, name):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"without {name}, .*nothing is touched"):
+        write(tmp_path, overwrite=True)
+    assert (tmp_path / name).read_text() == "mine"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [Path(name).name]
 
 
 @pytest.mark.parametrize("name", ["../up", "a b", "", "a.png"])

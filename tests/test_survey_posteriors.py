@@ -101,7 +101,7 @@ def test_a_run_that_was_stopped_goes_on(folder, undisturbed, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         infer_survey(folder / "model", folder / "s.zarr", out, **HOW)
     assert done == [0, 1] and not out.exists()
-    broken = tmp_path / "t.fits.parts/000000.fits"
+    broken = tmp_path / ".t.fits.hiergal/parts/000000.fits"
     broken.write_bytes(broken.read_bytes()[:3000])
     monkeypatch.setattr(
         survey_posteriors,
@@ -121,10 +121,45 @@ def test_parts_of_another_run_are_refused(folder, tmp_path, monkeypatch):
     out = tmp_path / "t.fits"
     with pytest.raises(KeyboardInterrupt):
         infer_survey(folder / "model", folder / "s.zarr", out, **HOW)
-    with pytest.raises(
-        ValueError, match="expected parts of this run, got those of another one, with other seed"
-    ):
+    with pytest.raises(FileExistsError, match="got one .posterior table. with other seed; finish that one"):
         infer_survey(folder / "model", folder / "s.zarr", out, **HOW | {"seed": 4})
+
+
+def test_a_finished_table_is_recognised_or_refused(folder, undisturbed, tmp_path, monkeypatch):
+    """With images as well: what lacks them is done again, and nothing else."""
+    out, images = tmp_path / "t.fits", tmp_path / "i.zarr"
+    paths = folder / "model", folder / "s.zarr", out
+    infer_survey(*paths, **HOW)
+    before = out.read_bytes()
+    infer_survey(*paths, images=images, **HOW)
+    assert np.isfinite(zarr.open_group(images, mode="r")["profile_mean"][:]).all()
+    with pytest.raises(FileExistsError, match="a finished posterior table of another run.*--overwrite"):
+        infer_survey(*paths, **HOW | {"draws": 11})
+    monkeypatch.setattr(survey_posteriors, "infer_part", lambda *_: pytest.fail("work that was done before"))
+    assert same(infer_survey(*paths, images=images, **HOW), undisturbed)
+    assert out.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["i.zarr", "t.fits"]
+    monkeypatch.undo()
+    monkeypatch.setattr(survey_posteriors, "PART", PART)
+    assert len(infer_survey(*paths, overwrite=True, **HOW | {"limit": 5})) == 5
+
+
+@pytest.mark.parametrize("stop_at", ["write_result", "create_images"])
+def test_images_and_table_come_from_one_inference(folder, undisturbed, tmp_path, monkeypatch, stop_at):
+    """Stopped before the first image, or after the last: the same command gives both."""
+    real = getattr(survey_posteriors, stop_at)
+
+    def stop(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    out, images = tmp_path / "t.fits", tmp_path / "i.zarr"
+    monkeypatch.setattr(survey_posteriors, stop_at, stop)
+    with pytest.raises(KeyboardInterrupt):
+        infer_survey(folder / "model", folder / "s.zarr", out, images=images, **HOW)
+    monkeypatch.setattr(survey_posteriors, stop_at, real)
+    assert same(infer_survey(folder / "model", folder / "s.zarr", out, images=images, **HOW), undisturbed)
+    assert np.isfinite(zarr.open_group(images, mode="r")["profile_mean"][:]).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["i.zarr", "t.fits"]
 
 
 def test_bad_galaxies_keep_their_rows(folder, undisturbed, tmp_path, monkeypatch):
@@ -196,7 +231,7 @@ def test_wrong_requests_are_refused(folder, tmp_path):
         infer_survey(tmp_path / "bare", paths[1], tmp_path / "t.fits", conditions=True, **HOW)
     shutil.rmtree(tmp_path / "bare")
     before = sorted(paths[0].rglob("*"))
-    with pytest.raises(FileExistsError, match="expected a free path, or images of posteriors to replace"):
+    with pytest.raises(FileExistsError, match="apart from the inputs of the same command"):
         infer_survey(*paths, tmp_path / "t.fits", images=paths[0], **HOW)
     assert sorted(paths[0].rglob("*")) == before, "a model was taken for images"
     assert not list(tmp_path.iterdir()), "something was left behind"
@@ -226,7 +261,7 @@ def test_a_survey_that_was_rewritten_is_another_one(folder, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         infer_survey(folder / "model", store, tmp_path / "t.fits", **HOW)
     write_store(store, HEADER, [(galaxies.replace(image=galaxies.image - 0.1), None)], overwrite=True)
-    with pytest.raises(ValueError, match="got those of another one, with other files of the store"):
+    with pytest.raises(FileExistsError, match="got one .posterior table. with other files.survey;"):
         infer_survey(folder / "model", store, tmp_path / "t.fits", **HOW)
 
 
@@ -236,7 +271,9 @@ def test_a_model_that_was_replaced_is_read_again(folder, undisturbed, tmp_path):
     save_model(model, path)
     first = infer_survey(path, folder / "s.zarr", tmp_path / "a.fits", **HOW)
     assert same(read_table(tmp_path / "a.fits"), undisturbed)
-    save_model(model.replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, model.params)), path)
+    save_model(
+        model.replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, model.params)), path, overwrite=True
+    )
     second = infer_survey(path, folder / "s.zarr", tmp_path / "b.fits", **HOW)
     assert not np.any(first["flux"] == second["flux"])
 
@@ -272,7 +309,7 @@ def test_killed_workers_and_clients_change_no_row(large, tmp_path, monkeypatch):
             return subprocess.Popen(list(map(str, arguments)), stdout=log, stderr=log, start_new_session=True)
 
     assert command(tmp_path / "calm.fits").wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
-    out, parts = tmp_path / "t.fits", tmp_path / "t.fits.parts"
+    out, parts = tmp_path / "t.fits", tmp_path / ".t.fits.hiergal/parts"
 
     def wait_for(count, process):
         began = time.monotonic()

@@ -34,6 +34,19 @@ CARD = "CARD.md"
 ONE_FILE = ".safetensors"
 LARGEST_POPULATION = 2**20
 NETWORKS = "params/"
+FIRST_FIELDS = (  # of a provenance, when digests of texts began; later ones stand after them
+    "survey",
+    "band",
+    "flux_unit",
+    "magnitude_zero_point",
+    "galaxies",
+    "seed",
+    "version",
+    "condition_ranges",
+    "survey_provenance",
+    "condition_units",
+    "psf_fwhm_arcsec",
+)
 
 
 def save_model(
@@ -211,7 +224,13 @@ def _pretty(content: Any) -> str:
 
 
 def _digest_of_texts(metadata: _Metadata, texts: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(metadata, texts_sha256="")))
+    about = msgspec.to_builtins(msgspec.structs.replace(metadata, texts_sha256=""))
+    # Fields that came later count where they say something: models from before keep their digests.
+    for field in msgspec.structs.fields(Provenance)[len(FIRST_FIELDS) :]:
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        if about["provenance"][field.name] == msgspec.to_builtins(default):
+            del about["provenance"][field.name]
+    digest = hashlib.sha256(msgspec.json.encode(about))
     for name in (RECIPE, METRICS):
         if name in texts:
             digest.update(f"\0{name}\0{texts[name]}".encode())

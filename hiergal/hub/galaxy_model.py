@@ -42,6 +42,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         condition_units: Unit of each condition in words.
         psf_fwhm_arcsec: Median full width at half maximum of the training galaxies' PSFs; None where nobody measured
             it [arcsec].
+        runs: Digests of the fits of its flow and guide flow, by which the same fit is recognised.
     """
 
     survey: str
@@ -55,6 +56,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     survey_provenance: dict[str, Any] = {}
     condition_units: dict[str, str] = {}
     psf_fwhm_arcsec: float | None = None
+    runs: dict[str, str] = {}
 
 
 @record

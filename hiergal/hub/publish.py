@@ -21,6 +21,8 @@ from hiergal.hub.card import render_card
 from hiergal.hub.galaxy_model import GalaxyModel
 from hiergal.hub.published import PUBLISHED, Published, read_published
 from hiergal.hub.registry import INDEX, Entry, read_registry
+from hiergal.runtime.files import locked, resolved, write_whole
+from hiergal.runtime.output import check_output, owned
 
 __all__ = ["add_to_registry", "publish"]
 
@@ -53,33 +55,28 @@ def publish(
         The published model's folder.
 
     Raises:
-        FileExistsError: If it is there, and is not to be replaced.
+        FileExistsError: If something is there that may not be replaced (:mod:`hiergal.runtime.output`).
         OSError: If something is missing or cannot be written.
         ValueError: If the model is incomplete, was measured before it was trained last, or is not described.
     """
     source, out = Path(run) / "model", Path(out)
     published = _read_about(Path(about))
     folder = out / published.name
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder} exists: choose another name, or pass overwrite=True (--overwrite)")
+    inputs = (source, about, validation, *calibrations)
+    check_output(folder, overwrite=overwrite, inputs=inputs)
     model = load_model(source)
     _check_complete(model, source)
     metrics = _metrics(Path(validation), [Path(one) for one in calibrations], source)
-    fresh = out / f".{published.name}.partial"
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        save_model(model, fresh, half_precision=True)
-        metrics["half_precision"], metrics["edge"] = _drawn(model, load_model(fresh))
+    with owned(folder, "model", inputs=inputs, overwrite=overwrite) as own:
+        rounded, fresh = own.work / "rounded", own.result
+        save_model(model, rounded, half_precision=True)
+        metrics["half_precision"], metrics["edge"] = _drawn(model, load_model(rounded))
         card = render_card(model, published, metrics)
         save_model(model, fresh, half_precision=True, metrics=metrics, card=card)
         (fresh / PUBLISHED).write_bytes(Path(about).read_bytes())
         shutil.copy(Path(validation) / FIGURES["galaxies.png"], fresh / "galaxies.png")
         shutil.copy(Path(calibrations[0]) / FIGURES["coverage.png"], fresh / "coverage.png")
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        own.put()
     return folder
 
 
@@ -97,21 +94,35 @@ def add_to_registry(model: str | Path, registry: str | Path) -> Entry:
         OSError: If something cannot be read or written.
         ValueError: If the model is not a published one, or the registry has this version already.
     """
+    published, registry = read_published(model), resolved(registry)
+    registry.mkdir(parents=True, exist_ok=True)
+    lock = registry / ".hiergal-registry.lock"
+    with locked(lock, str(registry)):
+        try:
+            return _add(published, model, registry)
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _add(published: Published, model: str | Path, registry: Path) -> Entry:
     import tomllib
 
     import tomli_w
 
-    published, registry = read_published(model), Path(registry)
     index = registry / INDEX
     there = read_registry(str(registry)) if index.is_file() else []
     if any((one.name, one.version) == (published.name, published.version) for one in there):
         raise ValueError(
             f"{index}: has {published.name} {published.version} already; a version never changes: give a new one"
         )
-    registry.mkdir(parents=True, exist_ok=True)
     file = registry / f"{published.name}-{published.version}.safetensors"
     save_model(
-        load_model(model), file, metrics=read_metrics(model), card=read_card(model), half_precision=True
+        load_model(model),
+        file,
+        metrics=read_metrics(model),
+        card=read_card(model),
+        half_precision=True,
+        overwrite=True,  # of a run that was killed before it was in the index
     )
     with file.open("rb") as content:
         checksum = hashlib.file_digest(content, "sha256").hexdigest()
@@ -134,9 +145,7 @@ def add_to_registry(model: str | Path, registry: str | Path) -> Entry:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:  # models in one line, as TOML may have them, cannot be added to
         raise ValueError(f"{index}: expected a [[model]] for each of its models: {error}") from None
-    fresh = index.with_name(f"{INDEX}.partial")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(index)
+    write_whole(index, text.encode())
     return entry
 
 

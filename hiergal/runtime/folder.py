@@ -18,7 +18,7 @@ from hiergal.runtime.identity import differences, digest_of, plain
 from hiergal.runtime.marks import foreign_files, mark_of
 from hiergal.runtime.output import check_inputs
 
-__all__ = ["RunFolder", "is_finished", "owned_folder"]
+__all__ = ["RunFolder", "is_finished", "owned_folder", "owned_names"]
 
 
 class RunFolder:
@@ -77,7 +77,7 @@ def owned_folder(
     path, names = resolved(folder), tuple(names)
     for name in names:
         check_inputs(path / name, inputs)
-    about = {"kind": kind, "run": plain(run), "digest": digest_of(run), "finished": False}
+    about = {"kind": kind, "run": plain(run), "digest": digest_of(run), "names": names, "finished": False}
     mark, lock = path / f"hiergal-{kind}.json", path / f".hiergal-{kind}.lock"
     _check_names(path, mark, kind, names)
     path.mkdir(parents=True, exist_ok=True)
@@ -92,6 +92,12 @@ def is_finished(folder: str | Path, kind: str, run: Mapping[str, Any]) -> bool:
     """Tell whether a run is finished, without owning its folder: for the other processes of a job."""
     before = _read(resolved(folder) / f"hiergal-{kind}.json")
     return bool(before.get("finished")) and before.get("digest") == digest_of(run)
+
+
+def owned_names(folder: str | Path) -> set[str]:
+    """Return the names in a folder that runs own, by their marks."""
+    marks = resolved(folder).glob("hiergal-*.json")
+    return {str(name) for mark in marks for name in _read(mark).get("names", ())}
 
 
 def _begun(own: RunFolder, names: tuple[str, ...], overwrite: bool) -> RunFolder:

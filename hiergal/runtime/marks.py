@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["KIND", "KIND_CARD", "RUN", "RUN_CARD", "Mark", "foreign_files", "mark_of"]
+__all__ = ["IGNORED", "KIND", "KIND_CARD", "RUN", "RUN_CARD", "Mark", "foreign_files", "mark_of"]
 
 KIND, RUN = "hiergal_kind", "hiergal_run"  # attributes
 KIND_CARD, RUN_CARD = "HIERGAL", "HGRUN"  # cards of FITS, keys of the meta of tables
@@ -19,8 +19,9 @@ BUNDLE = re.compile(
     r"recipe\.toml|weights\.safetensors|(model|metrics)\.json|CARD\.md|published\.toml|(galaxies|coverage)\.png"
 )
 CHUNK = re.compile(r"c(/\d+)*")
-CHECKPOINT = re.compile(r"(\d+|[\w.-]*\.orbax-checkpoint-tmp[\w.-]*)/.*|fingerprint\.json")
-IGNORED = (".DS_Store",)  # of the system, worth nothing
+CHECKPOINT = re.compile(r"(\d+|[\w.-]*\.orbax-checkpoint-tmp[\w.-]*)/.*|fingerprint\.json|\.lock")
+# Of the system, or of a writer of ours that was killed: worth nothing.
+IGNORED = re.compile(r"\.DS_Store|\..*\.[0-9a-f]{12}\.hiergal-new")
 LARGEST_JSON = 2**26
 
 
@@ -60,7 +61,7 @@ def foreign_files(path: Path) -> Iterator[str]:
     checkpoints = (path / "fingerprint.json").is_file()
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
-        if file.name in IGNORED:
+        if IGNORED.fullmatch(file.name):
             continue
         if file.is_symlink():
             yield name

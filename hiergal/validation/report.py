@@ -9,6 +9,7 @@
 ==========================  ========================================================================================
 """
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from scipy import stats
 
 from hiergal.hub import GalaxyModel
 from hiergal.recipe import recipe_to_toml
-from hiergal.report import Finding, format_number, package_versions, write_json, write_report
+from hiergal.report import (
+    Finding,
+    check_report_folder,
+    format_number,
+    package_versions,
+    write_json,
+    write_report,
+)
+from hiergal.runtime.files import write_whole
 from hiergal.survey import StoreHeader
 from hiergal.validation.conditional import binned
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
@@ -35,6 +44,7 @@ from hiergal.validation.verdict import ALPHA, Verdict
 
 __all__ = ["metrics_of", "summary_of", "write_validation"]
 
+FILES = ("metrics.json", "verdicts.ecsv", "measurements.fits")  # beside the page
 FEW = 500  # galaxies, below which the page says what so few cannot show
 POWER = 0.8  # of the smallest difference that would have been seen
 PANELS = {
@@ -55,28 +65,32 @@ def write_validation(
     model: GalaxyModel | None = None,
     seed: int = 0,
     alpha: float = ALPHA,
+    overwrite: bool = False,
 ) -> Path:
     """Write everything that a validation found.
 
     Args:
-        folder: Where to; files of the same names are replaced, each as a whole.
+        folder: Where to.
         found: What was found.
         header: Header of the survey's store.
         name: What the galaxies that were judged are called.
         model: The model, if there is one.
         seed: Seed of the validation.
         alpha: Chance of any false alarm among all tests of a sample.
+        overwrite: Whether to replace a report of hiergal that is there; anything else is never replaced.
 
     Returns:
         The path of the page.
 
     Raises:
+        FileExistsError: If something is there that may not be replaced.
         OSError: If the folder cannot be written to.
 
     Example:
         >>> write_validation("runs/validation", found, store.header, name="first")  # doctest: +SKIP
     """
     folder = Path(folder)
+    check_report_folder(folder, (*FILES, "figures"), overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = metrics_of(found)
     write_json(folder / "metrics.json", metrics)
@@ -99,6 +113,7 @@ def write_validation(
         },
         recipe="" if model is None else recipe_to_toml(model.recipe),
         vector=True,
+        overwrite=True,
     )
 
 
@@ -250,9 +265,9 @@ def _write_tables(folder: Path, found: Validation) -> None:
 
     rows = [(sample, *verdict) for sample, several in found.verdicts.items() for verdict in several]
     table = Table(rows=rows, names=("sample", *Verdict._fields))
-    partial = folder / "verdicts.ecsv.partial"
-    table.write(partial, format="ascii.ecsv", overwrite=True)
-    partial.replace(folder / "verdicts.ecsv")
+    text = io.StringIO()
+    table.write(text, format="ascii.ecsv")
+    write_whole(folder / "verdicts.ecsv", text.getvalue().encode())
     hdus = [fits.PrimaryHDU()]
     for name, sample in found.samples.items():
         kinds = {**sample.measured._asdict(), "sheared": sample.sheared, "paper": sample.paper}
@@ -263,7 +278,6 @@ def _write_tables(folder: Path, found: Validation) -> None:
                 hdu = fits.table_to_hdu(plain)
                 hdu.name = f"{name}_{kind}"
                 hdus.append(hdu)
-    partial = folder / "measurements.fits.partial"
-    with partial.open("wb") as file:
-        fits.HDUList(hdus).writeto(file)
-    partial.replace(folder / "measurements.fits")
+    content = io.BytesIO()
+    fits.HDUList(hdus).writeto(content)
+    write_whole(folder / "measurements.fits", content.getvalue())
