@@ -15,9 +15,10 @@ from hiergal.hub.packing import flatten
 from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
 from hiergal.runtime.output import owned
-from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of, update_model
+from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of
 from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
+from hiergal.training.update import update_model
 
 __all__ = ["fit_guide_flow_stage", "infer_stage"]
 

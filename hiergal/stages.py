@@ -8,11 +8,9 @@ files.
 """
 
 import functools
-from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import jax
 import msgspec
@@ -27,19 +25,16 @@ from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide import posterior_from
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
-from hiergal.hub.packing import digest_of as digest_of_arrays
-from hiergal.hub.packing import flatten
 from hiergal.nets import GeneratorConfig
 from hiergal.psf import check_wider
 from hiergal.recipe import Recipe
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder
-from hiergal.runtime.identity import digest_of
-from hiergal.runtime.output import owned
 from hiergal.runtime.work import settle
 from hiergal.survey import Split, Store, StoreHeader
 from hiergal.survey.schema import digest_of_store
 from hiergal.svi import Fit, fit
+from hiergal.training.update import update_model
 
 __all__ = [
     "fit_flow_stage",
@@ -47,7 +42,6 @@ __all__ = [
     "room_for_galaxies",
     "split_of",
     "train_stage",
-    "update_model",
     "write_mock_survey",
 ]
 
@@ -298,61 +292,6 @@ def fit_flow_stage(
 
     choices = {"seed": seed, "conditions": conditions, "steps": steps}
     return update_model(model_path, "flow", store, choices, fit, overwrite=overwrite)
-
-
-def update_model(
-    path: str | Path,
-    part: str,
-    store: Store,
-    choices: Mapping[str, Any],
-    fit: Callable[[GalaxyModel], tuple[GalaxyModel, FlowFit]],
-    *,
-    overwrite: bool,
-) -> tuple[GalaxyModel, FlowFit | None]:
-    """Fit one more part of a model, and put the new model in place of the old one.
-
-    Args:
-        path: The model's bundle.
-        part: Which part: ``flow`` or ``guide_flow``.
-        store: The survey that it is fitted on.
-        choices: What else decides its numbers.
-        fit: Fits the part: takes the model, returns it with the part, and the fit.
-        overwrite: Whether to replace a part that the model has.
-
-    Raises:
-        FileExistsError: If the model has such a part of another fit.
-    """
-    path = settle(path)
-    if not path.exists():
-        load_model(path)  # says what was expected
-    with owned(path, "model", inputs=(store.path,), update=True) as own:
-        model = load_model(own.target)
-        networks = digest_of_arrays(
-            flatten(model.replace(flow=None, marginal=None, guide_flow=None, population=None))
-        )
-        about = {
-            "networks": networks,
-            "after": model.provenance.runs.get("flow") if part != "flow" else None,
-            "survey": digest_of_store(store.path),
-            "choices": dict(choices),
-            "version": __version__,
-        }
-        digest = digest_of(about)
-        if getattr(model, part) is not None and not overwrite:
-            if model.provenance.runs.get(part) == digest:
-                return model, None
-            raise FileExistsError(
-                f"{path}: expected a model without a {part.replace('_', ' ')}, got one of another fit; pass "
-                "overwrite=True (--overwrite) to replace it"
-            )
-        model, fitted = fit(model)
-        runs = model.provenance.runs | {part: digest}
-        if part == "flow":
-            runs.pop("guide_flow", None)
-        model = model.replace(provenance=msgspec.structs.replace(model.provenance, runs=runs))
-        save_model(model, own.result)
-        own.put()
-    return model, fitted
 
 
 def _fit_flows(

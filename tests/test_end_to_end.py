@@ -144,7 +144,10 @@ def test_help_is_there(words):
             ("sample", "{survey}", "--model", "{model}", "--out", "{out}"),
             "expected a name that ends in .fits",
         ),
-        (("sample", "{survey}", "--model", "{model}", "--out", "{written}", "--overwrite"), "it is left as it is"),
+        (
+            ("sample", "{survey}", "--model", "{model}", "--out", "{written}", "--overwrite"),
+            "it is left as it is",
+        ),
     ],
 )
 def test_what_goes_wrong_is_said_in_words(run, tmp_path, monkeypatch, words, message):
