@@ -171,17 +171,44 @@ def test_without_a_flow(tmp_path):
 
 def test_saving_over_a_bundle_replaces_it(bundle):
     other = tiny_model(tiny_recipe((16, 24)), seed=1)
-    (bundle.parent / "toy.partial").mkdir()  # what a killed run may leave
-    (bundle.parent / "toy.old").mkdir()
-    save_model(other, bundle)
+    with pytest.raises(FileExistsError, match="a finished model of another run.*--overwrite"):
+        save_model(other, bundle)
+    (bundle.parent / "toy.partial").mkdir()  # somebody else's
+    save_model(other, bundle, overwrite=True)
     jax.tree.map(np.testing.assert_array_equal, load_model(bundle), other)
-    assert sorted(p.name for p in bundle.parent.iterdir()) == ["toy"]
+    assert sorted(p.name for p in bundle.parent.iterdir()) == ["toy", "toy.partial"]
+
+
+def test_a_folder_with_files_of_others_is_not_replaced(bundle):
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="notes.txt in it; it is left as it is"):
+        save_model(tiny_model(seed=1), bundle, overwrite=True)
+    assert (bundle / "notes.txt").read_text() == "mine" and load_model(bundle)
+
+
+def test_a_link_to_a_model_is_followed(saved, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "disk" / "real")
+    save_model(saved[0], tmp_path / "model")
+    save_model(tiny_model(tiny_recipe((16, 24)), seed=1), tmp_path / "model", overwrite=True)
+    assert (tmp_path / "model").is_symlink() and [p.name for p in (tmp_path / "disk").iterdir()] == ["real"]
+    assert load_model(tmp_path / "model").recipe == load_model(tmp_path / "disk" / "real").recipe
+
+
+def test_a_model_that_a_killed_run_had_finished_is_found(saved, tmp_path, monkeypatch):
+    """Killed before the last rename: whoever reads it first puts it in place."""
+    monkeypatch.setattr("hiergal.runtime.output.place", lambda *names: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_model(saved[0], tmp_path / "toy")
+    assert not (tmp_path / "toy").exists()
+    jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / "toy"), saved[0])
+    assert [p.name for p in tmp_path.iterdir()] == ["toy"]
 
 
 def test_a_failed_save_leaves_what_was_there(saved, bundle, monkeypatch):
     monkeypatch.setattr("hiergal.hub.bundle.recipe_to_toml", lambda recipe: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        save_model(tiny_model(seed=1), bundle)
+        save_model(tiny_model(seed=1), bundle, overwrite=True)
     jax.tree.map(np.testing.assert_array_equal, load_model(bundle), saved[0])
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.progress import Stopped
 from hiergal.psf import PSF
+from hiergal.runtime.output import owned
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import StoreHeader, open_store, workers, write_store, writer
 from hiergal.survey import prepare as prepare_module
@@ -62,9 +64,15 @@ def wrong_count(first, count):
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {
+    """All files; of the root, what it says but for the mark of the run, and so of the list of files."""
+    files = {
         str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()
     }
+    root, listed = json.loads(files["zarr.json"]), json.loads(files["manifest.json"])["files"]
+    for name in ("hiergal_kind", "hiergal_run"):
+        root["attributes"].pop(name, None)
+    del listed["zarr.json"]
+    return files | {"zarr.json": json.dumps(root).encode(), "manifest.json": json.dumps(listed).encode()}
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +93,11 @@ def expected(tmp_path):
 def assert_whole(path: Path, expected: dict[str, bytes]):
     assert contents(path) == expected
     assert open_store(path).identifier.tolist() == list(range(TOTAL))
-    assert not path.with_name(f"{path.name}.partial").exists()
+    assert not parts_of(path).exists()
+
+
+def parts_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.hiergal")
 
 
 # The same store
@@ -180,7 +192,7 @@ def broken(path, monkeypatch, galaxy):
     with pytest.raises(OSError, match="no space left"):
         prepare_store(path, HEADER, drawn_now, TOTAL, workers=1)
     monkeypatch.setattr(sys.modules[__name__], "current_draw", draw)
-    return path.with_name(f"{path.name}.partial")
+    return parts_of(path)
 
 
 def test_loose_ends_do_no_harm(tmp_path, expected, monkeypatch):
@@ -188,22 +200,22 @@ def test_loose_ends_do_no_harm(tmp_path, expected, monkeypatch):
     path = tmp_path / "s.zarr"
     partial = broken(path, monkeypatch, 20)
     assert sorted(f.name for f in (partial / "journal").iterdir()) == ["000000000000.npz", "000000000008.npz"]
-    whole = (partial / "store/image/c/1/0/0").read_bytes()
+    whole = (partial / "result.zarr/image/c/1/0/0").read_bytes()
     for shard, content in (("2", whole[: len(whole) // 2]), ("3", b""), ("4", whole)):
-        file = partial / "store/image/c" / shard / "0/0"
+        file = partial / "result.zarr/image/c" / shard / "0/0"
         file.parent.mkdir(parents=True)
         file.write_bytes(content)
-    (partial / "store/truth/c/2/0").mkdir(parents=True)
-    (partial / "store/truth/c/2/0/0.0123.partial").write_bytes(b"half")
-    (partial / "store/zarr.0123.partial").write_bytes(b"{")
-    (partial / "store/identifier/c").mkdir()
-    (partial / "store/identifier/c/0").write_bytes(b"half")
-    (partial / "journal/000000000016.partial").write_bytes(b"half")
+    (partial / "result.zarr/truth/c/2/0").mkdir(parents=True)
+    (partial / "result.zarr/truth/c/2/0/0.0123.partial").write_bytes(b"half")
+    (partial / "result.zarr/zarr.0123.partial").write_bytes(b"{")
+    (partial / "result.zarr/identifier/c").mkdir()
+    (partial / "result.zarr/identifier/c/0").write_bytes(b"half")
+    (partial / f"journal/.000000000016.npz.{'0' * 12}.hiergal-new").write_bytes(b"half")
     prepare_store(path, HEADER, drawn_now, TOTAL, workers=1)
     assert_whole(path, expected)
 
 
-@pytest.mark.parametrize("name", ["journal/000000000008.npz", "plan.json"])
+@pytest.mark.parametrize("name", ["journal/000000000008.npz", "run.json"])
 def test_a_damaged_journal_is_not_believed(tmp_path, expected, monkeypatch, name):
     path = tmp_path / "s.zarr"
     file = broken(path, monkeypatch, 30) / name
@@ -212,14 +224,14 @@ def test_a_damaged_journal_is_not_believed(tmp_path, expected, monkeypatch, name
     assert_whole(path, expected)
 
 
-@pytest.mark.parametrize("step", ["put_in_place", "open_store"])
+@pytest.mark.parametrize("step", ["hiergal.runtime.output.place", "hiergal.survey.prepare.open_store"])
 def test_broken_off_at_the_end(tmp_path, expected, monkeypatch, step):
     path = tmp_path / "s.zarr"
     with monkeypatch.context() as patched:
-        patched.setattr(prepare_module, step, lambda *_: 1 / 0)
+        patched.setattr(step, lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_store(path, HEADER, draw, TOTAL, workers=1)
-    if step == "put_in_place":
+    if step.endswith("place"):
         prepare_store(path, HEADER, draw, TOTAL, workers=1)
     assert_whole(path, expected)
 
@@ -227,16 +239,24 @@ def test_broken_off_at_the_end(tmp_path, expected, monkeypatch, step):
 def test_killed_when_all_was_done(tmp_path, expected, monkeypatch):
     path = tmp_path / "s.zarr"
     with monkeypatch.context() as patched:
-        patched.setattr(prepare_module, "put_in_place", lambda *paths: writer.put_in_place(*paths) or 1 / 0)
+        patched.setattr("hiergal.runtime.output.clear", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_store(path, HEADER, draw, TOTAL, workers=1)
-    assert contents(path) == expected and (tmp_path / "s.zarr.partial").exists()
-    prepare_store(path, HEADER, draw, TOTAL, workers=1, overwrite=True)
+    assert parts_of(path).exists()
+    prepare_store(path, HEADER, current_draw, TOTAL, workers=1, overwrite=True)
+    assert_whole(path, expected)
+
+
+def test_a_finished_survey_is_recognised(tmp_path, expected, monkeypatch):
+    path = tmp_path / "s.zarr"
+    prepare_store(path, HEADER, drawn_now, TOTAL, workers=1)
+    monkeypatch.setattr(sys.modules[__name__], "current_draw", lambda *_: pytest.fail("drawn again"))
+    prepare_store(path, HEADER, drawn_now, TOTAL, workers=1)
     assert_whole(path, expected)
 
 
 @pytest.mark.parametrize("change", ["header", "total", "draw", "write_store"])
-def test_another_plan_starts_anew(tmp_path, monkeypatch, change):
+def test_another_plan_is_refused_and_replaces_if_asked(tmp_path, monkeypatch, change):
     path = tmp_path / "s.zarr"
     broken(path, monkeypatch, 30)
     header = (
@@ -246,10 +266,15 @@ def test_another_plan_starts_anew(tmp_path, monkeypatch, change):
     )
     total = TOTAL if change != "total" else 21
     made = drawn_now if change != "draw" else functools.partial(draw, noise="stationary")
-    if change == "write_store":
-        store = write_store(path, header, [made(0, total)])
-    else:
-        store = prepare_store(path, header, made, total, workers=1)
+
+    def write(overwrite):
+        if change == "write_store":
+            return write_store(path, header, [made(0, total)], overwrite=overwrite)
+        return prepare_store(path, header, made, total, workers=1, overwrite=overwrite)
+
+    with pytest.raises(FileExistsError, match="expected no unfinished run.*--overwrite"):
+        write(overwrite=False)
+    store = write(overwrite=True)
     reference = write_store(tmp_path / "r.zarr", header, [made(0, total)])
     assert contents(store.path) == contents(reference.path)
     assert sorted(os.listdir(tmp_path)) == ["r.zarr", "s.zarr"]
@@ -258,7 +283,7 @@ def test_another_plan_starts_anew(tmp_path, monkeypatch, change):
 def test_the_old_store_stays_until_the_new_one_is_whole(tmp_path, expected, monkeypatch):
     path = tmp_path / "s.zarr"
     write_store(path, HEADER, [draw(0, 3)])
-    with pytest.raises(FileExistsError, match="ask to overwrite"):
+    with pytest.raises(FileExistsError, match="a finished survey of another run"):
         prepare_store(path, HEADER, draw, TOTAL, workers=1)
     stop_at(monkeypatch, 20)
     with pytest.raises(Stopped):
@@ -280,7 +305,7 @@ def test_faulty_galaxies_keep_the_shards_before_them(tmp_path, threads):
         ThreadPoolExecutor(threads) if threads else contextlib.nullcontext(1) as executor,
     ):
         prepare_store(path, HEADER, functools.partial(draw, faulty=30), TOTAL, workers=executor)
-    journal = path.with_name("s.zarr.partial") / "journal"
+    journal = parts_of(path) / "journal"
     assert [int(file.stem) for file in sorted(journal.iterdir())] == [0, 8, 16]
 
 
@@ -298,8 +323,8 @@ def test_faults_from_the_start_leave_nothing(tmp_path):
 
 def test_two_runs_do_not_meet(tmp_path, expected):
     path = tmp_path / "s.zarr"
-    with prepare_module._locked(tmp_path / "s.zarr.partial"):
-        with pytest.raises(BlockingIOError, match="another process that prepares the same survey"):
+    with owned(path, "survey", run={"another": "run"}):
+        with pytest.raises(BlockingIOError, match="expected nobody else at work on it, got process"):
             prepare_store(path, HEADER, draw, TOTAL, workers=1)
     prepare_store(path, HEADER, draw, TOTAL, workers=1)
     assert_whole(path, expected)
@@ -342,7 +367,7 @@ def start(path: Path, *, workers: int, seconds: float) -> subprocess.Popen:
 
 
 def wait_for_shards(path: Path, count: int, run: subprocess.Popen):
-    journal = path.with_name(f"{path.name}.partial") / "journal"
+    journal = parts_of(path) / "journal"
     while run.poll() is None and len(list(journal.glob("*.npz"))) < count:
         time.sleep(0.002)
 
@@ -355,7 +380,7 @@ def test_ctrl_c_reaches_all_processes_and_the_next_run_completes(tmp_path, expec
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130, errors
     assert errors.startswith("stopped at galaxy ") and len(errors.splitlines()) == 1
-    partial = path.with_name("s.zarr.partial")
+    partial = parts_of(path)
     assert 1 <= len(list((partial / "journal").iterdir())) < 5
     prepare_store(path, HEADER, functools.partial(draw, seconds=0.03), TOTAL, workers=1)
     assert_whole(path, expected)
@@ -404,5 +429,5 @@ def test_killed_at_any_moment(tmp_path, expected):
     )
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) > 5 and not run.stderr
-    shutil.rmtree(tmp_path / "s.zarr.partial", ignore_errors=True)  # if the last kill came before its removal
+    shutil.rmtree(parts_of(path), ignore_errors=True)  # if the last kill came before its removal
     assert_whole(path, expected)

@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from hiergal.runtime import work
 from hiergal.survey import StoreHeader, open_store, write_store
 from hiergal.survey.schema import manifest_of
 
@@ -246,13 +247,18 @@ def test_nothing_there(tmp_path):
 def test_existing_things_are_replaced_only_when_asked(tmp_path, make_observation):
     path = tmp_path / "s.zarr"
     write_store(path, HEADER, [(make_observation(n=3), None)])
-    with pytest.raises(FileExistsError, match="ask to overwrite"):
+    with pytest.raises(FileExistsError, match="a finished survey of another run.*--overwrite"):
         write_store(path, HEADER, [(make_observation(n=4), None)])
     assert len(write_store(path, HEADER, [(make_observation(n=4), None)], overwrite=True)) == 4
     assert os.listdir(tmp_path) == ["s.zarr"]
+    (path / "chapter.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="chapter.tex in it; it is left as it is"):
+        write_store(path, HEADER, [(make_observation(), None)], overwrite=True)
     (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("mine")
     with pytest.raises(FileExistsError, match="got something else"):
         write_store(tmp_path / "thesis", HEADER, [(make_observation(), None)], overwrite=True)
+    assert (path / "chapter.tex").read_text() == (tmp_path / "thesis/chapter.tex").read_text() == "mine"
 
 
 def test_a_failing_batch_leaves_nothing_and_keeps_the_old_store(tmp_path, make_observation):
@@ -327,19 +333,31 @@ def test_a_killed_run_trips_nobody(tmp_path, make_observation, existing):
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     run.stdout.close()
-    assert path.with_name("s.zarr.partial").exists()
+    assert path.with_name(".s.zarr.hiergal").exists()
     if existing:
         assert len(open_store(path)) == 3
     else:
-        with pytest.raises(FileNotFoundError, match="left a .partial folder"):
+        with pytest.raises(FileNotFoundError, match="a run that was stopped left its parts"):
             open_store(path)
     assert len(write_store(path, HEADER, [(make_observation(n=4), None)], overwrite=True)) == 4
     assert os.listdir(tmp_path) == ["s.zarr"]
 
 
-def test_a_run_killed_between_the_two_renames(tmp_path, make_observation):
+def test_a_run_killed_between_the_two_renames(tmp_path, make_observation, monkeypatch):
+    """Where two names cannot be exchanged in one step: who reads it next finds the new survey."""
     path = tmp_path / "s.zarr"
     write_store(path, HEADER, [(make_observation(n=3), None)])
-    path.rename(tmp_path / "s.zarr.replaced")
-    assert len(write_store(path, HEADER, [(make_observation(n=4), None)])) == 4
-    assert os.listdir(tmp_path) == ["s.zarr"]
+    monkeypatch.setattr(work, "exchange", lambda *names: False)
+    real = os.rename
+
+    def killed(source, target):
+        if str(target) == str(path):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_store(path, HEADER, [(make_observation(n=4), None)], overwrite=True)
+    assert not path.exists()
+    assert len(open_store(path)) == 4 and os.listdir(tmp_path) == ["s.zarr"]
