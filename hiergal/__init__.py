@@ -12,9 +12,12 @@ The names are listed in ``__init__.pyi``, for editors too; each is imported when
 SPEC 1), so that importing the package takes no time.
 """
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import lazy_loader
+
+from hiergal.runtime import fork as _fork  # noqa: F401 (notes forks, from the beginning)
 
 try:
     __version__ = version("hiergal")
@@ -22,3 +25,8 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "unknown"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+if "galsim.config" in sys.modules:  # so that ``modules: [hiergal]`` of a GalSim configuration has its types
+    from hiergal.galsim.registration import register_types
+
+    register_types()

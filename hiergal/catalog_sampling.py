@@ -25,7 +25,6 @@ from hiergal.conditions import (
     read_catalog,
 )
 from hiergal.galaxy_files import CHUNK, SUFFIXES, GalaxyHeader, create_galaxies, write_galaxies
-from hiergal.galsim_requests import check_outside
 from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.parts import check_workers, finished_parts
 from hiergal.progress import progress_bar
@@ -36,6 +35,7 @@ from hiergal.runtime.output import Output, owned
 from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
 from hiergal.stages import SAMPLE, key_for
 from hiergal.survey_run import digest_of_model
+from hiergal.trained_range import check_outside
 
 __all__ = ["PART", "Observing", "sample_catalog"]
 

@@ -11,13 +11,18 @@ from typing import Annotated
 
 import typer
 
+from hiergal.runtime.seeds import SEEDS
+
 __all__ = ["Overwrite", "Seed", "survey"]
 
 survey = typer.Typer(
     no_args_is_help=True, help="Prepare a survey: stamps with their PSFs and noise, in one store."
 )
 
-Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same files.")]
+Seed = Annotated[
+    int,
+    typer.Option(help="Seed of everything random; the same seed gives the same files.", min=0, max=SEEDS - 1),
+]
 Overwrite = Annotated[
     bool,
     typer.Option(

@@ -35,6 +35,7 @@ def conditions_from(
     *,
     units: dict[str, str] | None = None,
     pixel_scale_arcsec: float = 1.0,
+    unknown: str = "raise",
 ) -> Float[np.ndarray, "n c"]:
     """Collect the columns that a model is conditioned on.
 
@@ -43,6 +44,8 @@ def conditions_from(
         catalog: Columns with names; single values make one row.
         units: Unit of each condition in words; what has units in the catalogue is converted to these.
         pixel_scale_arcsec: Width of what such words call a pixel, unless they say it [arcsec].
+        unknown: What to do with values that are masked, NaN or infinite: ``raise``, or ``keep`` them, as NaN or
+            infinity.
 
     Raises:
         ValueError: If a column is missing or of another length, its unit does not fit, or a value is not finite.
@@ -66,7 +69,7 @@ def conditions_from(
     with np.errstate(over="ignore"):
         table = np.stack(columns, axis=-1).astype(np.float32)
     bad = ~np.isfinite(table).all(axis=-1)
-    if bad.any():
+    if bad.any() and unknown == "raise":
         raise ValueError(
             f"catalog: expected finite conditions, got NaN or infinity in {bad.sum()} of {len(table)} rows "
             f"(first: {np.flatnonzero(bad)[0]}); drop those rows"
@@ -103,12 +106,15 @@ def read_catalog(path: str | Path, names: tuple[str, ...]) -> Catalog:
     return Table.read(path)
 
 
-def conditions_for(model: GalaxyModel, catalog: Catalog) -> Float[np.ndarray, "n c"]:
+def conditions_for(
+    model: GalaxyModel, catalog: Catalog, *, unknown: str = "raise"
+) -> Float[np.ndarray, "n c"]:
     """Collect the columns that a model is conditioned on, in its units.
 
     Args:
         model: A model with a flow.
         catalog: Columns with names.
+        unknown: As for :func:`conditions_from`.
 
     Raises:
         ValueError: If the model has no flow, or as for :func:`conditions_from`.
@@ -116,7 +122,7 @@ def conditions_for(model: GalaxyModel, catalog: Catalog) -> Float[np.ndarray, "n
     Example:
         >>> conditions = conditions_for(model, {"mag_auto": [22.0], ...})  # doctest: +SKIP
     """
-    return conditions_from(condition_names(model), catalog, **_conventions(model))
+    return conditions_from(condition_names(model), catalog, **_conventions(model), unknown=unknown)
 
 
 def condition_names(model: GalaxyModel) -> tuple[str, ...]:
@@ -133,19 +139,16 @@ def condition_names(model: GalaxyModel) -> tuple[str, ...]:
 
 
 def outside_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, "n"]:
-    """Tell which rows ask for what the model has not been trained on: there, a flow says anything.
+    """Tell which rows ask for what the model has not been trained on (:mod:`hiergal.trained_range`).
 
     Args:
         model: A model with a flow.
         conditions: As :func:`conditions_for` gives them.
     """
-    ranges = model.provenance.condition_ranges
-    outside = np.zeros(len(conditions), bool)
-    for name, column in zip(condition_names(model), conditions.T, strict=True):
-        low, high = ranges.get(name, (-np.inf, np.inf))
-        room = 1e-5 * max(abs(low), abs(high)) if np.isfinite(low + high) else 0.0  # conditions are float32
-        outside |= (column < low - room) | (column > high + room)
-    return outside
+    from hiergal.trained_range import check_range
+
+    condition_names(model)
+    return check_range(model, conditions).outside
 
 
 def complete_conditions(

@@ -24,6 +24,7 @@ from hiergal.posterior_checks import check_counts, check_geometry, check_psf
 from hiergal.prior import prior_of
 from hiergal.progress import progress_bar
 from hiergal.records import Array, Record, record
+from hiergal.runtime.fork import check_not_forked
 from hiergal.samplers.methods import SIGNIFICANT
 from hiergal.scene_problem import SceneProblem, start_of
 
@@ -100,6 +101,7 @@ def deblend(
         >>> found = deblend(model, scenes, positions, key=jax.random.key(0))  # doctest: +SKIP
         >>> low, high = interval(found.summary.flux, 0.68)  # [n, k]  # doctest: +SKIP
     """
+    check_not_forked()
     check_counts(scenes=len(observation), draws=draws, batch=batch)
     positions = _checked(model, observation, positions, method, position_error_pix)
     n, k = positions.shape[:2]

@@ -50,6 +50,7 @@ from hiergal.predictive import check_same_galaxies, spread_draws
 from hiergal.prior import prior_of
 from hiergal.progress import progress_bar
 from hiergal.records import Array, Record, record
+from hiergal.runtime.fork import check_not_forked
 
 __all__ = ["FitChecks", "check_fits"]
 
@@ -155,6 +156,7 @@ def check_fits(
         >>> table = checks.to_table()  # doctest: +SKIP
         >>> table[table["p_pixels"] < 0.01]  # second sources, artefacts, wrong noise  # doctest: +SKIP
     """
+    check_not_forked()
     from hiergal.validation.power import rings_of  # heavier than what else is imported here
 
     if replicates < 1 or bins < 1:

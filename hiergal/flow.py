@@ -21,6 +21,7 @@ from hiergal.optimizer import learning_rate_at
 from hiergal.progress import progress_bar
 from hiergal.recipe import FlowConfig
 from hiergal.records import Array, Record, record, static
+from hiergal.runtime.fork import check_not_forked
 
 __all__ = ["ConditionalFlow", "FlowFit", "fit_flow"]
 
@@ -116,6 +117,7 @@ def fit_flow(
     Raises:
         ValueError: If conditions are not finite, or do not match the configuration or the latents.
     """
+    check_not_forked()
     expected = (latents.shape[1], len(config.conditions))
     if conditions.shape != expected:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Galaxies of a trained model in GalSim's configuration files, as galsim_hub had them (Lanusse et al. 2020, App. A).
 
-    modules: [hiergal.galsim_config]
+    modules: [hiergal.galsim_config]    # or hiergal, in a process that has loaded GalSim before hiergal
     input:
         generative_model: {file_name: 'hub:mock-acs'}
     gal:
@@ -10,9 +10,11 @@
         zphot: 0.8
 
 Fields of the galaxy are the model's conditions; ``flux`` and ``half_light_radius`` (exact values), and
-``magnitude_zero_point``, ``pad_factor``, ``x_interpolant``, ``k_interpolant`` as for
-:meth:`hiergal.GenerativeGalaxyModel.sample`; ``missing: population`` draws conditions that are not named. Fields of the
-input are ``file_name`` and ``outside`` (``warn``, ``raise``, ``ignore``: galaxies unlike those trained on).
+``magnitude_zero_point``, ``pad_factor``, ``x_interpolant``, ``k_interpolant``, ``noise_pad`` (a variance, or a file
+with an image of noise) with ``noise_pad_size`` as for :meth:`hiergal.GenerativeGalaxyModel.sample`;
+``missing: population`` draws conditions that are not named. Fields of the input are ``file_name`` and ``outside``: what
+is done with galaxies outside the trained range (:mod:`hiergal.trained_range`): ``warn`` (those far outside are
+skipped), ``raise``, or ``ignore``. An object whose conditions are not finite fails, and no other one with it.
 
 The configuration's own random numbers decide everything. The network computes all galaxies of an image (or of a block
 of 1,024 of its objects) in one go: when the first is built, the others' numbers are found by going through GalSim's
@@ -25,7 +27,10 @@ which holds for the ``galsim`` command.
 Importing this module registers its types with GalSim, as ``modules`` of a configuration do.
 """
 
+import logging
+import os
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -36,9 +41,17 @@ import numpy as np
 
 from hiergal.conditions import condition_names, conditions_for
 from hiergal.galsim_model import GenerativeGalaxyModel, build_galaxies, warn_of_narrow_psf
-from hiergal.galsim_requests import check_outside, deviates_each, request_from, take_deviates_of_one
+from hiergal.galsim_requests import (
+    Request,
+    deviates_each,
+    noise_seeds,
+    request_from,
+    take_deviates_of_one,
+)
 from hiergal.galsim_surveys import register_survey_types
 from hiergal.recipe import Recipe
+from hiergal.runtime.fork import check_not_forked, jax_is_in_use
+from hiergal.trained_range import RangeCheck, check_outside, check_range
 
 __all__ = ["GenerativeModel"]
 
@@ -46,6 +59,9 @@ BLOCK = 1024  # objects whose galaxies are computed together
 KEPT = 4 * BLOCK  # galaxies that are remembered until they are built
 INPUT, GALAXY = "generative_model", "GenerativeModelGalaxy"
 AHEAD, RECORD = "_hiergal_ahead", "_hiergal_record"  # blocks done; where a rehearsal notes its galaxies
+SILENT = logging.getLogger("hiergal.rehearsal")
+SILENT.addHandler(logging.NullHandler())
+SILENT.propagate = False
 
 
 class Order(NamedTuple):
@@ -63,6 +79,7 @@ class About(NamedTuple):
     psf_fwhm: float | None
     recipe: Recipe
     zero_point: float
+    latents: int
 
 
 class GenerativeModel:
@@ -84,6 +101,8 @@ class GenerativeModel:
         self._kept: OrderedDict[Order, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()  # GalSim's manager serves each process by a thread
         self._calls = 0
+        self._asked = self._outside_so_far = self._told = 0
+        self._psf_told = False
 
     def about(self) -> About:
         """Return what builders have to know."""
@@ -94,6 +113,7 @@ class GenerativeModel:
             psf_fwhm=model.psf_fwhm,
             recipe=model.model.recipe,
             zero_point=model.magnitude_zero_point,
+            latents=model.model.recipe.generator.latents,
         )
 
     def network_calls(self) -> int:
@@ -105,7 +125,10 @@ class GenerativeModel:
         return self._kept.get(order)
 
     def draw(self, order: Order, others: Sequence[Order] = ()) -> np.ndarray:
-        """Compute a galaxy, and others that will be asked for; return the profile of the first [flux per pixel]."""
+        """Compute a galaxy, and others that will be asked for; return the profile of the first [flux per pixel].
+
+        Those that are not to be drawn are left out: their profile is NaN.
+        """
         with self._lock:
             wanted = [one for one in dict.fromkeys((order, *others)) if one not in self._kept]
             if wanted:
@@ -116,16 +139,35 @@ class GenerativeModel:
             return profile
 
     def check(self, order: Order) -> None:
-        """Raise an error for a galaxy that is unlike those trained on, if that is wished."""
+        """Raise an error for a galaxy that is outside the trained range, if that is wished."""
         if self._outside == "raise":
             check_outside(self._model.model, self._request([order]).conditions, "raise")
+
+    def first_psf(self) -> bool:
+        """Return whether this is the first time that a PSF is looked at: of one warning, whatever the processes."""
+        with self._lock:
+            first, self._psf_told = not self._psf_told, True
+            return first
 
     def _compute(self, orders: list[Order]) -> None:
         self._calls += 1
         request = self._request(orders)
+        found = check_range(self._model.model, request.conditions)
         if self._outside == "warn":
-            check_outside(self._model.model, request.conditions, "warn")
-        self._kept.update(zip(orders, self._model.profiles(request), strict=True))
+            self._tell(request, found)
+        drawn = ~found.far if self._outside == "warn" else np.isfinite(request.conditions).all(axis=1)
+        profiles = self._model.profiles(request._replace(drawn=drawn))
+        self._kept.update(zip(orders, profiles, strict=True))
+
+    def _tell(self, request: Request, found: RangeCheck) -> None:
+        """Warn of the first galaxies outside, and again when they are twice as many as were told of."""
+        self._asked += len(found.outside)
+        self._outside_so_far += int(found.outside.sum())
+        if not found.outside.any() or self._outside_so_far < 2 * self._told:
+            return
+        before = f"{self._outside_so_far} of {self._asked} so far; now " if self._told else ""
+        self._told = self._outside_so_far
+        check_outside(self._model.model, request.conditions, "warn", found=found, prefix=before, stacklevel=5)
 
     def _request(self, orders: list[Order]):
         """Galaxies with the same conditions known, as a catalogue: those of one field of a configuration."""
@@ -141,7 +183,7 @@ class GenerativeModel:
             catalog = dict(zip(kind, values.reshape(len(rows), len(kind)).T, strict=True))
             known = conditions_for(model, catalog) if len(kind) == conditions.shape[1] else None
             part = request_from(model, deviates[rows], catalog, known)
-            base[rows], conditions[rows], seeds[rows] = part
+            base[rows], conditions[rows], seeds[rows] = part[:3]
         return part._replace(base=base, conditions=conditions, noise_seed=seeds)
 
 
@@ -151,9 +193,9 @@ def _build_galaxy(
     """Build one galaxy: what GalSim calls for each object of this type."""
     model = gc.GetInputObj(INPUT, config, base, GALAXY)
     about = model.about()
-    floats = (*about.quantities, "half_light_radius", "magnitude_zero_point", "pad_factor")
-    texts = ("x_interpolant", "k_interpolant", "missing")
-    kinds = dict.fromkeys(floats, float) | dict.fromkeys(texts, str)
+    floats = ("half_light_radius", "magnitude_zero_point", "pad_factor", "noise_pad_size")
+    texts = ("x_interpolant", "k_interpolant", "missing", "noise_pad")
+    kinds = dict.fromkeys((*about.quantities, *floats), float) | dict.fromkeys(texts, str)
     values, _ = gc.GetAllParams(config, base, opt=kinds, ignore=[*ignore, "num", "flux"])
     _check_fields(values, about.quantities)
     conditions = tuple((name, values[name]) for name in about.quantities if name in values)
@@ -164,15 +206,44 @@ def _build_galaxy(
     if RECORD in base:
         base[RECORD].append((number, order))
         return galsim.Gaussian(half_light_radius=values.get("half_light_radius", 0.3)), False
+    _check_finite(order)
     model.check(order)
     profile = model.find(order)
     if profile is None:
-        _check_psf(base, about)
+        _check_psf(base, about, model)
         profile = model.draw(order, _orders_ahead(base, number, logger))
-    options = {name: values[name] for name in values if name not in (*about.quantities, "missing")}
+    if not np.isfinite(profile[0, 0]):
+        asked = ", ".join(f"{name} {value:.4g}" for name, value in conditions)
+        raise gc.SkipThisObject(f"({GALAXY}: {asked}: far outside the trained range)")
+    options = {name: values[name] for name in (*floats, "x_interpolant", "k_interpolant") if name in values}
+    if values.get("noise_pad_size", 0) > 0 and "noise_pad" in values:
+        options["noise"] = _noise_of(values["noise_pad"])
+        options["noise_seed"] = noise_seeds(np.array([deviates]), about.latents)
     if gsparams:
         options["gsparams"] = galsim.GSParams(**gsparams)
     return build_galaxies(about.recipe, about.zero_point, profile[None], **options)[0], False
+
+
+def _noise_of(text: str) -> float | str:
+    """A variance, or the name of a file that GalSim measures one in."""
+    try:
+        return float(text)
+    except ValueError:
+        if not os.path.isfile(text):
+            raise galsim.GalSimConfigError(
+                f"{GALAXY}: noise_pad: expected a variance, or a file with an image of noise, got {text}"
+            ) from None
+        return text
+
+
+def _check_finite(order: Order) -> None:
+    """Let an object without numbers fail for itself, before those that are computed with it are asked for."""
+    bad = [f"{name} {value}" for name, value in order.conditions if not abs(value) < np.finfo(np.float32).max]
+    if bad:
+        raise galsim.GalSimConfigError(
+            f"{GALAXY}: expected finite conditions, got {', '.join(bad)}; drop this object, or skip it with "
+            "stamp.skip_failures"
+        )
 
 
 def _check_fields(values: dict[str, Any], quantities: tuple[str, ...]) -> None:
@@ -187,11 +258,11 @@ def _check_fields(values: dict[str, Any], quantities: tuple[str, ...]) -> None:
         )
 
 
-def _check_psf(base: dict[str, Any], about: About) -> None:
-    """Warn of a PSF that is narrower than the training survey's, as far as it can be measured."""
+def _check_psf(base: dict[str, Any], about: About, model: GenerativeModel) -> None:
+    """Warn once of a PSF that is narrower than the training survey's, as far as it can be measured."""
     psf = base.get("psf", {}).get("current", (None,))[0]
-    if isinstance(psf, galsim.GSObject) and about.psf_fwhm is not None:
-        warn_of_narrow_psf(psf.calculateFWHM(), about.psf_fwhm)
+    if psf is not None and about.psf_fwhm is not None and model.first_psf():
+        warn_of_narrow_psf(psf, about.psf_fwhm, stacklevel=3)
 
 
 def _orders_ahead(base: dict[str, Any], model: int, logger: Any) -> list[Order]:
@@ -214,13 +285,17 @@ def _orders_ahead(base: dict[str, Any], model: int, logger: Any) -> list[Order]:
     gc.RemoveCurrent(copy, keep_safe=True)  # or this object's values would not be drawn again
     orders: list[Order] = []
     sizes = base.get("stamp_xsize", 0), base.get("stamp_ysize", 0)
-    for number in range(first, last):
-        copy[RECORD] = []
-        try:
-            _rehearse(copy, number, sizes, logger)
-        except Exception:  # noqa: BLE001, S112 (an object that is skipped or fails does so when its turn comes)
-            continue
-        orders += [order for its_model, order in copy[RECORD] if its_model == model]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what GalSim has to say of an object it says when its turn comes
+        for number in range(first, last):
+            copy[RECORD] = []
+            try:
+                _rehearse(copy, number, sizes, SILENT)
+                for _, order in copy[RECORD]:
+                    _check_finite(order)
+            except Exception:  # noqa: BLE001, S112 (an object that is skipped or fails does so when its turn comes)
+                continue
+            orders += [order for its_model, order in copy[RECORD] if its_model == model]
     return orders
 
 
@@ -256,18 +331,17 @@ class _Loader(gc.InputLoader):
 
     def getKwargs(self, config: dict[str, Any], base: dict[str, Any], logger: Any):  # noqa: N802 (GalSim's name)
         """Find the arguments of the model."""
-        if "_input_manager" in base and _jax_is_in_use():
+        if "_input_manager" in base and jax_is_in_use():
             raise galsim.GalSimConfigError(
                 f"{INPUT}: expected a process that has not used JAX yet, as nproc makes GalSim fork it, and JAX hangs "
                 "in forks; run this configuration with the galsim command, or with nproc: 1"
             )
+        check_not_forked()
         return super().getKwargs(config, base, logger)
 
-
-def _jax_is_in_use() -> bool:
-    from jax._src import xla_bridge  # JAX tells nobody else
-
-    return xla_bridge.backends_are_initialized()
+    def setupImage(self, input_obj: Any, config: dict[str, Any], base: dict[str, Any], logger: Any):  # noqa: N802
+        """Forget which blocks were computed for the image before, also where a configuration is built again."""
+        base.pop(AHEAD, None)
 
 
 gc.RegisterInputType(INPUT, _Loader(GenerativeModel))

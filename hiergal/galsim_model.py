@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.conditions import Catalog, complete_conditions, condition_names
-from hiergal.galsim_requests import Request, check_outside, one_for_each, request_galaxies
+from hiergal.galsim_requests import Request, one_for_each, request_galaxies
 from hiergal.hub import load_model
 from hiergal.recipe import Recipe
-from hiergal.simulate import light_profiles, profiles_from_base
+from hiergal.runtime.fork import check_not_forked
+from hiergal.simulate import drawn_profiles, light_profiles
 
 if TYPE_CHECKING:
     import galsim
@@ -28,6 +29,8 @@ __all__ = ["GenerativeGalaxyModel", "build_galaxies", "warn_of_narrow_psf"]
 
 
 NARROWER = 0.9  # of the survey's PSF width: what galaxies may be drawn at without a warning
+LOADED = ("model", "quantities", "stamp_size", "pixel_size", "magnitude_zero_point", "psf_fwhm")
+PASSED = 0.05  # fraction that the survey's PSF leaves of the waves at which PSFs are compared
 
 
 class GenerativeGalaxyModel:
@@ -56,19 +59,35 @@ class GenerativeGalaxyModel:
     """
 
     def __init__(self, file_name: str | Path) -> None:
-        self.file_name = str(file_name)
-        self.model = load_model(file_name)
+        self.file_name, self._path = str(file_name), Path(file_name).absolute()
+        self._load()
+
+    def _load(self) -> None:
+        check_not_forked()
+        named = self.file_name.startswith("hub:") or "://" in self.file_name
+        self.model = load_model(self.file_name if named else self._path)
         self.quantities = list(condition_names(self.model))
         self.stamp_size = max(self.model.recipe.shape)
         self.pixel_size = self.model.recipe.pixel_scale_arcsec
         self.magnitude_zero_point = self.model.provenance.magnitude_zero_point
         self.psf_fwhm = self.model.provenance.psf_fwhm_arcsec
 
+    def __getattr__(self, name: str) -> Any:
+        """Load the model of a copy that was pickled, when something is asked of it.
+
+        An error in unpickling would end a worker of multiprocessing, which would be started again for ever.
+        """
+        if name not in LOADED or "_path" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        self._load()
+        return self.__dict__[name]
+
     def __repr__(self) -> str:
         return f"hiergal.GenerativeGalaxyModel({self.file_name!r})"
 
-    def __reduce__(self) -> tuple:
-        return type(self), (self.file_name,)
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the name and the absolute path, so that other processes may have other working folders."""
+        return {"file_name": self.file_name, "_path": self._path}
 
     def sample(
         self,
@@ -89,6 +108,7 @@ class GenerativeGalaxyModel:
         outside: str = "warn",
         missing: str = "raise",
         squeeze: bool = False,
+        identifier: str | None = None,
     ) -> "list[galsim.GSObject] | galsim.GSObject":
         """Draw one galaxy for each row of a catalogue.
 
@@ -109,10 +129,14 @@ class GenerativeGalaxyModel:
                 [arcsec].
             magnitude_zero_point: Zero point that fluxes shall have; default the model's. A ``flux`` stays as it is.
             psf: A PSF to convolve with; a warning is given if it is narrower than the training survey's.
-            outside: What to do with conditions that the model was not trained on.
+            outside: What to do with conditions outside the trained range (:mod:`hiergal.trained_range`): ``warn`` draws
+                them with a warning, except those far outside (99 or -99 for "not measured"), which give objects of flux
+                0; ``raise`` refuses them, and takes no random numbers; ``ignore`` draws all.
             missing: What to do if the catalogue lacks a condition: ``population`` draws it from the model's population,
                 of galaxies that are like what is known.
             squeeze: Whether to return a bare object for a single galaxy, as galsim_hub did.
+            identifier: A column that tells galaxies apart (integers or text): random numbers then follow it, and a
+                galaxy stays the same when other rows are dropped, added or sorted. ``rng`` gives one number in all.
 
         Returns:
             Unconvolved galaxies (convolved, with ``psf``), in the order of the rows; always a list, unless ``squeeze``.
@@ -120,12 +144,14 @@ class GenerativeGalaxyModel:
         Raises:
             TypeError: If the catalogue has no named columns.
             ValueError: If columns are missing or not finite, or sizes do not match.
+            RuntimeError: In a fork of a process that has used JAX (``multiprocessing`` without ``"spawn"``).
 
         Example:
             >>> galaxies = model.sample({"mag_auto": [23.0], "flux_radius": [9.0], "zphot": [0.8]})  # doctest: +SKIP
         """
-        request = self.request(cat, rng, n=n, missing=missing)
-        check_outside(self.model, request.conditions, outside)
+        request = request_galaxies(
+            self.model, cat, rng, n=n, missing=missing, outside=outside, identifier=identifier
+        )
         galaxies = self.build(
             request,
             self.profiles(request),
@@ -167,10 +193,11 @@ class GenerativeGalaxyModel:
         """Warn if a PSF is narrower than the training survey's: finer details are not known from data (Sec. 6).
 
         Args:
-            psf: What galaxies are to be convolved with. Up to a tenth narrower is let pass.
+            psf: What galaxies are to be convolved with. Up to a tenth narrower is let pass, and so is what has no width
+                to compare (a ``DeltaFunction``, a chromatic PSF).
         """
         if self.psf_fwhm is not None:
-            warn_of_narrow_psf(psf.calculateFWHM(), self.psf_fwhm)
+            warn_of_narrow_psf(psf, self.psf_fwhm)
 
     def request(
         self,
@@ -184,8 +211,9 @@ class GenerativeGalaxyModel:
         return request_galaxies(self.model, cat, rng, n=n, missing=missing)
 
     def profiles(self, request: Request) -> Float[np.ndarray, "n y x"]:
-        """Compute the light profiles [flux per pixel] of galaxies, in one go."""
-        return profiles_from_base(self.model, request.base, request.conditions)
+        """Compute the light profiles [flux per pixel] of galaxies, in one go; NaN for those that are not drawn."""
+        drawn = np.ones(len(request.base), bool) if request.drawn is None else request.drawn
+        return drawn_profiles(self.model, request.base, request.conditions, drawn)
 
     def build(
         self, request: Request, profiles: Float[np.ndarray, "n y x"], **options
@@ -213,7 +241,7 @@ def build_galaxies(
     Args:
         recipe: Recipe of the model that drew them.
         own_zero_point: Magnitude zero point of their fluxes [mag].
-        profiles: Unconvolved light profiles [flux per pixel].
+        profiles: Unconvolved light profiles [flux per pixel]; NaN gives an object of flux 0, whatever else is asked.
         noise_seed: Seed of the noise around each stamp, where there is to be some.
         noise: This and what follows as for :meth:`GenerativeGalaxyModel.sample`.
         noise_pad_size: As above.
@@ -244,7 +272,7 @@ def build_galaxies(
         ]
     if radii is not None:
         galaxies = [
-            galaxy.dilate(radius / galaxy.calculateHLR())
+            galaxy.dilate(radius / galaxy.calculateHLR()) if galaxy.flux else galaxy
             for galaxy, radius in zip(galaxies, radii, strict=True)
         ]
     if magnitude_zero_point is not None:
@@ -252,16 +280,52 @@ def build_galaxies(
         factor = 10 ** (0.4 * (magnitude_zero_point - own_zero_point))
         galaxies = [galaxy.withScaledFlux(factor) for galaxy in galaxies]
     if fluxes is not None:
-        galaxies = [galaxy.withFlux(value) for galaxy, value in zip(galaxies, fluxes, strict=True)]
+        galaxies = [
+            galaxy.withFlux(value) if galaxy.flux else galaxy
+            for galaxy, value in zip(galaxies, fluxes, strict=True)
+        ]
     return galaxies
 
 
-def warn_of_narrow_psf(fwhm: float, survey_fwhm: float) -> None:
-    """Warn if a PSF is more than a tenth narrower than that of the training survey [arcsec]."""
-    if fwhm < NARROWER * survey_fwhm:
-        warnings.warn(
-            f"psf: expected one of at least about the {survey_fwhm:.3g} arcsec (full width at half maximum) that the "
-            f"model's survey had, got {fwhm:.3g} arcsec; what it shows beyond the survey's resolution is the network's "
-            "extrapolation, not constrained by data",
-            stacklevel=3,
-        )
+def warn_of_narrow_psf(psf: "galsim.GSObject", survey_fwhm: float, *, stacklevel: int = 3) -> bool:
+    """Warn if a PSF shows more than that of the training survey does.
+
+    It does if it is more than a tenth narrower, and passes more of the waves of which the survey's PSF leaves a
+    twentieth: an annulus, as a defocused telescope makes it, may have a narrow ridge, and yet shows less. What has no
+    width to compare is let pass: a ``DeltaFunction``, a chromatic PSF.
+
+    Args:
+        psf: Any GalSim object.
+        survey_fwhm: Full width at half maximum of the survey's PSF [arcsec].
+        stacklevel: As for ``warnings.warn``.
+
+    Returns:
+        Whether it was warned of.
+    """
+    import galsim
+
+    if not isinstance(psf, galsim.GSObject):
+        return False  # chromatic: the width depends on the spectrum
+    wave = 4 * np.sqrt(-np.log(2) * np.log(PASSED)) / survey_fwhm  # of a Gaussian of this width [1/arcsec]
+    angles = np.arange(8) * np.pi / 8
+    try:
+        with np.errstate(all="ignore"):
+            passed = np.mean([abs(psf.kValue(wave * np.cos(a), wave * np.sin(a))) for a in angles]) / psf.flux
+    except (galsim.GalSimError, ArithmeticError, ValueError, RuntimeError):
+        return False
+    if not PASSED ** (NARROWER**2) < passed < 1:
+        return False
+    try:
+        with np.errstate(all="ignore"):
+            fwhm = float(psf.calculateFWHM())
+    except (galsim.GalSimError, ArithmeticError, ValueError, RuntimeError, NotImplementedError):
+        fwhm = survey_fwhm * np.sqrt(np.log(passed) / np.log(PASSED))  # of the Gaussian that passes as much
+    if not 0 < fwhm < NARROWER * survey_fwhm:
+        return False
+    warnings.warn(
+        f"psf: expected one of at least about the {survey_fwhm:.3g} arcsec (full width at half maximum) that the "
+        f"model's survey had, got {fwhm:.3g} arcsec; what it shows beyond the survey's resolution is the network's "
+        "extrapolation, not constrained by data",
+        stacklevel=stacklevel,
+    )
+    return True

@@ -1,11 +1,10 @@
 """What galaxies GalSim's users ask for: random numbers of their generator, conditions, and checks of both."""
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr
 
 from hiergal.conditions import (
@@ -14,17 +13,19 @@ from hiergal.conditions import (
     condition_names,
     conditions_for,
     conditions_from,
-    outside_range,
 )
 from hiergal.hub import GalaxyModel
+from hiergal.identities import identities, identity_normals
+from hiergal.runtime.fork import check_not_forked, is_fork
+from hiergal.trained_range import OUTSIDE, check_outside
 
 if TYPE_CHECKING:
     import galsim
 
 __all__ = [
     "Request",
-    "check_outside",
     "deviates_each",
+    "noise_seeds",
     "one_for_each",
     "request_from",
     "request_galaxies",
@@ -42,11 +43,13 @@ class Request(NamedTuple):
         base: Unit-normal numbers that say everything but the conditions, [n, d].
         conditions: In the order of ``quantities``, [n, c].
         noise_seed: Seed of the noise around each stamp, [n].
+        drawn: Whether each is to be drawn, [n]; None for all.
     """
 
     base: Float[np.ndarray, "n d"]
     conditions: Float[np.ndarray, "n c"]
     noise_seed: np.ndarray
+    drawn: Bool[np.ndarray, "n"] | None = None
 
 
 def request_galaxies(
@@ -56,6 +59,9 @@ def request_galaxies(
     *,
     n: int | None = None,
     missing: str = "raise",
+    outside: str = "ignore",
+    identifier: str | None = None,
+    stacklevel: int = 3,
 ) -> Request:
     """Take random numbers, and find the conditions, of the galaxies that are asked for.
 
@@ -63,16 +69,25 @@ def request_galaxies(
         model: A model with a flow.
         cat: Catalogue of conditions, or None.
         rng: Generator of random numbers, one for each galaxy, or None for a new one: each galaxy takes an even number
-            of normal deviates, as many for all, so that it does not matter how galaxies are batched.
+            of normal deviates, as many for all, so that it does not matter how galaxies are batched. What is refused
+            takes none.
         n: Number of galaxies, where the catalogue does not say it.
         missing: ``raise``, or ``population`` to draw conditions that the catalogue lacks.
+        outside: What to do with galaxies outside the trained range (:func:`~hiergal.trained_range.check_outside`).
+        identifier: A column that tells galaxies apart: their numbers follow it, and the generator gives one number for
+            the whole catalogue.
+        stacklevel: Of warnings, as for ``warnings.warn``.
 
     Raises:
         TypeError: If the catalogue has no named columns.
         ValueError: If something is missing, not finite, or contradicts the rest.
+        RuntimeError: In a fork of a process that has used JAX.
     """
+    check_not_forked()
     if missing not in ("raise", "population"):
         raise ValueError(f"missing: expected 'raise' or 'population', got {missing!r}")
+    if outside not in OUTSIDE:
+        raise ValueError(f"outside: expected 'warn', 'raise' or 'ignore', got {outside!r}")
     if cat is None and n is None:
         raise ValueError("expected a catalogue, or n, the number of galaxies to draw from the population")
     known = cat is not None and missing == "raise"
@@ -86,7 +101,45 @@ def request_galaxies(
         raise ValueError("n: expected the number of galaxies, as the catalogue has no condition to count")
     if count < 0 or (n is not None and n != count):
         raise ValueError(f"n: expected {max(count, 0)}, the rows of the catalogue, or nothing, got {n}")
-    return request_from(model, take_deviates(model, rng, count), cat, conditions)
+    named = None if identifier is None else identities({} if cat is None else cat, identifier)
+    if named is not None and len(named) != count:
+        raise ValueError(f"identifier: expected {identifier!r} to have {count} rows, got {len(named)}")
+
+    def take(source) -> Request:
+        if named is None:
+            deviates = take_deviates(model, source, count)
+        else:
+            deviates = identity_normals(_seed_from(source), named, deviates_each(model))
+        return request_from(model, deviates, cat, conditions)
+
+    if conditions is not None:
+        drawn = check_outside(model, conditions, outside, stacklevel=stacklevel + 1)
+        return take(rng)._replace(drawn=drawn)
+    if outside == "raise":  # on copies of the generators, which then stay where they were
+        check_outside(model, take(_copied(rng)).conditions, outside)
+    request = take(rng)
+    return request._replace(
+        drawn=check_outside(model, request.conditions, outside, stacklevel=stacklevel + 1)
+    )
+
+
+def _copied(rng):
+    import galsim
+
+    if rng is None or isinstance(rng, galsim.BaseDeviate):
+        return None if rng is None else rng.duplicate()
+    return [one.duplicate() if isinstance(one, galsim.BaseDeviate) else one for one in rng]
+
+
+def _seed_from(rng: "galsim.BaseDeviate | None") -> int:
+    """One number for a whole catalogue, from the caller's generator."""
+    import galsim
+
+    if rng is not None and not isinstance(rng, galsim.BaseDeviate):
+        raise TypeError(
+            f"rng: expected one galsim.BaseDeviate, as identifiers tell galaxies apart, got {type(rng).__name__}"
+        )
+    return int((galsim.BaseDeviate() if rng is None else rng).raw())
 
 
 def request_from(
@@ -104,11 +157,18 @@ def request_from(
         conditions: All of them, where all are known.
     """
     d = model.recipe.generator.latents
-    uniform = np.minimum(ndtr(deviates[:, d : d + 2]), np.nextafter(1, 0))
-    choice, noise_seed = uniform[:, 0], 1 + (uniform[:, 1] * SEEDS).astype(np.int64)
     if conditions is None:
-        conditions = complete_conditions(model, cat, choice)
-    return Request(deviates[:, :d].astype(np.float32), conditions, noise_seed)
+        conditions = complete_conditions(model, cat, _uniform(deviates[:, d]))
+    return Request(deviates[:, :d].astype(np.float32), conditions, noise_seeds(deviates, d))
+
+
+def noise_seeds(deviates: Float[np.ndarray, "n k"], latents: int) -> Int[np.ndarray, "n"]:
+    """Return the seeds of the noise around stamps, from the deviates of galaxies with so many latents."""
+    return 1 + (_uniform(deviates[:, latents + 1]) * SEEDS).astype(np.int64)
+
+
+def _uniform(deviates: np.ndarray) -> np.ndarray:
+    return np.minimum(ndtr(deviates), np.nextafter(1, 0))
 
 
 def take_deviates(
@@ -129,7 +189,11 @@ def take_deviates(
 
     deviates = np.empty((count, deviates_each(model)))
     if rng is None or isinstance(rng, galsim.BaseDeviate):
-        galsim.GaussianDeviate(rng).generate(deviates)
+        deviate = galsim.GaussianDeviate(rng)
+        if is_fork():  # where the threads of ``generate`` may be waited for in vain
+            deviates.flat = [deviate() for _ in range(deviates.size)]
+        else:
+            deviate.generate(deviates)
         return deviates
     if not isinstance(rng, Sequence) or not all(isinstance(one, galsim.BaseDeviate) for one in rng):
         raise TypeError(
@@ -159,32 +223,6 @@ def deviates_each(model: GalaxyModel) -> int:
     """Return how many normal deviates a galaxy takes: an even number, as they come in pairs."""
     d = model.recipe.generator.latents
     return d + 2 + d % 2
-
-
-def check_outside(model: GalaxyModel, conditions: Float[np.ndarray, "n c"], outside: str) -> None:
-    """Say it if conditions are beyond those of the training galaxies.
-
-    Raises:
-        ValueError: If they are, and ``outside`` is ``"raise"``; or if it is unknown.
-    """
-    if outside not in ("warn", "raise", "ignore"):
-        raise ValueError(f"outside: expected 'warn', 'raise' or 'ignore', got {outside!r}")
-    if outside == "ignore":
-        return
-    beyond = outside_range(model, conditions)
-    if not beyond.any():
-        return
-    ranges = ", ".join(
-        f"{name} from {low:.4g} to {high:.4g}"
-        for name, (low, high) in model.provenance.condition_ranges.items()
-    )
-    text = (
-        f"{beyond.sum()} of {len(beyond)} galaxies ({100 * beyond.mean():.2g} %) are asked for beyond the range that "
-        f"the model was trained on, {ranges}; first: row {np.flatnonzero(beyond)[0]}"
-    )
-    if outside == "raise":
-        raise ValueError(text)
-    warnings.warn(text, stacklevel=3)
 
 
 def one_for_each(

@@ -24,6 +24,7 @@ from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.progress import progress_bar
 from hiergal.records import Array
+from hiergal.runtime.fork import check_not_forked
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.samplers.methods import draw_latents, find_mode
 from hiergal.samplers.problem import Problem
@@ -66,6 +67,7 @@ def fit_guide_flow(
     Example:
         >>> fitted = fit_guide_flow(key, model, store.read(rows), None, simulations=8000)  # doctest: +SKIP
     """
+    check_not_forked()
     of_simulations, of_survey, of_fit = jax.random.split(key, 3)
     simulated = shapes_of_simulations(
         of_simulations, model, survey, conditions, galaxies=simulations, progress=progress

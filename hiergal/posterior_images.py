@@ -22,6 +22,7 @@ from hiergal.posterior import Posterior
 from hiergal.posterior_checks import check_counts, check_psf, rows_of_psf
 from hiergal.psf import PSF
 from hiergal.records import Array
+from hiergal.runtime.fork import check_not_forked
 
 __all__ = ["posterior_images", "view"]
 
@@ -62,6 +63,7 @@ def posterior_images(
         >>> images = posterior_images(model, posterior, psf=sharp, pixel_scale_arcsec=0.015)  # doctest: +SKIP
         >>> mean, error = images.mean(axis=0), images.std(axis=0)  # doctest: +SKIP
     """
+    check_not_forked()
     own, n = model.recipe.pixel_scale_arcsec, len(posterior)
     scale = own if pixel_scale_arcsec is None else pixel_scale_arcsec
     if not scale > 0:

@@ -15,6 +15,7 @@ from hiergal.hub.packing import flatten
 from hiergal.observation import Observation
 from hiergal.posterior import Method, Posterior, infer
 from hiergal.runtime.output import owned
+from hiergal.runtime.seeds import check_seed
 from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of
 from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
@@ -53,7 +54,7 @@ def fit_guide_flow_stage(
         FileExistsError: If the model has a guide flow of another fit, or its folder is not a model's alone.
         ValueError: If the model has no flow yet.
     """
-    choices = {"seed": seed, "simulations": simulations, "refine_on": refine_on}
+    choices = {"seed": check_seed(seed), "simulations": simulations, "refine_on": refine_on}
 
     def fit(model: GalaxyModel) -> tuple[GalaxyModel, FlowFit]:
         if model.flow is None or model.marginal is None:
@@ -121,6 +122,8 @@ def infer_stage(
     """
     from hiergal.arviz_data import posterior_to_arviz
     from hiergal.arviz_files import DRAWS, check_arviz_name, write_arviz
+
+    check_seed(seed)
 
     check_arviz_name(out)  # better known now than after the work
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)

@@ -24,6 +24,7 @@ from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior
 from hiergal.progress import progress_bar
 from hiergal.records import Array, Record, record
+from hiergal.runtime.fork import check_not_forked
 
 __all__ = ["Prediction", "check_same_galaxies", "pixel_log_prob", "predict", "spread_draws"]
 
@@ -79,6 +80,7 @@ def predict(
         >>> prediction = predict(model, observation, posterior, key=jax.random.key(1), draws=50)  # doctest: +SKIP
         >>> prediction.log_likelihood.sum(axis=(-2, -1)).mean(axis=0)  # of each stamp  # doctest: +SKIP
     """
+    check_not_forked()
     check_observation(observation)
     check_same_galaxies(posterior, observation)
     chosen = spread_draws(posterior, draws)

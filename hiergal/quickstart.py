@@ -25,6 +25,7 @@ from hiergal.psf import gaussian_transfer
 from hiergal.recipe import Recipe
 from hiergal.report import write_json
 from hiergal.runtime.folder import owned_folder
+from hiergal.runtime.seeds import check_seed
 from hiergal.simulate import draw_profiles
 from hiergal.stages import TRAINING, fit_flow_stage, key_for, split_of, train_stage, write_mock_survey
 from hiergal.survey import Store
@@ -75,7 +76,7 @@ def run_quickstart(
     """
     run = {
         "recipe": msgspec.to_builtins(recipe),
-        "seed": seed,
+        "seed": check_seed(seed),
         "galaxies": galaxies,
         "version": __version__,
     }
@@ -260,7 +261,7 @@ def _draw(model: GalaxyModel, survey: Observation, seed: int) -> Drawn:
     """Draw galaxies for each row's conditions, and observe them with that row's PSF and noise."""
     rows = np.tile(np.arange(len(survey)), DRAWS_PER_ROW)
     alike, scale = survey[rows], model.recipe.pixel_scale_arcsec
-    profiles = draw_profiles(model, alike.catalog, key=key_for(seed, DRAWN))
+    profiles = draw_profiles(model, alike.catalog, key=key_for(seed, DRAWN), outside="ignore")
     clean = np.asarray(model.render(profiles, alike.psf))
     noisy = clean + np.asarray(alike.noise.sample(key_for(seed, NOISE), clean.shape))
     ours, theirs = (measure_moments(images, pixel_scale_arcsec=scale) for images in (noisy, survey.image))

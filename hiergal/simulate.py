@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 
 from hiergal.conditions import Catalog, condition_names, conditions_for
 from hiergal.hub import GalaxyModel
+from hiergal.identities import identities
 from hiergal.recipe import Recipe
 from hiergal.records import Array
 from hiergal.renderer import Renderer, add_noise
+from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import as_key
+from hiergal.trained_range import check_outside
 
 if TYPE_CHECKING:
     import galsim
@@ -31,6 +35,7 @@ __all__ = [
     "block_size",
     "draw_galsim",
     "draw_profiles",
+    "drawn_profiles",
     "light_profiles",
     "profiles_from_base",
     "stamps_from_base",
@@ -45,30 +50,77 @@ def block_size() -> int:
     return BLOCK_OF_CPU if jax.default_backend() == "cpu" else BLOCK_OF_ACCELERATOR
 
 
-def draw_profiles(model: GalaxyModel, catalog: Catalog, *, key: jax.Array) -> Float[np.ndarray, "n y x"]:
+def draw_profiles(
+    model: GalaxyModel,
+    catalog: Catalog,
+    *,
+    key: jax.Array | int,
+    outside: str = "warn",
+    identifier: str | None = None,
+) -> Float[np.ndarray, "n y x"]:
     """Draw one new galaxy for each row of a catalogue.
 
     Args:
         model: A trained model with a flow.
         catalog: Columns of conditions (:mod:`hiergal.conditions`), in the units of the training survey or with their
             own.
-        key: PRNG key; the galaxy of a row depends on the key and the row's place alone.
+        key: PRNG key, or a seed; the galaxy of a row depends on the key, its conditions and the row's place alone.
+        outside: What to do with rows outside the trained range (:mod:`hiergal.trained_range`): ``warn`` draws them with
+            a warning, except those far outside, ``raise`` refuses them, ``ignore`` draws all.
+        identifier: A column that tells galaxies apart, integers or text: a galaxy then depends on that in place of the
+            row's place, and stays the same when other rows are dropped, added or sorted.
 
     Returns:
-        Unconvolved light profiles [flux per pixel].
+        Unconvolved light profiles [flux per pixel]; NaN for rows that are not drawn.
 
     Raises:
-        ValueError: If the model has no flow, or the catalogue lacks a column.
+        ValueError: If the model has no flow, the catalogue lacks a column, or identifiers are missing or not unique.
+        RuntimeError: In a fork of a process that has used JAX.
 
     Example:
         >>> profiles = draw_profiles(model, store.catalog, key=jax.random.key(0))  # doctest: +SKIP
     """
+    return _draw(model, catalog, key, outside, identifier)
+
+
+def _draw(
+    model: GalaxyModel, catalog: Catalog, key: jax.Array | int, outside: str, identifier: str | None
+) -> np.ndarray:
+    check_not_forked()
+    key = as_key(key)
     conditions = conditions_for(model, catalog)
-    return profiles_from_base(model, base_for_rows(model, key, np.arange(len(conditions))), conditions)
+    drawn = check_outside(model, conditions, outside, stacklevel=4)
+    rows = np.arange(len(conditions)) if identifier is None else identities(catalog, identifier)
+    if len(rows) != len(conditions):
+        raise ValueError(
+            f"identifier: expected {identifier!r} to have {len(conditions)} rows, got {len(rows)}"
+        )
+    return drawn_profiles(model, base_for_rows(model, key, rows), conditions, drawn)
+
+
+def drawn_profiles(
+    model: GalaxyModel,
+    base: Float[Array, "n d"],
+    conditions: Float[Array, "n c"],
+    drawn: Bool[np.ndarray, "n"],
+) -> Float[np.ndarray, "n y x"]:
+    """Compute galaxies as :func:`profiles_from_base` does, and NaN for rows that are not to be drawn."""
+    if drawn.all():
+        return profiles_from_base(model, base, conditions)
+    profiles = np.full((len(drawn), *model.recipe.shape), np.nan, np.float32)
+    profiles[drawn] = profiles_from_base(model, base[drawn], conditions[drawn])
+    return profiles
 
 
 def base_for_rows(model: GalaxyModel, key: jax.Array, rows: Array) -> Float[np.ndarray, "n d"]:
-    """Draw the base variables of the galaxies in these rows of a catalogue: each depends on its row alone."""
+    """Draw the base variables of the galaxies in these rows of a catalogue: each depends on its row alone.
+
+    Args:
+        model: A model.
+        key: PRNG key.
+        rows: Places in a catalogue, [n], or identities of galaxies (:func:`~hiergal.identities.identities`), [n, 2].
+    """
+    check_not_forked()
     d, n = model.recipe.generator.latents, len(rows)
     base = np.empty((n, d), np.float32)
     for first in range(0, n, ROWS):
@@ -96,6 +148,7 @@ def profiles_from_base(
     Example:
         >>> profiles = profiles_from_base(model, np.zeros((1, 16)), np.array([[23.0, 9.0, 0.8]]))  # doctest: +SKIP
     """
+    check_not_forked()
     condition_names(model)
     return _in_blocks(partial(_profiles, model), model.recipe.shape, *_single(base, conditions))
 
@@ -109,7 +162,7 @@ def stamps_from_base(
     flux_scale: float = 1.0,
     sky_level: float | None = None,
     key: jax.Array | None = None,
-    rows: Int[Array, "n"] | None = None,
+    rows: Array | None = None,
 ) -> Float[np.ndarray, "n v u"]:
     """Draw stamps of galaxies as a survey observes them, all on the device.
 
@@ -121,7 +174,8 @@ def stamps_from_base(
         flux_scale: Factor on the fluxes, such as one that makes them electrons.
         sky_level: Sky whose noise, with the galaxy's own, is added [flux per pixel, in electrons]; None for no noise.
         key: PRNG key of the noise.
-        rows: The galaxies' places in their catalogue, which the noise depends on; default their places here.
+        rows: The galaxies' places in their catalogue, [n], or their identities, [n, 2], which the noise depends on;
+            default their places here.
 
     Returns:
         Stamps [flux per pixel of the stamp], in which no galaxy depends on the others.
@@ -132,6 +186,7 @@ def stamps_from_base(
     Example:
         >>> images = stamps_from_base(model, renderer, base, conditions)  # doctest: +SKIP
     """
+    check_not_forked()
     condition_names(model)
     if sky_level is None:
         return _in_blocks(
@@ -147,7 +202,13 @@ def stamps_from_base(
 
 
 def draw_galsim(
-    model: GalaxyModel, catalog: Catalog, *, key: jax.Array, **options
+    model: GalaxyModel,
+    catalog: Catalog,
+    *,
+    key: jax.Array | int,
+    outside: str = "warn",
+    identifier: str | None = None,
+    **options,
 ) -> "list[galsim.GSObject]":
     """Draw one GalSim object for each row of a catalogue.
 
@@ -156,18 +217,25 @@ def draw_galsim(
     Args:
         model: A trained model with a flow.
         catalog: Columns of conditions.
-        key: PRNG key.
+        key: PRNG key, or a seed.
+        outside: As for :func:`draw_profiles`.
+        identifier: As for :func:`draw_profiles`.
         options: Further arguments of ``galsim.InterpolatedImage``, such as ``x_interpolant`` or ``gsparams``.
 
     Returns:
         Unconvolved profiles, whose flux is that of the drawn galaxy; always a list. Those of a model with a
-        ``profile_fwhm_arcsec`` can be drawn with any PSF that is wider than that, and with no narrower one.
+        ``profile_fwhm_arcsec`` can be drawn with any PSF that is wider than that, and with no narrower one. Rows that
+        are not drawn give objects of flux 0.
+
+    Raises:
+        ValueError: As for :func:`draw_profiles`.
+        RuntimeError: In a fork of a process that has used JAX.
 
     Example:
         >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}  # doctest: +SKIP
         >>> galaxies = draw_galsim(model, catalog, key=jax.random.key(0))  # doctest: +SKIP
     """
-    return light_profiles(model.recipe, draw_profiles(model, catalog, key=key), **options)
+    return light_profiles(model.recipe, _draw(model, catalog, key, outside, identifier), **options)
 
 
 def light_profiles(
@@ -177,7 +245,7 @@ def light_profiles(
 
     Args:
         recipe: Recipe of the model that drew them.
-        profiles: Unconvolved light profiles [flux per pixel].
+        profiles: Unconvolved light profiles [flux per pixel]; NaN gives an object of flux 0.
         options: Further arguments of ``galsim.InterpolatedImage``.
     """
     import galsim
@@ -185,12 +253,22 @@ def light_profiles(
     scale, fwhm = recipe.pixel_scale_arcsec, recipe.profile_fwhm_arcsec
     galaxies = [
         galsim.InterpolatedImage(galsim.Image(profile, scale=scale), **options)
+        if np.isfinite(profile[0, 0])
+        else _no_light(profile.shape, scale)
         for profile in profiles.astype(float)
     ]
     if not fwhm:
         return galaxies
     sharper = galsim.Deconvolve(galsim.Gaussian(fwhm=fwhm))
-    return [galsim.Convolve(galaxy, sharper) for galaxy in galaxies]
+    return [galsim.Convolve(galaxy, sharper) if galaxy.flux else galaxy for galaxy in galaxies]
+
+
+def _no_light(shape: tuple[int, int], scale: float) -> "galsim.GSObject":
+    """An object of flux 0, which can be sheared, convolved and drawn as any other."""
+    import galsim
+
+    dark = galsim.Image(np.zeros(shape), scale=scale)
+    return galsim.InterpolatedImage(dark, calculate_stepk=False, calculate_maxk=False)
 
 
 def _single(*columns: Array) -> list[np.ndarray]:
@@ -218,8 +296,15 @@ def _take(out: np.ndarray, first: int, block: jax.Array) -> None:
 
 @partial(jax.jit, static_argnames="d")
 def _base(key: jax.Array, rows: jax.Array, d: int) -> jax.Array:
-    keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
+    keys = _row_keys(key, rows)
     return jax.vmap(lambda row_key: jax.random.normal(row_key, (d,)))(keys)
+
+
+def _row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+    """Keys of rows: of their places, or of identities, which take two numbers of 32 bits."""
+    for number in jnp.atleast_2d(rows.T):
+        key = jax.vmap(jax.random.fold_in, in_axes=(None if key.ndim == 0 else 0, 0))(key, number)
+    return key
 
 
 @jax.jit
@@ -239,5 +324,5 @@ def _noisy_stamps(
     model: GalaxyModel, renderer: Renderer, scale, sky_level, key, base, conditions, rows
 ) -> jax.Array:
     clean = _stamps(model, renderer, scale, base, conditions)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
+    keys = _row_keys(key, rows)
     return jax.vmap(add_noise, in_axes=(0, 0, None))(keys, clean, sky_level)

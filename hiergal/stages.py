@@ -30,6 +30,7 @@ from hiergal.psf import check_wider
 from hiergal.recipe import Recipe
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder
+from hiergal.runtime.seeds import check_seed
 from hiergal.runtime.work import settle
 from hiergal.survey import Split, Store, StoreHeader
 from hiergal.survey.schema import digest_of_store
@@ -60,8 +61,12 @@ TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, GUIDE_FLOW, POPULATION_ROWS = 
 
 
 def key_for(seed: int, purpose: int) -> jax.Array:
-    """Return the PRNG key of a stage: stages of one seed are independent."""
-    return jax.random.fold_in(jax.random.key(seed), purpose)
+    """Return the PRNG key of a stage: stages of one seed are independent.
+
+    Raises:
+        ValueError: If the seed is out of range (:func:`~hiergal.runtime.seeds.check_seed`).
+    """
+    return jax.random.fold_in(jax.random.key(check_seed(seed)), purpose)
 
 
 def write_mock_survey(
@@ -89,6 +94,7 @@ def write_mock_survey(
         overwrite: Whether to replace a store that is there.
         progress: Whether to show a progress bar.
     """
+    check_seed(seed)
     from hiergal.survey.mock import draw_batch
     from hiergal.survey.prepare import prepare_store
 
@@ -149,6 +155,7 @@ def train_stage(
         BlockingIOError: If another process trains there.
         ValueError: If the store's stamps or pixels are not the recipe's, or its PSFs too narrow for it.
     """
+    check_seed(seed)
     _check_store(store, recipe)
     run = {
         "recipe": msgspec.to_builtins(recipe),
@@ -290,7 +297,7 @@ def fit_flow_stage(
     def fit(model: GalaxyModel) -> tuple[GalaxyModel, FlowFit]:
         return _fit_flows(model, store, seed=seed, conditions=conditions, steps=steps, progress=progress)
 
-    choices = {"seed": seed, "conditions": conditions, "steps": steps}
+    choices = {"seed": check_seed(seed), "conditions": conditions, "steps": steps}
     return update_model(model_path, "flow", store, choices, fit, overwrite=overwrite)
 
 

@@ -25,6 +25,7 @@ from hiergal.posterior import Posterior
 from hiergal.posterior_images import posterior_images
 from hiergal.psf import PSF
 from hiergal.records import Array, Record, record
+from hiergal.runtime.fork import check_not_forked
 
 __all__ = ["Structure", "measure_structure", "posterior_structure"]
 
@@ -69,6 +70,7 @@ def posterior_structure(
         >>> found = posterior_structure(model, posterior, psf=observation.psf)  # doctest: +SKIP
         >>> low, high = interval(found.gini, 0.68)  # doctest: +SKIP
     """
+    check_not_forked()
     images = posterior_images(model, posterior, psf=psf, draws=draws)
     flat = images.reshape(-1, *images.shape[2:])
     parts = []

@@ -37,7 +37,9 @@ from hiergal.posterior_table import (
     write_result,
 )
 from hiergal.progress import progress_bar
+from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.output import Output, check_inputs, owned
+from hiergal.runtime.seeds import check_seed
 from hiergal.stages import INFER, key_for
 from hiergal.survey import Store, open_store
 from hiergal.survey_run import SurveyRun, identity_of
@@ -98,6 +100,8 @@ def infer_survey(
     Example:
         >>> infer_survey("runs/first/model", "survey.zarr", "posteriors.fits", seed=0)  # doctest: +SKIP
     """
+    check_seed(seed)
+    check_not_forked()
     out, opened, loaded = Path(out), open_store(store), load_model(model)
     check_counts(draws=draws, limit=1 if limit is None else limit)
     check_method(loaded, method, draws)

@@ -38,6 +38,7 @@ from hiergal.optimizer import adafactor, learning_rate_at
 from hiergal.progress import Stopped, progress_bar, stop_requested
 from hiergal.recipe import Recipe, TrainingConfig
 from hiergal.records import Record, record
+from hiergal.runtime.fork import check_not_forked
 
 __all__ = ["Fit", "TrainState", "fit"]
 
@@ -110,6 +111,7 @@ def fit(
         FileExistsError: If the folder has checkpoints of another run, or something else of that name.
         BlockingIOError: If another process trains there.
     """
+    check_not_forked()
     config = recipe.training
     if not len(train) or not len(validation):
         raise ValueError(

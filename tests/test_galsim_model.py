@@ -71,8 +71,12 @@ ims = [galsim.Convolve(im, psf) for im in ims]
     names = {}
     with pytest.warns(UserWarning, match="1 of 3 galaxies .* beyond the range"):
         exec(compile(script, "figure_a1", "exec"), names)
-    assert len(names["ims"]) == 3
-    assert all(isinstance(im, galsim.GSObject) and im.flux > 0 for im in names["ims"])
+    assert len(names["ims"]) == 3 and all(isinstance(im, galsim.GSObject) for im in names["ims"])
+    assert [im.flux > 0 for im in names["ims"]] == [
+        True,
+        True,
+        False,
+    ]  # 20 pixels: this toy's largest have 14
 
 
 @pytest.mark.parametrize("step", [1, 7])
@@ -276,8 +280,8 @@ def test_missing_conditions_come_from_galaxies_alike(model):
     rows = np.asarray(model.model.population)
     for bright, chosen in ((21.0, request.conditions[:200]), (24.0, request.conditions[200:])):
         alike = rows[np.abs(rows[:, 0] - bright) < 0.3, 1]
-        # Two means of scatter 1.0 and more, 200 and some 70 galaxies: four standard errors and the kernel's slope.
-        assert abs(chosen[:, 1].mean() - alike.mean()) < 0.6
+        # Two means of scatter 1.5 and more, 200 and some 70 galaxies: four standard errors and the kernel's slope.
+        assert abs(chosen[:, 1].mean() - alike.mean()) < 0.9
     assert request.conditions[:200, 1].mean() > request.conditions[200:, 1].mean() + 2
 
 

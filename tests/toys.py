@@ -222,7 +222,7 @@ def drawing_model(shape: tuple[int, int] = (32, 32), latents: int = 8) -> Galaxy
     model = tiny_model(msgspec.structs.replace(recipe, generator=generator))
     rng = np.random.default_rng(3)
     magnitude = rng.uniform(20.5, 24.5, 500)
-    radius = 9 - 1.5 * (magnitude - 22.5) + rng.normal(size=500)
+    radius = 9 - 1.5 * (magnitude - 22.5) + 1.5 * rng.normal(size=500)
     population = np.stack([magnitude, np.clip(radius, 3, 14), rng.uniform(0.1, 1.5, 500)], axis=-1)
     population = population.astype(np.float32)
     center = jnp.stack([population.mean(0), population.std(0)])

@@ -23,6 +23,7 @@ import numpy as np
 from hiergal.hub.galaxy_model import DENSITIES, GalaxyModel, Provenance, blank_model
 from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, read_texts, write_arrays
 from hiergal.recipe import parse_recipe, recipe_to_toml
+from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.output import owned
 from hiergal.runtime.work import settle
 
@@ -132,6 +133,7 @@ def load_model(name: str | Path) -> GalaxyModel:
     Example:
         >>> model = load_model("runs/quickstart/model")  # doctest: +SKIP
     """
+    check_not_forked()
     from hiergal.hub.names import locate
 
     path = settle(locate(name))

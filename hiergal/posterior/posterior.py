@@ -37,6 +37,7 @@ from hiergal.prior import Prior, prior_of
 from hiergal.progress import progress_bar
 from hiergal.psf import PSF
 from hiergal.records import Array, Record, record
+from hiergal.runtime.fork import check_not_forked
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.samplers.methods import METHODS, Method, draw_latents
 
@@ -138,6 +139,7 @@ def infer(
         >>> posterior = infer(model, observation, key=jax.random.key(0))  # doctest: +SKIP
         >>> low, high = interval(posterior.summary.flux, 0.68)  # doctest: +SKIP
     """
+    check_not_forked()
     n = len(observation)
     check_counts(galaxies=n, draws=draws, batch=batch, proposals=1 if proposals is None else proposals)
     check_method(model, method, draws)

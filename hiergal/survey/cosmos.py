@@ -34,6 +34,7 @@ from jaxtyping import Int
 
 from hiergal.observation import Observation
 from hiergal.psf import PSF
+from hiergal.runtime.seeds import check_seed
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.correlation import Spectrum, catalog_noise, floored, noise_power
 from hiergal.survey.prepare import prepare_store
@@ -76,6 +77,7 @@ def read_stamps(
     Returns:
         Observations with images in the catalogue's flux unit, and stationary noise.
     """
+    check_seed(seed)
     import galsim
 
     real, (ny, nx) = catalog.real, stamp_shape
@@ -167,6 +169,7 @@ def write_cosmos_survey(
     Returns:
         The store.
     """
+    check_seed(seed)
     import galsim
 
     if limit is not None and limit < 1:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import FWHM_PER_SIGMA, PSF, gaussian_transfer
+from hiergal.runtime.seeds import check_seed
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.arrays import Batch
 from hiergal.survey.prepare import prepare_store
@@ -56,6 +57,7 @@ def degrade_survey(
     Example:
         >>> degrade_survey("sharp.zarr", "blurred.zarr", fwhm_arcsec=0.15)  # doctest: +SKIP
     """
+    check_seed(seed)
     store = open_store(source)
     if store.noise_kind == "pixel":
         raise ValueError(

@@ -23,6 +23,7 @@ from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.records import Array, Record, record
+from hiergal.runtime.seeds import check_seed
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.correlation import noise_power
 from hiergal.survey.optics import PIXEL_SCALE_ARCSEC, draw_psf, psf_bank
@@ -84,6 +85,7 @@ def draw_mock(
         >>> batch.truth.shape, sorted(batch.observation.catalog)[:3]
         ((3, 32, 40), ['axis_ratio', 'bulge_fraction', 'flux'])
     """
+    check_seed(seed)
     shape = (stamp, stamp) if isinstance(stamp, int) else tuple(stamp)
     if min(shape) < SMALLEST_STAMP:
         raise ValueError(f"stamp: expected at least {SMALLEST_STAMP} pixels along each side, got {shape}")
@@ -145,6 +147,7 @@ def draw_batch(
     Returns:
         Observations and truths.
     """
+    check_seed(seed)
     batch = draw_mock(count, seed=seed, stamp=stamp, noise=noise, workers=1, first=first)
     return batch.observation, batch.truth
 

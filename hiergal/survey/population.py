@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
+from hiergal.runtime.seeds import check_seed
+
 __all__ = ["MAGNITUDE_ZERO_POINT", "draw_population", "population_parameters", "random_stream"]
 
 MAGNITUDE_ZERO_POINT = 25.94  # COSMOS F814W, of the images in counts per second that GalSim distributes
@@ -80,6 +82,7 @@ def draw_population(
         >>> bool(23.5 < catalog["mag_auto"].mean() < 24.2)
         True
     """
+    check_seed(seed)
     p = population_parameters() if parameters is None else parameters
     uniform = np.stack([random_stream(seed, first + i, 0).uniform(size=DRAWS) for i in range(n)]).T
     normal = special.ndtri(uniform)

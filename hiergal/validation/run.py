@@ -18,6 +18,8 @@ from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior, infer
 from hiergal.progress import progress_bar
+from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import check_seed
 from hiergal.stages import key_for, split_of
 from hiergal.survey import Store
 from hiergal.survey.degrade import DEGRADED
@@ -110,6 +112,8 @@ def validate(
     Example:
         >>> found = validate(store, model=load_model("runs/first/model"))  # doctest: +SKIP
     """
+    check_seed(seed)
+    check_not_forked()
     if (model is None) == (images is None):
         raise ValueError("expected a model, or a folder of images; give one of the two")
     key = key_for(seed, VALIDATE)

@@ -73,7 +73,8 @@ def make_samples(
             "prepare the survey with the model's stamps"
         )
     draw_key, rest = jax.random.split(key)
-    profile = draw_profiles(model, observation.catalog, key=draw_key)
+    # The survey decides what it has, also outside the range of the training galaxies.
+    profile = draw_profiles(model, observation.catalog, key=draw_key, outside="ignore")
     return samples_of(profile, observation, profiles=True, key=rest, workers=workers, progress=progress)
 
 

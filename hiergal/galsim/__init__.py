@@ -1,0 +1,3 @@
+"""Galaxies inside GalSim: what belongs to its configuration files."""
+
+__all__: list[str] = []

@@ -1,0 +1,66 @@
+"""Seeds of everything random: one range for every command and every function."""
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jax
+
+__all__ = ["SEEDS", "as_key", "check_seed"]
+
+SEEDS = 2**32  # JAX, in its default of 32 bits, drops what is beyond: 2**32 + 1 would be the seed 1 again
+
+
+def check_seed(seed: int) -> int:
+    """Check a seed, and return it as Python's own integer.
+
+    Args:
+        seed: Seed, from 0 to 2**32 - 1.
+
+    Raises:
+        TypeError: If it is no integer.
+        ValueError: If it is out of range.
+
+    Example:
+        >>> check_seed(7)
+        7
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(
+            f"seed: expected an integer from 0 to {SEEDS - 1}, got {type(seed).__name__}"
+        ) from None
+    if isinstance(seed, bool) or not 0 <= number < SEEDS:
+        raise ValueError(f"seed: expected an integer from 0 to {SEEDS - 1}, got {seed}")
+    return number
+
+
+def as_key(key: Any) -> "jax.Array":
+    """Return a PRNG key; an integer is taken as its seed.
+
+    Args:
+        key: A key of ``jax.random``, or a seed.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is a seed out of range.
+
+    Example:
+        >>> import jax
+        >>> as_key(7) == jax.random.key(7)
+        Array(True, dtype=bool)
+    """
+    import jax
+
+    if isinstance(key, jax.Array) and (
+        (jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0)
+        or (key.dtype == "uint32" and key.ndim == 1)
+    ):
+        return key
+    try:
+        return jax.random.key(check_seed(key))
+    except TypeError:
+        raise TypeError(
+            f"key: expected a key, such as jax.random.key(0), or a seed, got {type(key).__name__}"
+        ) from None
