@@ -30,8 +30,10 @@ from hiergal.parts import check_workers, finished_parts
 from hiergal.progress import progress_bar
 from hiergal.renderer import Renderer, renderer_for
 from hiergal.runtime.files import remove
+from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output, owned
+from hiergal.runtime.seeds import check_seed
 from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
 from hiergal.stages import SAMPLE, key_for
 from hiergal.survey_run import digest_of_model
@@ -112,7 +114,8 @@ def sample_catalog(
     Example:
         >>> sample_catalog("hub:mock-acs", catalog, "galaxies.zarr", seed=1)  # doctest: +SKIP
     """
-    out = Path(out)
+    check_not_forked()
+    seed, out = check_seed(seed), Path(out)
     if out.suffix not in SUFFIXES:
         raise ValueError(f"out: expected a name that ends in {', '.join(SUFFIXES)}, got {out}")
     check_workers(workers, scheduler)

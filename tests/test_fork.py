@@ -58,7 +58,7 @@ doors = {
     "draw_profiles": lambda: hiergal.draw_profiles(model, CATALOG, key=key),
     "draw_galsim": lambda: hiergal.draw_galsim(model, CATALOG, key=key),
     "infer": lambda: hiergal.infer(model, None, key=key),
-    "predict": lambda: hiergal.predict(None, None, key=key),
+    "predict": lambda: hiergal.predict(model, None, None, key=key),
     "jax.random.key": lambda: jax.random.key(1),
     "check_fits": lambda: hiergal.check_fits(model, None, None, key=key),
 }

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import hiergal
+from hiergal.catalog_sampling import sample_catalog
 from hiergal.cli import app
 from hiergal.runtime.seeds import SEEDS, as_key, check_seed
+from hiergal.stages import key_for
+from hiergal.survey.population import draw_population
 
 BAD = [-1, SEEDS, 2**63, 2**64, -(2**70)]
 COMMANDS = {
@@ -30,20 +32,18 @@ def test_commands_refuse_seeds_out_of_range(command, seed, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, [*COMMANDS[command], f"--seed={seed}"])
     assert done.exit_code == 2 and isinstance(done.exception, SystemExit)
-    assert "0<=x<=4294967295" in done.output
+    assert "'--seed'" in done.output and "Traceback" not in done.output
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("seed", BAD)
 def test_functions_refuse_them(seed):
-    from hiergal.survey.population import draw_population
-
     for call in (
         check_seed,
         as_key,
-        lambda seed: hiergal.stages.key_for(seed, 1),
+        lambda seed: key_for(seed, 1),
         lambda seed: draw_population(3, seed=seed),
-        lambda seed: hiergal.catalog_sampling.sample_catalog("hub:mock-acs", None, "g.fits", seed=seed),
+        lambda seed: sample_catalog("hub:mock-acs", None, "g.fits", seed=seed),
     ):
         with pytest.raises(ValueError, match="seed: expected an integer from 0 to 4294967295, got"):
             call(seed)

@@ -11,7 +11,7 @@ __all__ = ["SEEDS", "as_key", "check_seed"]
 SEEDS = 2**32  # JAX, in its default of 32 bits, drops what is beyond: 2**32 + 1 would be the seed 1 again
 
 
-def check_seed(seed: int) -> int:
+def check_seed(seed: Any) -> int:
     """Check a seed, and return it as Python's own integer.
 
     Args:
