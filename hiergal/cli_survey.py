@@ -31,6 +31,13 @@ Overwrite = Annotated[
 ]
 StoreOut = Annotated[Path, typer.Argument(help="The store to write, such as survey.zarr.")]
 Stamp = Annotated[int, typer.Option(help="Pixels along each side of a stamp.")]
+NoiseSpectrum = Annotated[
+    str,
+    typer.Option(
+        help="'given', as the input states it, or 'measured' in the source-free parts of the stamps: correlation "
+        "between pixels and level."
+    ),
+]
 Workers = Annotated[int | None, typer.Option(help="Processes; default one per available core.", min=1)]
 
 
@@ -80,12 +87,14 @@ def survey_cosmos(
             help="Noise spectrum: 'galsim', or 'expected' of a stamp cut from a field (for inference)."
         ),
     ] = "galsim",
+    noise_spectrum: NoiseSpectrum = "given",
     seed: Seed = 0,
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Read real galaxies through GalSim. A run that was stopped goes on with the same command."""
     from hiergal.survey.cosmos import write_cosmos_survey
+    from hiergal.survey.noise_choice import noise_report
 
     store = write_cosmos_survey(
         catalog,
@@ -96,12 +105,14 @@ def survey_cosmos(
         limit=limit,
         centre=centre,
         spectrum=spectrum,
+        noise_spectrum=noise_spectrum,
         seed=seed,
         workers=workers,
         progress=True,
         overwrite=overwrite,
     )
     typer.echo(store)
+    typer.echo(noise_report(store.header.provenance))
 
 
 @survey.command("cutouts")
@@ -117,10 +128,18 @@ def survey_cutouts(
     pixel_scale_arcsec: Annotated[
         float | None, typer.Option(help="Width of a pixel [arcsec]; default the WCS of the files.")
     ] = None,
+    noise_spectrum: NoiseSpectrum = "given",
+    noise_group: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the catalogue with one number for each exposure or mosaic, to measure noise in each."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Read stamps of any instrument: image, variance, mask and PSF of each galaxy."""
     from hiergal.survey.cutouts import write_cutouts_survey
+    from hiergal.survey.noise_choice import noise_report
 
     store = write_cutouts_survey(
         source,
@@ -130,10 +149,13 @@ def survey_cutouts(
         magnitude_zero_point=magnitude_zero_point,
         flux_unit=flux_unit,
         pixel_scale_arcsec=pixel_scale_arcsec,
+        noise_spectrum=noise_spectrum,
+        noise_group=noise_group,
         progress=True,
         overwrite=overwrite,
     )
     typer.echo(store)
+    typer.echo(noise_report(store.header.provenance))
 
 
 @survey.command("degrade")

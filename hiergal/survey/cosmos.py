@@ -21,11 +21,15 @@ et al. 2015, arXiv:1407.7676). Conventions, ``galsim`` meaning that GalSim draws
   GalSim's quintic, since their centre lies between pixels; odd ones keep their pixels, divided by their sum.
 * **Noise**: power of :class:`~hiergal.stationary_noise.StationaryNoise` from the galaxy's own correlation function and
   variance; :mod:`hiergal.survey.correlation` tells ``spectrum="galsim"`` from ``"expected"``. Take the second
-  for inference.
+  for inference. With ``noise_spectrum="measured"`` the correlation function is the one that is measured in the
+  source-free pixels of the cutouts themselves (:mod:`hiergal.survey.noise_spectrum`), scaled to each galaxy's
+  variance, and the spectrum is the expected one. The noise beyond cutouts is drawn with it too, conditional on the
+  cutout's pixels, so that there is no seam (:func:`~hiergal.survey.correlation.continued_noise`).
 """
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +40,13 @@ from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.runtime.seeds import check_seed
 from hiergal.stationary_noise import StationaryNoise
-from hiergal.survey.correlation import Spectrum, catalog_noise, floored, noise_power
+from hiergal.survey.correlation import Spectrum, catalog_noise, continued_noise, floored, noise_power
+from hiergal.survey.noise_choice import (
+    MeasuredNoise,
+    check_source,
+    measured_in_catalog,
+    measured_or_why,
+)
 from hiergal.survey.prepare import prepare_store
 from hiergal.survey.real_catalog import RealCatalog, open_catalog
 from hiergal.survey.store import Store, StoreHeader
@@ -47,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["RealCatalog", "open_catalog", "padding_generator", "read_stamps", "write_cosmos_survey"]
 
 OPEN_FILES = 4
+INTERPOLANT_PIX = 3  # half the support of GalSim's quintic
 PSF_MARGIN_PIX = 5  # what a quintic interpolant adds to an image of even size, made odd
 COSMOS_ZERO_POINT = 25.94  # F814W, as Lanusse et al. (2020) and GalSim's documentation have it
 
@@ -62,6 +73,7 @@ def read_stamps(
     seed: int = 0,
     centre: Centre = "galsim",
     spectrum: Spectrum = "galsim",
+    measured: MeasuredNoise | None = None,
 ) -> Observation:
     """Read galaxies as the model sees them; the conventions are at the top of this page.
 
@@ -73,6 +85,7 @@ def read_stamps(
         seed: Seed of the noise beyond the cutouts.
         centre: Where the galaxy's centre lies if cutout and stamp are not both even or both odd.
         spectrum: Which noise spectrum to give.
+        measured: Noise measured in the cutouts, to be used instead of the catalogue's.
 
     Returns:
         Observations with images in the catalogue's flux unit, and stationary noise.
@@ -88,9 +101,11 @@ def read_stamps(
     unit_power: dict[str | None, np.ndarray] = {}
     for i, row in enumerate(rows):
         rng = padding_generator(seed, int(row))
+        file = None if real.noise_file_name is None else real.noise_file_name[row]
         noise = catalog_noise(real, int(row), rng, recentre=spectrum == "expected")
         cutout = real.getGalImage(row)
-        profile = _interpolated(cutout, noise_pad=noise, noise_pad_size=(max(ny, nx) + 8) * scale, rng=rng)
+        pad = {"noise_pad": noise, "noise_pad_size": (max(ny, nx) + 8) * scale} if measured is None else {}
+        profile = _interpolated(cutout, rng=rng, **pad)
         shift[i] = [
             0.5 * ((have - want) % 2) for have, want in zip(cutout.array.shape, stamp_shape, strict=True)
         ]
@@ -102,10 +117,17 @@ def read_stamps(
         psf[i] = original.drawImage(
             nx=psf_shape[1], ny=psf_shape[0], scale=scale, dtype=float, method="no_pixel"
         ).array
-        file = None if real.noise_file_name is None else real.noise_file_name[row]
         if file not in unit_power:
-            unit_power[file] = noise_power(noise, stamp_shape, scale, spectrum) / real.variance[row]
+            unit_power[file] = (
+                noise_power(noise, stamp_shape, scale, spectrum) / real.variance[row]
+                if measured is None
+                else measured.of(file).on(stamp_shape)
+            )
         power[i] = unit_power[file] * real.variance[row]
+        if measured is not None:
+            inside = _covered(cutout.array.shape, stamp_shape, shift[i] if centre == "pixel" else (0, 0))
+            generator = np.random.default_rng([seed, int(row)])
+            image[i] = continued_noise(image[i], inside, power[i], generator)
     conditions = {name: column[rows] for name, column in catalog.conditions.items()}
     conditions |= {"shift_y_pix": shift[:, 0], "shift_x_pix": shift[:, 1]}
     return Observation(
@@ -143,6 +165,7 @@ def write_cosmos_survey(
     seed: int = 0,
     centre: Centre = "galsim",
     spectrum: Spectrum = "galsim",
+    noise_spectrum: str = "given",
     workers: int | Executor | None = None,
     progress: bool = False,
     overwrite: bool = False,
@@ -162,6 +185,9 @@ def write_cosmos_survey(
         seed: Seed of the noise beyond the cutouts; the same seed gives the same store.
         centre: ``galsim`` or ``pixel``, as at the top of this page.
         spectrum: ``galsim`` or ``expected``, as at the top of this page.
+        noise_spectrum: ``given`` for the catalogue's correlation functions, ``measured`` for what the source-free
+            pixels of the cutouts show. Either way the survey records both
+            (:mod:`hiergal.survey.noise_choice`).
         workers: Number of processes, None for one per available core; or an executor, whose workers see the files.
         progress: Show a progress bar.
         overwrite: Replace a store that is already there.
@@ -174,15 +200,20 @@ def write_cosmos_survey(
 
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1 galaxy, got {limit}; leave it out to take all")
+    check_source(noise_spectrum)
     catalog = open_catalog(path, band=band, exclusion_level=exclusion_level)
     rows = catalog.rows[:limit]
     file, name = Path(catalog.real.file_name), str(catalog.real.band[rows[0]]).strip()
+    zero_point = _zero_point(name)
+    measured, recorded = measured_or_why(
+        lambda: measured_in_catalog(catalog, stamp_shape, rows), noise_spectrum
+    )
     choices = {"seed": seed, "centre": centre, "spectrum": spectrum}
     header = StoreHeader(
         survey=file.stem,
         band=name,
         pixel_scale_arcsec=catalog.pixel_scale_arcsec,
-        magnitude_zero_point=_zero_point(name),
+        magnitude_zero_point=zero_point,
         flux_unit="counts per second",
         provenance={
             "generator": "hiergal survey cosmos",
@@ -191,6 +222,7 @@ def write_cosmos_survey(
             "galsim": galsim.__version__,
             "stamp_shape": list(stamp_shape),
             **choices,
+            **recorded,
         },
     )
     draw = _Draw(
@@ -199,6 +231,7 @@ def write_cosmos_survey(
         exclusion_level=catalog.exclusion_level,
         stamp_shape=tuple(stamp_shape),
         psf_shape=_psf_shape(catalog, rows),
+        measured=measured if noise_spectrum == "measured" else None,
         **choices,
     )
     _open[draw] = catalog
@@ -229,6 +262,7 @@ class _Draw:
     seed: int
     centre: Centre
     spectrum: Spectrum
+    measured: MeasuredNoise | None = field(default=None, compare=False)
 
     def __call__(self, first: int, count: int) -> tuple[Observation, None]:
         if self not in _open:
@@ -242,6 +276,7 @@ class _Draw:
             seed=self.seed,
             centre=self.centre,
             spectrum=self.spectrum,
+            measured=self.measured,
         )
         if len(catalog.real.loaded_files) > OPEN_FILES:  # GalSim keeps all it has read in memory
             catalog.real.close()
@@ -258,6 +293,16 @@ def _interpolated(image: "galsim.Image", **kwargs) -> "galsim.InterpolatedImage"
     return galsim.InterpolatedImage(
         image, pad_factor=1.0, calculate_stepk=False, calculate_maxk=False, **kwargs
     )
+
+
+def _covered(cutout: tuple[int, int], stamp: tuple[int, int], shift: Sequence[float]) -> np.ndarray:
+    """Return which pixels of a stamp have the cutout's; between its pixels, all that the interpolant needs."""
+    axes = []
+    for have, want, moved in zip(cutout, stamp, shift, strict=True):
+        place = np.arange(want) - (want - 1) / 2 - moved + (have - 1) / 2
+        margin = 0 if place[0] % 1 == 0 else INTERPOLANT_PIX - 0.5
+        axes.append((place >= margin) & (place <= have - 1 - margin))
+    return np.outer(*axes)
 
 
 def _psf_shape(catalog: RealCatalog, rows: np.ndarray) -> tuple[int, int]:

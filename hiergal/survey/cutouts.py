@@ -24,11 +24,13 @@ Astropy write a galaxy::
 
 Arrays in memory, or an ``.npz`` file of them with the same names in lower case, do as well
 (:func:`from_arrays`). Pixels without data end up masked. Noise is taken as independent between pixels, as
-variance maps have it.
+variance maps have it; drizzled and resampled images are not like that. ``noise_spectrum="measured"`` measures
+how the noise of the stamps is correlated (:mod:`hiergal.survey.noise_spectrum`): each galaxy then has stationary
+noise, the measured spectrum scaled to the galaxy's own level, which for a variance map is its median.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,12 @@ from hiergal.survey.cutout_files import (
     open_folder,
     read_folder,
     read_npz,
+)
+from hiergal.survey.noise_choice import (
+    check_source,
+    measured_in_cutouts,
+    measured_or_why,
+    with_measured_noise,
 )
 from hiergal.survey.store import Store, StoreHeader, write_store
 
@@ -125,6 +133,8 @@ def write_cutouts_survey(
     magnitude_zero_point: float,
     flux_unit: str = "counts per second",
     pixel_scale_arcsec: float | None = None,
+    noise_spectrum: str = "given",
+    noise_group: str | None = None,
     progress: bool = False,
     overwrite: bool = False,
 ) -> Store:
@@ -139,6 +149,11 @@ def write_cutouts_survey(
         magnitude_zero_point: Magnitude of an object of flux 1 [mag].
         flux_unit: Unit of fluxes in words.
         pixel_scale_arcsec: Width of a pixel [arcsec]; None to take it from the WCS (or the observations).
+        noise_spectrum: ``given`` for independent pixels, as variance maps have it; ``measured`` for stationary noise of
+            the spectrum that the source-free pixels of the stamps show. Either way the survey records both
+            (:mod:`hiergal.survey.noise_choice`).
+        noise_group: Column of the catalogue with one value for each exposure or mosaic, whose galaxies are measured
+            together; None for one spectrum for all.
         progress: Show a progress bar.
         overwrite: Replace a store that is already there.
 
@@ -149,31 +164,47 @@ def write_cutouts_survey(
         OSError: If the source is missing, or a file in it cannot be read.
         ValueError: If the data are faulty.
     """
+    check_source(noise_spectrum)
     units: dict[str, str] = {}
     if isinstance(source, Observation):
-        scale, n, batches = source.pixel_scale_arcsec, len(source), iter([source])
+        scale, n = source.pixel_scale_arcsec, len(source)
+
+        def batches() -> Iterable[Observation]:
+            return [source]
+
     elif Path(source).is_file():
         scale = pixel_scale_arcsec
         whole = from_arrays(**read_npz(Path(source), scale))
-        n, batches = len(whole), iter([whole])
+        n = len(whole)
+
+        def batches() -> Iterable[Observation]:
+            return [whole]
+
     else:
         folder = open_folder(Path(source), pixel_scale_arcsec)
         scale, n, units = folder.pixel_scale_arcsec, len(folder.files), folder.units
-        batches = (from_arrays(**arrays) for arrays in read_folder(folder))
+
+        def batches() -> Iterable[Observation]:
+            return (from_arrays(**arrays) for arrays in read_folder(folder))
+
     if pixel_scale_arcsec is not None and not np.isclose(scale, pixel_scale_arcsec, rtol=SCALE_TOLERANCE):
         raise ValueError(
             f"expected observations on {pixel_scale_arcsec} arcsec pixels, got {scale}; make them agree"
         )
+    measured, recorded = measured_or_why(lambda: measured_in_cutouts(batches(), noise_group), noise_spectrum)
     header = StoreHeader(
         survey=survey,
         band=band,
         pixel_scale_arcsec=scale,
         magnitude_zero_point=magnitude_zero_point,
         flux_unit=flux_unit,
-        provenance={"generator": "hiergal survey cutouts"},
+        provenance={"generator": "hiergal survey cutouts", **recorded},
         catalog_units=units,
     )
-    pairs = ((batch, None) for batch in batches)
+    pairs = (
+        (batch if noise_spectrum == "given" else with_measured_noise(batch, measured, noise_group), None)
+        for batch in batches()
+    )
     return write_store(out, header, pairs, total=n, progress=progress, overwrite=overwrite)
 
 
