@@ -22,6 +22,8 @@ store is whole, or it is not there (:mod:`hiergal.runtime.output`).
 """
 
 import math
+import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +36,7 @@ from jaxtyping import Float, Int
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
+from hiergal.runtime.inputs import input_path
 from hiergal.runtime.work import settle
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, read_attributes
@@ -42,6 +45,9 @@ from hiergal.survey.writer import write_store
 __all__ = ["Split", "Store", "StoreHeader", "Subset", "open_store", "write_store"]
 
 Rows = slice | int | list[int] | np.ndarray
+DAMAGE = re.compile(
+    r"DATA_LOSS|CRC|checksum|digest|corrupt|decod|decompress|zstd|blosc|truncat|parse", re.IGNORECASE
+)
 
 
 class Split(NamedTuple):
@@ -71,6 +77,7 @@ class Store:
 
     def __init__(self, path: Path, attributes: Mapping[str, Any], arrays: Mapping[str, Any]):
         self.path = path
+        self._folder = Path(os.path.realpath(path))  # without "..", and the same after a change of folder
         self.header = msgspec.convert(attributes["header"], StoreHeader)
         self.noise_kind: str = attributes["noise_kind"]
         self.shape: tuple[int, int] = tuple(arrays["image"].shape[1:])
@@ -191,18 +198,17 @@ class Store:
                 return array[int(index[0]) : int(index[-1]) + 1].read().result()
             unique, place = np.unique(index, return_inverse=True)
             return array[unique].read().result()[place]
-        except Exception as error:  # a checksum, a codec or the file system: all mean the same to the reader
-            raise OSError(
-                f"expected intact data in {self.path}, got a damaged array {name!r} ({error}); copy the "
-                "store again from its source, or write the survey again"
-            ) from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise OSError(_words_for(error, self.path, name)) from error
 
     def _reader(self, name: str) -> Any:
         """TensorStore reads the same files as Zarr, and scattered rows ten times faster."""
         import tensorstore
 
         if name not in self._readers:
-            kvstore = {"driver": "file", "path": str((self.path / name).absolute())}
+            kvstore = {"driver": "file", "path": str(self._folder / name)}
             spec = {"driver": "zarr3", "kvstore": kvstore, "recheck_cached_data": False}
             self._readers[name] = tensorstore.open(spec, read=True, open=True).result()
         return self._readers[name]
@@ -259,7 +265,7 @@ def open_store(path: str | Path) -> Store:
     """
     import zarr
 
-    path = settle(path)
+    path = settle(input_path(path, "a survey store"))
     attributes = read_attributes(path)
     check_manifest(path)
     root = zarr.open_group(path, mode="r")
@@ -270,3 +276,14 @@ def open_store(path: str | Path) -> Store:
     if problems:
         raise ValueError("\n- ".join([f"{path} is not a consistent survey; write it again:", *problems]))
     return Store(path, attributes, arrays)
+
+
+def _words_for(error: Exception, path: Path, name: str) -> str:
+    """Say what went wrong in reading: only damage is called damage."""
+    words = str(error).partition(" [tensorstore_spec")[0]
+    if DAMAGE.search(re.sub(r'"[^"]*"', "", words)):  # names of files are in quotes
+        return (
+            f"expected intact data in {path}, got a damaged array {name!r} ({words}); copy the store again from its "
+            "source, or write the survey again"
+        )
+    return f"expected to read the array {name!r} of {path}, got: {words}; see whether it is still there and readable"
