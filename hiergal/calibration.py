@@ -26,6 +26,7 @@ from hiergal.calibration_ranks import (
     tarp_coverage,
     tarp_test,
 )
+from hiergal.records import brief
 from hiergal.validation.verdict import ALPHA, Verdict, holm, verdict_of
 
 __all__ = [
@@ -53,6 +54,8 @@ class PosteriorScores(NamedTuple):
 
     z_score: Float[np.ndarray, "n"]
     contraction: Float[np.ndarray, "n"]
+
+    __repr__ = brief
 
 
 def coverage_test(

@@ -11,7 +11,10 @@ hiergal validate --model RUN/model --survey OUT.zarr      how real its galaxies 
 hiergal models list|info|card|fetch|verify|publish|...    trained models: which there are, what they are
 """
 
+import importlib.metadata
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -23,20 +26,61 @@ from hiergal.cli_publish import card, publish
 from hiergal.cli_sample import sample
 from hiergal.cli_survey import Overwrite, Seed, survey
 from hiergal.host_memory import keep_freed_memory
-from hiergal.progress import Stopped
+from hiergal.progress import Interrupted, Stopped, interruptions
+from hiergal.report import plain
+from hiergal.runtime.exits import (
+    COULD_NOT_RUN,
+    DONE,
+    STOPPED,
+    TEST_FAILED,
+    exit_code_of,
+    require_extra,
+)
+from hiergal.runtime.log import log_to_stderr
 
 __all__ = ["app", "main"]
 
-INTERRUPTED = 130  # what shells report after Ctrl-C
+DEBUG = "HIERGAL_DEBUG"  # environment variable
+INTERRUPTED = (
+    "stopped; the same command goes on from what is finished (survey, train, infer into a table, sample, quickstart), "
+    "or begins again (flow, guide, infer into .nc or .zarr, validate); nothing is half-written"
+)
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help=(
-        "Learn what galaxies look like from survey images, infer what is behind a stamp, and draw new galaxies."
+        "Learn what galaxies look like from survey images, infer what is behind a stamp, and draw new galaxies.\n\n"
+        "Outputs: a finished result of the same command is recognised, and one that was stopped goes on; a result of "
+        "other settings is replaced with --overwrite only; whatever hiergal did not write is never touched.\n\n"
+        "Exit codes: 0 done, 1 a test failed, 2 wrong use, 3 could not run, 130 stopped. Progress and messages go to "
+        f"stderr. With {DEBUG}=1 errors come with a traceback."
     ),
 )
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"hiergal {importlib.metadata.version('hiergal')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def common(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no messages below warnings.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Set up the log; what comes before the verb."""
+    log_to_stderr(quiet=quiet)
+
+
 app.add_typer(survey, name="survey")
 app.add_typer(models, name="models")
 models.command()(publish)
@@ -64,9 +108,12 @@ def quickstart(
     from hiergal.quickstart import run_quickstart
     from hiergal.recipe import Recipe, load_recipe
 
+    require_extra("plot", "the report of the quickstart")
     plan = load_recipe(recipe) if recipe else Recipe()
-    report = run_quickstart(out, plan, galaxies=galaxies, seed=seed, overwrite=overwrite)
-    typer.echo(f"report: {report}")
+    found = run_quickstart(out, plan, galaxies=galaxies, seed=seed, overwrite=overwrite)
+    for line in found.verdict:
+        typer.echo(line)
+    typer.echo(f"report: {found.page}")
 
 
 @app.command()
@@ -201,6 +248,7 @@ def validate(
     from hiergal.validation.report import FILES, summary_of, write_validation
     from hiergal.validation.run import validate as run
 
+    require_extra("plot", "the report of the validation")
     store, trained = open_store(survey), None if model is None else load_model(model)
     choices = {"profiles": profiles, "galaxies": galaxies, "seed": seed, "alpha": alpha}
     judged = digest_of_model(locate(model)) if images is None else digest_of_files(images)
@@ -215,16 +263,40 @@ def validate(
         results = own.results
     typer.echo(results["summary"])
     typer.echo(f"report: {out / 'report.html'}")
-    raise typer.Exit(0 if results["passed"] else 1)
+    raise typer.Exit(DONE if results["passed"] else TEST_FAILED)
 
 
 def main() -> None:
     """Run the command; what went wrong is said in words, not in a traceback."""
     keep_freed_memory()
     try:
-        app()
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        sys.exit(f"hiergal: {error}")
+        with interruptions():
+            app()
     except Stopped as stop:
-        typer.echo(f"hiergal: {stop}", err=True)
-        sys.exit(INTERRUPTED)
+        _end(str(stop), STOPPED)
+    except Interrupted:
+        _end(INTERRUPTED, STOPPED)
+    except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        _end(str(error), exit_code_of(error), error)
+    except MemoryError as error:
+        _end(
+            "expected more memory than there is; take fewer galaxies at once (--batch), or draws",
+            COULD_NOT_RUN,
+            error,
+        )
+    except Exception as error:  # a fault of hiergal's
+        words = " ".join(str(error).split())
+        _end(
+            f"unexpected {type(error).__name__}: {words[:300]}; this is a fault of hiergal: please report it with the "
+            f"traceback that {DEBUG}=1 shows",
+            COULD_NOT_RUN,
+            error,
+        )
+
+
+def _end(words: str, code: int, error: BaseException | None = None) -> None:
+    if error is not None and os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    lines = "\n".join(plain(line) for line in words.splitlines())
+    typer.echo(f"hiergal: {lines}", err=True)
+    sys.exit(code)

@@ -15,7 +15,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.psf import convolve
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.samplers.problem import Problem
 from hiergal.stationary_noise import StationaryNoise
 
@@ -43,6 +43,8 @@ class RingWeights(NamedTuple):
     share: Array
     modes: Array
 
+    __repr__ = brief
+
 
 class FitStatistics(NamedTuple):
     """Statistics of stamps of galaxies.
@@ -60,6 +62,8 @@ class FitStatistics(NamedTuple):
     power: Array
     spectrum: Array
     log_prior: Array
+
+    __repr__ = brief
 
 
 @jax.jit

@@ -20,7 +20,7 @@ from hiergal.autoregression import AutoregressiveStack
 from hiergal.optimizer import learning_rate_at
 from hiergal.progress import progress_bar
 from hiergal.recipe import FlowConfig
-from hiergal.records import Array, Record, record, static
+from hiergal.records import Array, Record, brief, record, static
 from hiergal.runtime.fork import check_not_forked
 
 __all__ = ["ConditionalFlow", "FlowFit", "fit_flow"]
@@ -94,6 +94,8 @@ class FlowFit(NamedTuple):
 
     flow: ConditionalFlow
     validation: tuple[float, ...]
+
+    __repr__ = brief
 
 
 def fit_flow(

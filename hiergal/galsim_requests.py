@@ -16,6 +16,7 @@ from hiergal.conditions import (
 )
 from hiergal.hub import GalaxyModel
 from hiergal.identities import identities, identity_normals
+from hiergal.records import brief
 from hiergal.runtime.fork import check_not_forked, is_fork
 from hiergal.trained_range import OUTSIDE, check_outside
 
@@ -50,6 +51,8 @@ class Request(NamedTuple):
     conditions: Float[np.ndarray, "n c"]
     noise_seed: np.ndarray
     drawn: Bool[np.ndarray, "n"] | None = None
+
+    __repr__ = brief
 
 
 def request_galaxies(

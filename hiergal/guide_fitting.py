@@ -23,7 +23,7 @@ from hiergal.laplace import GaussianPosterior
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.progress import progress_bar
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.runtime.fork import check_not_forked
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.samplers.methods import draw_latents, find_mode
@@ -41,6 +41,8 @@ class Shapes(NamedTuple):
 
     w: Float[np.ndarray, "s n d"]
     features: Float[np.ndarray, "n f"]
+
+    __repr__ = brief
 
 
 def fit_guide_flow(

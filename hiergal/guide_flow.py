@@ -19,7 +19,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.laplace import GaussianPosterior, sharpen
 from hiergal.observation import Observation
 from hiergal.prior import Prior
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.samplers.problem import Problem
 
 __all__ = ["Simulated", "draws_of_guide", "guide_features", "laplace_of", "simulate"]
@@ -34,6 +34,8 @@ class Simulated(NamedTuple):
 
     latents: Float[Array, "n d"]
     observation: Observation
+
+    __repr__ = brief
 
 
 def simulate(model: GalaxyModel, like: Observation, prior: Prior, *, key: jax.Array) -> Simulated:

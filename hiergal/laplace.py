@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from hiergal.psf import PSF
-from hiergal.records import Array, Record, record
+from hiergal.records import Array, Record, brief, record
 
 __all__ = ["GaussianPosterior", "Misfit", "inflate", "misfit", "sharpen"]
 
@@ -179,6 +179,8 @@ class Misfit(NamedTuple):
 
     factor: Float[jax.Array, "n"]
     error: Float[jax.Array, "n"]
+
+    __repr__ = brief
 
 
 def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Misfit:

@@ -23,7 +23,8 @@ from hiergal.posterior import Posterior, interval
 from hiergal.posterior_stages import infer_stage
 from hiergal.psf import gaussian_transfer
 from hiergal.recipe import Recipe
-from hiergal.report import write_json
+from hiergal.records import brief
+from hiergal.report import verdict_lines, write_json
 from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.seeds import check_seed
 from hiergal.simulate import draw_profiles
@@ -53,10 +54,24 @@ class Drawn(NamedTuple):
     noisy: np.ndarray
     moments: Table
 
+    __repr__ = brief
+
+
+class Quickstart(NamedTuple):
+    """What a quickstart leaves.
+
+    Attributes:
+        page: The report.
+        verdict: What missed its goal and what to do about it, a line each; the first counts.
+    """
+
+    page: Path
+    verdict: tuple[str, ...]
+
 
 def run_quickstart(
     out: Path, recipe: Recipe, *, galaxies: int, seed: int, overwrite: bool = False, progress: bool = True
-) -> Path:
+) -> Quickstart:
     """Run every stage, and write ``metrics.json``, the figures and ``report.html``.
 
     Args:
@@ -68,12 +83,14 @@ def run_quickstart(
         progress: Whether to show progress bars.
 
     Returns:
-        The path of the report.
+        The page, and its verdict in words.
 
     Raises:
         FileExistsError: If one of :data:`NAMES` is in the folder, and not of this quickstart.
         BlockingIOError: If another process is at work there.
     """
+    from hiergal.quickstart_report import findings_of
+
     run = {
         "recipe": msgspec.to_builtins(recipe),
         "seed": check_seed(seed),
@@ -81,12 +98,14 @@ def run_quickstart(
         "version": __version__,
     }
     with owned_folder(out, "quickstart", run=run, names=NAMES, overwrite=overwrite) as own:
-        report = _run_stages(own.path, recipe, galaxies, seed, progress)
+        report, metrics = _run_stages(own.path, recipe, galaxies, seed, progress)
         own.done()
-    return Path(out) / report.name
+    return Quickstart(Path(out) / report.name, tuple(verdict_lines(findings_of(metrics))))
 
 
-def _run_stages(out: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool) -> Path:
+def _run_stages(
+    out: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool
+) -> tuple[Path, dict[str, Any]]:
     from hiergal.quickstart_report import write_quickstart_report
 
     store = _survey(out / "survey.zarr", recipe, galaxies, seed, progress)
@@ -114,7 +133,7 @@ def _run_stages(out: Path, recipe: Recipe, galaxies: int, seed: int, progress: b
     if real is not None:
         metrics["cosmos_dev"] = real_metrics(*real)
     write_json(out / "metrics.json", metrics)
-    return write_quickstart_report(
+    page = write_quickstart_report(
         out,
         metrics=metrics,
         model=model,
@@ -126,6 +145,7 @@ def _run_stages(out: Path, recipe: Recipe, galaxies: int, seed: int, progress: b
         drawn=drawn,
         real=real,
     )
+    return page, metrics
 
 
 def blurred_truth(truth: np.ndarray, recipe: Recipe) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The quickstart's report: which figures it shows, and which numbers it says in words."""
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,20 @@ from hiergal.validation.model_tests import sample_latents
 if TYPE_CHECKING:
     from hiergal.quickstart import Drawn
 
-__all__ = ["write_quickstart_report"]
+__all__ = ["findings_of", "write_quickstart_report"]
 
 SUMMARY = (
     "hiergal drew a mock survey like HST/ACS imaging of COSMOS, learnt a generative model from its noisy, blurred "
     "stamps, fitted a flow to the latents, inferred posteriors of galaxies that the model had not seen, and drew new "
     "ones. Every number below was measured on those unseen galaxies."
 )
+TOO_NARROW = (
+    "Errors of this quantity are too small: the small model is smoother than these galaxies. Widen them by what this "
+    "table shows, or train the recipe `standard` on more galaxies; models/README.md says how far that goes."
+)
+TOO_WIDE = "Errors of this quantity are too large: train longer."
+MISFIT = "The model does not reproduce these galaxies: train longer, or with the recipe `standard`."
+OVERFIT = "The noise that the survey states is larger than that of its stamps: check it."
 NAMES = {"flux": "total flux", "hlr_arcsec": "half-light radius", "g1": "g1", "g2": "g2"}
 
 
@@ -113,7 +121,7 @@ def write_quickstart_report(
         figures=shown,
         metrics=metrics,
         summary=SUMMARY,
-        findings=_findings(metrics),
+        findings=findings_of(metrics),
         made={
             "training galaxies": model.provenance.galaxies,
             "seed": model.provenance.seed,
@@ -155,21 +163,27 @@ def _coverage(metrics: dict[str, Any]):
     }
 
 
-def _findings(metrics: dict[str, Any]) -> list[Finding]:
+def findings_of(metrics: dict[str, Any]) -> list[Finding]:
+    """Return the numbers that matter, with their goals, and what to do where one is missed.
+
+    Args:
+        metrics: What the quickstart measured.
+    """
     mock, drawn = metrics["mock"], metrics["drawn"]
     found = [
         _within("median reduced chi-square of the reconstruction", mock["chi_square_median"], 0.97, 1.05),
         _within("the same for the brightest quarter", mock["chi_square_median_brightest_quarter"], 0.0, 1.2),
     ]
-    for probability, low, high in (("0.68", 60, 76), ("0.95", 90, 98)):
-        share = mock["coverage"]["flux"][probability]
+    for quantity, (probability, low, high) in itertools.product(NAMES, (("0.68", 60, 76), ("0.95", 90, 98))):
+        share = mock["coverage"][quantity][probability]
         value, error = 100 * share["fraction"], 100 * share["error"]
         found.append(
             Finding(
-                f"{float(probability):.0%} intervals of total flux hold the truth for",
+                f"{float(probability):.0%} intervals of {NAMES[quantity]} hold the truth for",
                 f"{value:.1f} ± {error:.1f} %",
                 f"{low} to {high} %",
                 low <= value <= high,
+                TOO_NARROW if value < low else TOO_WIDE,
             )
         )
     for name, quantity, limit in (("size_arcsec", "size", 5), ("ellipticity", "ellipticity", 10)):
@@ -180,6 +194,7 @@ def _findings(metrics: dict[str, Any]) -> list[Finding]:
                 f"{excess:+.1f} ± {error:.1f} %",
                 f"within {limit} %",
                 abs(excess) <= limit,
+                "Train longer, or with the recipe `standard`; `hiergal validate` says more.",
             )
         )
     if "cosmos_dev" in metrics:
@@ -190,6 +205,7 @@ def _findings(metrics: dict[str, Any]) -> list[Finding]:
                 "all" if real["all_finite"] else "not all",
                 "all",
                 real["all_finite"],
+                "Look at these galaxies in the figures: masks and noise first.",
             )
         )
         value = real["chi_square_median_fainter_than_23"]
@@ -199,4 +215,4 @@ def _findings(metrics: dict[str, Any]) -> list[Finding]:
 
 def _within(statement: str, value: float, low: float, high: float) -> Finding:
     goal = f"{low:g} to {high:g}" if low else f"below {high:g}"
-    return Finding(statement, f"{value:.3f}", goal, low <= value <= high)
+    return Finding(statement, f"{value:.3f}", goal, low <= value <= high, MISFIT if value > high else OVERFIT)

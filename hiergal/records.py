@@ -12,7 +12,9 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import numpy as np
 
-__all__ = ["Array", "Record", "record", "static"]
+__all__ = ["Array", "Record", "brief", "record", "static"]
+
+WIDTH, MOST = 110, 8  # characters of a line; members of a tuple or dict that are shown
 
 Array = jax.Array | np.ndarray
 T = TypeVar("T")
@@ -30,11 +32,64 @@ class Record:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
+    def __repr__(self) -> str:
+        """Return what it holds in a few lines: types and shapes, never the numbers of arrays."""
+        return brief(self)
+
+
+def brief(value: Any) -> str:
+    """Describe a value in a few lines: of arrays their type and shape.
+
+    Args:
+        value: A record, a named tuple, or anything else.
+
+    Example:
+        >>> brief({"a": np.zeros((2, 3), np.float32)})
+        "{'a': float32[2, 3]}"
+    """
+    if isinstance(value, Record):
+        fields = [(f.name, getattr(value, f.name, None)) for f in dataclasses.fields(value)]
+    elif hasattr(value, "_fields"):
+        fields = list(value._asdict().items())
+    else:
+        return _in_words(value)
+    parts = [f"{name}={_in_words(one)}" for name, one in fields]
+    line = f"{type(value).__name__}({', '.join(parts)})"
+    if len(line) <= WIDTH:
+        return line
+    return "\n".join([f"{type(value).__name__}(", *(f"    {part}," for part in parts), ")"])
+
+
+def _in_words(value: Any, depth: int = 0) -> str:
+    if isinstance(value, np.ndarray | jax.Array) or hasattr(value, "aval"):
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, Record):
+        names = ", ".join(f.name for f in dataclasses.fields(value))
+        return f"{type(value).__name__}({names if depth else _shortened(value)})"
+    if isinstance(value, dict):
+        leaves = len(jax.tree.leaves(value))
+        shown = [f"{key!r}: {_in_words(one, depth + 1)}" for key, one in list(value.items())[:MOST]]
+        text = "{" + ", ".join(shown + ["..."] * (len(value) > MOST)) + "}"
+        return text if len(text) <= WIDTH else f"dict of {len(value)} with {leaves} arrays"
+    if isinstance(value, tuple | list) and len(value) > MOST:
+        return f"{type(value).__name__} of {len(value)}"
+    text = " ".join(repr(value).split())
+    name = getattr(value, "name", None)
+    if len(text) > WIDTH and isinstance(name, str):
+        return f"{type(value).__name__}({name!r})"
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
+
+
+def _shortened(value: "Record") -> str:
+    parts = [f"{f.name}={_in_words(getattr(value, f.name, None), 1)}" for f in dataclasses.fields(value)]
+    text = ", ".join(parts)
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
 def record(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass and a pytree whose leaves are its non-static fields."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
+    cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
     fields = dataclasses.fields(cls)
     names = tuple(f.name for f in fields if not f.metadata.get("static"))
     statics = tuple(f.name for f in fields if f.metadata.get("static"))

@@ -31,6 +31,7 @@ __all__ = [
     "package_versions",
     "plain",
     "png_of",
+    "verdict_lines",
     "write_json",
     "write_report",
 ]
@@ -50,12 +51,31 @@ class Finding(NamedTuple):
         value: The number with its error and unit, such as "66.1 ± 2.4 %".
         goal: What it should be, such as "60 to 76 %"; empty if there is no goal.
         met: Whether it is so; None if there is no goal.
+        advice: What to do where it is not met.
     """
 
     statement: str
     value: str
     goal: str = ""
     met: bool | None = None
+    advice: str = ""
+
+
+def verdict_lines(findings: Sequence[Finding]) -> list[str]:
+    """Say what missed its goal, and what to do about it, before anything else: a line for each, after one of counts.
+
+    Example:
+        >>> verdict_lines([Finding("coverage", "43 %", "60 to 76 %", False, "Use --method flow.")])[1]
+        'NOT MET: coverage 43 % (goal: 60 to 76 %). Use --method flow.'
+    """
+    judged = [finding for finding in findings if finding.met is not None]
+    missed = [finding for finding in judged if not finding.met]
+    if not missed:
+        return [f"All {len(judged)} numbers with a goal meet it."] if judged else []
+    lines = [f"{len(missed)} of {len(judged)} numbers with a goal do not meet it:"]
+    for one in missed:
+        lines.append(f"NOT MET: {one.statement} {one.value} (goal: {one.goal}). {one.advice}".rstrip())
+    return lines
 
 
 def write_report(
@@ -114,7 +134,8 @@ def write_report(
     page = _template().render(
         title=title,
         summary=summary,
-        findings=findings,
+        verdict=verdict_lines(findings),
+        findings=sorted(findings, key=lambda finding: finding.met is not False),  # what failed stands first
         has_goals=any(finding.goal for finding in findings),
         figures=shown,
         tables=[_table(heading, rows) for heading, rows in (tables or {}).items()],

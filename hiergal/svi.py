@@ -37,7 +37,7 @@ from hiergal.observation import Observation
 from hiergal.optimizer import adafactor, learning_rate_at
 from hiergal.progress import Stopped, progress_bar, stop_requested
 from hiergal.recipe import Recipe, TrainingConfig
-from hiergal.records import Record, record
+from hiergal.records import Record, brief, record
 from hiergal.runtime.fork import check_not_forked
 
 __all__ = ["Fit", "TrainState", "fit"]
@@ -75,6 +75,8 @@ class Fit(NamedTuple):
 
     params: Params
     history: tuple[TrainInfo, ...]
+
+    __repr__ = brief
 
 
 def fit(

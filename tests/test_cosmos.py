@@ -267,11 +267,12 @@ def test_vanishing_power_is_raised():
 # The survey
 
 
-def test_survey_goes_to_a_store(catalogue, tmp_path, capsys):
+def test_survey_goes_to_a_store(catalogue, tmp_path, caplog):
+    caplog.set_level("INFO", "hiergal")
     store = write_cosmos_survey(
         catalogue, tmp_path / "s.zarr", stamp_shape=(30, 41), exclusion_level="none", seed=4, progress=True
     )
-    assert "writing s.zarr" in capsys.readouterr().out
+    assert "writing s.zarr" in caplog.text
     catalog = open_catalog(catalogue.parent, exclusion_level="none")
     whole = read_stamps(catalog, catalog.rows, (30, 41), seed=4)
     back = open_store(store.path).read()

@@ -150,7 +150,7 @@ def test_help_is_there(words):
         ),
     ],
 )
-def test_what_goes_wrong_is_said_in_words(run, tmp_path, monkeypatch, words, message):
+def test_what_goes_wrong_is_said_in_words(run, tmp_path, monkeypatch, capsys, words, message):
     (tmp_path / "misspelt.toml").write_text("[training]\nstep = 10\n")
     (tmp_path / "table.csv").write_text("mag_auto\n22.5\n")
     (tmp_path / "written.fits").write_text("something")
@@ -166,7 +166,8 @@ def test_what_goes_wrong_is_said_in_words(run, tmp_path, monkeypatch, words, mes
     monkeypatch.setattr(sys, "argv", ["hiergal", *(word.format(**places) for word in words)])
     with pytest.raises(SystemExit) as error:
         cli.main()
-    assert message in str(error.value)
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("hiergal: ") and error.value.code == 2
 
 
 @pytest.mark.slow

@@ -294,9 +294,11 @@ def test_batches_that_do_not_fit_are_refused(tmp_path, make_observation):
     assert os.listdir(tmp_path) == []
 
 
-def test_progress_bar(tmp_path, make_observation, capsys):
-    write_store(tmp_path / "s.zarr", HEADER, [(make_observation(), None)], total=3, progress=True)
-    assert "writing s.zarr" in capsys.readouterr().out
+def test_progress_is_logged(tmp_path, make_observation, caplog):
+    with caplog.at_level("INFO", "hiergal"):
+        write_store(tmp_path / "s.zarr", HEADER, [(make_observation(), None)], total=3, progress=True)
+    assert [record.message for record in caplog.records][0] == "writing s.zarr begins, 3 in all"
+    assert "writing s.zarr: 3 of 3; done in 0 s" in caplog.text
 
 
 KILLED = """

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.observation import Observation
-from hiergal.records import Array
+from hiergal.records import Array, brief
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +55,8 @@ class StampGrid(NamedTuple):
 
     figure: "Figure"
     axes: np.ndarray
+
+    __repr__ = brief
 
 
 def stretch(image: Float[Array, "*n y x"], noise_level: float) -> np.ndarray:

@@ -22,6 +22,7 @@ from hiergal.nets.encoder import centred, visible
 from hiergal.nets.layers import Dense, LayerNorm
 from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableBlock
 from hiergal.observation import Observation
+from hiergal.records import brief
 
 __all__ = [
     "Aided",
@@ -98,6 +99,8 @@ class Transverse(NamedTuple):
     features: tuple[jax.Array, ...]
     copied: jax.Array
 
+    __repr__ = brief
+
 
 class Aided(NamedTuple):
     """What the generator returns in training.
@@ -111,6 +114,8 @@ class Aided(NamedTuple):
     profile: jax.Array
     bottleneck: jax.Array
     border: jax.Array
+
+    __repr__ = brief
 
 
 class PyramidEncoder(nn.Module):

@@ -45,6 +45,7 @@ __all__ = ["METHODS", "Method", "Posterior", "infer", "interval"]
 
 STATISTICS = ("k_hat", "ess", "r_hat", "ess_nuts", "divergences")
 BLOCK = 10  # draws decoded together
+COMPILING = "programs are compiled for these shapes first: up to a minute"
 
 
 @record
@@ -205,8 +206,10 @@ def _infer(model, galaxies, method, *, draws, proposals, batch, progress) -> Pos
         for first in range(0, n, batch):
             # The last batch repeats its last galaxy, so that one program serves all.
             here = galaxies[np.minimum(np.arange(first, first + batch), n - 1)]
+            if first == 0:
+                advance(0, note=COMPILING)
             parts.append(jax.tree.map(np.asarray, _infer_batch(model, here, method, draws, proposals)))
-            advance(min(batch, n - first))
+            advance(min(batch, n - first), note="" if first == 0 else None)
     return _join(parts)[:n]
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from scipy.special import gammaln, logsumexp
 
 from hiergal.laplace import GaussianPosterior
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.samplers.problem import Draws, Problem
 
 __all__ = ["LARGEST_K_HAT", "Student", "fitted", "pareto_smoothed", "resampled", "sample_by_importance"]
@@ -51,6 +51,8 @@ class Student(NamedTuple):
         constant = gammaln((FREEDOM + d) / 2) - gammaln(FREEDOM / 2) - d / 2 * np.log(FREEDOM * np.pi)
         constant = constant - np.log(np.diagonal(self.scale, axis1=1, axis2=2)).sum(axis=1)
         return constant - (FREEDOM + d) / 2 * np.log1p((away**2).sum(axis=1).T / FREEDOM)
+
+    __repr__ = brief
 
 
 def sample_by_importance(

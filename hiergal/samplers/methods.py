@@ -13,6 +13,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.laplace import GaussianPosterior, inflate, misfit
 from hiergal.observation import Observation
 from hiergal.prior import Prior
+from hiergal.records import brief
 from hiergal.samplers.importance import sample_by_importance
 from hiergal.samplers.nuts import sample_by_nuts
 from hiergal.samplers.problem import Draws, Problem
@@ -44,6 +45,8 @@ class Mode(NamedTuple):
     misfit: jax.Array
     remaining: jax.Array
 
+    __repr__ = brief
+
 
 class Drawn(NamedTuple):
     """Draws of a batch of galaxies, and how they were judged.
@@ -57,6 +60,8 @@ class Drawn(NamedTuple):
     draws: Draws
     misfit: jax.Array
     variance_factor: jax.Array
+
+    __repr__ = brief
 
 
 def draw_latents(

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hiergal.records import brief
+
 __all__ = [
     "NOISE_NAMES",
     "SCALE_TOLERANCE",
@@ -31,6 +33,8 @@ class CutoutFolder(NamedTuple):
     units: dict[str, str]
     pixel_scale_arcsec: float
     psf_shape: tuple[int, int]
+
+    __repr__ = brief
 
 
 def open_folder(path: Path, pixel_scale_arcsec: float | None) -> CutoutFolder:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from hiergal.records import brief
+
 if TYPE_CHECKING:
     import galsim
 
@@ -49,6 +51,8 @@ class RealCatalog(NamedTuple):
         names = [name.strip() for name in self.real.ident]
         numbers = all(name.isdigit() for name in names)
         return np.array([int(name) for name in names]) if numbers else np.arange(len(names))
+
+    __repr__ = brief
 
 
 def open_catalog(

@@ -36,6 +36,7 @@ from jaxtyping import Float, Int
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
+from hiergal.records import brief
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.work import settle
 from hiergal.stationary_noise import StationaryNoise
@@ -62,6 +63,8 @@ class Split(NamedTuple):
     train: Int[np.ndarray, "train"]
     validation: Int[np.ndarray, "validation"]
     test: Int[np.ndarray, "test"]
+
+    __repr__ = brief
 
 
 class Store:

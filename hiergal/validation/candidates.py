@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from hiergal.observation import Observation
 from hiergal.progress import progress_bar
 from hiergal.psf import convolve
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.validation.morphology import PAPER_PIX, measure_paper_morphology
 from hiergal.validation.power import band_limit
 from hiergal.validation.shear import measure_shear
@@ -57,6 +57,8 @@ class Candidate(NamedTuple):
             None if self.paper is None else self.paper[rows],
             self.pixel_scale_arcsec,
         )
+
+    __repr__ = brief
 
 
 def candidate_of(

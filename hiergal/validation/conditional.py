@@ -15,6 +15,7 @@ from astropy.table import Table
 from jaxtyping import Float
 from scipy import stats
 
+from hiergal.records import brief
 from hiergal.validation.verdict import ALPHA, Verdict, verdict_of
 
 __all__ = ["Residuals", "binned", "conditional_residuals", "conditional_test"]
@@ -29,6 +30,8 @@ class Residuals(NamedTuple):
 
     condition: Float[np.ndarray, "n"]
     residual: Float[np.ndarray, "n"]
+
+    __repr__ = brief
 
 
 def conditional_residuals(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.survey import Store
 
 __all__ = ["GalaxyFolder", "read_galaxy_folder"]
@@ -28,6 +28,8 @@ class GalaxyFolder(NamedTuple):
 
     images: Float[Array, "n y x"]
     rows: Int[np.ndarray, "n"]
+
+    __repr__ = brief
 
 
 def read_galaxy_folder(folder: str | Path, store: Store) -> GalaxyFolder:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import ndimage
 
+from hiergal.records import brief
 from hiergal.validation.segmentation import CORNERS, label
 
 SMALLEST = 1e-9  # of the brightest pixel: less is no light
@@ -53,6 +54,8 @@ class Groups(NamedTuple):
     flux: Float[np.ndarray, "group"]
     peak_y: Int[np.ndarray, "group"]
     peak_x: Int[np.ndarray, "group"]
+
+    __repr__ = brief
 
 
 def multimode(image: Image, *, levels: int | None = None) -> Multimode:

@@ -15,6 +15,7 @@ from hiergal.conditions import conditions_from
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
+from hiergal.records import brief
 from hiergal.validation.learned_tests import LEAST_CLASSIFIED, classifier_test
 from hiergal.validation.two_sample import energy_test
 from hiergal.validation.verdict import ALPHA, Verdict, verdict_of
@@ -31,6 +32,8 @@ class LatentSamples(NamedTuple):
     survey: Float[np.ndarray, "n d"]
     flow: Float[np.ndarray, "n d"]
     conditions: Float[np.ndarray, "n c"]
+
+    __repr__ = brief
 
 
 def sample_latents(model: GalaxyModel, observation: Observation, *, key: jax.Array) -> LatentSamples:

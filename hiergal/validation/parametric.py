@@ -24,7 +24,7 @@ from jaxtyping import Float
 from hiergal.laplace import sharpen
 from hiergal.observation import Observation
 from hiergal.psf import convolve
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.validation.moments import measure_moments
 from hiergal.validation.sersic import sersic_profile
 
@@ -61,6 +61,8 @@ class ParametricTwins(NamedTuple):
 
     profile: Float[Array, "n y x"]
     table: Table
+
+    __repr__ = brief
 
 
 def fit_parametric(

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy.signal.windows import tukey
 
 from hiergal.psf import PSF
-from hiergal.records import Array
+from hiergal.records import Array, brief
 
 __all__ = [
     "BANDS",
@@ -53,6 +53,8 @@ class Rings(NamedTuple):
     modes: Int[np.ndarray, "bins"]
     member: Float[np.ndarray, "half bins"]
 
+    __repr__ = brief
+
 
 class RadialPower(NamedTuple):
     """Power of images in rings of frequency.
@@ -67,6 +69,8 @@ class RadialPower(NamedTuple):
     modes: Int[np.ndarray, "bins"]
     power: Float[np.ndarray, "n bins"]
 
+    __repr__ = brief
+
 
 class Spectrum(NamedTuple):
     """Mean power of a sample of galaxies, each normalised by its flux.
@@ -80,6 +84,8 @@ class Spectrum(NamedTuple):
     frequency: Float[np.ndarray, "bins"]
     power: Float[np.ndarray, "bins"]
     error: Float[np.ndarray, "bins"]
+
+    __repr__ = brief
 
 
 def radial_power(

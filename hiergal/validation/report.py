@@ -45,6 +45,7 @@ from hiergal.validation.verdict import ALPHA, Verdict
 __all__ = ["metrics_of", "summary_of", "write_validation"]
 
 FILES = ("metrics.json", "verdicts.ecsv", "measurements.fits")  # beside the page
+ADVICE = "Train longer, on more galaxies, or with the recipe `standard`; the figures show where they differ."
 FEW = 500  # galaxies, below which the page says what so few cannot show
 POWER = 0.8  # of the smallest difference that would have been seen
 PANELS = {
@@ -102,7 +103,7 @@ def write_validation(
         figures=figures_of(found),
         metrics=metrics,
         summary=summary_of(found, name=name, alpha=alpha),
-        findings=[Finding(*_in_words(verdict)) for verdict in verdicts],
+        findings=[Finding(*_in_words(verdict), ADVICE) for verdict in verdicts],
         tables=_tables(found, metrics, alpha),
         made={
             "survey": f"{header.survey} {header.band}",
@@ -127,16 +128,16 @@ def summary_of(found: Validation, *, name: str, alpha: float = ALPHA) -> str:
     """
     verdicts, n = found.verdicts["drawn"], len(found.observation)
     failed = sorted((v for v in verdicts if not v.passed), key=lambda v: v.p_value)
-    sentences = [
-        f"{len(verdicts)} tests compared galaxies of {name} with {n} galaxies of the survey that it has not seen, "
-        "with the same PSFs, stamps and noise. The chance that any of them fails for galaxies that are alike is "
-        f"{100 * alpha:g} %."
-    ]
     if failed:
         worst = "; ".join(v.words for v in failed[:3])
-        sentences.append(f"{len(verdicts) - len(failed)} passed and {len(failed)} failed. Clearest: {worst}.")
+        sentences = [f"{len(failed)} of {len(verdicts)} tests failed. Clearest: {worst}."]
     else:
-        sentences.append("All passed: nothing was seen that tells them apart.")
+        sentences = [f"All {len(verdicts)} tests passed: nothing was seen that tells them apart."]
+    sentences.append(
+        f"They compared galaxies of {name} with {n} galaxies of the survey that it has not seen, "
+        "with the same PSFs, stamps and noise. The chance that any of them fails for galaxies that are alike is "
+        f"{100 * alpha:g} %."
+    )
     others = found.verdicts["parametric"]
     sentences.append(
         f"Of parametric fits to the same galaxies, {sum(not v.passed for v in others)} of {len(others)} tests failed."

@@ -18,6 +18,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior, infer
 from hiergal.progress import progress_bar
+from hiergal.records import brief
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.seeds import check_seed
 from hiergal.stages import key_for, split_of
@@ -79,6 +80,8 @@ class Validation(NamedTuple):
     def passed(self) -> bool:
         """Whether no test saw a difference between the drawn galaxies and the survey's."""
         return all(verdict.passed for verdict in self.verdicts["drawn"])
+
+    __repr__ = brief
 
 
 def validate(

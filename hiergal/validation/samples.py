@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.psf import convolve
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.simulate import draw_profiles
 from hiergal.validation.parametric import ParametricTwins, fit_parametric
 
@@ -38,6 +38,8 @@ class Samples(NamedTuple):
     parametric: Float[Array, "n y x"]
     profile: Float[Array, "n y x"] | None
     twins: ParametricTwins
+
+    __repr__ = brief
 
 
 def make_samples(

@@ -13,7 +13,7 @@ from astropy.table import Table
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.validation.learned_tests import (
     LEAST_CLASSIFIED,
     classifier_test,
@@ -46,6 +46,8 @@ class Measured(NamedTuple):
     morphology: Table
     sky: Table
 
+    __repr__ = brief
+
 
 class Statistics(NamedTuple):
     """Numbers of the galaxies of which every measurement succeeded.
@@ -59,6 +61,8 @@ class Statistics(NamedTuple):
     names: tuple[str, ...]
     rows: Float[np.ndarray, "n d"]
     good: Bool[np.ndarray, "m"]
+
+    __repr__ = brief
 
 
 def measure(
