@@ -44,8 +44,8 @@ def brief(value: Any) -> str:
         value: A record, a named tuple, or anything else.
 
     Example:
-        >>> brief({"a": np.zeros((2, 3), np.float32)})
-        "{'a': float32[2, 3]}"
+        >>> brief({"seed": 1, "rows": tuple(range(100))})
+        "{'seed': 1, 'rows': tuple of 100}"
     """
     if isinstance(value, Record):
         fields = [(f.name, getattr(value, f.name, None)) for f in dataclasses.fields(value)]

@@ -1,7 +1,9 @@
 """The command ``hiergal models``: what it says of models, and what it does with them."""
 
+import contextlib
 import hashlib
 import importlib
+import io
 import json
 import shutil
 import sys
@@ -75,9 +77,11 @@ def models(*words, status=0):
 def error_of(monkeypatch, *words):
     """What the command says as it fails."""
     monkeypatch.setattr(sys, "argv", ["hiergal", "models", *words])
-    with pytest.raises(SystemExit) as error:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as end:
         cli.main()
-    return str(error.value)
+    assert end.value.code in (2, 3)
+    return said.getvalue()
 
 
 def test_info_of_a_recipe(tmp_path):

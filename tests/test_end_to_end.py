@@ -42,8 +42,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "quickstart"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HIERGAL_DATA", raising=False)
-        report = run_quickstart(folder, TINY, galaxies=GALAXIES, seed=SEED, progress=False)
-    assert report == folder / "report.html"
+        found = run_quickstart(folder, TINY, galaxies=GALAXIES, seed=SEED, progress=False)
+    assert found.page == folder / "report.html" and "with a goal" in found.verdict[0]
     return folder
 
 
