@@ -6,6 +6,7 @@ nobody knows are drawn from the model's population: galaxies of its training sur
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from hiergal.hub import GalaxyModel
+from hiergal.survey.catalog import column_of, unit_from
 
 __all__ = [
     "Catalog",
@@ -54,15 +56,20 @@ def conditions_from(
         >>> conditions_from(("mag_auto",), {"mag_auto": np.array([22.0, 23.0])}).shape
         (2, 1)
     """
+    if _is_frame(catalog):  # whose units lie apart
+        catalog = read_catalog(catalog, names)
     there = _names(catalog)
-    missing = [name for name in names if name not in there]
+    found = {name: column_of(name, there) for name in names}
+    missing = [name for name, column in found.items() if column is None]
     if missing:
         raise ValueError(
             f"catalog: expected the columns {', '.join(names)}, which the model is conditioned on; "
             f"missing: {', '.join(missing)}; there are: {', '.join(map(str, there)) or 'none'}"
         )
     units = units or {}
-    columns = [_numbers(catalog[name], name, units.get(name, ""), pixel_scale_arcsec) for name in names]
+    columns = [
+        _numbers(catalog[found[name]], name, units.get(name, ""), pixel_scale_arcsec) for name in names
+    ]
     lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"catalog: expected columns of one length, got {lengths}")
@@ -77,33 +84,31 @@ def conditions_from(
     return table
 
 
-def read_catalog(path: str | Path, names: tuple[str, ...]) -> Catalog:
-    """Read the columns of a catalogue that are needed, of any number of rows.
+def read_catalog(
+    path: str | Path | Catalog,
+    names: tuple[str, ...] | None = None,
+    *,
+    columns: Mapping[str, str] | Sequence[str] | None = None,
+    hdu: int | str | None = None,
+) -> Catalog:
+    """Read the columns of a catalogue that are needed, of any format (:mod:`hiergal.survey.catalog`).
 
     Args:
-        path: A table that Astropy reads (FITS, ECSV, CSV, ...), a parquet file, or a survey's store.
-        names: Columns.
+        path: The catalogue's file, or a survey's store; or columns in memory.
+        names: Columns; None for all.
+        columns: What columns are called in it, ``{"mag_auto": "MAG_BEST"}``.
+        hdu: Which table of a file with several.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If it is no table.
+
+    Example:
+        >>> catalog = read_catalog("sextractor.cat", ("mag_auto", "flux_radius"))  # doctest: +SKIP
     """
-    from astropy.table import Table
+    from hiergal.survey.catalog import read_catalog as read
 
-    path = Path(path)
-    if path.is_dir():
-        from hiergal.survey import open_store
-
-        return open_store(path).catalog
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        there = set(parquet.read_schema(path).names)
-        columns = parquet.read_table(path, columns=[name for name in names if name in there])
-        return {name: columns[name].to_numpy() for name in columns.column_names}
-    if path.suffix in (".fits", ".fit"):
-        return Table.read(path, memmap=True)
-    return Table.read(path)
+    return read(path, names, columns=columns, hdu=hdu)
 
 
 def conditions_for(
@@ -177,7 +182,7 @@ def complete_conditions(
         )
     population = np.asarray(model.population)
     there = [] if catalog is None else _names(catalog)
-    known = [i for i, name in enumerate(names) if name in there]
+    known = [i for i, name in enumerate(names) if column_of(name, there) is not None]
     if not known:
         return population[(choice * len(population)).astype(int)]
     given = conditions_from(tuple(names[i] for i in known), catalog, **_conventions(model))
@@ -217,6 +222,11 @@ def _names(catalog: Catalog) -> list[str]:
         raise TypeError(f"catalog: expected columns with names, got {type(catalog).__name__}") from None
 
 
+def _is_frame(catalog: Catalog) -> bool:
+    """Whether this is a frame of pandas or polars, or a table of pyarrow, which keep units apart from columns."""
+    return any(hasattr(catalog, name) for name in ("combine_chunks", "to_arrow", "to_parquet"))
+
+
 def _numbers(column: Any, name: str, unit: str, pixel_scale_arcsec: float) -> Float[np.ndarray, "n"]:
     """A column as numbers in the unit that these words name; masked values as NaN."""
     if getattr(column, "unit", None) is not None:
@@ -239,9 +249,15 @@ def _converted(column: Any, name: str, unit: str, pixel_scale_arcsec: float) -> 
     mask = np.ma.getmaskarray(np.ma.asarray(column)) if isinstance(column, np.ma.MaskedArray) else False
     pixels = re.fullmatch(PIXELS, unit)
     try:
+        if pixels and pixels["scale"] and unit_from(getattr(column, "unit", None)) == u.pix:
+            raise u.UnitConversionError(
+                f"pixels of which survey? Give {name} in arcsec, or say how wide they are: "
+                f"--column '{name}={name.upper()}:0.2 arcsec' where they are 0.2 arcsec wide; plain numbers are taken "
+                f"to be {unit}"
+            )
         # A column of a plain table, unlike one of a QTable, is no quantity; AB magnitudes make one of their own kind.
         quantity = (
-            column if isinstance(column, u.Quantity) else np.asarray(column, float) * u.Unit(column.unit)
+            column if isinstance(column, u.Quantity) else np.asarray(column, float) * unit_from(column.unit)
         )
         if pixels:
             scale = float(pixels["scale"] or pixel_scale_arcsec)

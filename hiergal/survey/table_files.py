@@ -1,0 +1,506 @@
+"""Tables of all formats, as Astropy tables with units and masks: the readers behind :mod:`hiergal.survey.catalog`.
+
+The content of a file says what it is, not its name. Columns come as the format has them; the catalogue makes them one.
+"""
+
+import bz2
+import contextlib
+import gzip
+import io
+import itertools
+import json
+import lzma
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from hiergal.runtime.inputs import input_path
+from hiergal.survey.catalog import column_of
+from hiergal.survey.fits_files import open_fits
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+__all__ = ["Choice", "read_file", "table_from"]
+
+START = 4096  # bytes that tell a format
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+KINDS = "a table (FITS, ECSV, CSV or other text, parquet, HDF5, VOTable, .npz, .npy) or a survey's store"
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+UNITS_OF_FRAMES = ("units", "unit")
+
+
+class Choice(NamedTuple):
+    """What of a file is read.
+
+    Attributes:
+        names: Columns that are needed; None for all.
+        hdu: Which table of a file that has several; None for the one with the columns.
+        identifier: The column of identifiers, which text is read as text for.
+    """
+
+    names: tuple[str, ...] | None = None
+    hdu: int | str | None = None
+    identifier: str = "identifier"
+
+    def fits(self, there: list[str]) -> bool:
+        """Whether a table has one of the columns."""
+        return self.names is None or any(column_of(name, there) is not None for name in self.names)
+
+
+def read_file(path: str | Path, choice: Choice) -> "Table":
+    """Read a file, or the catalogue of a survey's store.
+
+    Args:
+        path: Where it is.
+        choice: What of it.
+
+    Raises:
+        OSError: If it is missing, damaged, or cannot be read.
+        ValueError: If it is none of these, or it is not clear which table is meant.
+
+    Example:
+        >>> table = read_file("catalog.parquet", Choice(("mag_auto",)))  # doctest: +SKIP
+    """
+    path = input_path(path, KINDS)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: expected {KINDS}, got no such file")
+    if path.is_dir():
+        return _of_folder(path, choice)
+    try:
+        opener = _opener_of(path)
+        with (opener or open)(path, "rb") as file:
+            start = file.read(START)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise OSError(f"{path}: expected {KINDS}, got one that cannot be read: {error}") from None
+    if not start:
+        raise OSError(f"{path}: expected {KINDS}, got an empty file")
+    reader = _reader_of(start)
+    if reader is None:
+        raise ValueError(
+            f"{path}: expected {KINDS}, got a file of another kind (it starts with {start[:8]!r})"
+        )
+    if opener is not None and reader not in (_of_fits, _of_text, _of_votable):
+        raise ValueError(f"{path}: expected {KINDS}, got a compressed one; decompress it")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of units that Astropy does not know, several tables, and the like
+            return reader(path, choice)
+    except MemoryError:
+        raise
+    except OSError as error:
+        if str(path) in str(error):
+            raise
+        raise OSError(f"{path}: expected {KINDS}, got one that cannot be read: {_short(error)}") from None
+    except Exception as error:  # of whatever library reads the format: one line, with the file
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: expected {KINDS}, got one that cannot be read: {_short(error)}") from None
+
+
+def table_from(source: Any) -> "Table":
+    """Return columns in memory as a table with units and masks.
+
+    Args:
+        source: An Astropy table, a pandas or polars frame, a pyarrow table, an xarray dataset, a structured array, or a
+            mapping from names to columns.
+
+    Raises:
+        TypeError: If these are no columns with names.
+
+    Example:
+        >>> table_from({"mag_auto": [22.0]})["mag_auto"].tolist()
+        [22.0]
+    """
+    from astropy.table import Table
+
+    if isinstance(source, Table):
+        return source
+    if hasattr(source, "combine_chunks") and hasattr(source, "schema"):
+        return _of_arrow(source)
+    if hasattr(source, "iloc") and hasattr(source, "columns"):
+        return _of_pandas(source)
+    if hasattr(source, "to_arrow") and hasattr(source, "columns"):  # polars
+        return _of_arrow(source.to_arrow())
+    if hasattr(source, "data_vars"):  # xarray
+        return _columns(
+            {name: (np.asarray(one), one.attrs.get("units")) for name, one in source.data_vars.items()}
+        )
+    if isinstance(source, np.void | np.ndarray):
+        if source.dtype.names is None:
+            raise TypeError(f"catalog: expected columns with names, got an array of {source.dtype}")
+        return _columns({name: (np.atleast_1d(source[name]), None) for name in source.dtype.names})
+    try:
+        names = list(getattr(source, "colnames", source))
+        columns = {str(name): source[name] for name in names}
+    except (TypeError, KeyError, IndexError):
+        raise TypeError(f"catalog: expected columns with names, got {type(source).__name__}") from None
+    return _columns({name: (column, getattr(column, "unit", None)) for name, column in columns.items()})
+
+
+def _reader_of(start: bytes) -> Callable[[Path, Choice], "Table"] | None:
+    """What reads a file that starts like this; None for what is no table."""
+    head = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"SIMPLE  ="):
+        return _of_fits
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _of_hdf5
+    if start.startswith(b"PAR1"):
+        return _of_parquet
+    if start.startswith((b"PK\x03\x04", b"\x93NUMPY")):
+        return _of_numpy
+    if head.startswith((b"<?xml", b"<VOTABLE", b"<!--")):
+        return _of_votable
+    if b"\0" in start:
+        return None
+    with contextlib.suppress(UnicodeDecodeError):
+        start[: START - 4].decode()  # without what may be cut in the middle of a letter
+        return _of_text
+    return None
+
+
+def _opener_of(path: Path) -> Callable[..., Any] | None:
+    """What opens a compressed file; None for others."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    return next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), None)
+
+
+def _of_folder(path: Path, choice: Choice) -> "Table":
+    from hiergal.survey.schema import is_store
+
+    if not is_store(path) and any(path.glob("*.parquet")):
+        return _of_parquet(path, choice)
+    from hiergal.survey.store import open_store
+
+    store = open_store(path)
+    columns = {name: (column, store.header.unit_of(name)) for name, column in store.catalog.items()}
+    scale = f"{store.header.pixel_scale_arcsec!r} arcsec"
+    columns = {
+        name: (column, scale if unit in ("pix", "pixels", "pixel") else unit)
+        for name, (column, unit) in columns.items()
+    }
+    return _columns({"identifier": (store.identifier, None)} | columns)
+
+
+def _of_fits(path: Path, choice: Choice) -> "Table":
+    from astropy.io import fits
+    from astropy.table import Table
+
+    with open_fits(path, KINDS) as hdus:
+        tables = {i: hdu for i, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)}
+        tables = {i: hdu for i, hdu in tables.items() if not isinstance(hdu, fits.CompImageHDU)}
+        names = {i: list(hdu.columns.names) for i, hdu in tables.items()}
+        labels = {i: hdu.name for i, hdu in tables.items()}
+        # SExtractor's LDAC has a table with the header of the image before the one of sources.
+        sources = [i for i in tables if labels[i] != "LDAC_IMHEAD"] or list(tables)
+        place = _chosen(path, choice, {i: names[i] for i in sources}, labels, "HDU", all_names=names)
+        table = Table.read(tables[place], character_as_bytes=False)
+        return _columns({name: (table[name], table[name].unit) for name in table.colnames})
+
+
+def _chosen(
+    path: Path,
+    choice: Choice,
+    names: Mapping[Any, list[str]],
+    labels: Mapping[Any, str],
+    word: str,
+    *,
+    all_names: Mapping[Any, list[str]] | None = None,
+) -> Any:
+    """Which of several tables is meant."""
+    if choice.hdu is not None:
+        for place in all_names or names:
+            if (
+                str(choice.hdu).strip() in (str(place), labels[place])
+                or str(choice.hdu).upper() == labels[place]
+            ):
+                return place
+        raise ValueError(
+            f"{path}: expected a table in {word} {choice.hdu}, got tables in {_listed(labels) or 'none'}"
+        )
+    if not names:
+        raise ValueError(f"{path}: expected a table, got a file without; there is none in any {word}")
+    full = [
+        p for p, there in names.items() if all(column_of(n, there) is not None for n in choice.names or ())
+    ]
+    there = full if choice.names and full else [place for place in names if choice.fits(names[place])]
+    if len(there) > 1 and choice.names:
+        listed = _listed({place: labels[place] for place in there})
+        raise ValueError(f"{path}: expected one table with these columns, got {listed}; say which (--hdu)")
+    return there[0] if there else next(iter(names))
+
+
+def _listed(labels: Mapping[Any, str]) -> str:
+    return ", ".join(f"{place} ({label})" if label else str(place) for place, label in labels.items())
+
+
+def _of_votable(path: Path, choice: Choice) -> "Table":
+    from astropy.io.votable import parse
+
+    with contextlib.ExitStack() as opened:
+        opener = _opener_of(path) or open
+        file = opened.enter_context(opener(path, "rb"))
+        tables = dict(enumerate(parse(io.BytesIO(file.read()), verify="ignore").iter_tables()))
+    names = {i: [field.name or field.ID for field in table.fields] for i, table in tables.items()}
+    labels = {i: str(table.ID or table.name or "").upper() for i, table in tables.items()}
+    table = tables[_chosen(path, choice, names, labels, "table")].to_table(use_names_over_ids=True)
+    return _columns({name: (table[name], table[name].unit) for name in table.colnames})
+
+
+def _of_text(path: Path, choice: Choice) -> "Table":
+    from astropy.table import Table
+
+    with (_opener_of(path) or open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        text = file.read()
+    if text.lstrip().startswith("# %ECSV"):
+        table = Table.read(text, format="ascii.ecsv")
+        return _columns({name: (table[name], table[name].unit) for name in table.colnames})
+    suffix = next((s.lower() for s in reversed(path.suffixes) if s.lower() not in (".gz", ".bz2", ".xz")), "")
+    options, table = _guessed(text, DELIMITERS.get(suffix))
+    columns = {name: (table[name], table[name].unit) for name in table.colnames}
+    # Numbers with zeros before them are names, such as 007: Astropy would make them 7.
+    name = column_of(choice.identifier, table.colnames)
+    if name is not None and table[name].dtype.kind == "i" and "ascii" != options.get("format"):
+        again = Table.read(text, converters={name: str}, include_names=[name], **options)
+        columns[name] = (again[name], None)
+    return _columns(columns)
+
+
+def _guessed(text: str, delimiter: str | None) -> tuple[dict[str, Any], "Table"]:
+    """Read text as the suffix says it is delimited, or as its lines look; how it was read, and the table."""
+    from astropy.table import Table
+
+    lines = [line for line in text[:START].splitlines() if line.strip()]
+    notes = [line for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+    first = lines[len(notes)] if len(notes) < len(lines) else ""
+    options: list[dict[str, Any]] = []
+    if re.match(r"#\s+\d+\s+\w", text):
+        options.append({"format": "ascii.sextractor", "guess": False})
+    for one in (delimiter, ",", "\t", None):  # names in the last comment, above a line with numbers
+        fields = [field.strip() for field in first.split(one)]
+        if notes and len(notes[-1].lstrip("# ").split(one)) == len(fields) and any(map(_is_number, fields)):
+            about = {"delimiter": one or " ", "header_start": len(notes) - 1}
+            options.append({"format": "ascii.commented_header", "guess": False, **about})
+            break
+    if delimiter is not None and (delimiter in first or not set(first) & set("\t;, ")):
+        options.append({"format": "ascii.basic", "delimiter": delimiter, "guess": False})
+    options += [
+        {"format": "ascii.basic", "delimiter": one, "guess": False} for one in "\t;,|" if one in first
+    ]
+    options.append({"format": "ascii.basic", "delimiter": " ", "guess": False})
+    options.append({"format": "ascii.commented_header", "guess": False})
+    options.append({"format": "ascii"})
+    problem: Exception | None = None
+    for option in options:
+        try:
+            table = Table.read(text, **option)
+        except Exception as error:  # what Astropy's guessing raises is of many kinds
+            problem = problem or error
+            continue
+        if not all(_is_number(name) for name in table.colnames):
+            return option, table
+    raise problem or ValueError("no line names the columns; write their names into the first line")
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _of_parquet(path: Path, choice: Choice) -> "Table":
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise ValueError(
+            f'{path}: expected pyarrow for parquet, which is not installed; `pip install "hiergal[distributed]"`'
+        ) from None
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    schema = parquet.read_schema(files[0])
+    needed = None
+    if choice.names is not None:  # masks of Astropy's masked columns lie in columns of their own
+        found = {column_of(name, schema.names) for name in choice.names} - {None}
+        needed = [n for n in schema.names if n in found or n.removesuffix(".mask") in found]
+        if not needed:
+            return _columns({name: (np.empty(0), None) for name in schema.names})
+    return _of_arrow(parquet.read_table(path, columns=needed), choice)
+
+
+def _of_arrow(table: Any, choice: Choice | None = None) -> "Table":
+    """A pyarrow table; units are in Astropy's metadata, in pandas' attributes, or in those of a field."""
+    metadata = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
+    units = _units_of_astropy(metadata.get("table_meta_yaml")) | _units_of_pandas(
+        metadata.get("PANDAS_ATTRS")
+    )
+    columns, there = {}, set(table.column_names)
+    for name in table.column_names:
+        if name.endswith(".mask") and name.removesuffix(".mask") in there:
+            continue
+        values = _of_arrow_column(table[name])
+        if f"{name}.mask" in there:
+            values = np.ma.array(
+                values, mask=_of_arrow_column(table[f"{name}.mask"]) | np.ma.getmaskarray(values)
+            )
+        own = {
+            key.decode(): value.decode() for key, value in (table.schema.field(name).metadata or {}).items()
+        }
+        stated = next((own[word] for word in UNITS_OF_FRAMES if word in own), units.get(name))
+        columns[name] = (values, stated)
+    columns.pop("__index_level_0__", None)
+    return _columns(columns)
+
+
+def _of_arrow_column(column: Any) -> np.ndarray:
+    """Values and mask of a column, integers exactly."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    hidden = np.asarray(column.is_null().to_numpy(), bool)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        filled = pc.fill_null(column, False if pa.types.is_boolean(kind) else 0) if hidden.any() else column
+        values = filled.to_numpy()
+    else:
+        values = np.array(column.to_pylist(), object)
+    return np.ma.array(values, mask=hidden) if hidden.any() else np.asarray(values)
+
+
+def _units_of_astropy(meta: bytes | None) -> dict[str, str]:
+    if meta is None:
+        return {}
+    from astropy.table.meta import get_header_from_yaml
+
+    header = get_header_from_yaml(meta.decode().splitlines())
+    return {one["name"]: one["unit"] for one in header["datatype"] if one.get("unit") is not None}
+
+
+def _units_of_pandas(attrs: bytes | None) -> dict[str, str]:
+    if attrs is None:
+        return {}
+    return _units_in(json.loads(attrs))
+
+
+def _units_in(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """Units in the attributes of a frame: a mapping from columns to units, under either word."""
+    found = next((attrs[word] for word in UNITS_OF_FRAMES if isinstance(attrs.get(word), Mapping)), {})
+    return {str(name): unit for name, unit in found.items()}
+
+
+def _of_pandas(frame: Any) -> "Table":
+    units, columns = _units_in(frame.attrs), {}
+    index = frame.index.name
+    if index is not None and index not in frame.columns:
+        columns[str(index)] = (frame.index.to_numpy(), units.get(str(index)))
+    for name in frame.columns:
+        series = frame[name]
+        hidden = series.isna().to_numpy()
+        stated = next(
+            (series.attrs[w] for w in UNITS_OF_FRAMES if isinstance(series.attrs.get(w), str)), None
+        )
+        if (
+            str(series.dtype)[:3] in ("Int", "UIn") and hidden.any()
+        ):  # pandas' own integers, with missing ones
+            values = np.ma.array(series.fillna(0).to_numpy(str(series.dtype).lower()), mask=hidden)
+        elif str(series.dtype)[:3] in ("Int", "UIn", "Flo", "boo"):
+            values = series.to_numpy(
+                str(series.dtype).lower(), **({"na_value": np.nan} if hidden.any() else {})
+            )
+        else:
+            values = series.to_numpy()
+        if values.dtype.kind == "O" and hidden.any():
+            values = np.ma.array(values, mask=hidden)
+        columns[str(name)] = (values, stated or units.get(str(name)))
+    return _columns(columns)
+
+
+def _of_hdf5(path: Path, choice: Choice) -> "Table":
+    import h5py
+    from astropy.table import Table
+
+    tables: dict[str, list[str]] = {}
+    with h5py.File(path, "r") as file:
+        _find_tables(file, "", tables, path)
+        labels = {name: "" for name in tables}
+        place = _chosen(path, choice, tables, labels, "group or dataset")
+        if isinstance(file[place], h5py.Group):
+            group = file[place]
+            return _columns(
+                {name: (group[name][()], _unit_of_dataset(group[name])) for name in tables[place]}
+            )
+    table = Table.read(path, format="hdf5", path=place, character_as_bytes=False)
+    return _columns({name: (table[name], table[name].unit) for name in table.colnames})
+
+
+def _find_tables(group: Any, place: str, tables: dict[str, list[str]], path: Path) -> None:
+    """Find compound datasets, and groups of columns; links to other files are not followed."""
+    import h5py
+
+    if "pandas_type" in group.attrs:
+        raise ValueError(
+            f"{path}: expected a table of HDF5, got a store of pandas; write it with DataFrame.to_parquet"
+        )
+    columns = []
+    for name in group:
+        if name.endswith("__table_column_meta__") or not isinstance(
+            group.get(name, getlink=True), h5py.HardLink
+        ):
+            continue
+        item, below = group[name], f"{place}/{name}" if place else name
+        if isinstance(item, h5py.Group):
+            _find_tables(item, below, tables, path)
+        elif item.external is None and item.dtype.names is not None and item.ndim == 1:
+            tables[below] = list(item.dtype.names)
+        elif item.external is None and item.ndim == 1:
+            columns.append((name, item.shape[0]))
+    if columns and len({length for _, length in columns}) == 1:
+        tables[place or "/"] = [name for name, _ in columns]
+
+
+def _unit_of_dataset(dataset: Any) -> str | None:
+    unit = next((dataset.attrs[word] for word in UNITS_OF_FRAMES if word in dataset.attrs), None)
+    return unit.decode() if isinstance(unit, bytes) else unit
+
+
+def _of_numpy(path: Path, choice: Choice) -> "Table":
+    with path.open("rb") as file:  # which NumPy leaves open where it fails
+        found = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return table_from(found)
+        return _columns({name: (found[name], None) for name in found.files if found[name].ndim == 1})
+
+
+def _columns(columns: Mapping[str, tuple[Any, Any]]) -> "Table":
+    """A plain table of columns and their units, which may be words."""
+    from astropy.table import Column, MaskedColumn, Table
+
+    from hiergal.survey.catalog import unit_from
+
+    table = Table()
+    for name, (values, unit) in columns.items():
+        hidden = getattr(values, "mask", None)
+        if isinstance(values, np.ma.MaskedArray):
+            column = MaskedColumn(np.ma.getdata(values), mask=np.ma.getmaskarray(values))
+        elif hidden is not None and hasattr(values, "unmasked"):
+            column = MaskedColumn(values.unmasked.value, mask=hidden)
+        else:
+            plain = getattr(values, "value", values) if hasattr(values, "unit") else values
+            column = Column(np.atleast_1d(np.asarray(plain)))
+        column.unit = unit_from(unit)
+        table[str(name)] = column
+    return table
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
