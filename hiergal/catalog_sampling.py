@@ -8,6 +8,7 @@ some parts.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def sample_catalog(
     galaxies: int | None = None,
     observing: Observing | None = None,
     outside: str = "warn",
+    columns: Mapping[str, str] | Sequence[str] | None = None,
+    hdu: int | str | None = None,
     workers: int = 1,
     scheduler: str | None = None,
     overwrite: bool = False,
@@ -98,6 +101,8 @@ def sample_catalog(
         galaxies: How many, without a catalogue.
         observing: How a survey sees them, in electrons of its full exposure; default unconvolved light profiles.
         outside: What to do with conditions that the model was not trained on: ``warn``, ``raise`` or ``ignore``.
+        columns: What columns are called in the catalogue (:func:`hiergal.survey.catalog.parse_columns`).
+        hdu: Which table of a file with several.
         workers: Processes on this machine; one needs no dask. All have to see model and output.
         scheduler: Address of a running dask scheduler, to use its workers instead.
         overwrite: Whether to replace galaxies of another run; anything else is never replaced.
@@ -124,8 +129,8 @@ def sample_catalog(
     # With the renderer, so that a survey that cannot be drawn is refused before anything is written.
     loaded, _ = _loaded(str(path.absolute()), digest, observing)
     catalog_file = catalog if isinstance(catalog, str | Path) else None
-    if catalog_file is not None:
-        catalog = read_catalog(catalog, condition_names(loaded))
+    if catalog_file is not None or (columns and catalog is not None):
+        catalog = read_catalog(catalog, condition_names(loaded), columns=columns, hdu=hdu)
     conditions = _conditions(loaded, catalog, galaxies, seed)
     check_outside(loaded, conditions, outside)
     run = _Run(str(path.absolute()), digest, "", out.suffix, seed, len(conditions), PART, observing)

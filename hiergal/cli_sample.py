@@ -19,7 +19,20 @@ def sample(
     out: Annotated[Path, typer.Option(help="What to write: .fits, .hdf5 or .zarr.")],
     catalog: Annotated[
         Path | None,
-        typer.Argument(help="A table that Astropy reads (FITS, ECSV, CSV), parquet, or a survey's store."),
+        typer.Argument(
+            help="A table (FITS, LDAC, ECSV, CSV or other text, parquet, HDF5, VOTable) or a survey's store. Columns "
+            "with units are converted; a plain flux_radius is in pixels of 0.03 arcsec, as the model's card says."
+        ),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a column is called in it, and its unit if it does not say: mag_auto=MAG_BEST, "
+            "'flux_radius=FLUX_RADIUS:0.168 arcsec'. Repeat for more. Case does not matter."
+        ),
+    ] = None,
+    hdu: Annotated[
+        str | None, typer.Option(help="Which table of a file with several: number or name of an HDU.")
     ] = None,
     galaxies: Annotated[
         int | None, typer.Option(help="Without a catalogue: how many of the model's population.", min=1)
@@ -56,6 +69,8 @@ def sample(
         galaxies=galaxies,
         observing=None if survey is None else Observing(survey, band, stamp, noise),
         outside=outside,
+        columns=column,
+        hdu=hdu,
         workers=workers,
         scheduler=scheduler,
         overwrite=overwrite,

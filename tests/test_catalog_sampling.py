@@ -233,8 +233,14 @@ def test_catalogues_on_disk(folder, catalog, profiles, tmp_path):
         found = read_catalog(tmp_path / name, tuple(catalog))
         for column in catalog:
             np.testing.assert_allclose(np.asarray(found[column]), catalog[column], rtol=1e-6)
-    assert "other" not in read_catalog(tmp_path / "c.parquet", tuple(catalog))
+    assert "other" not in read_catalog(tmp_path / "c.parquet", tuple(catalog)).colnames
     out = sample_catalog(folder, tmp_path / "c.fits", tmp_path / "g.zarr", **HOW)
+    np.testing.assert_array_equal(images(out), profiles)
+    for name in catalog:
+        table.rename_column(name, f"{name.upper()}_X")
+    table.write(tmp_path / "d.csv")
+    named = [f"{name}={name}_x" for name in catalog]
+    out = sample_catalog(folder, tmp_path / "d.csv", tmp_path / "h.zarr", columns=named, **HOW)
     np.testing.assert_array_equal(images(out), profiles)
 
 
