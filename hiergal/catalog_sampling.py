@@ -2,12 +2,12 @@
 
 Rows are cut into parts of ``PART``. Each is one task: its galaxies are drawn, and put into their places in a file
 (:mod:`hiergal.galaxy_files`), which takes the output's name when it is whole (:mod:`hiergal.runtime.output`). What is
-done is noted in a journal, so that the same command goes on. The galaxy of a row, and its noise,
-depend on the seed, on the row and on its conditions alone. In memory are the conditions of all rows, and the images of
-some parts.
+done is noted in a journal, so that the same command goes on. The galaxy of a row, and its noise, depend on the seed,
+on the row (or on its identifier, where a column of these is named) and on what is asked of it alone
+(:mod:`hiergal.catalog_request`). In memory are the conditions of all rows, and the images of some parts.
 """
 
-import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,17 +15,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Float
 
 import hiergal
-from hiergal.conditions import (
-    Catalog,
-    complete_conditions,
-    condition_names,
-    conditions_for,
-    read_catalog,
-)
-from hiergal.galaxy_files import CHUNK, SUFFIXES, GalaxyHeader, create_galaxies, write_galaxies
+from hiergal.catalog_request import IDENTIFIERS, AskedGalaxies, Exact, asked_galaxies
+from hiergal.conditions import Catalog, condition_names, read_catalog
+from hiergal.exact_galaxies import Sky, exact_profiles, exact_stamps
+from hiergal.galaxy_files import CHUNK, SUFFIXES, GalaxyHeader, create_galaxies, tidy_galaxies, write_galaxies
 from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.parts import check_workers, finished_parts
 from hiergal.progress import progress_bar
@@ -38,7 +33,6 @@ from hiergal.runtime.seeds import check_seed
 from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
 from hiergal.stages import SAMPLE, key_for
 from hiergal.survey_run import digest_of_model
-from hiergal.trained_range import check_outside
 
 __all__ = ["PART", "Observing", "sample_catalog"]
 
@@ -85,6 +79,10 @@ def sample_catalog(
     outside: str = "warn",
     columns: Mapping[str, str] | Sequence[str] | None = None,
     hdu: int | str | None = None,
+    identifier: str | None = None,
+    flux: str | None = None,
+    magnitude: str | None = None,
+    half_light_radius: str | None = None,
     workers: int = 1,
     scheduler: str | None = None,
     overwrite: bool = False,
@@ -100,7 +98,15 @@ def sample_catalog(
         seed: Seed of galaxies and noise.
         galaxies: How many, without a catalogue.
         observing: How a survey sees them, in electrons of its full exposure; default unconvolved light profiles.
-        outside: What to do with conditions that the model was not trained on: ``warn``, ``raise`` or ``ignore``.
+        outside: What to do with galaxies outside the trained range (:mod:`hiergal.trained_range`): ``warn`` draws them,
+            except those far outside, whose images are NaN; ``raise`` refuses them; ``ignore`` draws all. Rows whose
+            conditions are no numbers are never drawn. The columns ``outside`` and ``drawn`` say which.
+        identifier: A column that tells galaxies apart (integers or text): each galaxy, and its noise, follows that, and
+            stays the same when other rows are dropped, added or sorted.
+        flux: A column of exact total fluxes, in the unit of the output.
+        magnitude: A column of exact total magnitudes [AB]; in the band of ``observing``, where that is another one than
+            the model's.
+        half_light_radius: A column of exact half-light radii, before the PSF [arcsec].
         columns: What columns are called in the catalogue (:func:`hiergal.survey.catalog.parse_columns`).
         hdu: Which table of a file with several.
         workers: Processes on this machine; one needs no dask. All have to see model and output.
@@ -113,7 +119,9 @@ def sample_catalog(
 
     Raises:
         FileExistsError: If something is there that may not be replaced (:mod:`hiergal.runtime.output`).
-        ValueError: If an argument is wrong.
+        ValueError: If an argument is wrong, or the survey's band is not like the model's and no magnitudes in it are
+            given.
+        RuntimeError: In a fork of a process that has used JAX.
         OSError: If something cannot be read or written; what is done stays.
 
     Example:
@@ -129,17 +137,32 @@ def sample_catalog(
     # With the renderer, so that a survey that cannot be drawn is refused before anything is written.
     loaded, _ = _loaded(str(path.absolute()), digest, observing)
     catalog_file = catalog if isinstance(catalog, str | Path) else None
+    exact = Exact(flux, magnitude, half_light_radius)
     if catalog_file is not None or (columns and catalog is not None):
-        catalog = read_catalog(catalog, condition_names(loaded), columns=columns, hdu=hdu)
-    conditions = _conditions(loaded, catalog, galaxies, seed)
-    check_outside(loaded, conditions, outside)
-    run = _Run(str(path.absolute()), digest, "", out.suffix, seed, len(conditions), PART, observing)
-    about = _identity(run, conditions)
+        wanted = [name for name in (*exact, identifier) if name is not None]
+        names = (*condition_names(loaded), *wanted, *IDENTIFIERS)
+        catalog = read_catalog(catalog, names, columns=columns, hdu=hdu)
+    if observing is not None:
+        _check_survey(loaded, observing, exact)
+    zero_point, unit = _photometry(loaded, observing)
+    asked = asked_galaxies(
+        loaded,
+        catalog,
+        galaxies=galaxies,
+        seed=seed,
+        outside=outside,
+        identifier=identifier,
+        exact=exact,
+        zero_point=zero_point,
+        flux_unit=unit,
+    )
+    run = _Run(str(path.absolute()), digest, "", out.suffix, seed, len(asked.conditions), PART, observing)
+    about = _identity(run, asked)
     inputs = (path, catalog_file)
     with owned(out, GALAXIES, run=about, inputs=inputs, overwrite=overwrite) as own:
         if not own.finished:
             run = msgspec.structs.replace(run, file=str(own.result))
-            _draw_parts(own, run, loaded, conditions, str(model), workers, scheduler, progress)
+            _draw_parts(own, run, loaded, asked, str(model), workers, scheduler, progress)
             own.put()
     return out
 
@@ -148,7 +171,7 @@ def _draw_parts(
     own: Output,
     run: _Run,
     model: GalaxyModel,
-    conditions: Float[np.ndarray, "n c"],
+    asked: AskedGalaxies,
     name: str,
     workers: int,
     scheduler: str | None,
@@ -161,83 +184,111 @@ def _draw_parts(
         done = set()
         remove(own.result)
         try:
-            _create(own, run, model, conditions, name)
+            _create(own, run, model, asked, name)
         except BaseException:
             own.clear()
             raise
         journal.touch()
     numbers = [number for number in range(-(-run.galaxies // run.part)) if number not in done]
-    tasks = ((run, number, conditions[_rows(run, number)]) for number in numbers)
+    tasks = ((run, number, asked.part(_rows(run, number))) for number in numbers)
     with progress_bar("galaxies", run.galaxies, shown=progress) as advance, journal.open("a") as notes:
         advance(sum(len(_rows(run, number)) for number in done))
         for number in finished_parts(sample_part, tasks, workers=workers, scheduler=scheduler):
             notes.write(f"{number}\n")
             notes.flush()
             advance(len(_rows(run, number)))
+    tidy_galaxies(own.result, run.kind)
 
 
-def sample_part(run: _Run, number: int, conditions: Float[np.ndarray, "k c"]) -> int:
+def sample_part(run: _Run, number: int, asked: AskedGalaxies) -> int:
     """Draw the galaxies of one part, and put them into the file; what a worker does.
 
     Args:
         run: The run.
         number: Which part.
-        conditions: Of its galaxies.
+        asked: Its galaxies.
 
     Returns:
         The number of the part.
     """
     model, renderer = _loaded(run.model, run.model_sha256, run.observing)
-    rows, key = _rows(run, number), key_for(run.seed, SAMPLE)
-    base = base_for_rows(model, key, rows)
-    if renderer is None:
-        images = profiles_from_base(model, base, conditions)
-    else:
-        import jax
-
-        about = _survey(run.observing)
-        images = stamps_from_base(
-            model,
-            renderer,
-            base,
-            conditions,
-            flux_scale=10 ** (0.4 * (about.zero_point - model.provenance.magnitude_zero_point)),
-            sky_level=about.sky_level if run.observing.noise else None,
-            key=jax.random.fold_in(key, NOISE),
-            rows=rows,
-        )
-    write_galaxies(Path(run.file), run.kind, int(rows[0]), images)
+    shape = model.recipe.shape if renderer is None else renderer.shape
+    first, count = int(_rows(run, number)[0]), len(asked.conditions)
+    images = np.full((count, *shape), np.nan, np.float32)
+    if asked.drawn.any():
+        images[asked.drawn] = _images(run, model, renderer, asked.part(np.flatnonzero(asked.drawn)))
+    write_galaxies(Path(run.file), run.kind, first, images)
     return number
 
 
-def _conditions(model: GalaxyModel, catalog: Catalog | None, galaxies: int | None, seed: int) -> np.ndarray:
-    if catalog is None:
-        if galaxies is None or galaxies < 1:
-            raise ValueError(
-                f"galaxies: expected a catalogue, or a positive number of galaxies, got {galaxies}"
-            )
-        return complete_conditions(model, None, np.random.default_rng(seed).random(galaxies))
-    conditions = conditions_for(model, catalog)
-    if galaxies is not None and galaxies != len(conditions):
-        raise ValueError(
-            f"galaxies: expected none with a catalogue of {len(conditions)} rows, got {galaxies}"
+def _images(run: _Run, model: GalaxyModel, renderer: Renderer | None, asked: AskedGalaxies) -> np.ndarray:
+    key = key_for(run.seed, SAMPLE)
+    base = base_for_rows(model, key, asked.rows)
+    exact = {"flux": asked.flux, "half_light_radius": asked.half_light_radius}
+    is_exact = any(values is not None for values in exact.values())
+    if renderer is None:
+        profiles = profiles_from_base(model, base, asked.conditions)
+        return exact_profiles(model, profiles, **exact) if is_exact else profiles
+    import jax
+
+    about, noise_key = _survey(run.observing), jax.random.fold_in(key, NOISE)
+    if is_exact:
+        sky = Sky(about.sky_level, noise_key, asked.rows) if run.observing.noise else None
+        profiles = profiles_from_base(model, base, asked.conditions)
+        psf = _psf(run.observing)
+        return exact_stamps(model, renderer, psf, profiles, zero_point=about.zero_point, **exact, sky=sky)
+    return stamps_from_base(
+        model,
+        renderer,
+        base,
+        asked.conditions,
+        flux_scale=10 ** (0.4 * (about.zero_point - model.provenance.magnitude_zero_point)),
+        sky_level=about.sky_level if run.observing.noise else None,
+        key=noise_key,
+        rows=asked.rows,
+    )
+
+
+def _check_survey(model: GalaxyModel, observing: Observing, exact: Exact) -> None:
+    """See to it that a survey shows nothing that the model does not know, or say so."""
+    from hiergal.galsim_model import warn_of_narrow_psf
+    from hiergal.galsim_surveys import compare_bands
+
+    own = model.provenance.band
+    bands = compare_bands(observing.survey, observing.band, own)
+    if bands.differ:
+        what = (
+            f"band: {observing.survey} {observing.band} ({bands.wavelength_nm:.0f} nm) is not like {own} "
+            f"({bands.other_nm:.0f} nm), in which the model knows magnitudes and shapes"
         )
-    if not len(conditions):
-        raise ValueError("catalog: expected rows, got none")
-    return conditions
+        if exact.flux is None and exact.magnitude is None:
+            raise ValueError(
+                f"{what}; name a column of the catalogue with magnitudes in {observing.band}, --magnitude-column NAME "
+                "(magnitude=), or with fluxes, --flux-column NAME (flux=); shapes remain those of "
+                f"{own}; to take its magnitudes as they are, name that column, such as --magnitude-column mag_auto"
+            )
+        warnings.warn(f"{what}: fluxes are those of the catalogue, shapes those of {own}", stacklevel=4)
+    if model.provenance.psf_fwhm_arcsec is not None:
+        warn_of_narrow_psf(_psf(observing), model.provenance.psf_fwhm_arcsec, stacklevel=4)
 
 
-def _identity(run: _Run, conditions: np.ndarray) -> dict[str, Any]:
+def _photometry(model: GalaxyModel, observing: Observing | None) -> tuple[float, str]:
+    """Zero point and unit of the output."""
+    if observing is None:
+        return model.provenance.magnitude_zero_point, model.provenance.flux_unit
+    return _survey(observing).zero_point, "electron"
+
+
+def _identity(run: _Run, asked: AskedGalaxies) -> dict[str, Any]:
     """All that the galaxies depend on; where things lie decides nothing."""
     choices = {
         name: value for name, value in msgspec.to_builtins(run).items() if name not in ("model", "file")
     }
-    content = hashlib.sha256(np.ascontiguousarray(conditions).tobytes()).hexdigest()
-    return choices | {"version": hiergal.__version__, "conditions": content}
+    return choices | {"version": hiergal.__version__, "conditions": asked.digest()}
 
 
-def _create(own: Output, run: _Run, model: GalaxyModel, conditions: np.ndarray, name: str) -> None:
-    origin, names = model.provenance, condition_names(model)
+def _create(own: Output, run: _Run, model: GalaxyModel, asked: AskedGalaxies, name: str) -> None:
+    origin = model.provenance
     if run.observing is None:
         header = GalaxyHeader(
             origin.flux_unit,
@@ -253,8 +304,9 @@ def _create(own: Output, run: _Run, model: GalaxyModel, conditions: np.ndarray, 
         words = f"per pixel, {run.observing.survey} {run.observing.band}"
         header = GalaxyHeader("electron", words, survey.pixel_scale, survey.zero_point, name, run.seed)
         shape = (run.observing.stamp, run.observing.stamp)
-    columns = dict(zip(names, conditions.T, strict=True))
-    create_galaxies(own.result, run.kind, columns, shape, header, mark={KIND: own.kind, RUN: own.digest})
+    create_galaxies(
+        own.result, run.kind, asked.columns, shape, header, mark={KIND: own.kind, RUN: own.digest}
+    )
 
 
 def _rows(run: _Run, number: int) -> np.ndarray:
@@ -268,6 +320,13 @@ def _survey(observing: Observing):
 
 
 @lru_cache(maxsize=2)
+def _psf(observing: Observing):
+    from hiergal.galsim_surveys import survey_psf
+
+    return survey_psf(observing.survey, observing.band)
+
+
+@lru_cache(maxsize=2)
 def _loaded(
     model: str, model_sha256: str, observing: Observing | None
 ) -> tuple[GalaxyModel, Renderer | None]:
@@ -275,9 +334,6 @@ def _loaded(
     loaded = load_model(Path(model))
     if observing is None:
         return loaded, None
-    from hiergal.galsim_surveys import survey_psf
-
     scale = _survey(observing).pixel_scale
-    psf = survey_psf(observing.survey, observing.band)
     shape = (observing.stamp, observing.stamp)
-    return loaded, renderer_for(loaded, psf, pixel_scale_arcsec=float(scale), shape=shape)
+    return loaded, renderer_for(loaded, _psf(observing), pixel_scale_arcsec=float(scale), shape=shape)

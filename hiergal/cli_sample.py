@@ -47,8 +47,28 @@ def sample(
         bool, typer.Option(help="With --survey: whether to add the noise of sky and source.")
     ] = True,
     outside: Annotated[
-        str, typer.Option(help="Conditions that the model was not trained on: warn, raise or ignore.")
+        str,
+        typer.Option(
+            help="Galaxies outside the trained range: warn (those far outside, such as 99, are not drawn), raise or "
+            "ignore (all are drawn). Columns 'outside' and 'drawn' of the output say which."
+        ),
     ] = "warn",
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="A column that tells galaxies apart: each keeps its galaxy when rows are dropped or sorted."
+        ),
+    ] = None,
+    flux_column: Annotated[
+        str | None, typer.Option(help="A column of exact total fluxes, in the unit of the output.")
+    ] = None,
+    magnitude_column: Annotated[
+        str | None,
+        typer.Option(help="A column of exact total magnitudes (AB), with --survey those in its band."),
+    ] = None,
+    half_light_radius_column: Annotated[
+        str | None, typer.Option(help="A column of exact half-light radii, before the PSF [arcsec].")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a dask scheduler whose workers to use.")
@@ -56,7 +76,11 @@ def sample(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw a new galaxy for each row of a catalogue. A run that was stopped goes on with the same command."""
+    """Draw a new galaxy for each row of a catalogue. A run that was stopped goes on with the same command.
+
+    The output holds images, and beside them what each galaxy was asked for, its identifier where the catalogue has
+    one, and whether it is outside the trained range ('outside') and was drawn ('drawn': images are NaN where not).
+    """
     from hiergal.catalog_sampling import Observing, sample_catalog
 
     if (survey is None) != (band is None):
@@ -71,6 +95,10 @@ def sample(
         outside=outside,
         columns=column,
         hdu=hdu,
+        identifier=key,
+        flux=flux_column,
+        magnitude=magnitude_column,
+        half_light_radius=half_light_radius_column,
         workers=workers,
         scheduler=scheduler,
         overwrite=overwrite,

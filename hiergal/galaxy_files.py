@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from hiergal.runtime.marks import KIND, KIND_CARD, RUN, RUN_CARD
 
-__all__ = ["CHUNK", "SUFFIXES", "GalaxyHeader", "create_galaxies", "write_galaxies"]
+__all__ = ["CHUNK", "SUFFIXES", "GalaxyHeader", "create_galaxies", "tidy_galaxies", "write_galaxies"]
 
 CHUNK = 256  # galaxies in a chunk of zarr
 SUFFIXES = (".fits", ".hdf5", ".zarr")
@@ -51,7 +51,7 @@ class GalaxyHeader(NamedTuple):
 def create_galaxies(
     path: Path,
     kind: str,
-    conditions: Mapping[str, Float[np.ndarray, "n"]],
+    conditions: Mapping[str, np.ndarray],
     shape: tuple[int, int],
     header: GalaxyHeader,
     *,
@@ -62,7 +62,7 @@ def create_galaxies(
     Args:
         path: Where; nothing may be there.
         kind: One of ``SUFFIXES``.
-        conditions: What each galaxy was drawn for.
+        conditions: What each galaxy was drawn for: a column of [n] numbers or texts by its name.
         shape: Pixels of an image (ny, nx).
         header: What holds for all.
         mark: What the file says of itself and its run (:mod:`hiergal.runtime.marks`).
@@ -106,6 +106,18 @@ def write_galaxies(path: Path, kind: str, first: int, images: Float[np.ndarray, 
         file.write(images.astype(dtype).tobytes())
         file.flush()
         os.fsync(file.fileno())
+
+
+def tidy_galaxies(path: Path, kind: str) -> None:
+    """Remove what a process that was killed left in a file: zarr writes each chunk under another name first.
+
+    Args:
+        path: What :func:`create_galaxies` made; nobody writes to it any more.
+        kind: Its kind.
+    """
+    if kind == ".zarr":
+        for left in path.rglob("*.partial"):
+            left.unlink()
 
 
 def _create_fits(
@@ -154,10 +166,12 @@ def _create_hdf5(
     with h5py.File(path, "x") as file:
         file.attrs.update(header._asdict() | dict(mark))
         for name, column in conditions.items():
-            file[f"conditions/{name}"] = column
+            text = column.dtype.kind == "U"
+            file[f"conditions/{name}"] = column.astype(h5py.string_dtype()) if text else column
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # one piece, whose place is known
         layout.set_layout(h5py.h5d.CONTIGUOUS)
+        layout.set_obj_track_times(False)  # the same galaxies are the same file
         h5py.h5d.create(file.id, b"image", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple(shape), layout)
         offset = file["image"].id.get_offset()
     with path.open("r+b") as file:
@@ -176,7 +190,11 @@ def _create_zarr(
     group = zarr.open_group(path, mode="w-")
     group.attrs.update(header._asdict() | dict(mark))
     for name, column in conditions.items():
-        group.create_array(f"conditions/{name}", data=np.asarray(column))
+        if column.dtype.kind == "U":
+            array = group.create_array(f"conditions/{name}", shape=column.shape, dtype=str)
+            array[:] = column.astype(object)
+        else:
+            group.create_array(f"conditions/{name}", data=np.asarray(column))
     group.create_array("image", shape=shape, chunks=(CHUNK, *shape[1:]), dtype="float32")
 
 

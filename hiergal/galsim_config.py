@@ -51,14 +51,14 @@ from hiergal.galsim_requests import (
 from hiergal.galsim_surveys import register_survey_types
 from hiergal.recipe import Recipe
 from hiergal.runtime.fork import check_not_forked, jax_is_in_use
-from hiergal.trained_range import RangeCheck, check_outside, check_range
+from hiergal.trained_range import RangeCheck, can_be_computed, check_outside, check_range
 
 __all__ = ["GenerativeModel"]
 
 BLOCK = 1024  # objects whose galaxies are computed together
 KEPT = 4 * BLOCK  # galaxies that are remembered until they are built
 INPUT, GALAXY = "generative_model", "GenerativeModelGalaxy"
-AHEAD, RECORD = "_hiergal_ahead", "_hiergal_record"  # blocks done; where a rehearsal notes its galaxies
+AHEAD, RECORD = "_hiergal_ahead", "_hiergal_record"  # first object, blocks done; a rehearsal's galaxies
 SILENT = logging.getLogger("hiergal.rehearsal")
 SILENT.addHandler(logging.NullHandler())
 SILENT.propagate = False
@@ -155,7 +155,7 @@ class GenerativeModel:
         found = check_range(self._model.model, request.conditions)
         if self._outside == "warn":
             self._tell(request, found)
-        drawn = ~found.far if self._outside == "warn" else np.isfinite(request.conditions).all(axis=1)
+        drawn = ~found.far if self._outside == "warn" else can_be_computed(request.conditions)
         profiles = self._model.profiles(request._replace(drawn=drawn))
         self._kept.update(zip(orders, profiles, strict=True))
 
@@ -267,14 +267,13 @@ def _check_psf(base: dict[str, Any], about: About, model: GenerativeModel) -> No
 
 def _orders_ahead(base: dict[str, Any], model: int, logger: Any) -> list[Order]:
     """Find a model's galaxies of the other objects of this block, by going through GalSim's steps for them."""
-    start = base.get("start_obj_num", 0)
+    start, done = base.setdefault(AHEAD, (base.get("start_obj_num", 0), set()))
     block = (
         model,
         base.get("file_num", 0),
         base.get("image_num", 0),
         (base["obj_num"] - start) // BLOCK,
     )
-    done = base.setdefault(AHEAD, set())
     stamp = base.get("stamp", {})
     if block in done or "random_seed" not in base.get("image", {}) or not stamp.get("obj_rng", True):
         return []  # once is enough; and random numbers that are not an object's own cannot be foreseen
@@ -341,7 +340,7 @@ class _Loader(gc.InputLoader):
 
     def setupImage(self, input_obj: Any, config: dict[str, Any], base: dict[str, Any], logger: Any):  # noqa: N802
         """Forget which blocks were computed for the image before, also where a configuration is built again."""
-        base.pop(AHEAD, None)
+        base[AHEAD] = base.get("obj_num", 0), set()
 
 
 gc.RegisterInputType(INPUT, _Loader(GenerativeModel))

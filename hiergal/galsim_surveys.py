@@ -18,8 +18,16 @@ import galsim
 import galsim.config as gc
 import numpy as np
 
-__all__ = ["SurveyConditions", "register_survey_types", "survey_conditions", "survey_psf"]
+__all__ = [
+    "BandComparison",
+    "SurveyConditions",
+    "compare_bands",
+    "register_survey_types",
+    "survey_conditions",
+    "survey_psf",
+]
 
+ALIKE = 0.15  # in the logarithm of wavelengths: i, I, F814W and z are alike; g, r, y and F814W are not
 ITEMS = ("pixel_scale", "psf_fwhm", "sky_level", "zero_point")
 
 
@@ -45,6 +53,20 @@ class SurveyConditions(NamedTuple):
     mirror_diameter: float
     obscuration: float
     ground: bool
+
+
+class BandComparison(NamedTuple):
+    """A survey's filter and another one.
+
+    Attributes:
+        wavelength_nm: Effective wavelength of the survey's filter [nm].
+        other_nm: Of the other one; None if nobody knows it [nm].
+        differ: Whether galaxies have other magnitudes in the two.
+    """
+
+    wavelength_nm: float
+    other_nm: float | None
+    differ: bool
 
 
 @lru_cache
@@ -85,6 +107,42 @@ def survey_conditions(survey: str, band: str) -> SurveyConditions:
         obscuration=float(np.sqrt(about.obscuration)),
         ground=float(about.zeropoint_airmass) > 0,  # air masses
     )
+
+
+def compare_bands(survey: str, band: str, other: str) -> BandComparison:
+    """Compare a survey's filter with one of which the name alone is known.
+
+    Args:
+        survey: Name of the survey.
+        band: Name of its filter.
+        other: Name of a filter of any survey that surveycodex knows, in any case; of one that it does not know nothing
+            is said.
+
+    Raises:
+        ValueError: If surveycodex has no such survey or filter.
+
+    Example:
+        >>> compare_bands("LSST", "i", "F814W").differ, compare_bands("LSST", "u", "F814W").differ
+        (False, True)
+    """
+    here = survey_conditions(survey, band).wavelength_nm
+    there = _wavelength_of(other)
+    return BandComparison(here, there, there is not None and abs(np.log(here / there)) > ALIKE)
+
+
+@lru_cache
+def _wavelength_of(band: str) -> float | None:
+    """Mean effective wavelength of the filters with a name [nm]; as it is written, or else in any case."""
+    import surveycodex
+
+    lights = [
+        (name, about.get_filter(name).effective_wavelength.to_value("nm"))
+        for about in map(surveycodex.get_survey, surveycodex.available_surveys)
+        for name in about.available_filters
+    ]
+    same = [light for name, light in lights if name == band]
+    same = same or [light for name, light in lights if name.lower() == band.lower()]
+    return float(np.mean(same)) if same else None
 
 
 def survey_psf(survey: str, band: str, gsparams: galsim.GSParams | None = None) -> galsim.GSObject:

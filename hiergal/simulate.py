@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import galsim
 
 __all__ = [
+    "add_noise_to",
     "base_for_rows",
     "block_size",
     "draw_galsim",
@@ -39,6 +40,7 @@ __all__ = [
     "light_profiles",
     "profiles_from_base",
     "stamps_from_base",
+    "stamps_of_profiles",
 ]
 
 BLOCK_OF_CPU, BLOCK_OF_ACCELERATOR = 64, 256
@@ -201,6 +203,42 @@ def stamps_from_base(
     return _in_blocks(noisy, renderer.shape, *_single(base, conditions), rows)
 
 
+def stamps_of_profiles(
+    renderer: Renderer, profiles: Float[Array, "n y x"], factor: Float[Array, "n"]
+) -> Float[np.ndarray, "n v u"]:
+    """Draw noise-free stamps of profiles that are there, each with a factor on its flux.
+
+    Args:
+        renderer: Of a survey's PSF and pixels.
+        profiles: Unconvolved light profiles [flux per pixel].
+        factor: Of each.
+
+    Example:
+        >>> stamps = stamps_of_profiles(renderer, profiles, np.ones(len(profiles)))  # doctest: +SKIP
+    """
+    check_not_forked()
+    return _in_blocks(partial(_scaled_stamps, renderer), renderer.shape, *_single(profiles, factor))
+
+
+def add_noise_to(
+    images: Float[np.ndarray, "n v u"], sky_level: float, *, key: jax.Array, rows: Array
+) -> Float[np.ndarray, "n v u"]:
+    """Add the noise of sky and source, the same that :func:`stamps_from_base` adds to these rows.
+
+    Args:
+        images: Noise-free stamps [electrons per pixel].
+        sky_level: Sky [electrons per pixel].
+        key: PRNG key of the noise.
+        rows: Places in a catalogue, [n], or identities, [n, 2].
+
+    Example:
+        >>> noisy = add_noise_to(stamps, 100.0, key=jax.random.key(1), rows=np.arange(3))  # doctest: +SKIP
+    """
+    check_not_forked()
+    compute = partial(_with_noise, np.float32(sky_level), key)
+    return _in_blocks(compute, images.shape[1:], *_single(images), rows)
+
+
 def draw_galsim(
     model: GalaxyModel,
     catalog: Catalog,
@@ -326,3 +364,13 @@ def _noisy_stamps(
     clean = _stamps(model, renderer, scale, base, conditions)
     keys = _row_keys(key, rows)
     return jax.vmap(add_noise, in_axes=(0, 0, None))(keys, clean, sky_level)
+
+
+@jax.jit
+def _scaled_stamps(renderer: Renderer, profiles: jax.Array, factor: jax.Array) -> jax.Array:
+    return factor[:, None, None] * renderer(profiles)
+
+
+@jax.jit
+def _with_noise(sky_level, key, images, rows) -> jax.Array:
+    return jax.vmap(add_noise, in_axes=(0, 0, None))(_row_keys(key, rows), images, sky_level)

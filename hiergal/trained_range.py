@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 
 from hiergal.hub import GalaxyModel
 
-__all__ = ["OUTSIDE", "RangeCheck", "check_outside", "check_range", "percent"]
+__all__ = ["OUTSIDE", "RangeCheck", "can_be_computed", "check_outside", "check_range", "percent"]
 
 OUTSIDE = ("warn", "raise", "ignore")  # what may be done with galaxies outside
 NEIGHBORS = 5
@@ -34,6 +34,7 @@ STRAY = 0.002  # fraction of the population that may be strays: they do not deci
 MARGIN = 1.25
 DECADE = 8.0
 FAR, FAR_BEYOND = 1.5, 0.25
+LARGEST = 1e9
 FEWEST = 30  # galaxies that a density needs
 TINY = 1e-6  # of the largest variance: what rounding leaves of columns that follow from each other
 _KEPT: dict[int, tuple[weakref.ref, Any]] = {}  # densities of models in use
@@ -109,7 +110,7 @@ def check_outside(
         model: A model with a flow.
         conditions: As :func:`~hiergal.conditions.conditions_for` gives them; some may be NaN or infinite.
         outside: ``warn``: rows outside are drawn, with a warning, but for those that are far outside, which are not;
-            ``raise``: any is an error; ``ignore``: all that is finite is drawn.
+            ``raise``: any is an error; ``ignore``: all that can be computed with is drawn.
         found: What :func:`check_range` found, if that is known.
         prefix: Words before those of the warning.
         stacklevel: Of the warning, as for ``warnings.warn``.
@@ -126,7 +127,7 @@ def check_outside(
     if outside not in OUTSIDE:
         raise ValueError(f"outside: expected 'warn', 'raise' or 'ignore', got {outside!r}")
     if outside == "ignore":
-        return np.isfinite(conditions).all(axis=1)
+        return can_be_computed(conditions)
     found = check_range(model, conditions) if found is None else found
     if found.outside.any():
         text = describe_outside(model, conditions, found)
@@ -134,6 +135,17 @@ def check_outside(
             raise ValueError(text)
         warnings.warn(prefix + text, stacklevel=stacklevel)
     return ~found.far
+
+
+def can_be_computed(conditions: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, "n"]:
+    """Tell which rows are numbers that networks in float32 can compute with, whatever they mean.
+
+    Example:
+        >>> can_be_computed(np.array([[22.0], [99.0], [np.nan], [1e20]]))
+        array([ True,  True, False, False])
+    """
+    with np.errstate(invalid="ignore"):
+        return (abs(conditions) < LARGEST).all(axis=1)
 
 
 def describe_outside(model: GalaxyModel, conditions: Float[np.ndarray, "n c"], found: RangeCheck) -> str:

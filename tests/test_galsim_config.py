@@ -354,3 +354,148 @@ def test_the_configurations_of_inference_run(folder, tmp_path, name):
         images.append(fits.getdata(tmp_path / "runs" / f"{processes}.fits"))
     np.testing.assert_array_equal(*images)
     assert images[0].max() > 20 * np.median(np.abs(images[0] - np.median(images[0])))
+
+
+def catalogued(tiled, tmp_path, magnitudes):
+    """The same configuration with a catalogue of magnitudes."""
+    Table({"mag": magnitudes}).write(tmp_path / "catalog.fits", overwrite=True)
+    tiled["input"]["catalog"] = {"file_name": "catalog.fits", "dir": str(tmp_path)}
+    tiled["gal"]["mag_auto"] = {"type": "Catalog", "col": "mag"}
+    return tiled
+
+
+class Lenient(galsim.config.StampBuilder):
+    """A stamp whose failures are skipped, which GalSim's own types refuse to be told."""
+
+    def setup(self, config, base, xsize, ysize, ignore, logger):
+        return super().setup(config, base, xsize, ysize, [*ignore, "skip_failures"], logger)
+
+
+galsim.config.RegisterStampType("Lenient", Lenient())
+
+
+@pytest.mark.parametrize("kind", ["Tiled", "Scattered"])
+def test_one_row_without_a_number_fails_alone(tiled, tmp_path, calls, kind):
+    magnitudes = np.linspace(21.5, 23.5, 20)
+    tiled["stamp"] = {"type": "Lenient", "skip_failures": True}
+    if kind == "Scattered":
+        tiled["image"] = {"type": kind, "size": 100, "pixel_scale": 0.1, "random_seed": 5, "nobjects": 20}
+    else:
+        del tiled["image"]["noise"]
+    whole = image_of(catalogued(tiled, tmp_path, magnitudes))
+    assert calls == [20]
+    for bad in (np.nan, np.inf, 1e39):
+        calls.clear()
+        magnitudes[6] = bad
+        some = image_of(catalogued(tiled, tmp_path, magnitudes))
+        assert calls == [19]
+        if kind == "Tiled":
+            changed = np.abs(some - whole).reshape(4, 24, 5, 24).max(axis=(1, 3))
+            assert np.flatnonzero(changed.ravel()).tolist() == [6] and not some[24:48, 24:48].any()
+    del tiled["stamp"]
+    with pytest.raises(
+        galsim.GalSimConfigError, match="expected finite conditions, got mag_auto inf; drop this"
+    ):
+        image_of(catalogued(tiled, tmp_path, np.where(np.arange(20) == 6, np.inf, 22.0)))
+
+
+def test_placeholders_are_skipped_and_all_else_is_as_it_was(tiled, tmp_path):
+    del tiled["image"]["noise"]
+    magnitudes = np.linspace(21.5, 23.5, 20)
+    whole = image_of(catalogued(tiled, tmp_path, magnitudes))
+    magnitudes[[3, 11]] = 99.0, -99.0
+    with pytest.warns(UserWarning, match="2 of 20 galaxies .10 %. .* 2 of them are not drawn"):
+        some = image_of(catalogued(tiled, tmp_path, magnitudes))
+    changed = np.abs(some - whole).reshape(4, 24, 5, 24).max(axis=(1, 3))
+    assert np.flatnonzero(changed.ravel()).tolist() == [3, 11]
+    assert not some[:24, 72:96].any()
+
+
+def test_warnings_come_once(tiled, tmp_path, recwarn, monkeypatch):
+    """Of ten blocks, and of GalSim's own that a rehearsal would repeat; again when twice as many are outside."""
+    monkeypatch.setattr(module, "BLOCK", 2)
+    magnitudes = np.full(20, 22.0)
+    magnitudes[::2] = 15.0
+    tiled["psf"] = {"type": "Gaussian", "fwhm": 0.05}
+    image_of(catalogued(tiled, tmp_path, magnitudes))
+    said = [str(warning.message) for warning in recwarn]
+    assert sum("psf: expected" in text for text in said) == 1
+    told = [text for text in said if "beyond the range" in text]
+    assert [text.split(";")[0] for text in told if "so far" in text] == [
+        f"{count} of {2 * count} so far" for count in (2, 4, 8)
+    ]
+    assert len(told) == 4
+
+
+PSFS = [
+    {"type": "DeltaFunction"},
+    {"type": "OpticalPSF", "lam": 800, "diam": 2.4, "defocus": 0.5},
+    {"type": "Airy", "lam": 800, "diam": 1.2, "obscuration": 0.3},
+]
+
+
+@pytest.mark.parametrize("psf", PSFS)
+def test_psfs_without_a_width_to_compare_pass(tiled, psf):
+    tiled["psf"] = psf
+    assert image_of(tiled).max() > 0
+
+
+def test_noise_pads(tiled, folder, tmp_path):
+    tiled["psf"] = {"type": "Gaussian", "fwhm": 0.2}
+    tiled["gal"] = {"type": "GenerativeModelGalaxy", "mag_auto": 22.0, "flux_radius": 8.0, "zphot": 0.7}
+    del tiled["image"]["noise"]
+    clean = image_of(tiled)
+    tiled["gal"] |= {"noise_pad": 1e-4, "noise_pad_size": 2.4}
+    image = image_of(tiled)
+    row = {"mag_auto": 22.0, "flux_radius": 8.0, "zphot": 0.7}
+    (galaxy,) = GenerativeGalaxyModel(folder).sample(
+        row, rng=galsim.BaseDeviate(galsim.BaseDeviate(1234).raw() + 1 + 3), noise=1e-4, noise_pad_size=2.4
+    )
+    here = galsim.Convolve(galaxy, galsim.Gaussian(fwhm=0.2)).drawImage(nx=24, ny=24, scale=0.1).array
+    np.testing.assert_allclose(image[:24, 72:96], here, atol=1e-6 * here.max())
+    assert (image - clean)[:4].std() > 1e-3
+    noise = galsim.Image(np.random.default_rng(0).normal(0, 0.01, (64, 64)), scale=0.03)
+    noise.write(str(tmp_path / "noise.fits"))
+    tiled["gal"]["noise_pad"] = str(tmp_path / "noise.fits")
+    assert (image_of(tiled) - clean)[:4].std() > 1e-3
+    tiled["gal"]["noise_pad"] = str(tmp_path / "nothing.fits")
+    with pytest.raises(galsim.GalSimConfigError, match="noise_pad: expected a variance, or a file"):
+        image_of(tiled)
+
+
+def test_a_configuration_that_is_built_again_keeps_its_one_call(tiled, calls):
+    """With other random numbers, so that nothing is remembered."""
+    config = copy.deepcopy(tiled)
+    first = galsim.config.BuildImage(config, image_num=0, obj_num=0).array
+    second = galsim.config.BuildImage(config, image_num=0, obj_num=100).array
+    assert calls == [20, 20] and not np.array_equal(first, second)
+    np.testing.assert_array_equal(galsim.config.BuildImage(config, image_num=0, obj_num=0).array, first)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("name", ["hiergal", "hiergal.galsim_config"])
+def test_both_modules_register_the_types(folder, tmp_path, name, processes):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        textwrap.dedent(
+            f"""
+            modules: [{name}]
+            input: {{generative_model: {{file_name: {folder}}}}}
+            psf: {{type: SurveyPSF, survey: Euclid_VIS, band: IE}}
+            gal: {{type: GenerativeModelGalaxy, mag_auto: 22, flux_radius: 9, zphot: 0.7}}
+            image:
+                type: Tiled
+                nx_tiles: 2
+                ny_tiles: 2
+                stamp_size: 24
+                pixel_scale: {{type: Survey, survey: Euclid_VIS, band: IE, item: pixel_scale}}
+                random_seed: 5
+                nproc: {processes}
+            output: {{dir: {tmp_path}, file_name: c.fits}}
+            """
+        )
+    )
+    command = [sys.executable, "-c", "from galsim.main import run_main; run_main()", str(path)]
+    done = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True)
+    assert fits.getdata(tmp_path / "c.fits").max() > 0
+    assert "Warning" not in done.stderr

@@ -356,3 +356,65 @@ def test_models_without_what_is_needed(tmp_path, model):
     with pytest.raises(ValueError, match="no population to draw them from"):
         GenerativeGalaxyModel(tmp_path / "old").sample(n=3)
     assert pickle.loads(pickle.dumps(model)).quantities == model.quantities
+
+
+@pytest.mark.parametrize(
+    "psf",
+    [
+        galsim.DeltaFunction(),
+        galsim.OpticalPSF(lam=800, diam=2.4, defocus=0.5),
+        galsim.ChromaticAtmosphere(galsim.Kolmogorov(fwhm=0.6), 500, zenith_angle=0 * galsim.degrees),
+    ],
+)
+def test_psfs_without_a_width_to_compare_pass(model, catalog, psf):
+    assert len(model.sample(catalog[:2], rng=galsim.BaseDeviate(1), psf=psf)) == 2
+
+
+@pytest.mark.parametrize(
+    "psf",
+    [
+        galsim.Moffat(beta=2.5, fwhm=0.07),
+        galsim.Airy(lam=800, diam=6.5, obscuration=0.3),  # GalSim has no width of it
+        0.5 * galsim.Gaussian(fwhm=0.05) + 0.5 * galsim.Gaussian(fwhm=0.8),
+    ],
+)
+def test_psfs_that_show_more_are_told_of(model, catalog, psf):
+    with pytest.warns(UserWarning, match="psf: expected one of at least about the 0.1 arcsec"):
+        model.check_psf(psf)
+
+
+def test_pickles_need_no_working_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    text = pickle.dumps(GenerativeGalaxyModel(folder.name))
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(text)
+    assert again.file_name == folder.name and again.stamp_size == 32
+    assert len(pickle.loads(pickle.dumps(again)).sample(n=2, rng=galsim.BaseDeviate(1))) == 2
+    with pytest.raises(AttributeError, match="no attribute 'taste'"):
+        _ = again.taste
+    named = pickle.loads(pickle.dumps(GenerativeGalaxyModel("hub:mock-acs")))
+    assert named.file_name == "hub:mock-acs" and named.stamp_size == 64
+
+
+def test_columns_of_pandas_with_what_it_calls_missing(model, catalog):
+    frame = pd.DataFrame(
+        {name: pd.array(np.asarray(catalog[name]), dtype="Float64") for name in catalog.colnames}
+    )
+    np.testing.assert_array_equal(
+        model.request(frame, galsim.BaseDeviate(1)).conditions,
+        model.request(catalog, galsim.BaseDeviate(1)).conditions,
+    )
+    frame.loc[3, "zphot"] = pd.NA
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 20 rows .first: 3"):
+        model.request(frame, galsim.BaseDeviate(1))
+
+
+def test_masked_quantities(model, catalog):
+    table = QTable(catalog, masked=True)
+    table["mag_auto"] = table["mag_auto"] * u.ABmag
+    table["flux_radius"] = u.Quantity(np.asarray(catalog["flux_radius"]) * 0.03, u.arcsec)
+    from astropy.utils.masked import Masked
+
+    table["flux_radius"] = Masked(table["flux_radius"], mask=np.arange(N) == 4)
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 20 rows .first: 4"):
+        model.request(table, galsim.BaseDeviate(1))
