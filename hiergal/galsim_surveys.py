@@ -127,7 +127,7 @@ def compare_bands(survey: str, band: str, other: str) -> BandComparison:
     """
     here = survey_conditions(survey, band).wavelength_nm
     there = _wavelength_of(other)
-    return BandComparison(here, there, there is not None and abs(np.log(here / there)) > ALIKE)
+    return BandComparison(here, there, there is not None and bool(abs(np.log(here / there)) > ALIKE))
 
 
 @lru_cache
