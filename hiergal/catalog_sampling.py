@@ -140,8 +140,7 @@ def sample_catalog(
     exact = Exact(flux, magnitude, half_light_radius)
     if catalog_file is not None or (columns and catalog is not None):
         wanted = [name for name in (*exact, identifier) if name is not None]
-        names = (*condition_names(loaded), *wanted, *IDENTIFIERS)
-        catalog = read_catalog(catalog, names, columns=columns, hdu=hdu)
+        catalog = _read(catalog, (*condition_names(loaded), *wanted), identifier is None, columns, hdu)
     if observing is not None:
         _check_survey(loaded, observing, exact)
     zero_point, unit = _photometry(loaded, observing)
@@ -247,6 +246,19 @@ def _images(run: _Run, model: GalaxyModel, renderer: Renderer | None, asked: Ask
         key=noise_key,
         rows=asked.rows,
     )
+
+
+def _read(source: Any, names: tuple[str, ...], with_identifiers: bool, columns: Any, hdu: Any) -> Catalog:
+    """Read columns, and identifiers next to them where the same table has some: they do not decide which it is."""
+    catalog = read_catalog(source, names, columns=columns, hdu=hdu)
+    if not with_identifiers:
+        return catalog
+    try:
+        more = read_catalog(source, (*names, *IDENTIFIERS), columns=columns, hdu=hdu)
+        same = all(np.array_equal(catalog[name], more[name], equal_nan=True) for name in catalog.colnames)
+    except (ValueError, KeyError, TypeError):
+        return catalog
+    return more if same else catalog
 
 
 def _check_survey(model: GalaxyModel, observing: Observing, exact: Exact) -> None:
