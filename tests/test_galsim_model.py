@@ -135,7 +135,8 @@ def test_catalogues_of_any_kind(model, catalog, galaxies):
     units["mag_auto"] = units["mag_auto"] * u.ABmag
     units["flux_radius"] = (np.asarray(catalog["flux_radius"]) * 0.03 / 60) * u.arcmin
     plain = Table(catalog)  # as one is read from FITS or ECSV
-    plain["mag_auto"].unit, plain["flux_radius"].unit = u.ABmag, u.pix
+    plain["flux_radius"] = 0.03 * np.asarray(catalog["flux_radius"])
+    plain["mag_auto"].unit, plain["flux_radius"].unit = u.ABmag, u.arcsec
     for other in (shuffled, mapping, catalog.as_array(), pd.DataFrame(mapping), units, plain):
         found = model.sample(other, rng=galsim.BaseDeviate(7))
         np.testing.assert_allclose(pixels(found), pixels(galaxies), rtol=2e-4, atol=1e-6)
