@@ -11,7 +11,6 @@ hiergal validate --model RUN/model --survey OUT.zarr      how real its galaxies 
 hiergal models list|info|card|fetch|verify|publish|...    trained models: which there are, what they are
 """
 
-import importlib.metadata
 import os
 import sys
 import traceback
@@ -63,7 +62,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
-        typer.echo(f"hiergal {importlib.metadata.version('hiergal')}")
+        from hiergal import __version__
+
+        typer.echo(f"hiergal {__version__}")
         raise typer.Exit
     return wanted
 
