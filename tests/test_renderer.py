@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from toys import drawing_model
 
+from hiergal.galsim_surveys import survey_conditions, survey_psf
 from hiergal.renderer import add_noise, renderer_for
 from hiergal.simulate import (
     base_for_rows,
@@ -83,6 +84,19 @@ def test_flux_is_kept(model, profiles):
     np.testing.assert_allclose(
         np.asarray(draw(profiles)).sum(axis=(1, 2)), profiles.sum(axis=(1, 2)), rtol=5e-3
     )
+
+
+@pytest.mark.parametrize(("survey", "band"), [("LSST", "i"), ("SDSS", "r"), ("Euclid_VIS", "IE")])
+@pytest.mark.parametrize("size", [32, 65])
+def test_wings_do_not_come_around(model, profiles, survey, band, size):
+    """The light in a stamp is GalSim's to 1e-3, at a folding threshold that keeps GalSim's own wings out of it."""
+    scale, psf = float(survey_conditions(survey, band).pixel_scale), survey_psf(survey, band)
+    found = np.asarray(renderer_for(model, psf, pixel_scale_arcsec=scale, shape=(size, size))(profiles[:2]))
+    fine = galsim.GSParams(folding_threshold=1e-3)
+    for image, galaxy in zip(found, light_profiles(model.recipe, profiles[:2], gsparams=fine), strict=True):
+        both = galsim.Convolve(galaxy, psf.withGSParams(fine))
+        theirs = both.drawImage(nx=size, ny=size, scale=scale).array
+        assert image.sum() == pytest.approx(theirs.sum(), rel=1e-3)
 
 
 def test_stamps_do_not_depend_on_the_others(model):
