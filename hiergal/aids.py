@@ -6,13 +6,16 @@ penalty that makes the bottleneck an identity. A third stays: a penalty on light
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import msgspec
 import numpyro
 from jaxtyping import Float
+from msgspec import Meta
 
+from hiergal.nets.limits import Count, NotNegative
 from hiergal.nets.pyramid import Aided, Transverse
 from hiergal.records import Array, Record, record
 
@@ -32,10 +35,10 @@ class AidsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         border_weight: Weight of the light that the taper takes off the edge [nats per unit of flux].
     """
 
-    transverse_steps: int = 0
-    bottleneck_weight: float = 0.0
-    bottleneck_steps: int = 32_000
-    border_weight: float = 0.0
+    transverse_steps: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    bottleneck_weight: NotNegative = 0.0
+    bottleneck_steps: Count = 32_000
+    border_weight: NotNegative = 0.0
 
 
 @record

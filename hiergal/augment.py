@@ -6,10 +6,13 @@ a galaxy whose PSF is moved by a fraction of a pixel is explained by a profile m
 move the PSF and leave the image alone, and neither pixels nor noise are ever interpolated.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import msgspec
 from jaxtyping import Bool, Float
+from msgspec import Meta
 
 from hiergal.noise import NoiseModel, PixelNoise
 from hiergal.observation import Observation
@@ -29,7 +32,7 @@ class AugmentationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """
 
     symmetries: bool = False
-    shift_pix: float = 0.0
+    shift_pix: Annotated[float, Meta(ge=0, le=64)] = 0.0
 
 
 def augmented(key: jax.Array, galaxies: Observation, config: AugmentationConfig) -> Observation:

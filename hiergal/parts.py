@@ -1,11 +1,20 @@
-"""Work that is cut into numbered parts: done in this process, or by the workers of dask.distributed."""
+"""Work that is cut into numbered parts: done in this process, by others on this machine, or by a cluster of dask.
 
+Processes on this machine are loky's: they talk through pipes, so that no other account of the machine can reach them,
+and end with the process that started them. A part whose process dies is given to another one.
+"""
+
+import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 __all__ = ["check_workers", "finished_parts"]
 
 AHEAD = 3  # parts given to each thread of a worker before it is done with the first
+DEATHS = 3  # of processes at work on one part, before it is taken to be the part that kills them
 
 
 def finished_parts(
@@ -16,32 +25,19 @@ def finished_parts(
     Args:
         do: Does one part, and returns its number; what it writes has to be out of the way of the others.
         tasks: Arguments for each part, taken as they are needed.
-        workers: Processes on this machine; one needs no dask.
+        workers: Processes on this machine; one needs no others.
         scheduler: Address of a running dask scheduler, to use its workers instead. A part whose worker dies is given to
             another one.
+
+    Raises:
+        OSError: If a part kills one process after the other.
     """
-    if workers == 1 and scheduler is None:
+    if scheduler is not None:
+        yield from _by_dask(do, tasks, scheduler)
+    elif workers == 1:
         yield from (do(*task) for task in tasks)
-        return
-    dask = _dask()
-    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-    local = None if scheduler else dask.LocalCluster(**options)
-    try:
-        with dask.Client(scheduler or local) as client:
-            waiting, tasks = dask.as_completed(), iter(tasks)
-
-            def give(count: int) -> None:
-                for _, task in zip(range(count), tasks, strict=False):
-                    waiting.add(client.submit(do, *task, pure=False))
-
-            give(AHEAD * max(1, sum(client.nthreads().values())))
-            for future in waiting:
-                yield future.result()
-                future.release()
-                give(1)
-    finally:
-        if local is not None:
-            local.close()
+    else:
+        yield from _by_processes(do, tasks, workers)
 
 
 def check_workers(workers: int, scheduler: str | None) -> None:
@@ -52,8 +48,68 @@ def check_workers(workers: int, scheduler: str | None) -> None:
     """
     if workers < 1:
         raise ValueError(f"workers: expected at least 1 process, got {workers}")
-    if workers > 1 or scheduler is not None:
+    if scheduler is not None:
         _dask()
+
+
+def _by_processes(do: Callable[..., int], tasks: Iterable[tuple], workers: int) -> Iterator[int]:
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    from hiergal.survey.workers import follow_parent, signals_held
+
+    tasks, lost, deaths = iter(tasks), [], {}
+    while True:
+        pool = ProcessPoolExecutor(workers, initializer=follow_parent, initargs=(os.getpid(),))
+        running: dict[Future, tuple] = {}
+        try:
+            while True:
+                while len(running) < AHEAD * workers:
+                    task = lost.pop() if lost else next(tasks, None)
+                    if task is None:
+                        break
+                    with signals_held():
+                        running[pool.submit(do, *task)] = task
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    number = future.result()
+                    del running[future]
+                    yield number
+        except BrokenProcessPool:  # a process was killed: what was running is begun again by others
+            lost += [task for future, task in running.items() if not _is_done(future)]
+            yield from [future.result() for future in running if _is_done(future)]
+            for task in lost:
+                deaths[id(task)] = deaths.get(id(task), 0) + 1
+            if lost and max(deaths[id(task)] for task in lost) > DEATHS:
+                raise OSError(
+                    f"processes died {DEATHS + 1} times at the same work; is there memory for {workers} of them? Take "
+                    "fewer (--workers), or fewer galaxies at once (--batch)"
+                ) from None
+        finally:
+            for future in running:
+                future.cancel()
+            pool.shutdown(wait=True, kill_workers=True)
+
+
+def _is_done(future: Future) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _by_dask(do: Callable[..., int], tasks: Iterable[tuple], scheduler: str) -> Iterator[int]:
+    dask = _dask()
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(dask.Client(scheduler))
+        waiting, tasks = dask.as_completed(), iter(tasks)
+
+        def give(count: int) -> None:
+            for _, task in zip(range(count), tasks, strict=False):
+                waiting.add(client.submit(do, *task, pure=False))
+
+        give(AHEAD * max(1, sum(client.nthreads().values())))
+        for future in waiting:
+            yield future.result()
+            future.release()
+            give(1)
 
 
 def _dask() -> Any:
@@ -62,7 +118,6 @@ def _dask() -> Any:
         import dask.distributed
     except ImportError:
         raise ValueError(
-            "workers: expected dask for more than one process, which is not installed; `pip install "
-            '"hiergal[distributed]"`'
+            'scheduler: expected dask, which is not installed; `pip install "hiergal[distributed]"`'
         ) from None
     return dask.distributed

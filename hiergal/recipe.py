@@ -4,7 +4,6 @@ A recipe is a TOML file; what it does not name keeps its default, and what it mi
 the recipe ``small``: a model of 64x64 stamps that trains in minutes on two cores.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -15,8 +14,10 @@ from hiergal.aids import AidsConfig
 from hiergal.augment import AugmentationConfig
 from hiergal.guide import Covariance
 from hiergal.nets import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
+from hiergal.nets.limits import Blocks, Count, Fraction, NotNegative, Positive, Side, Width
 from hiergal.noise import NoiseChoice
 from hiergal.psf import Blur
+from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = [
     "FlowConfig",
@@ -29,9 +30,8 @@ __all__ = [
     "recipe_to_toml",
 ]
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+LARGEST_NETWORKS = 2**31  # parameters of all networks of a recipe
 
 
 class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +93,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optimizer: Literal["adam", "adafactor"] = "adam"
     parameter_scale: bool = True
     clip_norm: NotNegative = 0.0
-    average: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    average: Fraction = 0.0
     favour_bright: NotNegative = 0.0
     augmentation: AugmentationConfig = AugmentationConfig()
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -124,15 +124,15 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             of ``train`` galaxies, as the paper's code did.
     """
 
-    conditions: tuple[str, ...] = ("mag_auto", "flux_radius", "zphot")
-    layers: Count = 5
-    hidden: Count = 64
+    conditions: Annotated[tuple[Name, ...], Meta(max_length=64)] = ("mag_auto", "flux_radius", "zphot")
+    layers: Blocks = 5
+    hidden: Width = 64
     steps: Count = 1000
     batch: Count = 512
     learning_rate: Positive = 2e-3
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.0
     schedule: Literal["cosine", "rsqrt"] = "cosine"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     target: Literal["samples", "means"] = "samples"
     draws: Count = 16
     permutations: Literal["alternate", "shuffle"] = "alternate"
@@ -160,10 +160,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         guide_flow: The shape of posteriors; what it is conditioned on follows from the number of latents.
     """
 
-    name: str = "small"
-    shape: tuple[Count, Count] = (64, 64)
-    pixel_scale_arcsec: Positive = 0.03
-    profile_fwhm_arcsec: NotNegative = 0.0
+    name: Name = "small"
+    shape: tuple[Side, Side] = (64, 64)
+    pixel_scale_arcsec: Annotated[float, Meta(gt=0, le=1e4)] = 0.03
+    profile_fwhm_arcsec: Annotated[float, Meta(ge=0, le=1e4)] = 0.0
     covariance: Covariance = "full"
     generator: GeneratorConfig | PyramidGeneratorConfig = GeneratorConfig()
     encoder: EncoderConfig | PyramidEncoderConfig = EncoderConfig()
@@ -243,7 +243,7 @@ def load_recipe(path: str | Path) -> Recipe:
     Example:
         >>> recipe = load_recipe("models/small/recipe.toml")  # doctest: +SKIP
     """
-    return parse_recipe(Path(path).read_text(encoding="utf-8"), str(path))
+    return parse_recipe(read_text(path), str(path))
 
 
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:
@@ -260,18 +260,14 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         >>> parse_recipe('name = "mine"').name
         'mine'
     """
-    try:
-        content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{where}: expected a TOML file: {error}") from None
-    return recipe_from(content, where)
+    return recipe_from(parse_toml(text, where), where)
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
     """Write a recipe out, every value named but those left to be measured.
 
     Example:
-        >>> recipe_from(tomllib.loads(recipe_to_toml(Recipe()))) == Recipe()
+        >>> parse_recipe(recipe_to_toml(Recipe())) == Recipe()
         True
     """
     import tomli_w

@@ -19,6 +19,7 @@ import msgspec
 
 from hiergal.hub.registry import CHUNK, Entry, answer_of, check_address
 from hiergal.progress import progress_bar
+from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = ["Cached", "cache_folder", "cached", "discard_damaged", "fetch", "strays", "verify"]
 
@@ -247,9 +248,8 @@ def _is_there(entry: Entry, place: Path) -> bool:
 
 
 def _read_entry(path: Path) -> Entry | None:
-    import tomllib
 
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Entry)
+        return msgspec.convert(parse_toml(read_text(path), str(path)), Entry)
     except (OSError, ValueError, msgspec.ValidationError):
         return None  # not a model that was fetched

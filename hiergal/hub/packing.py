@@ -11,6 +11,7 @@ import numpy as np
 __all__ = ["digest_of", "fill", "flatten", "read_arrays", "read_texts", "write_arrays"]
 
 T = TypeVar("T")
+LARGEST_WEIGHT = 1e15  # of any array of a model: products of larger ones are not finite
 LARGEST_HALF = float(np.finfo(np.float16).max)
 STARTS = {
     b"PK": "a zip archive",
@@ -45,6 +46,11 @@ def fill(template: T, arrays: Mapping[str, np.ndarray], where: str) -> T:
         )
     for name, leaf in expected.items():
         got = arrays[name]
+        if got.dtype.kind == "f" and not float(np.abs(got).max(initial=0)) <= LARGEST_WEIGHT:
+            raise ValueError(
+                f"{where}: {name}: expected finite numbers up to {LARGEST_WEIGHT:g}, got NaN, infinity or larger ones; "
+                "fetch or train it again"
+            )
         known = got.dtype == leaf.dtype or (got.dtype == np.float16 and leaf.dtype == np.float32)
         if got.shape != leaf.shape or not known:
             raise ValueError(

@@ -23,6 +23,7 @@ from hiergal.hub.published import PUBLISHED, Published, read_published
 from hiergal.hub.registry import INDEX, Entry, read_registry
 from hiergal.runtime.files import locked, resolved, write_whole
 from hiergal.runtime.output import check_output, owned
+from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = ["add_to_registry", "publish"]
 
@@ -150,11 +151,9 @@ def _add(published: Published, model: str | Path, registry: Path) -> Entry:
 
 
 def _read_about(path: Path) -> Published:
-    import tomllib
-
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Published)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return msgspec.convert(parse_toml(read_text(path), str(path)), Published)
+    except ValueError as error:  # msgspec's are such, too
         fields = ", ".join(field.name for field in msgspec.structs.fields(Published))
         raise ValueError(f"{path}: expected the fields {fields}: {error}") from None
 

@@ -4,7 +4,6 @@ A published model is a folder of the bundle's files, ``published.toml``, ``CARD.
 (:mod:`hiergal.hub.publish`).
 """
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from hiergal.hub.registry import Word
+from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = ["Published", "read_published"]
 
@@ -50,6 +50,6 @@ def read_published(folder: str | Path) -> Published:
     """
     path = Path(folder) / PUBLISHED
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Published)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return msgspec.convert(parse_toml(read_text(path), str(path)), Published)
+    except msgspec.ValidationError as error:
         raise ValueError(f"{path}: {error}") from None

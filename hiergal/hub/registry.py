@@ -19,7 +19,6 @@ added with ``hiergal models registry add``. Names and versions are plain words, 
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,9 @@ from urllib.parse import unquote, urljoin, urlparse
 
 import msgspec
 from msgspec import Meta
+
+from hiergal.runtime.files import write_whole
+from hiergal.runtime.texts import parse_toml, read_text
 
 if TYPE_CHECKING:
     from requests import Response
@@ -167,8 +169,8 @@ def read_registry(source: str) -> list[Entry]:
     if len(text) > LARGEST_INDEX:
         raise ValueError(f"{where}: expected a registry of at most {LARGEST_INDEX} bytes, got more")
     try:
-        content = tomllib.loads(text.decode())
-    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, brackets without end
+        content = parse_toml(text.decode(), where, "a registry in TOML")
+    except UnicodeDecodeError as error:
         raise ValueError(f"{where}: expected a registry in TOML: {error}") from None
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
@@ -225,6 +227,8 @@ def answer_of(url: str, headers: dict[str, str] | None = None) -> "Iterator[Resp
         target = urljoin(answer.url, answer.headers["location"])
         try:
             check_address(target)
+            if urlparse(url).scheme == "https" and urlparse(target).scheme != "https":
+                raise ValueError(f"{target!r}: expected an https address, as the one that leads there is")
         except ValueError as error:
             answer.close()
             raise OSError(f"{url}: leads to {error}") from None
@@ -276,9 +280,7 @@ def _added() -> list[str]:
     if not path.is_file():
         return []
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), dict[str, list[str]])[
-            "registries"
-        ]
+        return msgspec.convert(parse_toml(read_text(path), str(path)), dict[str, list[str]])["registries"]
     except (ValueError, msgspec.ValidationError, KeyError) as error:
         raise ValueError(f'{path}: expected registries = ["..."]: {error}; mend it, or remove it') from None
 
@@ -288,6 +290,4 @@ def _write_added(sources: list[str]) -> None:
 
     path = _settings()
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    fresh.write_text(tomli_w.dumps({"registries": sources}), encoding="utf-8")
-    fresh.replace(path)
+    write_whole(path, tomli_w.dumps({"registries": sources}).encode())

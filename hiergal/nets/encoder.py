@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.nets.layers import Dense, ResidualBlock, space_to_depth
+from hiergal.nets.limits import Blocks, Width
 from hiergal.observation import Observation
 
 __all__ = ["Encoder", "EncoderConfig", "centred", "rough_flux", "visible"]
@@ -34,10 +35,10 @@ class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
         features: Width of the dense layers at the end.
     """
 
-    channels: int = 32
-    blocks: int = 1
-    templates: int = 64
-    features: int = 128
+    channels: Width = 32
+    blocks: Blocks = 1
+    templates: Width = 64
+    features: Width = 128
 
     @property
     def resolution_unit(self) -> int:

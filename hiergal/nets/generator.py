@@ -11,7 +11,7 @@ the logarithm:
 spiral arms, knots, bars, asymmetry. Both are trained together, from noisy, blurred stamps alone.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 from jaxtyping import Float
+from msgspec import Meta
 
 from hiergal.nets.layers import Dense, LayerNorm, ResidualBlock, depth_to_space, smooth_patches
+from hiergal.nets.limits import Blocks, Width
 
 __all__ = ["Generator", "GeneratorConfig", "ellipse_limits"]
 
@@ -54,11 +56,11 @@ class GeneratorConfig(
         log_flux_spread: Standard deviation of log(flux) over the training survey; None to measure it.
     """
 
-    latents: int = 16
-    channels: int = 32
-    blocks: int = 1
-    log_flux_mean: float | None = None
-    log_flux_spread: float | None = None
+    latents: Width = 16
+    channels: Width = 32
+    blocks: Blocks = 1
+    log_flux_mean: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    log_flux_spread: Annotated[float, Meta(gt=0, le=100)] | None = None
 
     @property
     def resolution_unit(self) -> int:

@@ -8,7 +8,7 @@ The stages of the two face each other: what the encoder has at a resolution can 
 have there (the transverse connections of the paper). Level 0 is the full resolution; the last level is the bottleneck.
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,9 +17,11 @@ import msgspec
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
+from msgspec import Meta
 
 from hiergal.nets.encoder import centred, visible
 from hiergal.nets.layers import Dense, LayerNorm
+from hiergal.nets.limits import Fraction, Width, WidthsOfStages
 from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableBlock
 from hiergal.observation import Observation
 from hiergal.records import brief
@@ -49,10 +51,10 @@ class PyramidGeneratorConfig(
         taper_pix: Width of the edge on which a Tukey window dims the profile [pixels]; 0 for none.
     """
 
-    latents: int = 16
-    depths: tuple[int, ...] = (512, 512, 256, 128, 64, 32, 16)
-    dropout: float = 0.1
-    taper_pix: int = 8
+    latents: Width = 16
+    depths: WidthsOfStages = (512, 512, 256, 128, 64, 32, 16)
+    dropout: Fraction = 0.1
+    taper_pix: Annotated[int, Meta(ge=0, le=2048)] = 8
 
     @property
     def resolution_unit(self) -> int:
@@ -72,10 +74,10 @@ class PyramidEncoderConfig(
         dropout: Fraction of a residual block's output that is left out in training.
     """
 
-    embedding: int = 16
-    psf_embedding: int = 4
-    depths: tuple[int, ...] = (32, 64, 128, 256, 512, 512, 512)
-    dropout: float = 0.1
+    embedding: Width = 16
+    psf_embedding: Width = 4
+    depths: WidthsOfStages = (32, 64, 128, 256, 512, 512, 512)
+    dropout: Fraction = 0.1
 
     @property
     def resolution_unit(self) -> int:

@@ -37,6 +37,7 @@ from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.records import brief
+from hiergal.runtime.containers import check_zarr
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.work import settle
 from hiergal.stationary_noise import StationaryNoise
@@ -271,6 +272,7 @@ def open_store(path: str | Path) -> Store:
     path = settle(input_path(path, "a survey store"))
     attributes = read_attributes(path)
     check_manifest(path)
+    check_zarr(path)
     root = zarr.open_group(path, mode="r")
     names = ["image", "psf", "noise", "identifier", *(f"catalog/{name}" for name in attributes["catalog"])]
     names += [name for name in ("mask", "truth") if attributes[f"has_{name}"]]

@@ -22,7 +22,15 @@ from joblib.externals.loky import ProcessPoolExecutor
 
 from hiergal.survey.arrays import Batch
 
-__all__ = ["TASK_GALAXIES", "Draw", "Task", "choose_workers", "drawn"]
+__all__ = [
+    "TASK_GALAXIES",
+    "Draw",
+    "Task",
+    "choose_workers",
+    "drawn",
+    "follow_parent",
+    "signals_held",
+]
 
 TASK_GALAXIES = 64  # a quarter of a shard
 GALAXIES_PER_WORKER = 512  # fewer are drawn before another process has started
@@ -87,7 +95,7 @@ def drawn(draw: Draw, tasks: Iterable[Task], workers: int | Executor) -> Iterato
         pending: deque[tuple[Future, Task]] = deque()
         try:
             for task in tasks:
-                with _signals_held():
+                with signals_held():
                     pending.append((pool.submit(_draw_with_warnings, draw, *task), task))
                 if len(pending) > ahead:
                     yield _received(*pending.popleft())
@@ -126,7 +134,9 @@ def _draw_with_warnings(draw: Draw, first: int, count: int) -> tuple[Batch, list
 def _pool(workers: int) -> Iterator[Executor]:
     """Hold processes for the time of one survey."""
     resource_tracker.ensure_running()  # if it starts later, it lets the signals through that are held then
-    pool = ProcessPoolExecutor(workers, initializer=_follow, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT)
+    pool = ProcessPoolExecutor(
+        workers, initializer=follow_parent, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT
+    )
     try:
         yield pool
     except KeyboardInterrupt:
@@ -136,7 +146,7 @@ def _pool(workers: int) -> Iterator[Executor]:
         pool.shutdown()
 
 
-def _follow(parent: int) -> None:
+def follow_parent(parent: int) -> None:
     """Leave signals to the process that started this one, and end when it is gone: nobody would take the results."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -150,7 +160,7 @@ def _follow(parent: int) -> None:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
+def signals_held() -> Iterator[None]:
     """Keep Ctrl-C, which a terminal sends to all processes, and SIGTERM from the processes that start meanwhile."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
