@@ -80,6 +80,7 @@ def posterior_to_arviz(
     import xarray as xr
 
     check_same_galaxies(posterior, observation)
+    observation = observation.in_photometry(model.provenance.photometry)
     origin, chains = model.provenance, _chains(posterior)
     about = {
         "model": model.recipe.name,

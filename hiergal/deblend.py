@@ -103,6 +103,7 @@ def deblend(
     """
     check_not_forked()
     check_counts(scenes=len(observation), draws=draws, batch=batch)
+    observation = observation.in_photometry(model.provenance.photometry)
     positions = _checked(model, observation, positions, method, position_error_pix)
     n, k = positions.shape[:2]
     if conditions is not None:

@@ -161,6 +161,7 @@ def check_fits(
 
     if replicates < 1 or bins < 1:
         raise ValueError(f"replicates, bins: expected at least 1 of each, got {replicates} and {bins}")
+    observation = observation.in_photometry(model.provenance.photometry)
     check_observation(observation)
     check_same_galaxies(posterior, observation)
     latents = posterior.latents[spread_draws(posterior, draws)]

@@ -25,6 +25,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Bool, Float, Int
 
+from hiergal.observation.arrays import native, native_mask
 from hiergal.records import Array, Record, record
 
 __all__ = [
@@ -70,6 +71,10 @@ class NoiseModel(Record):
     def level(self) -> Float[Array, "*batch"]:
         """Return the standard deviation of a typical pixel of each galaxy [flux per pixel]."""
 
+    @abstractmethod
+    def scaled(self, factor: float) -> "NoiseModel":
+        """Return the noise of images that are multiplied by a factor, such as those in another unit."""
+
     def chi_square(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch"]:
         """Return residual^T Sigma^(-1) residual for each galaxy; its mean is the number of pixels used."""
         return jnp.sum(self.whiten(residual, mask) ** 2, axis=(-2, -1))
@@ -95,6 +100,13 @@ class WhiteNoise(NoiseModel):
     """
 
     sigma: Float[Array, "*batch"]
+
+    def __post_init__(self) -> None:
+        """Make native what is foreign."""
+        object.__setattr__(self, "sigma", native(self.sigma, "noise.sigma"))
+
+    def scaled(self, factor):  # noqa: D102
+        return WhiteNoise(self.sigma * np.float32(factor))
 
     def whiten(self, residual, mask=None):  # noqa: D102
         return unmasked(residual, mask) / jnp.broadcast_to(self.sigma[..., None, None], residual.shape)
@@ -131,6 +143,13 @@ class PixelNoise(NoiseModel):
 
     sigma: Float[Array, "*batch y x"]
 
+    def __post_init__(self) -> None:
+        """Make native what is foreign; what is masked is NaN, which a mask of the observation has to exclude."""
+        object.__setattr__(self, "sigma", native(self.sigma, "noise.sigma", masked="nan"))
+
+    def scaled(self, factor):  # noqa: D102
+        return PixelNoise(self.sigma * np.float32(factor))
+
     def whiten(self, residual, mask=None):  # noqa: D102
         return unmasked(residual, mask) / jnp.broadcast_to(self._safe(mask), residual.shape)
 
@@ -150,6 +169,7 @@ class PixelNoise(NoiseModel):
 
     def _safe(self, mask: Mask) -> Array:
         """Masked pixels may hold any value, NaN too: keep them out of values and gradients."""
+        mask = native_mask(mask)
         if mask is None:
             return self.sigma
         return jnp.where(
@@ -241,10 +261,12 @@ def used_pixels(shape: tuple[int, ...], mask: Mask) -> Int[Array, "*batch"]:
         >>> int(used_pixels((3, 4), None))
         12
     """
+    mask = native_mask(mask)
     used = jnp.ones(shape, bool) if mask is None else ~jnp.broadcast_to(mask, shape)
     return jnp.sum(used, axis=(-2, -1))
 
 
 def unmasked(values: Array, mask: Mask) -> Array:
-    """Return values with zeros where masked."""
+    """Return values with zeros where masked; both may be arrays of any kind."""
+    values, mask = native(values, "values"), native_mask(mask)
     return values if mask is None else jnp.where(jnp.broadcast_to(mask, values.shape), 0.0, values)

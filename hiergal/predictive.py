@@ -81,6 +81,7 @@ def predict(
         >>> prediction.log_likelihood.sum(axis=(-2, -1)).mean(axis=0)  # of each stamp  # doctest: +SKIP
     """
     check_not_forked()
+    observation = observation.in_photometry(model.provenance.photometry)
     check_observation(observation)
     check_same_galaxies(posterior, observation)
     chosen = spread_draws(posterior, draws)

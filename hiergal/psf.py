@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 from scipy.fft import next_fast_len
 
+from hiergal.observation.arrays import native, pixel_scale_from
 from hiergal.records import Array, Record, record, static
 
 __all__ = [
@@ -52,6 +53,12 @@ class PSF(Record):
     stamp: Float[Array, "*batch py px"]
     pixel_scale_arcsec: float = static()
     profile_fwhm_arcsec: float = static(default=0.0)
+
+    def __post_init__(self) -> None:
+        """Make native what is foreign."""
+        object.__setattr__(self, "stamp", native(self.stamp, "psf.stamp"))
+        scale = pixel_scale_from(self.pixel_scale_arcsec, "psf.pixel_scale_arcsec")
+        object.__setattr__(self, "pixel_scale_arcsec", scale)
 
     def transfer(self, shape: tuple[int, int]) -> Complex[Array, "*batch fy fx"]:
         """Return the complex transfer function on the half plane of an FFT grid.
@@ -162,6 +169,7 @@ def convolve(profile: Float[Array, "*batch y x"], psf: PSF) -> Float[Array, "*ou
         >>> bool(np.allclose(blurred[1:4, 2:5], np.eye(3) / 3, atol=1e-6))
         True
     """
+    profile = native(profile, "profile")
     ny, nx = profile.shape[-2:]
     psf = _reachable(psf, ny, nx)
     py, px = psf.stamp.shape[-2:]
@@ -184,6 +192,7 @@ def convolve_by_modulus(profile: Float[Array, "*batch y x"], psf: PSF) -> Float[
         >>> bool(np.allclose(convolve_by_modulus(point, off_centre), point, atol=1e-6))
         True
     """
+    profile = native(profile, "profile")
     shape = profile.shape[-2:]
     spectrum, transfer = jnp.broadcast_arrays(
         jnp.fft.rfft2(profile), jnp.abs(_reachable(psf, *shape).transfer(shape))

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.noise import NoiseModel, unmasked
+from hiergal.observation.arrays import native, native_mask
 from hiergal.records import Array, record, static
 
 __all__ = ["StationaryNoise"]
@@ -40,20 +41,31 @@ class StationaryNoise(NoiseModel):
     power: Float[Array, "*batch y fx"]
     width: int = static()
 
+    def __post_init__(self) -> None:
+        """Make native what is foreign."""
+        object.__setattr__(self, "power", native(self.power, "noise.power"))
+        object.__setattr__(self, "width", int(self.width))
+
+    def scaled(self, factor):  # noqa: D102
+        return StationaryNoise(self.power * np.float32(factor**2), width=self.width)
+
     def whiten(self, residual, mask=None):
         """Return C^(-1/2) residual, and if there is a mask, of the stamp filled in: then no pixel is zero."""
+        residual, mask = native(residual, "residual"), native_mask(mask)
         if mask is not None:
             residual = _filled(jnp.asarray(residual), mask, jnp.asarray(self.power))
         return _filtered(residual, self.power**-0.5)
 
     def unwhiten(self, whitened, mask=None):  # noqa: D102
-        inverse = _filtered(whitened, self.power**-0.5)
+        inverse = _filtered(native(whitened, "whitened"), self.power**-0.5)
         return unmasked(inverse, mask)
 
     def log_determinant(self, shape, mask=None):  # noqa: D102
         total = jnp.sum(self._weight() * jnp.log(self.power), axis=(-2, -1))
         if mask is not None:
-            total = total + _log_determinant_of_hidden(jnp.asarray(mask), jnp.asarray(self.power))
+            total = total + _log_determinant_of_hidden(
+                jnp.asarray(native_mask(mask)), jnp.asarray(self.power)
+            )
         return jnp.broadcast_to(total, shape[:-2])
 
     def sample(self, key, shape):  # noqa: D102

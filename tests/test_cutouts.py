@@ -11,7 +11,7 @@ from hiergal.survey import open_store
 from hiergal.survey.cutouts import from_arrays, write_cutouts_survey
 
 SHAPE = (12, 17)
-HEADER = {"survey": "hsc", "band": "i", "magnitude_zero_point": 27.0, "flux_unit": "nanomaggies"}
+HEADER = {"survey": "hsc", "band": "i", "magnitude_zero_point": 22.5, "flux_unit": "nanomaggies"}
 
 
 def wcs(scale_arcsec=0.168, squeeze=1.0):
@@ -150,7 +150,7 @@ def test_psfs_are_normalised_with_a_warning(arrays):
         ({"psf": np.ones((3, 4, 5))}, "odd number of pixels .*draw the PSF anew on an odd stamp"),
         ({"psf": np.ones((2, 3, 5))}, "one for each of 3 galaxies"),
         ({"psf": -np.ones((3, 5))}, "expected positive sums"),
-        ({"image": np.ones(SHAPE)}, "expected stamps of shape"),
+        ({"image": np.ones(5)}, "expected stamps of shape"),
         ({"variance": np.zeros((3, *SHAPE))}, "variance: expected positive values, .*NaN or infinity"),
         ({"variance": None, "weight": -np.ones((3, *SHAPE))}, "weights of 0 already mean no data"),
         ({"variance": None}, "expected one of variance, rms, weight, got none"),

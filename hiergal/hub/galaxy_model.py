@@ -17,6 +17,7 @@ from hiergal.architecture import (
 from hiergal.flow import ConditionalFlow
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF
 from hiergal.recipe import Recipe
 from hiergal.records import Array, Record, record, static
@@ -57,6 +58,11 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     condition_units: dict[str, str] = {}
     psf_fwhm_arcsec: float | None = None
     runs: dict[str, str] = {}
+
+    @property
+    def photometry(self) -> Photometry:
+        """Unit and zero point of the model's fluxes: those of the survey that it was trained on."""
+        return Photometry(self.flux_unit, self.magnitude_zero_point)
 
 
 @record

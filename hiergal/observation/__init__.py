@@ -1,5 +1,8 @@
 """What is observed: stamps with PSF, noise, mask and catalogue row in one record, and the doors that lead there."""
 
-from hiergal.observation.observation import Observation, check_observation
+import lazy_loader
 
-__all__ = ["Observation", "check_observation"]
+# When they are used: PSFs and noise models, which observations consist of, need the door for arrays in this folder.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"observation": ["Observation", "check_observation"], "photometry": ["Photometry"]}
+)

@@ -3,17 +3,21 @@
 Image, PSF, noise, mask, catalogue row and identifier of a galaxy travel together, so that nothing can fall out of
 step. Check data once, where they enter (:func:`check_observation`); inside the package a record is trusted.
 
-Conventions: arrays are ``[..., y, x]``; pixel (0, 0) is the centre of the lower-left pixel; fluxes are in the unit of
-the survey, whose magnitude zero point the store and the model keep; a mask is True where a pixel is *excluded*.
+Conventions: arrays are ``[..., y, x]``; pixel (0, 0) is the centre of the lower-left pixel; fluxes are in the unit that
+``photometry`` states, and where it states none, in that of the model they meet; a mask is True where a pixel is
+*excluded*. Records hold native arrays alone: what else is given is converted (:mod:`hiergal.observation.arrays`).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
+from hiergal.observation.arrays import exact_identifiers, native, native_mask, pixel_scale_from
+from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF
 from hiergal.records import Array, Record, record, static
 from hiergal.stationary_noise import StationaryNoise
@@ -34,8 +38,9 @@ class Observation(Record):
         mask: Pixels to exclude, [n, y, x], or None when every pixel counts.
         catalog: Columns of the catalogue by name, [n] each: ``mag_auto`` [mag], ``flux_radius`` [0.03 arcsec
             pixels], ``zphot``, whatever the survey has.
-        identifier: Identifier of each galaxy in its survey, [n].
+        identifier: Identifier of each galaxy in its survey, [n]: whole numbers, or text.
         pixel_scale_arcsec: Width of a pixel [arcsec].
+        photometry: Unit and zero point of the fluxes; None for those of whatever model they meet.
     """
 
     image: Float[Array, "n y x"] | None
@@ -43,8 +48,88 @@ class Observation(Record):
     noise: NoiseModel
     mask: Bool[Array, "n y x"] | None
     catalog: Mapping[str, Float[Array, "n"]]
-    identifier: Int[Array, "n"]
+    identifier: Int[Array, "n"] | Shaped[np.ndarray, "n"]
     pixel_scale_arcsec: float = static()
+    photometry: Photometry | None = static(default=None)
+
+    def __post_init__(self) -> None:
+        """Make native what is foreign, also what JAX's tree functions let in; masked pixels go into the mask."""
+        image, mask = self.image, native_mask(self.mask)
+        if isinstance(image, np.ma.MaskedArray):
+            hidden = np.ma.getmaskarray(image)
+            image = np.where(hidden, 0, np.ma.getdata(image))
+            if hidden.any():
+                mask = hidden if mask is None else np.asarray(mask) | hidden
+        catalog = {
+            name: native(column, f"catalog[{name!r}]", masked="nan", double=True)
+            for name, column in self.catalog.items()
+        }
+        identifier = self.identifier
+        if not (isinstance(identifier, jax.Array) or _plain_identifiers(identifier)):
+            identifier = exact_identifiers(identifier)
+        made = {
+            "image": native(image, "image"),
+            "psf": self.psf.replace() if isinstance(self.psf, PSF) else self.psf,
+            "noise": self.noise.replace() if isinstance(self.noise, NoiseModel) else self.noise,
+            "mask": mask,
+            "catalog": catalog,
+            "identifier": identifier,
+            "pixel_scale_arcsec": pixel_scale_from(self.pixel_scale_arcsec),
+        }
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_arrays(cls, image: Any, **about: Any) -> "Observation":
+        """Make observations of arrays of any kind, of one galaxy [y, x] or of many [n, y, x].
+
+        Args:
+            image: Stamps; NaN and masked pixels mean no data.
+            **about: As for :func:`hiergal.observation.assemble.observation_from_arrays`: ``psf``, one of ``rms``,
+                ``variance`` and ``weight``, and ``mask``, ``pixel_scale_arcsec``, ``flux_unit``,
+                ``magnitude_zero_point``, ``catalog``, ``identifier``.
+
+        Raises:
+            TypeError: If an array holds no numbers.
+            ValueError: With what was expected, what came, and what to do.
+
+        Example:
+            >>> psf = np.full((3, 3), 1 / 9)
+            >>> stamp = np.zeros((8, 8))
+            >>> galaxy = Observation.from_arrays(stamp, psf=psf, rms=0.1, pixel_scale_arcsec=0.03, flux_unit="nJy")
+            >>> len(galaxy), str(galaxy.photometry)
+            (1, 'nJy at zero point 31.4 mag')
+        """
+        from hiergal.observation.assemble import observation_from_arrays
+
+        return observation_from_arrays(image, **about)
+
+    def in_photometry(self, photometry: Photometry) -> "Observation":
+        """Return the galaxies with images and noise in other units; those that state none are taken to be in these.
+
+        Args:
+            photometry: Unit and zero point that fluxes shall have.
+
+        Raises:
+            ValueError: If the two contradict themselves, or are of different magnitude systems.
+
+        Example:
+            >>> psf = np.full((3, 3), 1 / 9)
+            >>> about = {"psf": psf, "rms": 1, "pixel_scale_arcsec": 0.03, "flux_unit": "nJy"}
+            >>> galaxy = Observation.from_arrays(np.ones((4, 4)), **about)
+            >>> float(galaxy.in_photometry(Photometry("uJy", 23.9)).image[0, 0, 0].round(6))
+            0.001
+        """
+        factor = 1.0 if self.photometry is None else self.photometry.factor_to(photometry)
+        if factor == 1:
+            return self.replace(photometry=photometry)
+        image = None if self.image is None else self.image * np.float32(factor)
+        return self.replace(image=image, noise=self.noise.scaled(factor), photometry=photometry)
+
+    def bare(self) -> "Observation":
+        """Return what compiled programs take: no catalogue, names or photometry, which would compile them again."""
+        rows = np.arange(len(self), dtype=np.int32)
+        return self.replace(catalog={}, identifier=rows, photometry=None)
 
     def __len__(self) -> int:
         """Return the number of galaxies."""
@@ -53,6 +138,10 @@ class Observation(Record):
     def __getitem__(self, rows: slice | Array) -> "Observation":
         """Return some of the galaxies, in the order asked for."""
         return jax.tree.map(lambda leaf: leaf[rows], self)
+
+
+def _plain_identifiers(identifier: Any) -> bool:
+    return type(identifier) is np.ndarray and identifier.dtype.kind in "iuU" and identifier.dtype.isnative
 
 
 def check_observation(observation: Observation) -> Observation:

@@ -144,6 +144,7 @@ def infer(
     n = len(observation)
     check_counts(galaxies=n, draws=draws, batch=batch, proposals=1 if proposals is None else proposals)
     check_method(model, method, draws)
+    observation = observation.in_photometry(model.provenance.photometry)
     check_observation(observation)
     check_geometry(model, observation.pixel_scale_arcsec, observation.image.shape[1:])
     for shown_at in (observation.psf, psf):

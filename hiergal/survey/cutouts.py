@@ -29,20 +29,18 @@ how the noise of the stamps is correlated (:mod:`hiergal.survey.noise_spectrum`)
 noise, the measured spectrum scaled to the galaxy's own level, which for a variance map is its median.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
-from hiergal.psf import PSF
+from hiergal.observation.assemble import observation_from_arrays
+from hiergal.observation.photometry import photometry_from
 from hiergal.records import Array
 from hiergal.survey.cutout_files import (
-    NOISE_NAMES,
     SCALE_TOLERANCE,
-    check_odd,
     open_folder,
     read_folder,
     read_npz,
@@ -57,8 +55,6 @@ from hiergal.survey.store import Store, StoreHeader, write_store
 
 __all__ = ["from_arrays", "write_cutouts_survey"]
 
-PSF_SUM_WARNING = 0.05
-
 
 def from_arrays(
     image: Array,
@@ -71,8 +67,10 @@ def from_arrays(
     catalog: Mapping[str, Array] | None = None,
     identifier: Array | None = None,
     pixel_scale_arcsec: float,
+    flux_unit: str | None = None,
+    magnitude_zero_point: float | None = None,
 ) -> Observation:
-    """Make observations of arrays, with pixels that hold no data masked.
+    """Make observations of arrays: :meth:`hiergal.observation.Observation.from_arrays`, which says all of it.
 
     Args:
         image: Stamps [flux per pixel], [n, y, x]; NaN means no data.
@@ -85,9 +83,12 @@ def from_arrays(
         catalog: Columns of the catalogue, [n] each.
         identifier: Identifiers, [n]; 0, 1, 2, ... if None.
         pixel_scale_arcsec: Width of a pixel [arcsec].
+        flux_unit: Unit of the pixels; None where they say it themselves, or nobody does.
+        magnitude_zero_point: Magnitude of a source of unit flux [mag]; None where the unit says it, or nobody does.
 
     Returns:
-        Observations with a mask, and with noise for each pixel, or white noise where one number was given.
+        Observations with a mask where any pixel is excluded, and with noise for each pixel, or white noise where one
+        number was given.
 
     Raises:
         ValueError: With what was expected, what came, and what to do.
@@ -99,28 +100,18 @@ def from_arrays(
         >>> int(observation.mask.sum()), observation.psf.stamp.shape
         (1, (2, 3, 3))
     """
-    image = np.array(image, np.float32)
-    if image.ndim != 3:
-        raise ValueError(f"image: expected stamps of shape [n, y, x], got shape {image.shape}")
-    given = {"variance": variance, "rms": rms, "weight": weight}
-    sigma = _sigma({name: np.asarray(a, float) for name, a in given.items() if a is not None}, image.shape)
-    excluded = np.zeros(image.shape, bool) if mask is None else np.asarray(mask) != 0
-    if excluded.shape != image.shape:
-        raise ValueError(f"mask: expected the shape of the image, {image.shape}, got {excluded.shape}")
-    excluded |= ~np.isfinite(image)
-    if sigma.ndim == 3:
-        excluded |= ~np.isfinite(sigma)
-        sigma = _filled(sigma, excluded)
-    image[excluded] = 0.0
-    n = len(image)
-    return Observation(
-        image=image,
-        psf=PSF(_normalised(np.asarray(psf, float), n), pixel_scale_arcsec=pixel_scale_arcsec),
-        noise=(PixelNoise if sigma.ndim == 3 else WhiteNoise)(sigma.astype(np.float32)),
-        mask=excluded,
-        catalog={name: np.asarray(column, float) for name, column in (catalog or {}).items()},
-        identifier=np.arange(n) if identifier is None else np.asarray(identifier),
+    return observation_from_arrays(
+        image,
+        psf=psf,
+        variance=variance,
+        rms=rms,
+        weight=weight,
+        mask=None if mask is None else np.ma.filled(mask, 1) != 0,
+        catalog=catalog,
+        identifier=identifier,
         pixel_scale_arcsec=pixel_scale_arcsec,
+        flux_unit=flux_unit,
+        magnitude_zero_point=magnitude_zero_point,
     )
 
 
@@ -130,8 +121,8 @@ def write_cutouts_survey(
     *,
     survey: str,
     band: str,
-    magnitude_zero_point: float,
-    flux_unit: str = "counts per second",
+    magnitude_zero_point: float | None = None,
+    flux_unit: str | None = None,
     pixel_scale_arcsec: float | None = None,
     noise_spectrum: str = "given",
     noise_group: str | None = None,
@@ -146,8 +137,9 @@ def write_cutouts_survey(
         out: Store to write.
         survey: Name of the survey.
         band: Name of the filter.
-        magnitude_zero_point: Magnitude of an object of flux 1 [mag].
-        flux_unit: Unit of fluxes in words.
+        magnitude_zero_point: Magnitude of an object of flux 1 [mag]; None if the unit says it (nJy; MJy/sr with the
+            width of a pixel), or the observations do.
+        flux_unit: Unit of the pixels in words; default counts per second, or what the observations say.
         pixel_scale_arcsec: Width of a pixel [arcsec]; None to take it from the WCS (or the observations).
         noise_spectrum: ``given`` for independent pixels, as variance maps have it; ``measured`` for stationary noise of
             the spectrum that the source-free pixels of the stamps show. Either way the survey records both
@@ -167,6 +159,12 @@ def write_cutouts_survey(
     check_source(noise_spectrum)
     units: dict[str, str] = {}
     if isinstance(source, Observation):
+        if source.photometry is not None:
+            stated = photometry_from(
+                flux_unit, magnitude_zero_point, pixel_scale_arcsec=source.pixel_scale_arcsec
+            )
+            source = source if stated is None else source.in_photometry(stated)
+            flux_unit, magnitude_zero_point = msgspec.structs.astuple(source.photometry)
         scale, n = source.pixel_scale_arcsec, len(source)
 
         def batches() -> Iterable[Observation]:
@@ -174,7 +172,7 @@ def write_cutouts_survey(
 
     elif Path(source).is_file():
         scale = pixel_scale_arcsec
-        whole = from_arrays(**read_npz(Path(source), scale))
+        whole = _masked(from_arrays(**read_npz(Path(source), scale)))
         n = len(whole)
 
         def batches() -> Iterable[Observation]:
@@ -185,19 +183,24 @@ def write_cutouts_survey(
         scale, n, units = folder.pixel_scale_arcsec, len(folder.files), folder.units
 
         def batches() -> Iterable[Observation]:
-            return (from_arrays(**arrays) for arrays in read_folder(folder))
+            return (_masked(from_arrays(**arrays)) for arrays in read_folder(folder))
 
     if pixel_scale_arcsec is not None and not np.isclose(scale, pixel_scale_arcsec, rtol=SCALE_TOLERANCE):
         raise ValueError(
             f"expected observations on {pixel_scale_arcsec} arcsec pixels, got {scale}; make them agree"
         )
     measured, recorded = measured_or_why(lambda: measured_in_cutouts(batches(), noise_group), noise_spectrum)
+    stated = photometry_from(
+        "counts per second" if flux_unit is None else flux_unit,
+        magnitude_zero_point,
+        pixel_scale_arcsec=scale,
+    )
     header = StoreHeader(
         survey=survey,
         band=band,
         pixel_scale_arcsec=scale,
-        magnitude_zero_point=magnitude_zero_point,
-        flux_unit=flux_unit,
+        magnitude_zero_point=stated.magnitude_zero_point,
+        flux_unit=stated.flux_unit,
         provenance={"generator": "hiergal survey cutouts", **recorded},
         catalog_units=units,
     )
@@ -208,51 +211,8 @@ def write_cutouts_survey(
     return write_store(out, header, pairs, total=n, progress=progress, overwrite=overwrite)
 
 
-def _filled(sigma: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-    """Give pixels without data the median of the others: the noise level of a stamp is that of what was seen."""
-    seen = np.where(excluded, np.nan, sigma)
-    seen[excluded.all(axis=(1, 2))] = 1.0
-    return np.where(np.isnan(seen), np.nanmedian(seen, axis=(1, 2), keepdims=True), seen)
-
-
-def _sigma(noise: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Return standard deviations, with infinity where there are no data."""
-    if len(noise) != 1:
-        raise ValueError(f"expected one of {', '.join(NOISE_NAMES)}, got {', '.join(noise) or 'none'}")
-    ((name, values),) = noise.items()
-    if values.shape not in (shape, shape[:1]):
-        raise ValueError(
-            f"{name}: expected shape {shape}, or {shape[:1]} for white noise, got {values.shape}"
-        )
-    wrong = values < 0 if name == "weight" else values <= 0
-    if wrong.any():
-        mend = (
-            "weights of 0 already mean no data"
-            if name == "weight"
-            else "mask those pixels with NaN or infinity"
-        )
-        raise ValueError(
-            f"{name}: expected positive values, got others in {wrong.sum()} of {wrong.size}; {mend}"
-        )
-    with np.errstate(divide="ignore"):
-        return {"variance": np.sqrt, "rms": np.asarray, "weight": lambda weight: weight**-0.5}[name](values)
-
-
-def _normalised(psf: np.ndarray, n: int) -> np.ndarray:
-    """Return PSFs that sum to one, one for each galaxy."""
-    if psf.ndim == 2:
-        psf = np.broadcast_to(psf, (n, *psf.shape))
-    if psf.ndim != 3 or len(psf) != n:
-        raise ValueError(
-            f"psf: expected one for each of {n} galaxies, [n, py, px], or [py, px], got shape {psf.shape}"
-        )
-    check_odd(psf.shape[1:], "along y and x")
-    total = psf.sum(axis=(1, 2))
-    if not (total > 0).all():
-        raise ValueError(
-            f"psf: expected positive sums, got others in {(~(total > 0)).sum()} of {n}; check the PSFs"
-        )
-    worst = total[np.argmax(np.abs(total - 1))]
-    if abs(worst - 1) > PSF_SUM_WARNING:
-        warnings.warn(f"PSFs sum to as much as {worst:.4g}; each is divided by its sum", stacklevel=3)
-    return (psf / total[:, None, None]).astype(np.float32)
+def _masked(observation: Observation) -> Observation:
+    """Observations with a mask, also where no pixel is excluded: all parts of a survey have one, or none has."""
+    if observation.mask is not None:
+        return observation
+    return observation.replace(mask=np.zeros(observation.image.shape, bool))

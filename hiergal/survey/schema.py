@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from hiergal.observation.photometry import Photometry, check_photometry
 from hiergal.runtime.files import resolved
 from hiergal.runtime.work import work_folder
 
@@ -69,6 +70,19 @@ class StoreHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     flux_unit: str = "counts per second"
     provenance: dict[str, Any] = {}
     catalog_units: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Check that unit and zero point do not contradict each other.
+
+        Raises:
+            ValueError: If they do.
+        """
+        check_photometry(self.photometry, self.pixel_scale_arcsec)
+
+    @property
+    def photometry(self) -> Photometry:
+        """Unit and zero point of the survey's fluxes."""
+        return Photometry(self.flux_unit, self.magnitude_zero_point)
 
     def unit_of(self, column: str) -> str:
         """Return the unit of a catalogue column in words."""

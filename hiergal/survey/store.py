@@ -21,6 +21,7 @@ Units are attributes (``unit``) of the arrays; what holds for all galaxies is th
 store is whole, or it is not there (:mod:`hiergal.runtime.output`).
 """
 
+import copy
 import math
 import os
 import re
@@ -35,6 +36,7 @@ from jaxtyping import Float, Int
 
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF
 from hiergal.records import brief
 from hiergal.runtime.containers import check_zarr
@@ -75,6 +77,8 @@ class Store:
         path: Where it lies.
         header: What holds for the whole survey.
         noise_kind: ``white``, ``pixel`` or ``stationary``.
+        photometry: Unit and zero point of what is read: those of the header, unless others are asked for
+            (:meth:`in_photometry`).
         shape: (ny, nx) of the stamps.
         has_truth: Whether the unconvolved profiles are known.
     """
@@ -83,6 +87,7 @@ class Store:
         self.path = path
         self._folder = Path(os.path.realpath(path))  # without "..", and the same after a change of folder
         self.header = msgspec.convert(attributes["header"], StoreHeader)
+        self._stored = self.photometry = self.header.photometry
         self.noise_kind: str = attributes["noise_kind"]
         self.shape: tuple[int, int] = tuple(arrays["image"].shape[1:])
         self.has_truth = "truth" in arrays
@@ -114,7 +119,7 @@ class Store:
         """
         index = self._index(rows)
         scale = self.header.pixel_scale_arcsec
-        return Observation(
+        observation = Observation(
             image=self._load("image", index),
             psf=PSF(self._load("psf", index), pixel_scale_arcsec=scale),
             noise=self._noise(index),
@@ -122,7 +127,24 @@ class Store:
             catalog={name: column[index].astype(np.float32) for name, column in self.catalog.items()},
             identifier=self.identifier[index],
             pixel_scale_arcsec=scale,
+            photometry=self._stored,
         )
+        return observation if self._stored == self.photometry else observation.in_photometry(self.photometry)
+
+    def in_photometry(self, photometry: Photometry) -> "Store":
+        """Return the same survey, whose galaxies are read in another unit, such as that of a model.
+
+        Args:
+            photometry: Unit and zero point that fluxes shall have; those on disk stay in ``header``.
+
+        Raises:
+            ValueError: If the two contradict themselves, or are of different magnitude systems.
+        """
+        self._stored.factor_to(photometry)
+        other = copy.copy(self)
+        other.photometry = photometry
+        other.__dict__.pop("catalog", None)  # what was cached in the old unit
+        return other
 
     def subset(self, rows: Rows) -> "Subset":
         """Return some of the galaxies, to be read when they are asked for."""
@@ -145,12 +167,18 @@ class Store:
                 f"expected a simulated survey with true profiles, got {self.path.name} without; "
                 "make one with `hiergal survey mock`"
             )
-        return self._load("truth", self._index(rows))
+        truth, factor = self._load("truth", self._index(rows)), self._stored.factor_to(self.photometry)
+        return truth if factor == 1 else truth * np.float32(factor)
 
     @cached_property
     def catalog(self) -> dict[str, Float[np.ndarray, "n"]]:
         """All columns of the catalogue, in double precision."""
-        return {name: self._load(f"catalog/{name}", None) for name in self._columns}
+        columns = {name: self._load(f"catalog/{name}", None) for name in self._columns}
+        factor = self._stored.factor_to(self.photometry)
+        if factor != 1:  # of what is in the survey's unit of flux
+            units = ("flux unit", self._stored.flux_unit)
+            columns = {n: c * factor if self.header.unit_of(n) in units else c for n, c in columns.items()}
+        return columns
 
     @cached_property
     def identifier(self) -> Int[np.ndarray, "n"]:
