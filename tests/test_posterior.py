@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import awkward_psf
-from toys import SCALE, bare_posterior, tiny_model, tiny_recipe, tiny_survey
+from toys import SCALE, bare_posterior, plain_recipe, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
@@ -109,6 +109,7 @@ def test_intervals_cover_the_truth(key, model, make_psf):
     z = 0.2 * jax.random.normal(key, (n, 8))
     psf = make_psf(1)
     psf = psf.replace(stamp=np.repeat(psf.stamp, n, axis=0))
+    model = tiny_model(plain_recipe(SHAPE))
     generator = model.params["generator$params"]
     smooth = generator | {"Dense_3": jax.tree.map(lambda leaf: 1e-3 * leaf, generator["Dense_3"])}  # ellipses
     silent = jax.tree.map(jnp.zeros_like, model.params["encoder$params"])  # a guide that says zero

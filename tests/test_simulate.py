@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from astropy.table import Table
-from toys import tiny_model, tiny_recipe
+from toys import plain_recipe, tiny_model
 
 from hiergal.conditions import conditions_from
 from hiergal.simulate import draw_galsim, draw_profiles
@@ -19,7 +19,7 @@ CATALOG = {
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model(tiny_recipe(SHAPE))
+    return tiny_model(plain_recipe(SHAPE))
 
 
 @pytest.fixture(scope="module")

@@ -158,6 +158,15 @@ def tiny_recipe(shape: tuple[int, int] = (16, 24), **training) -> Recipe:
     )
 
 
+def plain_recipe(shape: tuple[int, int]) -> Recipe:
+    """The same without residual blocks, whose random weights make profiles rough; no file may ask for none."""
+    recipe = tiny_recipe(shape)
+    parts = {
+        name: msgspec.structs.replace(getattr(recipe, name), blocks=0) for name in ("generator", "encoder")
+    }
+    return msgspec.structs.replace(recipe, **parts)
+
+
 def pyramid_recipe(shape: tuple[int, int] = (16, 24), *, dropout: float = 0.1, **training) -> Recipe:
     """The paper's networks in small, with all their aids."""
     return Recipe(

@@ -117,7 +117,7 @@ class Observation(Record):
             >>> psf = np.full((3, 3), 1 / 9)
             >>> about = {"psf": psf, "rms": 1, "pixel_scale_arcsec": 0.03, "flux_unit": "nJy"}
             >>> galaxy = Observation.from_arrays(np.ones((4, 4)), **about)
-            >>> float(galaxy.in_photometry(Photometry("uJy", 23.9)).image[0, 0, 0].round(6))
+            >>> round(float(galaxy.in_photometry(Photometry("uJy", 23.9)).image[0, 0, 0]), 6)
             0.001
         """
         factor = 1.0 if self.photometry is None else self.photometry.factor_to(photometry)

@@ -8,7 +8,6 @@ import contextlib
 import gzip
 import io
 import itertools
-import json
 import lzma
 import re
 import warnings
@@ -21,6 +20,14 @@ import numpy as np
 from hiergal.runtime.inputs import input_path
 from hiergal.survey.catalog import column_of
 from hiergal.survey.fits_files import open_fits
+from hiergal.survey.table_frames import (
+    UNITS_OF_FRAMES,
+    in_short,
+    table_from_arrow,
+    table_from_pandas,
+    table_from_parquet,
+    table_of_columns,
+)
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -31,7 +38,6 @@ START = 4096  # bytes that tell a format
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 KINDS = "a table (FITS, ECSV, CSV or other text, parquet, HDF5, VOTable, .npz, .npy) or a survey's store"
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-UNITS_OF_FRAMES = ("units", "unit")
 
 
 class Choice(NamedTuple):
@@ -97,11 +103,13 @@ def read_file(path: str | Path, choice: Choice) -> "Table":
     except OSError as error:
         if str(path) in str(error):
             raise
-        raise OSError(f"{path}: expected {KINDS}, got one that cannot be read: {_short(error)}") from None
+        raise OSError(f"{path}: expected {KINDS}, got one that cannot be read: {in_short(error)}") from None
     except Exception as error:  # of whatever library reads the format: one line, with the file
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: expected {KINDS}, got one that cannot be read: {_short(error)}") from None
+        raise ValueError(
+            f"{path}: expected {KINDS}, got one that cannot be read: {in_short(error)}"
+        ) from None
 
 
 def table_from(source: Any) -> "Table":
@@ -123,25 +131,27 @@ def table_from(source: Any) -> "Table":
     if isinstance(source, Table):
         return source
     if hasattr(source, "combine_chunks") and hasattr(source, "schema"):
-        return _of_arrow(source)
+        return table_from_arrow(source)
     if hasattr(source, "iloc") and hasattr(source, "columns"):
-        return _of_pandas(source)
+        return table_from_pandas(source)
     if hasattr(source, "to_arrow") and hasattr(source, "columns"):  # polars
-        return _of_arrow(source.to_arrow())
+        return table_from_arrow(source.to_arrow())
     if hasattr(source, "data_vars"):  # xarray
-        return _columns(
+        return table_of_columns(
             {name: (np.asarray(one), one.attrs.get("units")) for name, one in source.data_vars.items()}
         )
     if isinstance(source, np.void | np.ndarray):
         if source.dtype.names is None:
             raise TypeError(f"catalog: expected columns with names, got an array of {source.dtype}")
-        return _columns({name: (np.atleast_1d(source[name]), None) for name in source.dtype.names})
+        return table_of_columns({name: (np.atleast_1d(source[name]), None) for name in source.dtype.names})
     try:
         names = list(getattr(source, "colnames", source))
         columns = {str(name): source[name] for name in names}
     except (TypeError, KeyError, IndexError):
         raise TypeError(f"catalog: expected columns with names, got {type(source).__name__}") from None
-    return _columns({name: (column, getattr(column, "unit", None)) for name, column in columns.items()})
+    return table_of_columns(
+        {name: (column, getattr(column, "unit", None)) for name, column in columns.items()}
+    )
 
 
 def _reader_of(start: bytes) -> Callable[[Path, Choice], "Table"] | None:
@@ -152,7 +162,7 @@ def _reader_of(start: bytes) -> Callable[[Path, Choice], "Table"] | None:
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return _of_hdf5
     if start.startswith(b"PAR1"):
-        return _of_parquet
+        return table_from_parquet
     if start.startswith((b"PK\x03\x04", b"\x93NUMPY")):
         return _of_numpy
     if head.startswith((b"<?xml", b"<VOTABLE", b"<!--")):
@@ -176,7 +186,7 @@ def _of_folder(path: Path, choice: Choice) -> "Table":
     from hiergal.survey.schema import is_store
 
     if not is_store(path) and any(path.glob("*.parquet")):
-        return _of_parquet(path, choice)
+        return table_from_parquet(path, choice)
     from hiergal.survey.store import open_store
 
     store = open_store(path)
@@ -186,7 +196,7 @@ def _of_folder(path: Path, choice: Choice) -> "Table":
         name: (column, scale if unit in ("pix", "pixels", "pixel") else unit)
         for name, (column, unit) in columns.items()
     }
-    return _columns({"identifier": (store.identifier, None)} | columns)
+    return table_of_columns({"identifier": (store.identifier, None)} | columns)
 
 
 def _of_fits(path: Path, choice: Choice) -> "Table":
@@ -202,7 +212,7 @@ def _of_fits(path: Path, choice: Choice) -> "Table":
         sources = [i for i in tables if labels[i] != "LDAC_IMHEAD"] or list(tables)
         place = _chosen(path, choice, {i: names[i] for i in sources}, labels, "HDU", all_names=names)
         table = Table.read(tables[place], character_as_bytes=False)
-        return _columns({name: (table[name], table[name].unit) for name in table.colnames})
+        return table_of_columns({name: (table[name], table[name].unit) for name in table.colnames})
 
 
 def _chosen(
@@ -251,7 +261,7 @@ def _of_votable(path: Path, choice: Choice) -> "Table":
     names = {i: [field.name or field.ID for field in table.fields] for i, table in tables.items()}
     labels = {i: str(table.ID or table.name or "").upper() for i, table in tables.items()}
     table = tables[_chosen(path, choice, names, labels, "table")].to_table(use_names_over_ids=True)
-    return _columns({name: (table[name], table[name].unit) for name in table.colnames})
+    return table_of_columns({name: (table[name], table[name].unit) for name in table.colnames})
 
 
 def _of_text(path: Path, choice: Choice) -> "Table":
@@ -261,7 +271,7 @@ def _of_text(path: Path, choice: Choice) -> "Table":
         text = file.read()
     if text.lstrip().startswith("# %ECSV"):
         table = Table.read(text, format="ascii.ecsv")
-        return _columns({name: (table[name], table[name].unit) for name in table.colnames})
+        return table_of_columns({name: (table[name], table[name].unit) for name in table.colnames})
     suffix = next((s.lower() for s in reversed(path.suffixes) if s.lower() not in (".gz", ".bz2", ".xz")), "")
     options, table = _guessed(text, DELIMITERS.get(suffix))
     columns = {name: (table[name], table[name].unit) for name in table.colnames}
@@ -270,7 +280,7 @@ def _of_text(path: Path, choice: Choice) -> "Table":
     if name is not None and table[name].dtype.kind == "i" and "ascii" != options.get("format"):
         again = Table.read(text, converters={name: str}, include_names=[name], **options)
         columns[name] = (again[name], None)
-    return _columns(columns)
+    return table_of_columns(columns)
 
 
 def _guessed(text: str, delimiter: str | None) -> tuple[dict[str, Any], "Table"]:
@@ -317,114 +327,6 @@ def _is_number(name: str) -> bool:
     return True
 
 
-def _of_parquet(path: Path, choice: Choice) -> "Table":
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise ValueError(
-            f'{path}: expected pyarrow for parquet, which is not installed; `pip install "hiergal[distributed]"`'
-        ) from None
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    schema = parquet.read_schema(files[0])
-    needed = None
-    if choice.names is not None:  # masks of Astropy's masked columns lie in columns of their own
-        found = {column_of(name, schema.names) for name in choice.names} - {None}
-        needed = [n for n in schema.names if n in found or n.removesuffix(".mask") in found]
-        if not needed:
-            return _columns({name: (np.empty(0), None) for name in schema.names})
-    return _of_arrow(parquet.read_table(path, columns=needed), choice)
-
-
-def _of_arrow(table: Any, choice: Choice | None = None) -> "Table":
-    """A pyarrow table; units are in Astropy's metadata, in pandas' attributes, or in those of a field."""
-    metadata = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
-    units = _units_of_astropy(metadata.get("table_meta_yaml")) | _units_of_pandas(
-        metadata.get("PANDAS_ATTRS")
-    )
-    columns, there = {}, set(table.column_names)
-    for name in table.column_names:
-        if name.endswith(".mask") and name.removesuffix(".mask") in there:
-            continue
-        values = _of_arrow_column(table[name])
-        if f"{name}.mask" in there:
-            values = np.ma.array(
-                values, mask=_of_arrow_column(table[f"{name}.mask"]) | np.ma.getmaskarray(values)
-            )
-        own = {
-            key.decode(): value.decode() for key, value in (table.schema.field(name).metadata or {}).items()
-        }
-        stated = next((own[word] for word in UNITS_OF_FRAMES if word in own), units.get(name))
-        columns[name] = (values, stated)
-    columns.pop("__index_level_0__", None)
-    return _columns(columns)
-
-
-def _of_arrow_column(column: Any) -> np.ndarray:
-    """Values and mask of a column, integers exactly."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
-    hidden = np.asarray(column.is_null().to_numpy(), bool)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-        filled = pc.fill_null(column, False if pa.types.is_boolean(kind) else 0) if hidden.any() else column
-        values = filled.to_numpy()
-    else:
-        values = np.array(column.to_pylist(), object)
-    return np.ma.array(values, mask=hidden) if hidden.any() else np.asarray(values)
-
-
-def _units_of_astropy(meta: bytes | None) -> dict[str, str]:
-    if meta is None:
-        return {}
-    from astropy.table.meta import get_header_from_yaml
-
-    header = get_header_from_yaml(meta.decode().splitlines())
-    return {one["name"]: one["unit"] for one in header["datatype"] if one.get("unit") is not None}
-
-
-def _units_of_pandas(attrs: bytes | None) -> dict[str, str]:
-    if attrs is None:
-        return {}
-    return _units_in(json.loads(attrs))
-
-
-def _units_in(attrs: Mapping[str, Any]) -> dict[str, str]:
-    """Units in the attributes of a frame: a mapping from columns to units, under either word."""
-    found = next((attrs[word] for word in UNITS_OF_FRAMES if isinstance(attrs.get(word), Mapping)), {})
-    return {str(name): unit for name, unit in found.items()}
-
-
-def _of_pandas(frame: Any) -> "Table":
-    units, columns = _units_in(frame.attrs), {}
-    index = frame.index.name
-    if index is not None and index not in frame.columns:
-        columns[str(index)] = (frame.index.to_numpy(), units.get(str(index)))
-    for name in frame.columns:
-        series = frame[name]
-        hidden = series.isna().to_numpy()
-        stated = next(
-            (series.attrs[w] for w in UNITS_OF_FRAMES if isinstance(series.attrs.get(w), str)), None
-        )
-        if (
-            str(series.dtype)[:3] in ("Int", "UIn") and hidden.any()
-        ):  # pandas' own integers, with missing ones
-            values = np.ma.array(series.fillna(0).to_numpy(str(series.dtype).lower()), mask=hidden)
-        elif str(series.dtype)[:3] in ("Int", "UIn", "Flo", "boo"):
-            values = series.to_numpy(
-                str(series.dtype).lower(), **({"na_value": np.nan} if hidden.any() else {})
-            )
-        else:
-            values = series.to_numpy()
-        if values.dtype.kind == "O" and hidden.any():
-            values = np.ma.array(values, mask=hidden)
-        columns[str(name)] = (values, stated or units.get(str(name)))
-    return _columns(columns)
-
-
 def _of_hdf5(path: Path, choice: Choice) -> "Table":
     import h5py
     from astropy.table import Table
@@ -436,11 +338,11 @@ def _of_hdf5(path: Path, choice: Choice) -> "Table":
         place = _chosen(path, choice, tables, labels, "group or dataset")
         if isinstance(file[place], h5py.Group):
             group = file[place]
-            return _columns(
+            return table_of_columns(
                 {name: (group[name][()], _unit_of_dataset(group[name])) for name in tables[place]}
             )
     table = Table.read(path, format="hdf5", path=place, character_as_bytes=False)
-    return _columns({name: (table[name], table[name].unit) for name in table.colnames})
+    return table_of_columns({name: (table[name], table[name].unit) for name in table.colnames})
 
 
 def _find_tables(group: Any, place: str, tables: dict[str, list[str]], path: Path) -> None:
@@ -478,29 +380,4 @@ def _of_numpy(path: Path, choice: Choice) -> "Table":
         found = np.load(file, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return table_from(found)
-        return _columns({name: (found[name], None) for name in found.files if found[name].ndim == 1})
-
-
-def _columns(columns: Mapping[str, tuple[Any, Any]]) -> "Table":
-    """A plain table of columns and their units, which may be words."""
-    from astropy.table import Column, MaskedColumn, Table
-
-    from hiergal.survey.catalog import unit_from
-
-    table = Table()
-    for name, (values, unit) in columns.items():
-        hidden = getattr(values, "mask", None)
-        if isinstance(values, np.ma.MaskedArray):
-            column = MaskedColumn(np.ma.getdata(values), mask=np.ma.getmaskarray(values))
-        elif hidden is not None and hasattr(values, "unmasked"):
-            column = MaskedColumn(values.unmasked.value, mask=hidden)
-        else:
-            plain = getattr(values, "value", values) if hasattr(values, "unit") else values
-            column = Column(np.atleast_1d(np.asarray(plain)))
-        column.unit = unit_from(unit)
-        table[str(name)] = column
-    return table
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        return table_of_columns({name: (found[name], None) for name in found.files if found[name].ndim == 1})
