@@ -135,9 +135,34 @@ def survey_cutouts(
             help="Column of the catalogue with one number for each exposure or mosaic, to measure noise in each."
         ),
     ] = None,
+    extensions: Annotated[
+        str | None,
+        typer.Option(help="Which extension is what: image=SCI,rms=ERR,mask=DQ,psf=PSF; NAME:2 for EXTVER 2."),
+    ] = None,
+    bad_bits: Annotated[
+        str | None,
+        typer.Option(
+            help="Bits of the mask that mean bad: their sum, such as 5; names, such as SAT,CR; or all."
+        ),
+    ] = None,
+    psf: Annotated[
+        Path | None,
+        typer.Option(
+            help="A FITS file with one PSF for all, or a folder with one for each galaxy, named alike."
+        ),
+    ] = None,
+    rms: Annotated[
+        float | None, typer.Option(help="Noise of every pixel (standard deviation), for files without it.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read stamps of any instrument: image, variance, mask and PSF of each galaxy."""
+    """Read stamps of any instrument: image, noise, mask and PSF of each galaxy.
+
+    SOURCE is a folder with one FITS file for each galaxy. Extensions: IMAGE (or SCI); one of VARIANCE (VAR), RMS (ERR)
+    and WEIGHT (WHT, WGT, IVAR: 1 / variance); PSF (odd sizes; its own pixel scale in PIXELSCL, OVERSAMP or a WCS);
+    perhaps MASK (DQ, MSK: 1 is bad; MP_* name planes). Other names: --extensions. A WCS gives the pixel scale. A table
+    catalog.csv (.ecsv, .fits, ...) with a column "file" may add identifiers and columns such as mag_auto.
+    """
     from hiergal.survey.cutouts import write_cutouts_survey
     from hiergal.survey.noise_choice import noise_report
 
@@ -151,6 +176,10 @@ def survey_cutouts(
         pixel_scale_arcsec=pixel_scale_arcsec,
         noise_spectrum=noise_spectrum,
         noise_group=noise_group,
+        extensions=extensions,
+        bad_bits=bad_bits,
+        psf=psf,
+        rms=rms,
         progress=True,
         overwrite=overwrite,
     )

@@ -10,6 +10,7 @@ from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.survey import open_store
 from hiergal.survey.cutouts import from_arrays, write_cutouts_survey
 
+pytestmark = pytest.mark.filterwarnings("ignore:PSF. expected its centre")  # they are off it, on purpose
 SHAPE = (12, 17)
 HEADER = {"survey": "hsc", "band": "i", "magnitude_zero_point": 22.5, "flux_unit": "nanomaggies"}
 
@@ -44,7 +45,7 @@ def write_galaxy(path, arrays, i, *, noise="VARIANCE", world=None, leave_out=())
     values = {"VARIANCE": 1.0, "RMS": 0.5, "WEIGHT": -1.0}[noise]
     hdus.append(fits.ImageHDU(arrays["variance"][i] ** values, name=noise))
     hdus.append(fits.ImageHDU(arrays["psf"][i], name="PSF"))
-    hdus.append(fits.ImageHDU(arrays["mask"][i].astype(np.int16) * 4, name="MASK"))
+    hdus.append(fits.ImageHDU(arrays["mask"][i].astype(np.int16), name="MASK"))
     fits.HDUList([hdu for hdu in hdus if hdu.name not in leave_out]).writeto(path)
 
 
@@ -89,9 +90,16 @@ def test_catalogue_and_psfs_of_several_sizes(tmp_path, arrays):
     table["size"] = np.array([2.5, 3.5])
     table["size"].unit = "arcsec"
     table.write(tmp_path / "catalog.ecsv")
-    store = write_cutouts_survey(tmp_path, tmp_path / "s.zarr", pixel_scale_arcsec=0.2, **HEADER)
-    assert store.identifier.tolist() == [8, 3] and store.header.pixel_scale_arcsec == 0.2
-    assert sorted(store.catalog) == ["size", "zphot"] and store.catalog["zphot"].tolist() == [0.5, 1.5]
+    store = write_cutouts_survey(tmp_path, tmp_path / "s.zarr", pixel_scale_arcsec=0.16801, **HEADER)
+    assert store.identifier.tolist() == [8, 3] and store.header.pixel_scale_arcsec == 0.16801
+    assert sorted(store.catalog) == [
+        "dec_deg",
+        "north_rad",
+        "parity",
+        "ra_deg",
+        "size",
+        "zphot",
+    ] and store.catalog["zphot"].tolist() == [0.5, 1.5]
     assert store.header.unit_of("size") == "arcsec"
     stamp = arrays["psf"][2, :, 2:7] / arrays["psf"][2, :, 2:7].sum()
     np.testing.assert_allclose(store.read([0]).psf.stamp[0], np.pad(stamp, ((0, 0), (2, 2))), rtol=1e-5)
@@ -165,12 +173,23 @@ def test_faulty_arrays(arrays, changes, words):
         from_arrays(**given, pixel_scale_arcsec=0.2)
 
 
-def test_everything_is_checked_before_it_is_written(tmp_path, arrays):
+def test_galaxies_without_data_are_left_out_and_counted(tmp_path, arrays):
     arrays["mask"][1] = True
     observation = from_arrays(**arrays, pixel_scale_arcsec=0.2)
+    with pytest.warns(UserWarning, match="1 of 3 cutouts hold no data and are left out: 1"):
+        store = write_cutouts_survey(observation, tmp_path / "s.zarr", **HEADER)
+    assert store.identifier.tolist() == [0, 2] and store.header.provenance["left_out"] == 1
+    (tmp_path / "c").mkdir()
+    for i in range(3):
+        write_galaxy(tmp_path / "c" / f"{i + 7}.fits", arrays, i)
+    with pytest.warns(UserWarning, match="1 of 3 cutouts hold no data and are left out: 8.fits"):
+        store = write_cutouts_survey(tmp_path / "c", tmp_path / "t.zarr", **HEADER)
+    assert store.identifier.tolist() == [7, 9]
+    arrays["mask"][:] = True
+    observation = from_arrays(**arrays, pixel_scale_arcsec=0.2)
     with pytest.raises(ValueError, match="at least one pixel that is not masked"):
-        write_cutouts_survey(observation, tmp_path / "s.zarr", **HEADER)
-    assert not list(tmp_path.iterdir())
+        write_cutouts_survey(observation, tmp_path / "u.zarr", **HEADER)
+    assert not (tmp_path / "u.zarr").exists()
 
 
 def test_faulty_folders(tmp_path, arrays):
@@ -183,10 +202,10 @@ def test_faulty_folders(tmp_path, arrays):
     folder.mkdir()
     expect(FileNotFoundError, "got none for any")
     write_galaxy(folder / "1.fits", arrays, 0, leave_out=["VARIANCE"])
-    expect(ValueError, "one extension of VARIANCE, RMS, WEIGHT .* got none")
+    expect(ValueError, "1.fits: expected one extension of VARIANCE, RMS, WEIGHT .* got none")
     (folder / "1.fits").unlink()
     write_galaxy(folder / "1.fits", arrays, 0, leave_out=["PSF"])
-    expect(ValueError, "expected an extension PSF")
+    expect(ValueError, "1.fits: expected an extension PSF.*--psf FILE")
     (folder / "1.fits").unlink()
     write_galaxy(folder / "1.fits", arrays, 0)
     write_galaxy(folder / "2.fits", arrays, 1, world=wcs(0.2))

@@ -1,6 +1,5 @@
 """Reading cutouts from disk: the folders and ``.npz`` files that :mod:`hiergal.survey.cutouts` describes."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,11 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hiergal.records import brief
+from hiergal.runtime.inputs import input_path
+from hiergal.survey.catalog import IDENTIFIER, column_of, identifiers_from, read_catalog
+from hiergal.survey.fits_files import open_fits
+from hiergal.survey.layouts import ROLES, find_roles, stamp_of
+from hiergal.survey.mask_planes import bad_pixels
+from hiergal.survey.psf_stamps import psf_scale, resampled_psf
+from hiergal.survey.sky import SKY_COLUMNS, SkyPlace, scale_of, sky_of
 
 __all__ = [
     "NOISE_NAMES",
     "SCALE_TOLERANCE",
     "CutoutFolder",
+    "Layout",
     "check_odd",
     "open_folder",
     "read_folder",
@@ -22,10 +29,29 @@ __all__ = [
 BATCH_GALAXIES = 64
 NOISE_NAMES = ("variance", "rms", "weight")
 SCALE_TOLERANCE = 1e-3
+ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
+CATALOGS = ("csv", "ecsv", "fits", "parquet", "tsv", "txt", "xml", "hdf5", "csv.gz", "fits.gz")
+
+
+class Layout(NamedTuple):
+    """How the files of a survey are laid out, where they do not say it.
+
+    Attributes:
+        extensions: Extension of each role (:func:`hiergal.survey.layouts.parse_extensions`).
+        bad_bits: Bits of a mask that mean bad (:func:`hiergal.survey.mask_planes.parse_bad_bits`).
+        psf: A file with one PSF for all, or a folder with one for each galaxy, of the name of its image; None for those
+            in the files.
+        rms: Standard deviation of the noise of every pixel [flux per pixel]; None for the maps in the files.
+    """
+
+    extensions: dict[str, str] = {}
+    bad_bits: int | tuple[str, ...] | None = None
+    psf: Path | None = None
+    rms: float | None = None
 
 
 class CutoutFolder(NamedTuple):
-    """A folder of cutouts, looked through but not read."""
+    """A folder of cutouts, looked through but not read; those without any data are left out, and listed."""
 
     files: list[Path]
     identifier: np.ndarray
@@ -33,78 +59,92 @@ class CutoutFolder(NamedTuple):
     units: dict[str, str]
     pixel_scale_arcsec: float
     psf_shape: tuple[int, int]
+    layout: Layout
+    empty: list[Path]
+    flux_units: dict[str, Path]
 
     __repr__ = brief
 
 
-def open_folder(path: Path, pixel_scale_arcsec: float | None) -> CutoutFolder:
-    """List the files of a folder with their catalogue; headers tell the pixel scale and the largest PSF.
+def open_folder(path: Path, pixel_scale_arcsec: float | None, layout: Layout | None = None) -> CutoutFolder:
+    """List the files of a folder with their catalogue, and check each.
+
+    Args:
+        path: The folder.
+        pixel_scale_arcsec: Width of a pixel [arcsec]; None for that of the files' WCS, which it must not contradict.
+        layout: How the files are laid out.
 
     Raises:
-        OSError: If the folder or a file is missing.
-        ValueError: If an extension is missing or the pixel scale is not one for all.
+        OSError: If the folder or a file is missing, damaged or cut off.
+        ValueError: If an extension is missing, or the files differ in pixel scale, shape or extensions.
     """
-    from astropy.io import fits
-    from astropy.table import Table
-
+    layout = layout or Layout()
+    path = input_path(path, "a folder of FITS cutouts or an .npz file")
     if not path.is_dir():
         raise FileNotFoundError(
             f"expected a folder of FITS cutouts or an .npz file, got no such thing: {path}"
         )
-    tables = [
-        file for file in (path / f"catalog.{kind}" for kind in ("csv", "ecsv", "fits")) if file.exists()
-    ]
-    catalog, units = {}, {}
-    if tables:
-        table = Table.read(tables[0])
-        if "file" not in table.colnames:
-            raise ValueError(
-                f"expected a column 'file' in {tables[0]}, got {table.colnames}; name each galaxy's file in it"
-            )
-        files = [path / str(name).strip() for name in table["file"]]
-        numbers = [name for name in table.colnames if table[name].dtype.kind in "iuf"]
-        catalog = {name: np.ma.filled(np.ma.asarray(table[name], float), np.nan) for name in numbers}
-        units = {name: str(table[name].unit) for name in numbers if table[name].unit is not None}
-    else:
-        files = sorted(
-            file for file in path.iterdir() if file.name.endswith((".fits", ".fits.gz", ".fits.fz"))
-        )
+    files, identifier, catalog, units = _listed(path)
     missing = [file.name for file in files if not file.exists()]
     if missing or not files:
         raise FileNotFoundError(
             f"expected a FITS file for each galaxy in {path}, got none for {missing or 'any'}"
         )
-    stems = [file.name.partition(".")[0] for file in files]
-    numbered = all(stem.isdigit() for stem in stems)
-    identifier = [int(stem) for stem in stems] if numbered else np.arange(len(files))
-    identifier = np.asarray(catalog.pop("identifier", identifier), np.int64)
-    scales, shapes = [], []
-    for file in files:
-        with fits.open(file) as hdus:
-            shapes.append(_extension(hdus, "PSF", file).shape)
-            scales.append(pixel_scale_arcsec or _scale_of(_extension(hdus, "IMAGE", file).header, file))
+    shared = _shared_psf(layout.psf)
+    seen = [_look(file, pixel_scale_arcsec, layout, shared) for file in files]
+    scales = [one.scale for one in seen]
     if np.ptp(scales) > SCALE_TOLERANCE * scales[0]:
+        odd = files[int(np.argmax(np.abs(np.array(scales) / np.median(scales) - 1)))]
         raise ValueError(
-            f"expected one pixel scale in {path}, got {min(scales):.5g} to {max(scales):.5g} arcsec; split "
-            "the survey, or give the scale if the WCS is wrong"
+            f"expected one pixel scale in {path}, got {min(scales):.5g} to {max(scales):.5g} arcsec (furthest: "
+            f"{odd.name}); split the survey, or correct the headers"
         )
-    py, px = np.max(shapes, axis=0)
-    return CutoutFolder(files, identifier, catalog, units, float(np.median(scales)), (int(py), int(px)))
+    first = next((one for one in seen if not one.empty), seen[0])
+    for file, one in zip(files, seen, strict=True):
+        if (one.roles, one.shape) != (first.roles, first.shape):
+            names = [" ".join((*sorted(x.roles), str(x.shape))) for x in (first, one)]
+            raise ValueError(
+                f"expected {file} to be like {files[seen.index(first)]}, {names[0]}, got {names[1]}; give each "
+                "galaxy the same extensions and size"
+            )
+    kept = np.flatnonzero([not one.empty for one in seen])
+    empty = [file for file, one in zip(files, seen, strict=True) if one.empty]
+    if not len(kept):
+        raise ValueError(
+            f"expected cutouts with data in {path}, got none: all {len(files)} are empty or masked"
+        )
+    if any(one.place is not None for one in seen):
+        nowhere = (np.nan,) * len(SKY_COLUMNS)
+        places = np.array([one.place or nowhere for one in seen]).T
+        for name, column in zip(SKY_COLUMNS, places, strict=True):
+            if name not in catalog:
+                catalog[name], units[name] = column, SKY_COLUMNS[name]
+    py, px = np.max([seen[row].psf_shape for row in kept], axis=0)
+    flux_units = {one.flux_unit: file for file, one in zip(files, seen, strict=True) if one.flux_unit}
+    scale = float(np.median(scales)) if pixel_scale_arcsec is None else pixel_scale_arcsec
+    return CutoutFolder(
+        files=[files[row] for row in kept],
+        identifier=identifier[kept],
+        catalog={name: column[kept] for name, column in catalog.items()},
+        units={name: _pixels_of(unit, scale) for name, unit in units.items()},
+        pixel_scale_arcsec=scale,
+        psf_shape=(int(py), int(px)),
+        layout=layout,
+        empty=empty,
+        flux_units=flux_units,
+    )
 
 
-def read_folder(folder: CutoutFolder) -> Iterator[dict[str, Any]]:
-    """Read a folder batch by batch: keyword arguments of :func:`~hiergal.survey.cutouts.from_arrays`."""
+def read_folder(folder: CutoutFolder) -> Iterator[tuple[list[Path], dict[str, Any]]]:
+    """Read a folder batch by batch: files, and arguments of :func:`~hiergal.survey.cutouts.from_arrays`."""
+    shared = _shared_psf(folder.layout.psf)
     for first in range(0, len(folder.files), BATCH_GALAXIES):
         rows = slice(first, first + BATCH_GALAXIES)
-        galaxies = [_read_file(file, folder.psf_shape) for file in folder.files[rows]]
-        for file, galaxy in zip(folder.files[rows], galaxies, strict=True):
-            expected, got = ({name: a.shape for name, a in one.items()} for one in (galaxies[0], galaxy))
-            if expected != got:
-                raise ValueError(f"expected {file} to be like {folder.files[first]}, {expected}, got {got}")
+        galaxies = [_read_file(file, folder, shared) for file in folder.files[rows]]
         arrays = {name: np.stack([galaxy[name] for galaxy in galaxies]) for name in galaxies[0]}
         columns = {name: column[rows] for name, column in folder.catalog.items()}
         rest = {"identifier": folder.identifier[rows], "pixel_scale_arcsec": folder.pixel_scale_arcsec}
-        yield arrays | rest | {"catalog": columns}
+        yield folder.files[rows], arrays | rest | {"catalog": columns}
 
 
 def read_npz(path: Path, pixel_scale_arcsec: float | None) -> dict[str, Any]:
@@ -138,56 +178,172 @@ def check_odd(shape: tuple[int, ...], where: str) -> None:
         )
 
 
-def _read_file(file: Path, psf_shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Read one galaxy; its PSF is set into the middle of a stamp of the survey's size."""
-    from astropy.io import fits
+def _listed(path: Path) -> tuple[list[Path], np.ndarray, dict[str, np.ndarray], dict[str, str]]:
+    """Files of a folder, their identifiers, and the catalogue's numbers with their units."""
+    tables = [file for name in CATALOGS if (file := path / f"catalog.{name}").exists()]
+    if not tables:
+        files = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS))
+        return files, _identifiers_of(files), {}, {}
+    table = read_catalog(tables[0])
+    name = column_of("file", table.colnames, str(tables[0]))
+    if name is None:
+        raise ValueError(
+            f"expected a column 'file' in {tables[0]}, got {table.colnames}; name each galaxy's file in it"
+        )
+    files = [path / str(one).strip() for one in table[name]]
+    again = (
+        sorted({file.name for file in files if files.count(file) > 1}) if len(set(files)) < len(files) else []
+    )
+    if again:
+        raise ValueError(
+            f"expected each file once in {tables[0]}, got {again[0]} again; leave one of its rows out"
+        )
+    own = column_of(IDENTIFIER, table.colnames, str(tables[0]))
+    identifier = (
+        _identifiers_of(files) if own is None else identifiers_from(table[own], f"{tables[0]}: {own}")
+    )
+    numbers = [one for one in table.colnames if table[one].dtype.kind in "iuf" and one != own]
+    catalog = {one: np.asarray(table[one], float) for one in numbers}
+    return (
+        files,
+        identifier,
+        catalog,
+        {one: str(table[one].unit) for one in numbers if table[one].unit is not None},
+    )
 
-    with fits.open(file) as hdus:
-        names = [name for name in NOISE_NAMES if name.upper() in hdus]
-        if len(names) != 1:
+
+def _identifiers_of(files: list[Path]) -> np.ndarray:
+    """Numbers of files that have them for names, else their places."""
+    stems = [file.name.partition(".")[0] for file in files]
+    if not stems or not all(stem.isdecimal() for stem in stems):
+        return np.arange(len(files))
+    return identifiers_from(np.array([int(stem) for stem in stems], object), "names of files")
+
+
+def _pixels_of(unit: str, pixel_scale_arcsec: float) -> str:
+    """Say how wide the pixels of a column are."""
+    return f"{pixel_scale_arcsec:.10g} arcsec pixels" if unit in ("pix", "pixel") else unit
+
+
+class _Seen(NamedTuple):
+    roles: frozenset[str]
+    shape: tuple[int, ...]
+    scale: float
+    psf_shape: tuple[int, int]
+    place: SkyPlace | None
+    empty: bool
+    flux_unit: str | None
+
+
+def _look(file: Path, scale: float | None, layout: Layout, shared: Any) -> _Seen:
+    """Check one file, and note what the survey has to know of it."""
+    with open_fits(file, "a FITS cutout") as hdus:
+        roles = _roles(hdus, file, layout, shared)
+        header = roles["image"].header
+        own = scale_of(header, f"{file}: image")
+        if scale is None and own is None:
             raise ValueError(
-                f"expected one extension of VARIANCE, RMS, WEIGHT in {file}, got {names or 'none'}"
+                f"expected a celestial WCS in the header of IMAGE in {file}, got none; give pixel_scale_arcsec"
             )
-        arrays = {
-            name: np.asarray(_extension(hdus, name.upper(), file).data) for name in ("image", "psf", *names)
-        }
-        if arrays[names[0]].shape != arrays["image"].shape:
-            shapes = arrays[names[0]].shape, arrays["image"].shape
+        if scale is not None and own is not None and abs(own / scale - 1) > SCALE_TOLERANCE:
             raise ValueError(
-                f"expected {names[0].upper()} and IMAGE of one shape in {file}, got {shapes[0]}, {shapes[1]}"
+                f"{file}: expected the pixel scale that is given, {scale:.6g} arcsec, got {own:.6g} in its WCS; mend "
+                "the header, or leave the pixel scale out"
             )
-        mask = hdus["MASK"].data if "MASK" in hdus else np.zeros(arrays["image"].shape, np.uint8)
-    check_odd(arrays["psf"].shape, f"in {file}")
-    margins = [(want - have) // 2 for want, have in zip(psf_shape, arrays["psf"].shape, strict=True)]
-    return arrays | {
-        "mask": np.asarray(mask),
-        "psf": np.pad(arrays["psf"], [(margin, margin) for margin in margins]),
+        scale = own if scale is None else scale
+        arrays = _arrays(roles, file, layout)
+        psf = _psf_of(roles, file, scale, shared)
+        shape = arrays["image"].shape
+        unit = str(header.get("BUNIT", "")).strip() or None
+        return _Seen(
+            frozenset(roles), shape, scale, psf.shape, sky_of(header, shape), _is_empty(arrays), unit
+        )
+
+
+def _is_empty(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether no pixel of a stamp has data."""
+    seen = np.isfinite(arrays["image"]) & ~arrays["mask"]
+    for name in NOISE_NAMES:
+        if name in arrays and arrays[name].ndim == 2:
+            seen &= np.isfinite(arrays[name]) & (arrays[name] > 0 if name == "weight" else True)
+    return not seen.any()
+
+
+def _roles(hdus: Any, file: Path, layout: Layout, shared: Any) -> dict[str, Any]:
+    needed = {"noise": layout.rms is None, "psf": shared is None}
+    roles = find_roles(hdus, file, layout.extensions, needed)
+    if layout.rms is not None:
+        roles = {role: hdu for role, hdu in roles.items() if role not in NOISE_NAMES}
+    if shared is not None:
+        roles.pop("psf", None)
+    return roles
+
+
+def _arrays(roles: dict[str, Any], file: Path, layout: Layout) -> dict[str, np.ndarray]:
+    """Image, noise and mask of one file."""
+    arrays = {
+        role: np.array(stamp_of(hdu, role, file))
+        for role, hdu in roles.items()
+        if role not in ("mask", "psf")
     }
+    mask = np.zeros(arrays["image"].shape, bool)
+    if "mask" in roles:
+        where = f"{file}: {roles['mask'].name or 'mask'}"
+        mask = bad_pixels(stamp_of(roles["mask"], "mask", file), roles["mask"].header, layout.bad_bits, where)
+    return arrays | {"mask": mask}
 
 
-def _extension(hdus, name: str, file: Path):
-    if name not in hdus or hdus[name].shape is None or len(hdus[name].shape) != 2:
+def _psf_of(roles: dict[str, Any], file: Path, scale: float, shared: Any) -> np.ndarray:
+    """The PSF of one file on the image's pixels."""
+    if shared is None:
+        hdu, where = roles["psf"], file
+        stamp, header = stamp_of(hdu, "psf", file), hdu.header
+    elif callable(shared):
+        stamp, header, where = shared(file)
+    else:
+        stamp, header, where = shared
+    stamp = np.asarray(stamp, float)
+    if not np.isfinite(stamp).all() or not stamp.sum() > 0:
         raise ValueError(
-            f"expected an extension {name} with a 2-d image in {file}, got {[hdu.name for hdu in hdus]}"
+            f"{where}: expected a PSF of finite pixels with a positive sum, got another; leave it out"
         )
-    return hdus[name]
+    own = psf_scale(header, scale, f"{where}: PSF")
+    if own != scale:
+        return resampled_psf(stamp, own, scale)
+    check_odd(stamp.shape, f"in {where}")
+    return stamp
 
 
-def _scale_of(header, file: Path) -> float:
-    """Return the pixel scale of a celestial WCS [arcsec]."""
-    from astropy.wcs import WCS, FITSFixedWarning
-    from astropy.wcs.utils import proj_plane_pixel_scales
+def _shared_psf(path: Path | None) -> Any:
+    """One PSF for all, or what finds that of a file; None if they are in the files."""
+    if path is None:
+        return None
+    path = input_path(path, "a FITS file with a PSF, or a folder with one for each galaxy")
+    if not path.is_dir():
+        return _read_psf(path)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        wcs = WCS(header)
-    if not wcs.has_celestial:
-        raise ValueError(
-            f"expected a celestial WCS in the header of IMAGE in {file}, got none; give pixel_scale_arcsec"
-        )
-    x, y = proj_plane_pixel_scales(wcs.celestial) * 3600
-    if abs(x - y) > 0.01 * x:
-        raise ValueError(
-            f"expected square pixels in {file}, got {x:.5g} x {y:.5g} arcsec; resample the image"
-        )
-    return float(np.sqrt(x * y))
+    def of_file(file: Path) -> Any:
+        return _read_psf(path / file.name)
+
+    return of_file
+
+
+def _read_psf(path: Path) -> Any:
+    with open_fits(path, "a FITS file with a PSF") as hdus:
+        images = [hdu for hdu in hdus if hdu.is_image and hdu.shape]
+        named = [hdu for hdu in images if hdu.name.upper() in ROLES["psf"]] or images
+        if not named:
+            raise ValueError(f"{path}: expected a 2-d image of a PSF, got none")
+        return np.array(stamp_of(named[0], "psf", path)), named[0].header.copy(), path
+
+
+def _read_file(file: Path, folder: CutoutFolder, shared: Any) -> dict[str, np.ndarray]:
+    """Read one galaxy; its PSF is set into the middle of a stamp of the survey's size."""
+    with open_fits(file, "a FITS cutout") as hdus:
+        roles = _roles(hdus, file, folder.layout, shared)
+        arrays = _arrays(roles, file, folder.layout)
+        psf = _psf_of(roles, file, folder.pixel_scale_arcsec, shared)
+    if folder.layout.rms is not None:
+        arrays["rms"] = np.asarray(folder.layout.rms, float)
+    margins = [(want - have) // 2 for want, have in zip(folder.psf_shape, psf.shape, strict=True)]
+    return arrays | {"psf": np.pad(psf, [(margin, margin) for margin in margins])}

@@ -29,31 +29,40 @@ how the noise of the stamps is correlated (:mod:`hiergal.survey.noise_spectrum`)
 noise, the measured spectrum scaled to the galaxy's own level, which for a variance map is its median.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from hiergal.observation import Observation
+from hiergal.observation import Observation, check_observation
 from hiergal.observation.assemble import observation_from_arrays
-from hiergal.observation.photometry import photometry_from
+from hiergal.observation.photometry import photometry_from, table_unit
 from hiergal.records import Array
+from hiergal.runtime.inputs import input_path
 from hiergal.survey.cutout_files import (
+    NOISE_NAMES,
     SCALE_TOLERANCE,
+    CutoutFolder,
+    Layout,
     open_folder,
     read_folder,
     read_npz,
 )
+from hiergal.survey.layouts import parse_extensions
+from hiergal.survey.mask_planes import parse_bad_bits
 from hiergal.survey.noise_choice import (
     check_source,
     measured_in_cutouts,
     measured_or_why,
     with_measured_noise,
 )
+from hiergal.survey.plausible import MapCheck
 from hiergal.survey.store import Store, StoreHeader, write_store
 
-__all__ = ["from_arrays", "write_cutouts_survey"]
+__all__ = ["from_arrays", "without_empty", "write_cutouts_survey"]
 
 
 def from_arrays(
@@ -126,6 +135,10 @@ def write_cutouts_survey(
     pixel_scale_arcsec: float | None = None,
     noise_spectrum: str = "given",
     noise_group: str | None = None,
+    extensions: str | Mapping[str, str] | None = None,
+    bad_bits: str | int | None = None,
+    psf: str | Path | None = None,
+    rms: float | None = None,
     progress: bool = False,
     overwrite: bool = False,
 ) -> Store:
@@ -139,13 +152,19 @@ def write_cutouts_survey(
         band: Name of the filter.
         magnitude_zero_point: Magnitude of an object of flux 1 [mag]; None if the unit says it (nJy; MJy/sr with the
             width of a pixel), or the observations do.
-        flux_unit: Unit of the pixels in words; default counts per second, or what the observations say.
+        flux_unit: Unit of the pixels in words; default what the observations or the files (``BUNIT``)
+            say, else counts per second.
         pixel_scale_arcsec: Width of a pixel [arcsec]; None to take it from the WCS (or the observations).
         noise_spectrum: ``given`` for independent pixels, as variance maps have it; ``measured`` for stationary noise of
             the spectrum that the source-free pixels of the stamps show. Either way the survey records both
             (:mod:`hiergal.survey.noise_choice`).
         noise_group: Column of the catalogue with one value for each exposure or mosaic, whose galaxies are measured
             together; None for one spectrum for all.
+        extensions: Which extension of the files is what, ``image=SCI,rms=ERR`` (:mod:`hiergal.survey.layouts`).
+        bad_bits: Bits of the masks that mean bad: their sum, names of planes, or ``all``
+            (:mod:`hiergal.survey.mask_planes`).
+        psf: A FITS file with one PSF for all, or a folder with one for each galaxy, of the name of its image.
+        rms: Standard deviation of the noise of every pixel [flux per pixel], for files without noise.
         progress: Show a progress bar.
         overwrite: Replace a store that is already there.
 
@@ -157,7 +176,15 @@ def write_cutouts_survey(
         ValueError: If the data are faulty.
     """
     check_source(noise_spectrum)
+    layout = Layout(
+        parse_extensions(extensions),
+        parse_bad_bits(bad_bits),
+        None if psf is None else Path(psf),
+        None if rms is None else float(rms),
+    )
     units: dict[str, str] = {}
+    left_out: list[str] = []
+    kind = "rms" if rms is not None else "noise"
     if isinstance(source, Observation):
         if source.photometry is not None:
             stated = photometry_from(
@@ -165,26 +192,38 @@ def write_cutouts_survey(
             )
             source = source if stated is None else source.in_photometry(stated)
             flux_unit, magnitude_zero_point = msgspec.structs.astuple(source.photometry)
-        scale, n = source.pixel_scale_arcsec, len(source)
+        scale = source.pixel_scale_arcsec
+        whole, left_out = without_empty(source)
+        n = len(whole)
 
         def batches() -> Iterable[Observation]:
-            return [source]
+            return [whole]
 
-    elif Path(source).is_file():
+    elif input_path(source, "a folder of FITS cutouts or an .npz file").is_file():
         scale = pixel_scale_arcsec
-        whole = _masked(from_arrays(**read_npz(Path(source), scale)))
+        arrays = read_npz(Path(source), scale)
+        kind = next((name for name in NOISE_NAMES if name in arrays), kind)
+        whole, left_out = without_empty(_masked(from_arrays(**arrays)))
         n = len(whole)
 
         def batches() -> Iterable[Observation]:
             return [whole]
 
     else:
-        folder = open_folder(Path(source), pixel_scale_arcsec)
+        folder = open_folder(Path(source), pixel_scale_arcsec, layout)
         scale, n, units = folder.pixel_scale_arcsec, len(folder.files), folder.units
+        left_out = [file.name for file in folder.empty]
+        flux_unit = _unit_of_files(folder, flux_unit)
 
         def batches() -> Iterable[Observation]:
-            return (_masked(from_arrays(**arrays)) for arrays in read_folder(folder))
+            return (_of_files(files, arrays) for files, arrays in read_folder(folder))
 
+    if left_out:
+        named = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        warnings.warn(
+            f"{len(left_out)} of {n + len(left_out)} cutouts hold no data and are left out: {named}",
+            stacklevel=2,
+        )
     if pixel_scale_arcsec is not None and not np.isclose(scale, pixel_scale_arcsec, rtol=SCALE_TOLERANCE):
         raise ValueError(
             f"expected observations on {pixel_scale_arcsec} arcsec pixels, got {scale}; make them agree"
@@ -201,14 +240,88 @@ def write_cutouts_survey(
         pixel_scale_arcsec=scale,
         magnitude_zero_point=stated.magnitude_zero_point,
         flux_unit=stated.flux_unit,
-        provenance={"generator": "hiergal survey cutouts", **recorded},
+        provenance={
+            "generator": "hiergal survey cutouts",
+            **recorded,
+            **({"left_out": len(left_out)} if left_out else {}),
+        },
         catalog_units=units,
     )
-    pairs = (
-        (batch if noise_spectrum == "given" else with_measured_noise(batch, measured, noise_group), None)
-        for batch in batches()
-    )
-    return write_store(out, header, pairs, total=n, progress=progress, overwrite=overwrite)
+    check = MapCheck(kind)
+
+    def pairs() -> Iterable[tuple[Observation, None]]:
+        for batch in batches():
+            batch = check.cleaned(batch)
+            yield (
+                batch if noise_spectrum == "given" else with_measured_noise(batch, measured, noise_group),
+                None,
+            )
+        check.tell()
+
+    return write_store(out, header, pairs(), total=n, progress=progress, overwrite=overwrite)
+
+
+def _of_files(files: list[Path], arrays: dict[str, Any]) -> Observation:
+    """Observations of a batch of files; a faulty one is named."""
+    try:
+        observation = check_observation(_masked(from_arrays(**arrays)))
+    except ValueError:
+        for row, file in enumerate(files):
+            one = {
+                name: array[row : row + 1] for name, array in arrays.items() if isinstance(array, np.ndarray)
+            }
+            one["catalog"] = {name: column[row : row + 1] for name, column in arrays["catalog"].items()}
+            try:
+                check_observation(from_arrays(**(arrays | one)))
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from None
+        raise
+    return observation
+
+
+def _unit_of_files(folder: CutoutFolder, flux_unit: str | None) -> str | None:
+    """The unit of the pixels: what the files say (BUNIT), which what is given must not contradict."""
+    said = {name: file for name, file in folder.flux_units.items() if table_unit(name) is not None}
+    known = {table_unit(name): name for name in said}
+    if len(known) > 1:
+        told = ", ".join(f"{name} ({said[name].name})" for name in known.values())
+        raise ValueError(f"BUNIT: expected one unit in all files, got {told}; convert them to one")
+    if not known:
+        return flux_unit
+    ((unit, name),) = known.items()
+    if flux_unit is not None and table_unit(flux_unit) not in (None, unit):
+        raise ValueError(
+            f"{said[name]}: expected BUNIT to be the flux unit that is given, {flux_unit}, got {name}; leave the unit "
+            "out, or correct the headers"
+        )
+    return name if flux_unit is None else flux_unit
+
+
+def without_empty(observation: Observation) -> tuple[Observation, list[str]]:
+    """Leave out galaxies without any data; those that are left, and the identifiers of the others.
+
+    Args:
+        observation: Galaxies.
+
+    Raises:
+        ValueError: If all are empty.
+
+    Example:
+        >>> stamps = np.ones((2, 4, 5)); stamps[1] = np.nan
+        >>> psf = np.ones((3, 3)) / 9
+        >>> both = from_arrays(stamps, psf=psf, rms=np.array([0.1, 0.1]), pixel_scale_arcsec=0.2)
+        >>> one, left_out = without_empty(both)
+        >>> len(one), left_out
+        (1, ['1'])
+    """
+    if observation.mask is None or observation.image is None:
+        return observation, []
+    empty = np.asarray(observation.mask).all(axis=(1, 2))
+    if not empty.any() or len(empty) != len(observation):
+        return observation, []
+    if empty.all():
+        raise ValueError("mask: expected galaxies with at least one pixel that is not masked, got none")
+    return observation[~empty], [str(name) for name in np.asarray(observation.identifier)[empty]]
 
 
 def _masked(observation: Observation) -> Observation:
