@@ -3,16 +3,17 @@
 On disk a survey of cutouts is a folder with one FITS file for each galaxy, all images of one shape, with
 extensions
 
-===============================  ===========================================================================
+===============================  =====================================================================================
 ``IMAGE``                        pixels [flux per pixel]; NaN means no data; a celestial WCS gives the scale
 ``VARIANCE``, ``RMS``,           noise of each pixel: variance, standard deviation or 1 / variance; weight 0,
 ``WEIGHT`` (one of them)         infinite variance and NaN mean no data
-``PSF``                          effective PSF (pixel response included) on the image's scale, odd along each
-                                 axis, centred on its central pixel; sizes may differ between galaxies
-``MASK`` (optional)              pixels to exclude are not 0
-===============================  ===========================================================================
+``PSF``                          effective PSF (pixel response included), centred on the middle of its stamp: odd along
+                                 each axis on the image's scale, or of its own scale (``PIXELSCL``, ``OVERSAMP``, WCS)
+``MASK`` (optional)              pixels to exclude are 1; of bits, those that mean bad
+===============================  =====================================================================================
 
-and, if there is one, a table ``catalog.csv``, ``.ecsv`` or ``.fits`` with a column ``file`` (name of each
+or the names of other surveys (:mod:`hiergal.survey.layouts`), and, if there is one, a table ``catalog.csv``, ``.ecsv``,
+``.fits`` or of another format (:mod:`hiergal.survey.catalog`) with a column ``file`` (name of each
 galaxy's file), perhaps ``identifier``, and any numbers to keep (``mag_auto``, ``zphot``, ...). Five lines of
 Astropy write a galaxy::
 
