@@ -314,3 +314,25 @@ def test_implausible_maps_are_named(rng, tmp_path, noise, words):
         assert store.read([0]).mask.sum() == 21
     good = from_arrays(image, psf=psf, rms=np.full(image.shape, 0.1), pixel_scale_arcsec=SCALE)
     write_cutouts_survey(good, tmp_path / "good.zarr", **HEADER)  # without a warning
+
+
+def test_the_unit_of_the_files(tmp_path, stamps):
+    layout = {"image": ("SCI", None), "rms": ("ERR", 0.1 * ONES)}
+    header = world().to_header()
+    header["BUNIT"] = "nJy"
+    folder = write(tmp_path / "c", stamps, layout, psf=psf_stamp(), header=header)
+    about = {"survey": "a", "band": "b"}
+    store = write_cutouts_survey(folder, tmp_path / "s.zarr", **about)
+    assert (store.header.flux_unit, store.header.magnitude_zero_point) == ("nJy", 31.4)
+    with pytest.raises(ValueError, match="expected 31.4 mag .* for fluxes in nJy, got 27"):
+        write_cutouts_survey(folder, tmp_path / "t.zarr", magnitude_zero_point=27.0, **about)
+    with pytest.raises(
+        ValueError, match="fits: expected BUNIT to be the flux unit that is given, uJy, got nJy"
+    ):
+        write_cutouts_survey(folder, tmp_path / "t.zarr", flux_unit="uJy", **about)
+    with fits.open(folder / "2.fits", mode="update") as hdus:
+        hdus["SCI"].header["BUNIT"] = "uJy"
+    with pytest.raises(
+        ValueError, match=r"BUNIT: expected one unit in all files, got nJy \(.*uJy \(2.fits\)"
+    ):
+        write_cutouts_survey(folder, tmp_path / "t.zarr", **about)
