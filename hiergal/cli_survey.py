@@ -121,10 +121,18 @@ def survey_cutouts(
         Path, typer.Argument(help="A folder of FITS files (one galaxy each), or an .npz file.")
     ],
     out: StoreOut,
-    magnitude_zero_point: Annotated[float, typer.Option(help="Magnitude of a source of unit flux [mag].")],
+    magnitude_zero_point: Annotated[
+        float | None,
+        typer.Option(
+            help="Magnitude of a source of unit flux [mag]; not needed where the unit says it, such as nJy."
+        ),
+    ] = None,
     name: Annotated[str, typer.Option("--survey", help="Name of the survey.")] = "cutouts",
     band: Annotated[str, typer.Option(help="Filter.")] = "unknown",
-    flux_unit: Annotated[str, typer.Option(help="Unit of the pixels.")] = "counts per second",
+    flux_unit: Annotated[
+        str | None,
+        typer.Option(help="Unit of the pixels; default BUNIT of the files, else counts per second."),
+    ] = None,
     pixel_scale_arcsec: Annotated[
         float | None, typer.Option(help="Width of a pixel [arcsec]; default the WCS of the files.")
     ] = None,

@@ -67,8 +67,8 @@ def resampled_psf(
         pixel_scale_arcsec: Width of the image's [arcsec].
 
     Example:
-        >>> y, x = np.mgrid[-10:11, -10:11]
-        >>> psf = np.exp(-(x**2 + y**2) / 18)
+        >>> y, x = np.mgrid[-11:12, -11:12]
+        >>> psf = np.exp(-(x**2 + y**2) / 8)
         >>> half = resampled_psf(psf / psf.sum(), 0.015, 0.03)
         >>> half.shape, bool(abs(half.sum() - 1) < 1e-3)
         ((11, 11), True)
@@ -95,8 +95,8 @@ def centre_offset(psf: Float[np.ndarray, "py px"]) -> Float[np.ndarray, "2"]:
 
 def _matrix(n: int, ratio: float) -> Float[np.ndarray, "m n"]:
     """What n pixels of an axis contribute to those ``ratio`` times as wide."""
-    m = max(1, int(np.floor(n / ratio)))
-    m -= 1 - m % 2
+    m = max(1, int(np.floor(n / ratio + 1e-6)))
+    m -= 1 - m % 2  # those that the stamp covers, with the middle on a pixel
     padded = 2 * n + 1  # so that what leaves one end does not come back at the other
     frequency = np.fft.fftfreq(padded)
     response = np.sinc(frequency * ratio) / np.sinc(frequency) * ratio
