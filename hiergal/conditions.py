@@ -6,7 +6,7 @@ nobody knows are drawn from the model's population: galaxies of its training sur
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hiergal.survey.catalog import column_of, unit_from
 __all__ = [
     "Catalog",
     "complete_conditions",
+    "condition_factors",
     "condition_names",
     "conditions_for",
     "conditions_from",
@@ -109,6 +110,42 @@ def read_catalog(
     from hiergal.survey.catalog import read_catalog as read
 
     return read(path, names, columns=columns, hdu=hdu)
+
+
+def condition_factors(model: GalaxyModel, units: Callable[[str], str]) -> Float[np.ndarray, "c"]:
+    """Return what the columns of a survey are multiplied by to be conditions of a model.
+
+    Args:
+        model: A model with a flow.
+        units: Returns the unit of a column of the survey in words, as ``StoreHeader.unit_of`` does.
+
+    Raises:
+        ValueError: If the unit of a column cannot be converted to that of the condition.
+
+    Example:
+        >>> factors = condition_factors(model, store.header.unit_of)  # doctest: +SKIP
+    """
+    names, known = condition_names(model), model.provenance.condition_units
+    return np.array([_factor(units(name), known.get(name, ""), name) for name in names], np.float32)
+
+
+def _factor(words: str, expected: str, name: str) -> float:
+    """How many of the expected unit one of the other is; units that nobody stated are taken to be the same."""
+    if words == expected or "not stated" in (words, expected) or not words or not expected:
+        return 1.0
+    import astropy.units as u
+
+    def unit(text: str) -> u.UnitBase:
+        pixels = re.fullmatch(PIXELS, text)
+        return u.Unit(float(pixels["scale"]) * u.arcsec if pixels and pixels["scale"] else text)
+
+    try:
+        return float((1 * unit(words)).to_value(unit(expected)))
+    except (u.UnitConversionError, ValueError, TypeError):
+        raise ValueError(
+            f"conditions: {name}: expected a column of the survey in {expected}, got one in {words}; convert it, and "
+            "write the survey again"
+        ) from None
 
 
 def conditions_for(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hiergal import __version__
-from hiergal.conditions import condition_names, conditions_from
+from hiergal.conditions import condition_factors, condition_names, conditions_from
 from hiergal.flow import FlowFit
 from hiergal.guide_fitting import fit_guide_flow
 from hiergal.hub import GalaxyModel
@@ -72,6 +72,7 @@ def _fit_guide(
     rows = np.random.default_rng(seed).permutation(train)[:SIMULATED_LIKE]
     survey = store.read(np.sort(rows))
     conditions = conditions_from(model.flow.config.conditions, survey.catalog)
+    conditions = conditions * condition_factors(model, store.header.unit_of)
     return fit_guide_flow(
         key_for(seed, GUIDE_FLOW),
         model,
@@ -157,5 +158,6 @@ def _inferred(
     conditions = None
     if use_conditions:
         conditions = conditions_from(condition_names(model), observation.catalog)
+        conditions = conditions * condition_factors(model, store.header.unit_of)
     key = key_for(seed, INFER)
     return observation, infer(model, observation, key=key, conditions=conditions, **choices)

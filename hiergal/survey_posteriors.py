@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from astropy.table import Table, vstack
 
-from hiergal.conditions import condition_names
+from hiergal.conditions import condition_factors, condition_names
 from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.observation import Observation, check_observation
 from hiergal.parts import check_workers, finished_parts
@@ -185,6 +185,8 @@ def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
     model, store = _opened(run.model, run.store, digests)
     observation = store.read(rows)
     conditions, flag = _judged(model, observation, run.conditions)
+    if conditions is not None:
+        conditions = conditions * condition_factors(model, store.header.unit_of)
     origin, good = model.provenance, flag == 0
     table = blank_rows(observation.identifier[~good], flag[~good], flux_unit=origin.flux_unit)
     posterior = (
@@ -240,6 +242,7 @@ def _check_conditions(model: GalaxyModel, store: Store) -> None:
             f"conditions: expected the columns {', '.join(names)}, missing: {', '.join(missing)}; there are: "
             f"{', '.join(there) or 'none'}"
         )
+    condition_factors(model, store.header.unit_of)
 
 
 def _numbers(run: SurveyRun) -> range:

@@ -8,13 +8,14 @@ import sys
 import time
 
 import jax
+import msgspec
 import numpy as np
 import psutil
 import pyarrow.parquet
 import pytest
 import zarr
 from conftest import awkward_psf
-from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
+from toys import SCALE, drawing_model, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal import posterior_stages, survey_posteriors
 from hiergal.arviz_files import load_arviz
@@ -337,3 +338,44 @@ def test_killed_workers_and_clients_change_no_row(large, tmp_path, monkeypatch):
     assert command(out).wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
     assert same(read_table(out), read_table(tmp_path / "calm.fits")) and len(read_table(out)) == 2000
     assert not parts.exists()
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_pixel"), [("arcsec", 0.03), ("0.06 arcsec pixels", 0.5), ("0.03 arcsec pixels", 1.0)]
+)
+def test_conditions_are_in_the_units_of_the_model(tmp_path, unit, per_pixel):
+    """Radii of a survey in other units inform the prior as the same radii in the model's do; others are refused."""
+    model = drawing_model()
+    n, rows = 3, np.asarray(model.population)[:3]
+    catalog = dict(zip(("mag_auto", "flux_radius", "zphot"), rows.T.astype(float), strict=True))
+    catalog["flux_radius"] = catalog["flux_radius"] * per_pixel
+    galaxies = tiny_survey(n, model.recipe.shape, awkward_psf(n)).replace(catalog=catalog)
+    header = msgspec.structs.replace(HEADER, catalog_units={"flux_radius": unit})
+    store = write_store(tmp_path / "s.zarr", header, [(galaxies, None)])
+    expected = infer(
+        model,
+        store.read(),
+        key=key_for(3, INFER),
+        draws=DRAWS,
+        batch=BATCH,
+        conditions=rows.astype(np.float32),
+    )
+    found = infer_stage(
+        model, store, tmp_path / "p.nc", seed=3, draws=DRAWS, batch=BATCH, use_conditions=True, progress=False
+    )[1]
+    np.testing.assert_allclose(found.latents, expected.latents, rtol=1e-3, atol=1e-3)
+    save_model(model, tmp_path / "model")
+    table = infer_survey(tmp_path / "model", store.path, tmp_path / "t.fits", conditions=True, **HOW)
+    np.testing.assert_allclose(table["flux"], expected.summary.flux.mean(0), rtol=1e-3)
+
+
+def test_conditions_in_units_of_something_else_are_refused(tmp_path):
+    model, n = drawing_model(), 2
+    catalog = {name: np.full(n, 9.0) for name in ("mag_auto", "flux_radius", "zphot")}
+    galaxies = tiny_survey(n, model.recipe.shape, awkward_psf(n)).replace(catalog=catalog)
+    header = msgspec.structs.replace(HEADER, catalog_units={"flux_radius": "kpc"})
+    store = write_store(tmp_path / "s.zarr", header, [(galaxies, None)])
+    save_model(model, tmp_path / "model")
+    with pytest.raises(ValueError, match="flux_radius: expected a column of the survey in .* got one in kpc"):
+        infer_survey(tmp_path / "model", store.path, tmp_path / "t.fits", conditions=True, **HOW)
+    assert not (tmp_path / "t.fits").exists()
