@@ -68,6 +68,7 @@ def fit_guide_flow_stage(
 def _fit_guide(
     model: GalaxyModel, store: Store, *, seed: int, simulations: int, refine_on: int, progress: bool
 ) -> FlowFit:
+    store = store.in_photometry(model.provenance.photometry)
     train = split_of(store, model.recipe).train
     rows = np.random.default_rng(seed).permutation(train)[:SIMULATED_LIKE]
     survey = store.read(np.sort(rows))

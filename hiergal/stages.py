@@ -310,7 +310,7 @@ def _fit_flows(
     steps: int | None,
     progress: bool,
 ) -> tuple[GalaxyModel, FlowFit]:
-    recipe = model.recipe
+    recipe, store = model.recipe, store.in_photometry(model.provenance.photometry)
     changes = {"conditions": conditions, "steps": steps}
     changes = {name: value for name, value in changes.items() if value is not None}
     recipe = msgspec.structs.replace(recipe, flow=msgspec.structs.replace(recipe.flow, **changes))

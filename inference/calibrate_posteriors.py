@@ -84,7 +84,8 @@ def main(words: list[str] | None = None) -> None:
     keep_freed_memory()
 
     model = load_model(args.model)
-    observation, truth = simulated(model, open_store(args.survey), args.galaxies, args.seed)
+    survey = open_store(args.survey).in_photometry(model.provenance.photometry)
+    observation, truth = simulated(model, survey, args.galaxies, args.seed)
     posterior = infer(
         model,
         observation,

@@ -58,7 +58,8 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     keep_freed_memory()
 
-    model, store = load_model(args.model), open_store(args.survey)
+    model = load_model(args.model)
+    store = open_store(args.survey).in_photometry(model.provenance.photometry)
     unseen, scale = split_of(store, model.recipe).test, model.recipe.pixel_scale_arcsec
     results, n = {"scenes": args.scenes, "mock": args.mock, "method": args.method}, args.scenes
     args.out.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,8 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     keep_freed_memory()
 
-    model, store = load_model(args.model), open_store(args.survey)
+    model = load_model(args.model)
+    store = open_store(args.survey).in_photometry(model.provenance.photometry)
     observation = store.read(np.arange(min(args.limit, len(store))))
     posterior = infer(
         model, observation, key=key_for(args.seed, INFER), method=args.method, draws=args.draws, progress=True

@@ -197,7 +197,8 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     keep_freed_memory()
 
-    model, store = load_model(args.model), open_store(args.survey)
+    model = load_model(args.model)
+    store = open_store(args.survey).in_photometry(model.provenance.photometry)
     if not store.has_truth:
         parser.error(f"{args.survey}: expected a survey with true profiles, as `hiergal survey mock` writes")
     split = split_of(store, model.recipe)

@@ -4,11 +4,16 @@ import jax
 import numpy as np
 import pytest
 from conftest import awkward_psf
-from toys import linear_model, tiny_survey
+from toys import linear_model, tiny_model, tiny_recipe, tiny_survey
 
 import hiergal
+from hiergal.hub import save_model
 from hiergal.observation import Observation, Photometry
 from hiergal.observation.photometry import photometry_from
+from hiergal.stages import fit_flow_stage
+from hiergal.survey import StoreHeader, write_store
+
+CONDITIONS = (("mag_auto", 21.0, 25.0), ("flux_radius", 4.0, 12.0), ("zphot", 0.2, 2.0))
 
 
 @pytest.mark.parametrize(
@@ -57,3 +62,28 @@ def test_posteriors_in_other_units_agree(unit, zero_point):
 def test_st_and_ab_do_not_meet():
     with pytest.raises(ValueError, match="one magnitude system"):
         Photometry("erg / (s cm2 Angstrom)", -21.1).factor_to(Photometry("nJy", 31.4))
+
+
+def test_a_flow_of_the_same_survey_in_another_unit_is_the_same(tmp_path):
+    """Stored in nJy, for a model in counts/s at 25.94: latents, and so the flow, to float32."""
+    model = tiny_model(tiny_recipe((16, 24)), flow=False)
+    about = model.provenance
+    galaxies = tiny_survey(60, (16, 24), awkward_psf(60))
+    columns = {name: np.linspace(low, high, 60) for name, low, high in CONDITIONS}
+    galaxies = galaxies.replace(catalog=columns)
+    fitted = []
+    for unit, zero_point in ((about.flux_unit, about.magnitude_zero_point), ("nJy", 31.4)):
+        header = StoreHeader(
+            survey="tiny",
+            band="F814W",
+            pixel_scale_arcsec=galaxies.pixel_scale_arcsec,
+            magnitude_zero_point=zero_point,
+            flux_unit=unit,
+        )
+        factor = np.float32(10 ** (0.4 * (zero_point - about.magnitude_zero_point)))
+        scaled = galaxies.replace(image=galaxies.image * factor, noise=galaxies.noise.scaled(float(factor)))
+        store = write_store(tmp_path / f"{unit[:3]}.zarr", header, [(scaled, None)])
+        save_model(model, tmp_path / f"m{unit[:3]}")
+        fitted.append(fit_flow_stage(tmp_path / f"m{unit[:3]}", store, seed=1, steps=20, progress=False)[0])
+    for first, second in zip(*(jax.tree.leaves(one.flow) for one in fitted), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-3)

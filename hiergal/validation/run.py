@@ -122,6 +122,7 @@ def validate(
     key = key_for(seed, VALIDATE)
     trained = None
     if model is not None:
+        store = store.in_photometry(model.provenance.photometry)
         rows, seen = held_out(store, model)
         _enough(len(rows))
         observation = store.read(rows[:galaxies])
