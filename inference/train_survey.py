@@ -33,7 +33,6 @@ def main(words: list[str] | None = None) -> None:
         join_processes()  # before anything else of JAX
 
     from hiergal.catalog_sampling import sample_catalog
-    from hiergal.hub import load_model
     from hiergal.posterior_stages import infer_stage
     from hiergal.recipe import Recipe, load_recipe
     from hiergal.stages import fit_flow_stage, split_of, train_stage
@@ -44,18 +43,24 @@ def main(words: list[str] | None = None) -> None:
         training = msgspec.structs.replace(recipe.training, steps=args.steps)
         recipe = msgspec.structs.replace(recipe, training=training)
     store, first = open_store(args.survey), is_first_process()
-    if not (args.out / "model").exists():
-        train_stage(store, recipe, args.out, seed=args.seed)
+    train_stage(store, recipe, args.out, seed=args.seed)
     if not first:
         return
 
-    model = load_model(args.out / "model")
-    if model.flow is None:
-        model, _ = fit_flow_stage(args.out / "model", store, seed=args.seed)
+    model, _ = fit_flow_stage(args.out / "model", store, seed=args.seed)
     rows = split_of(store, model.recipe).test[: args.infer]
-    _, posterior = infer_stage(model, store, args.out / "posterior.nc", seed=args.seed, rows=rows)
+    _, posterior = infer_stage(
+        model, store, args.out / "posterior.nc", seed=args.seed, rows=rows, overwrite=True
+    )
     catalog = {name: column[rows] for name, column in store.catalog.items()}
-    sample_catalog(args.out / "model", catalog, args.out / "galaxies.fits", seed=args.seed, overwrite=True)
+    sample_catalog(
+        args.out / "model",
+        catalog,
+        args.out / "galaxies.fits",
+        seed=args.seed,
+        outside="ignore",  # the survey's own galaxies
+        overwrite=True,
+    )
     print(
         f"{args.out}: median reduced chi-square of {len(rows)} test galaxies", np.median(posterior.chi_square)
     )
