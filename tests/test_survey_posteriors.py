@@ -325,7 +325,7 @@ def test_killed_workers_and_clients_change_no_row(large, tmp_path, monkeypatch):
     workers = [
         p
         for p in psutil.Process(client.pid).children(recursive=True)
-        if "spawn_main" in " ".join(p.cmdline())
+        if "LokyProcess" in " ".join(p.cmdline())
     ]
     assert workers
     workers[0].send_signal(signal.SIGKILL)
