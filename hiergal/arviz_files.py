@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hiergal.runtime.containers import check_hdf5, check_zarr
+from hiergal.runtime.inputs import input_path
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output, owned
 from hiergal.runtime.work import settle
@@ -160,7 +161,7 @@ def load_arviz(path: str | Path) -> Any:
     """
     import xarray as xr
 
-    path = settle(path)
+    path = settle(input_path(path, "posteriors"))
     engine = _engine(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected posteriors that `save_arviz` wrote, got no such file")

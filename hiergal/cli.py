@@ -35,7 +35,7 @@ from hiergal.runtime.exits import (
     exit_code_of,
     require_extra,
 )
-from hiergal.runtime.log import log_to_stderr
+from hiergal.runtime.log import log_to_stderr, say
 
 __all__ = ["app", "main"]
 
@@ -64,7 +64,7 @@ def _print_version(wanted: bool) -> bool:
     if wanted:
         from hiergal import __version__
 
-        typer.echo(f"hiergal {__version__}")
+        say(f"hiergal {__version__}")
         raise typer.Exit
     return wanted
 
@@ -113,8 +113,8 @@ def quickstart(
     plan = load_recipe(recipe) if recipe else Recipe()
     found = run_quickstart(out, plan, galaxies=galaxies, seed=seed, overwrite=overwrite)
     for line in found.verdict:
-        typer.echo(line)
-    typer.echo(f"report: {found.page}")
+        say(line)
+    say(f"report: {found.page}")
 
 
 @app.command()
@@ -166,7 +166,7 @@ def train(
     if not is_first_process():
         return
     last = fitted.history[-1]
-    typer.echo(
+    say(
         f"{out / 'model'}: chi-square {last.chi_square:.3f}, ELBO {last.bound:.1f} nats after {last.step} steps"
     )
 
@@ -192,9 +192,9 @@ def flow(
         model, open_store(store), seed=seed, conditions=conditions, steps=steps, overwrite=overwrite
     )
     if fitted is None:
-        typer.echo(f"{model}: has this flow already; nothing to do")
+        say(f"{model}: has this flow already; nothing to do")
         return
-    typer.echo(f"{model}: flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
+    say(f"{model}: flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
 app.command()(guide)
@@ -262,8 +262,8 @@ def validate(
             write_validation(own.path, found, store.header, name=name, model=trained, seed=seed, alpha=alpha)
             own.done(passed=found.passed, summary=summary_of(found, name=name, alpha=alpha))
         results = own.results
-    typer.echo(results["summary"])
-    typer.echo(f"report: {out / 'report.html'}")
+    say(results["summary"])
+    say(f"report: {out / 'report.html'}")
     raise typer.Exit(DONE if results["passed"] else TEST_FAILED)
 
 
@@ -299,5 +299,5 @@ def _end(words: str, code: int, error: BaseException | None = None) -> None:
     if error is not None and os.environ.get(DEBUG):
         traceback.print_exception(error)
     lines = "\n".join(plain(line) for line in words.splitlines())
-    typer.echo(f"hiergal: {lines}", err=True)
+    say(f"hiergal: {lines}", err=True)
     sys.exit(code)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from hiergal.cli_survey import Overwrite, Seed
+from hiergal.runtime.log import say
 
 __all__ = ["guide", "infer"]
 
@@ -36,9 +37,9 @@ def guide(
         model, open_store(store), seed=seed, simulations=simulations, refine_on=refine, overwrite=overwrite
     )
     if fitted is None:
-        typer.echo(f"{model}: has this guide flow already; nothing to do")
+        say(f"{model}: has this guide flow already; nothing to do")
         return
-    typer.echo(f"{model}: guide flow with log q = {max(fitted.validation):.2f} nats on held-out galaxies")
+    say(f"{model}: guide flow with log q = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
 def infer(
@@ -121,8 +122,8 @@ def infer(
             overwrite=overwrite,
         )
         if found is None:
-            typer.echo(f"{out}: is there already, of the same run; nothing to do")
+            say(f"{out}: is there already, of the same run; nothing to do")
             return
         posterior = found[1]
         chi_square, count, missing = posterior.chi_square, len(posterior), ""
-    typer.echo(f"{out}: {count} galaxies{missing}, median reduced chi-square {np.nanmedian(chi_square):.3f}")
+    say(f"{out}: {count} galaxies{missing}, median reduced chi-square {np.nanmedian(chi_square):.3f}")

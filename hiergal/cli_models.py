@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hiergal.report import plain
+from hiergal.runtime.log import say
 
 if TYPE_CHECKING:
     from hiergal.hub import GalaxyModel
@@ -49,9 +50,9 @@ def models_list(
     if rows:
         _print_table(rows)
     else:
-        typer.echo("no models; add a registry with `hiergal models registry add`")
+        say("no models; add a registry with `hiergal models registry add`")
     for problem in problems:
-        typer.echo(f"could not be read: {plain(problem)}", err=True)
+        say(f"could not be read: {plain(problem)}", err=True)
 
 
 @models.command("info")
@@ -72,18 +73,18 @@ def models_info(
     model = load_model(path) if path.is_dir() or path.suffix == ".safetensors" else None
     recipe = load_recipe(path) if model is None else model.recipe
     ny, nx = recipe.shape
-    typer.echo(f"{recipe.name}: {ny} x {nx} pixels of {recipe.pixel_scale_arcsec} arcsec")
+    say(f"{recipe.name}: {ny} x {nx} pixels of {recipe.pixel_scale_arcsec} arcsec")
     if model is not None:
         for what, text in _published(path):
-            typer.echo(f"{what:<12} {plain(text)}")
-    typer.echo(f"latents      {recipe.generator.latents}, {recipe.covariance} covariance")
-    typer.echo(f"conditions   {', '.join(recipe.flow.conditions)}")
-    typer.echo(f"training     {recipe.training.steps:,} steps of {recipe.training.batch}")
+            say(f"{what:<12} {plain(text)}")
+    say(f"latents      {recipe.generator.latents}, {recipe.covariance} covariance")
+    say(f"conditions   {', '.join(recipe.flow.conditions)}")
+    say(f"training     {recipe.training.steps:,} steps of {recipe.training.batch}")
     for part, count in parameter_counts(recipe)._asdict().items():
-        typer.echo(f"{part:<12} {count:,} parameters ({4e-6 * count:.2f} MB)")
+        say(f"{part:<12} {count:,} parameters ({4e-6 * count:.2f} MB)")
     if model is not None:
         for what, text in [*_origin(model), *_headlines(path)]:
-            typer.echo(f"{what:<12} {plain(text)}")
+            say(f"{what:<12} {plain(text)}")
 
 
 @models.command("fetch")
@@ -102,7 +103,7 @@ def models_fetch(
             entry = model.entry
             wanted = entry.sha256 in name or _is_called(name, entry.name, entry.version)
             if wanted and discard_damaged(model):
-                typer.echo(f"{model.path}: was damaged, and is fetched again")
+                say(f"{model.path}: was damaged, and is fetched again")
         before = {model.path for model in cached()}
         path = locate(name if ":" in name else f"hub:{name}")
         load_model(path)
@@ -110,7 +111,7 @@ def models_fetch(
             said = "came with the package"
         else:
             said = "was in the cache" if path in before else "fetched"
-        typer.echo(f"{name}: {said}: {path}")
+        say(f"{name}: {said}: {path}")
 
 
 @models.command("verify")
@@ -139,9 +140,9 @@ def models_verify(
             check(model)
         except (OSError, ValueError) as error:
             wrong += 1
-            typer.echo(f"{name}@{version} ({where}): wrong: {error}")
+            say(f"{name}@{version} ({where}): wrong: {error}")
         else:
-            typer.echo(f"{name}@{version} ({where}): right")
+            say(f"{name}@{version} ({where}): right")
     raise typer.Exit(1 if wrong else 0)
 
 
@@ -151,7 +152,7 @@ def registry_add(source: Source) -> None:
     from hiergal.hub.registry import add_registry
 
     found = add_registry(source)
-    typer.echo(f"{source}: {', '.join(f'{one.name}@{one.version}' for one in found) or 'no models yet'}")
+    say(f"{source}: {', '.join(f'{one.name}@{one.version}' for one in found) or 'no models yet'}")
 
 
 @registry.command("list")
@@ -160,7 +161,7 @@ def registry_list() -> None:
     from hiergal.hub.registry import registries
 
     for source in registries():
-        typer.echo(source)
+        say(source)
 
 
 @registry.command("remove")
@@ -169,7 +170,7 @@ def registry_remove(source: Source) -> None:
     from hiergal.hub.registry import remove_registry
 
     remove_registry(source)
-    typer.echo(f"{source}: removed")
+    say(f"{source}: removed")
 
 
 def _row(offer: "Offer") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hiergal.cli_survey import Overwrite
+from hiergal.runtime.log import say
 
 __all__ = ["card", "publish"]
 
@@ -40,10 +41,10 @@ def publish(
     folder = publish_run(
         run, about, validation=validation, calibrations=list(calibration), out=out, overwrite=overwrite
     )
-    typer.echo(f"{folder}: published; read {folder / 'CARD.md'}")
+    say(f"{folder}: published; read {folder / 'CARD.md'}")
     if registry is not None:
         entry = add_to_registry(folder, registry)
-        typer.echo(f"{registry}: offers {entry.name}@{entry.version}, {entry.size:,} bytes")
+        say(f"{registry}: offers {entry.name}@{entry.version}, {entry.size:,} bytes")
 
 
 def card(
@@ -56,4 +57,4 @@ def card(
     from hiergal.report import plain
 
     for line in read_card(name).splitlines():
-        typer.echo(plain(line))
+        say(plain(line))

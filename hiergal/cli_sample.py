@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hiergal.cli_survey import Overwrite, Seed
+from hiergal.runtime.log import say
 
 __all__ = ["sample"]
 
@@ -103,4 +104,4 @@ def sample(
         scheduler=scheduler,
         overwrite=overwrite,
     )
-    typer.echo(f"{path}: galaxies of {model}")
+    say(f"{path}: galaxies of {model}")

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from hiergal.runtime.log import say
 from hiergal.runtime.seeds import SEEDS
 
 __all__ = ["Overwrite", "Seed", "survey"]
@@ -57,7 +58,7 @@ def survey_mock(
     store = write_mock_survey(
         out, galaxies, seed=seed, stamp=stamp, noise=noise, workers=workers, overwrite=overwrite
     )
-    typer.echo(store)
+    say(store)
 
 
 @survey.command("cosmos")
@@ -111,8 +112,8 @@ def survey_cosmos(
         progress=True,
         overwrite=overwrite,
     )
-    typer.echo(store)
-    typer.echo(noise_report(store.header.provenance))
+    say(store)
+    say(noise_report(store.header.provenance))
 
 
 @survey.command("cutouts")
@@ -191,8 +192,8 @@ def survey_cutouts(
         progress=True,
         overwrite=overwrite,
     )
-    typer.echo(store)
-    typer.echo(noise_report(store.header.provenance))
+    say(store)
+    say(noise_report(store.header.provenance))
 
 
 @survey.command("degrade")
@@ -222,4 +223,4 @@ def survey_degrade(
         progress=True,
         overwrite=overwrite,
     )
-    typer.echo(store)
+    say(store)

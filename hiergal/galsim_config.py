@@ -196,7 +196,10 @@ def _build_galaxy(
     floats = ("half_light_radius", "magnitude_zero_point", "pad_factor", "noise_pad_size")
     texts = ("x_interpolant", "k_interpolant", "missing", "noise_pad")
     kinds = dict.fromkeys((*about.quantities, *floats), float) | dict.fromkeys(texts, str)
-    values, _ = gc.GetAllParams(config, base, opt=kinds, ignore=[*ignore, "num", "flux"])
+    try:
+        values, _ = gc.GetAllParams(config, base, opt=kinds, ignore=[*ignore, "num", "flux"])
+    except (IndexError, KeyError, AttributeError, TypeError) as error:  # GalSim's, of a field without a value
+        raise galsim.GalSimConfigError(f"{GALAXY}: expected fields that GalSim reads, got: {error}") from None
     _check_fields(values, about.quantities)
     conditions = tuple((name, values[name]) for name in about.quantities if name in values)
     deviates = take_deviates_of_one(gc.GetRNG(config, base, logger, GALAXY), about.deviates)
@@ -238,7 +241,8 @@ def _noise_of(text: str) -> float | str:
 
 def _check_finite(order: Order) -> None:
     """Let an object without numbers fail for itself, before those that are computed with it are asked for."""
-    bad = [f"{name} {value}" for name, value in order.conditions if not abs(value) < np.finfo(np.float32).max]
+    largest = np.finfo(np.float32).max
+    bad = [f"{name} {value}" for name, value in order.conditions if value is None or not abs(value) < largest]
     if bad:
         raise galsim.GalSimConfigError(
             f"{GALAXY}: expected finite conditions, got {', '.join(bad)}; drop this object, or skip it with "
@@ -330,6 +334,10 @@ class _Loader(gc.InputLoader):
 
     def getKwargs(self, config: dict[str, Any], base: dict[str, Any], logger: Any):  # noqa: N802 (GalSim's name)
         """Find the arguments of the model."""
+        if not isinstance(config, dict):
+            raise galsim.GalSimConfigError(
+                f"{INPUT}: expected a field file_name with a model, got {config!r:.80}"
+            )
         if "_input_manager" in base and jax_is_in_use():
             raise galsim.GalSimConfigError(
                 f"{INPUT}: expected a process that has not used JAX yet, as nproc makes GalSim fork it, and JAX hangs "

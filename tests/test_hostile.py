@@ -212,3 +212,136 @@ def test_models_from_before_keep_their_digest(tmp_path):
     names = tuple(field.name for field in msgspec.structs.fields(Provenance))
     assert names[: len(FIRST_FIELDS)] == FIRST_FIELDS
     assert load_model("hub:mock-acs").provenance.survey == "mock"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x = {y = """a"b""", ' + "a." * 20_000 + 'a = 1, z = "" }',
+        "".join(f"{'a.' * 30}a{i} = 1\n" for i in range(60_000)),
+        "a = " + "9" * 5_000,
+        "a = " + '\\"' * 200_000,
+    ],
+    ids=["hidden behind a string", "many keys", "digits", "quotes"],
+)
+def test_keys_are_counted_wherever_they_stand(text):
+    began = time.process_time()
+    with pytest.raises(ValueError, match="^registry: expected a TOML file"):
+        parse_toml(text, "registry")
+    assert time.process_time() - began < SECONDS
+
+
+@pytest.mark.parametrize("shape", [[2**40], [2**20, 2**20, 4], [-1], ["a"], None])
+def test_zarr_that_declares_more_than_it_has_is_refused(data, tmp_path, shape):
+    save_arviz(data, tmp_path / "p.zarr")
+    file = tmp_path / "p.zarr/posterior/z/zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"shape": shape}))
+    with pytest.raises((ValueError, OSError), match="expected (arrays of about|shapes of whole numbers)"):
+        check_zarr(tmp_path / "p.zarr")
+    with pytest.raises(OSError, match="expected"):
+        load_arviz(tmp_path / "p.zarr")
+
+
+def test_hdf5_that_declares_more_than_it_has_is_refused(tmp_path):
+    with h5py.File(tmp_path / "p.nc", "w") as file:
+        file.create_dataset("d", (2**40,), "f4", chunks=(2**20,))
+    with pytest.raises(ValueError, match="expected arrays of about the size of the files"):
+        check_hdf5(tmp_path / "p.nc")
+
+
+@pytest.mark.parametrize(
+    ("first", "target", "refused"),
+    [
+        ("https://8.8.8.8/index.toml", "http://127.0.0.1/m", "https address"),
+        ("https://8.8.8.8/index.toml", "https://127.0.0.1/m", "public address"),
+        ("https://8.8.8.8/index.toml", "https://10.0.0.7/m", "public address"),
+        ("https://8.8.8.8/index.toml", "https://169.254.169.254/m", "public address"),
+        ("https://8.8.8.8/index.toml", "https://[::1]/m", "public address"),
+        ("https://8.8.8.8/index.toml", "https://[::ffff:127.0.0.1]/m", "public address"),
+        ("https://8.8.8.8/index.toml", "https://localhost/m", "public address"),
+        ("https://8.8.8.8/index.toml", "https://1.1.1.1/m", None),
+        ("http://127.0.0.1:8000/index.toml", "http://127.0.0.1:8000/m", None),
+        ("http://127.0.0.1:8000/index.toml", "https://1.1.1.1/m", None),
+    ],
+)
+def test_a_registry_leads_to_no_address_of_this_machine(first, target, refused):
+    from hiergal.hub.registry import _absolute, _check_same_side
+
+    if refused is None:
+        _check_same_side(first, target)
+        assert _absolute(target, first) == target
+        return
+    with pytest.raises(ValueError, match=refused):
+        _check_same_side(first, target)
+    with pytest.raises(ValueError, match=refused):
+        _absolute(target, first)
+
+
+def test_downloads_do_not_follow_links(tmp_path):
+    from hiergal.hub.cache import _own_file
+
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "m.part").symlink_to(tmp_path / "thesis")
+    for mode in ("wb", "r+b"):
+        with pytest.raises(OSError):
+            _own_file(tmp_path / "m.part", mode)
+    assert (tmp_path / "thesis").read_text() == "mine"
+
+
+def test_lines_of_the_command_obey_nobody(capsys):
+    from hiergal.runtime.log import LOGGER, log_to_stderr, say
+
+    handlers, level = list(LOGGER.handlers), LOGGER.level
+    try:
+        log_to_stderr()
+        say("model \x1b[2J\x1b]0;owned\x07\nsecond")
+        LOGGER.info("column \x1b[31m")
+    finally:
+        LOGGER.handlers[:] = handlers
+        LOGGER.setLevel(level)
+    said = capsys.readouterr()
+    assert said.out == "model  [2J ]0;owned \nsecond\n"
+    assert "\x1b" not in said.err and "column  [31m" in said.err
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)], ids=["pipe", "device"]
+)
+@pytest.mark.parametrize("name", ["p.nc", "m.safetensors"])
+def test_pipes_and_devices_keep_nobody_waiting(tmp_path, make, name):
+    make(tmp_path / name)
+    with pytest.raises(OSError, match="got (a named pipe|a device)"):
+        (load_arviz if name == "p.nc" else load_model)(tmp_path / name)
+
+
+def killed_once(number, marker):
+    """A part whose first process dies."""
+    import signal
+
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return number
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killing(number):
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_parts_of_workers_that_are_killed_are_given_to_others(tmp_path):
+    from hiergal.parts import finished_parts
+
+    tasks = [(number, tmp_path / f"{number % 2}") for number in range(6)]
+    assert sorted(finished_parts(killed_once, tasks, workers=2, scheduler=None)) == list(range(6))
+
+
+@pytest.mark.slow
+def test_a_part_that_kills_its_workers_is_told():
+    from hiergal.parts import finished_parts
+
+    with pytest.raises(OSError, match="processes died 4 times at the same work"):
+        list(finished_parts(killing, [(0,)], workers=2, scheduler=None))

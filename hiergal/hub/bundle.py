@@ -25,6 +25,7 @@ from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, r
 from hiergal.recipe import parse_recipe, recipe_to_toml
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.output import owned
+from hiergal.runtime.texts import read_text
 from hiergal.runtime.work import settle
 
 __all__ = ["load_model", "read_card", "read_metrics", "save_model"]
@@ -34,6 +35,7 @@ RECIPE, WEIGHTS, METADATA, METRICS = "recipe.toml", "weights.safetensors", "mode
 CARD = "CARD.md"
 ONE_FILE = ".safetensors"
 LARGEST_POPULATION = 2**20
+LARGEST_TEXT = 2**26  # bytes of metrics: figures are drawn from them
 NETWORKS = "params/"
 FIRST_FIELDS = (  # of a provenance, when digests of texts began; later ones stand after them
     "survey",
@@ -257,10 +259,7 @@ def _texts_of(path: Path) -> Mapping[str, str]:
 
 
 def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: expected a text in UTF-8: {error}") from None
+    return read_text(file, LARGEST_TEXT)
 
 
 def _read_metadata(text: str | bytes, where: str) -> _Metadata:

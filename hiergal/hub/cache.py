@@ -19,6 +19,7 @@ import msgspec
 
 from hiergal.hub.registry import CHUNK, Entry, answer_of, check_address
 from hiergal.progress import progress_bar
+from hiergal.runtime.inputs import input_path
 from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = ["Cached", "cache_folder", "cached", "discard_damaged", "fetch", "strays", "verify"]
@@ -199,7 +200,7 @@ def _download(url: str, part: Path, size: int, advance: Advance) -> None:
                 answer.raise_for_status()
                 if answer.status_code != requests.codes.partial_content:
                     there = 0  # a server that starts anew
-                with part.open("r+b" if there else "wb") as file:
+                with _own_file(part, "r+b" if there else "wb") as file:
                     file.seek(there)
                     advance(there)
                     _write_all(answer.iter_content(CHUNK), file, there, size, url, advance)
@@ -212,8 +213,13 @@ def _download(url: str, part: Path, size: int, advance: Advance) -> None:
 
 
 def _copy(source: Path, part: Path, size: int, advance: Advance) -> None:
-    with source.open("rb") as file, part.open("wb") as out:
+    with input_path(source, "a model").open("rb") as file, _own_file(part, "wb") as out:
         _write_all(iter(lambda: file.read(CHUNK), b""), out, 0, size, str(source), advance)
+
+
+def _own_file(path: Path, mode: str) -> BinaryIO:
+    """Open a file of the cache for writing, never what a link leads to that others put there."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600))
 
 
 def _write_all(

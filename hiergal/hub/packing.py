@@ -8,6 +8,8 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from hiergal.runtime.inputs import input_path
+
 __all__ = ["digest_of", "fill", "flatten", "read_arrays", "read_texts", "write_arrays"]
 
 T = TypeVar("T")
@@ -116,6 +118,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    if not input_path(path, "a safetensors file").is_file():
+        raise FileNotFoundError(f"{path}: expected a safetensors file, got no file")
     try:
         return load_file(path)
     except (SafetensorError, AttributeError, KeyError) as error:  # also of types that NumPy has not
@@ -131,7 +135,7 @@ def read_texts(path: Path) -> dict[str, str]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not input_path(path, "a safetensors file").is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with safe_open(path, framework="numpy") as file:

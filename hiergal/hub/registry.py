@@ -17,8 +17,10 @@ A person's registries are those of the environment variable ``HIERGAL_REGISTRIES
 added with ``hiergal models registry add``. Names and versions are plain words, so that none can point out of a folder.
 """
 
+import ipaddress
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,8 @@ from urllib.parse import unquote, urljoin, urlparse
 import msgspec
 from msgspec import Meta
 
-from hiergal.runtime.files import write_whole
+from hiergal.runtime.files import resolved, write_whole
+from hiergal.runtime.inputs import input_path
 from hiergal.runtime.texts import parse_toml, read_text
 
 if TYPE_CHECKING:
@@ -164,7 +167,7 @@ def read_registry(source: str) -> list[Entry]:
     else:
         path = Path(source)
         path = path / INDEX if path.is_dir() else path
-        with path.open("rb") as file:
+        with input_path(path, "a registry").open("rb") as file:
             where, text = str(path), file.read(LARGEST_INDEX + 1)
     if len(text) > LARGEST_INDEX:
         raise ValueError(f"{where}: expected a registry of at most {LARGEST_INDEX} bytes, got more")
@@ -227,8 +230,7 @@ def answer_of(url: str, headers: dict[str, str] | None = None) -> "Iterator[Resp
         target = urljoin(answer.url, answer.headers["location"])
         try:
             check_address(target)
-            if urlparse(url).scheme == "https" and urlparse(target).scheme != "https":
-                raise ValueError(f"{target!r}: expected an https address, as the one that leads there is")
+            _check_same_side(url, target)
         except ValueError as error:
             answer.close()
             raise OSError(f"{url}: leads to {error}") from None
@@ -248,6 +250,8 @@ def _absolute(url: str, where: str) -> str:
     if "://" in url:
         try:
             check_address(url)
+            if "://" in where:
+                _check_same_side(where, url, look_up=False)  # when it is fetched, its name is looked up
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         return url
@@ -256,6 +260,26 @@ def _absolute(url: str, where: str) -> str:
     if not parts or strange or Path(unquote(url)).is_absolute() or ".." in parts:
         raise ValueError(f"{where}: expected addresses of files beside the index, or below it, got {url!r}")
     return urljoin(where, url) if "://" in where else str(Path(where).parent / url)
+
+
+def _check_same_side(first: str, target: str, *, look_up: bool = True) -> None:
+    """See to it that nobody outside sends a person to an address of their own machine or network."""
+    if urlparse(first).scheme == "https" and urlparse(target).scheme != "https":
+        raise ValueError(f"{target!r}: expected an https address, as the one that leads there is")
+    if _is_private(target, look_up) and not _is_private(first, look_up):
+        raise ValueError(f"{target!r}: expected a public address, got one of this machine or its network")
+
+
+def _is_private(url: str, look_up: bool) -> bool:
+    host = urlparse(url).hostname or ""
+    if host in LOOPBACK or host.endswith(".localhost"):
+        return True
+    flags = 0 if look_up else socket.AI_NUMERICHOST
+    try:
+        found = [str(info[4][0]) for info in socket.getaddrinfo(host, None, flags=flags)]
+    except (OSError, UnicodeError):  # no such name: it cannot be asked either
+        return False
+    return any(not ipaddress.ip_address(one.partition("%")[0]).is_global for one in found)
 
 
 def _fetch_index(url: str) -> bytes:
@@ -290,4 +314,4 @@ def _write_added(sources: list[str]) -> None:
 
     path = _settings()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, tomli_w.dumps({"registries": sources}).encode())
+    write_whole(resolved(path), tomli_w.dumps({"registries": sources}).encode())

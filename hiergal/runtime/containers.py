@@ -5,6 +5,8 @@ file of this machine. Results of hiergal do neither.
 """
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ CODECS = frozenset(
     "bytes zstd gzip blosc crc32c transpose sharding_indexed vlen-utf8 vlen-bytes".split()
 )  # of Zarr 3 itself: none can run anything
 LARGEST_METADATA = 2**24  # bytes of a zarr.json
+LEAST_ROOM, LARGEST_RATIO = 2**28, 4096  # bytes that a file may declare, and times its own size
 DEEPEST = 32  # groups inside groups
 VERSION_2 = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
@@ -30,6 +33,7 @@ def check_zarr(path: str | Path) -> None:
         OSError: If it cannot be read.
     """
     path = Path(path)
+    written = declared = 0
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
         if file.is_symlink():
@@ -41,13 +45,19 @@ def check_zarr(path: str | Path) -> None:
                 f"{path}: expected Zarr of version 3, got version 2 ({name}), whose codecs may execute code; it is not "
                 "a result of hiergal"
             )
+        if not file.is_dir() and not file.is_file():
+            raise ValueError(f"{path}: expected files, got a pipe or a device: {name}")
+        written += file.stat().st_size if file.is_file() else 0
         if file.name == "zarr.json":
-            foreign = sorted({codec for codec in _codecs_in(_metadata(file)) if codec not in CODECS})
+            about = _metadata(file)
+            declared += _declared(about, file)
+            foreign = sorted({codec for codec in _codecs_in(about) if codec not in CODECS})
             if foreign:
                 raise ValueError(
                     f"{path}: expected the codecs of Zarr itself, got {', '.join(map(repr, foreign))} in {name}; it is "
                     "not a result of hiergal"
                 )
+    _check_room(path, written, declared)
 
 
 def check_hdf5(path: str | Path) -> None:
@@ -62,7 +72,10 @@ def check_hdf5(path: str | Path) -> None:
     """
     import h5py
 
+    declared = 0
+
     def look(group: h5py.Group, where: str, depth: int) -> None:
+        nonlocal declared
         if depth > DEEPEST:
             raise ValueError(
                 f"{path}: expected at most {DEEPEST} groups inside groups, got more: {where[:200]}"
@@ -78,12 +91,38 @@ def check_hdf5(path: str | Path) -> None:
                 raise ValueError(
                     f"{path}: expected data inside the file, got some of another file at {place}"
                 )
+            elif isinstance(one, h5py.Dataset):
+                declared += (one.size or 0) * one.dtype.itemsize
 
     try:
         with h5py.File(path, "r") as file:
             look(file, "", 0)
     except (RuntimeError, KeyError) as error:  # h5py's words for damage
         raise OSError(f"{path}: expected an HDF5 file, got one that is damaged: {error}") from None
+    _check_room(Path(path), Path(path).stat().st_size, declared)
+
+
+def _declared(about: Any, file: Path) -> int:
+    """Bytes that an array takes in memory."""
+    if not isinstance(about, dict) or about.get("node_type") != "array":
+        return 0
+    grid = about.get("chunk_grid")
+    grid = grid.get("configuration") if isinstance(grid, dict) else None
+    sides = [about.get("shape"), grid.get("chunk_shape") if isinstance(grid, dict) else None]
+    for side in sides:
+        if not isinstance(side, list) or any(type(n) is not int or not 0 <= n < 2**63 for n in side):
+            raise OSError(f"{file}: expected shapes of whole numbers, got {str(side)[:50]}: it is damaged")
+    size = math.prod(sides[0])
+    digits = re.search(r"\d+\Z", str(about.get("data_type")))
+    return size * (int(digits[0]) // 8 if digits and len(digits[0]) < 4 else 1)
+
+
+def _check_room(path: Path, written: int, declared: int) -> None:
+    if declared > LEAST_ROOM + LARGEST_RATIO * written:
+        raise ValueError(
+            f"{path}: expected arrays of about the size of the files, got {declared:,} bytes declared in {written:,}; "
+            "it is damaged, or made to fill the memory"
+        )
 
 
 def _metadata(file: Path) -> Any:

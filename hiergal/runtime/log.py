@@ -7,7 +7,7 @@ them to stderr, with the time, so that a job without a terminal leaves a log tha
 import logging
 import sys
 
-__all__ = ["LOGGER", "is_quiet", "log_to_stderr"]
+__all__ = ["LOGGER", "is_quiet", "log_to_stderr", "say"]
 
 LOGGER = logging.getLogger("hiergal")
 LOGGER.addHandler(logging.NullHandler())
@@ -22,9 +22,29 @@ def log_to_stderr(*, quiet: bool = False) -> None:
     for handler in [one for one in LOGGER.handlers if isinstance(one, logging.StreamHandler)]:
         LOGGER.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_Plain("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print lines of the command, without what a terminal would obey: names and texts in them may come from anyone."""
+    import typer
+
+    typer.echo(_plain_lines(str(text)), err=err)
+
+
+class _Plain(logging.Formatter):
+    """Lines without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _plain_lines(super().format(record))
+
+
+def _plain_lines(text: str) -> str:
+    from hiergal.report import plain
+
+    return "\n".join(plain(line) for line in text.split("\n"))
 
 
 def is_quiet() -> bool:

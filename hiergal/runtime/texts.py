@@ -14,10 +14,12 @@ __all__ = ["parse_toml", "read_text"]
 
 LARGEST = 2**23  # bytes
 DEEPEST = 32  # tables inside tables
-QUOTED = re.compile(r"""\"(?:\\.|[^"\\\n])*+\"|'[^'\n]*+'""")
-CHAIN = re.compile(
-    rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{DEEPEST},}}"
-)  # parts of a key, with a dot after each
+MOST_PARTS = 100_000  # of all keys together: ten thousand models of a registry
+TOKEN = re.compile(  # strings and comments, which hold what they like, and what builds tables
+    r"\"{3}(?:[^\\\"]|\\.|\"(?!\"\"))*+\"{3}|'{3}(?:[^']|'(?!''))*+'{3}|\"(?:[^\"\\\n]|\\.)*+\"|'[^'\n]*+'"
+    r"|\#[^\n]*+|\\.|[\[\]{}.,=\n]",
+    re.DOTALL,
+)
 
 
 def read_text(path: str | Path, largest: int = LARGEST) -> str:
@@ -67,11 +69,21 @@ def parse_toml(text: str, where: str, what: str = "a TOML file") -> dict[str, An
     """
     if len(text) > LARGEST:
         raise ValueError(f"{where}: expected {what} of at most {LARGEST:,} characters, got {len(text):,}")
-    if CHAIN.search(QUOTED.sub("q", text)):
-        raise ValueError(f"{where}: expected {what} with keys of at most {DEEPEST} parts, got longer ones")
-    if max(text.count(opening) for opening in "[{") > LARGEST // 64:
-        raise ValueError(f"{where}: expected {what} with fewer brackets")
+    depth = dots = parts = 0
+    for token in TOKEN.finditer(text):
+        match token[0]:
+            case "[" | "{":
+                depth, dots, parts = depth + 1, 0, parts + 1
+            case "]" | "}":
+                depth, dots = max(0, depth - 1), 0
+            case "." | "=":
+                dots, parts = dots + 1 if token[0] == "." else 0, parts + 1
+            case "," | "\n":
+                dots = 0
+        if depth + dots > DEEPEST or parts > MOST_PARTS:
+            limits = f"{DEEPEST} tables inside tables and {MOST_PARTS:,} parts of keys"
+            raise ValueError(f"{where}: expected {what} with at most {limits}, got more")
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError of numbers with thousands of digits, too
         raise ValueError(f"{where}: expected {what}: {str(error) or 'brackets without end'}") from None

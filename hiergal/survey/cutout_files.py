@@ -153,8 +153,20 @@ def read_npz(path: Path, pixel_scale_arcsec: float | None) -> dict[str, Any]:
         raise ValueError(
             f"expected pixel_scale_arcsec with arrays, which hold no WCS, got none for {path}; give it"
         )
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
+    path = input_path(path, "an .npz file")
+    try:
+        with path.open("rb") as opened:  # which NumPy leaves open where it fails
+            file = np.load(opened, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except (MemoryError, Exception) as error:  # of zip, zlib, or a header that declares terabytes
+        words = " ".join(str(error).split()) or type(error).__name__
+        if "pickle" in words:
+            words = "Python objects, or no arrays at all"
+        raise OSError(f"{path}: expected an .npz file of arrays that is whole, got: {words[:200]}") from None
     missing = {"image", "psf"} - set(arrays)
     if missing:
         raise ValueError(

@@ -10,6 +10,8 @@ from hiergal.runtime.inputs import input_path
 
 __all__ = ["open_fits"]
 
+SCALED = ("BZERO", "BSCALE", "BLANK")  # keywords
+
 
 @contextlib.contextmanager
 def open_fits(path: str | Path, what: str = "a FITS file") -> Iterator[Any]:
@@ -51,8 +53,15 @@ def open_fits(path: str | Path, what: str = "a FITS file") -> Iterator[Any]:
                 file = opened.enter_context(path.open("rb"))  # which Astropy leaves open where it fails
                 options = {"memmap": True, "checksum": True, "lazy_load_hdus": False}
                 hdus = opened.enter_context(fits.open(file, **options))
+                if any(
+                    set(SCALED) & set(hdu.header) for hdu in hdus
+                ):  # scaled numbers are no map of the file
+                    file.seek(0)
+                    hdus = opened.enter_context(fits.open(file, **options | {"memmap": False}))
                 missing = _missing_extensions(hdus)
-        except (OSError, ValueError, TypeError, LookupError, EOFError, Warning) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # also of what unpacks a file that looks like a compressed one
             reason = " ".join(str(error).split()) or type(error).__name__
             raise OSError(f"{path}: expected {what} that is whole, got a damaged one: {reason}") from None
         if missing:

@@ -18,6 +18,7 @@ import msgspec
 
 from hiergal.observation.photometry import Photometry, check_photometry
 from hiergal.runtime.files import resolved
+from hiergal.runtime.texts import read_text
 from hiergal.runtime.work import work_folder
 
 __all__ = [
@@ -38,6 +39,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 TAIL = 4096  # bytes at the end of a file
 
+LARGEST_JSON = 2**26  # bytes
 CATALOG_UNITS = {"mag_auto": "mag", "flux_radius": "0.03 arcsec pixels", "zphot": "1", "flux": "flux unit"}
 SUFFIX_UNITS = {"arcsec": "arcsec", "pix": "pixels", "rad": "rad"}
 
@@ -94,7 +96,7 @@ class StoreHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def is_store(path: Path) -> bool:
     """Whether a folder is a survey store of any version, whole or not."""
     try:
-        return json.loads((path / "zarr.json").read_text())["attributes"]["schema"] == SCHEMA
+        return _json_of(path / "zarr.json")["attributes"]["schema"] == SCHEMA
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -121,7 +123,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
             f"expected a survey store ({SCHEMA}), got something else in {path}; write one with "
             "`hiergal survey`"
         )
-    attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+    attributes = _json_of(path / "zarr.json")["attributes"]
     version = attributes.get("schema_version")
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
@@ -153,7 +155,7 @@ def digest_of_store(path: str | Path) -> str:
     path, digest = Path(path), hashlib.sha256()
     for name in ("zarr.json", MANIFEST):
         digest.update((path / name).read_bytes())
-    for name in sorted(json.loads((path / MANIFEST).read_text())["files"]):
+    for name in sorted(_json_of(path / MANIFEST)["files"]):
         with (path / name).open("rb") as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(max(0, size - TAIL))
@@ -169,7 +171,7 @@ def check_manifest(path: Path) -> None:
     """
     mend = "copy the store again from its source, or write the survey again"
     try:
-        expected = json.loads((path / MANIFEST).read_text())["files"]
+        expected = _json_of(path / MANIFEST)["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OSError(
             f"expected a complete store with {MANIFEST}, got none that can be read in {path}; {mend}"
@@ -209,6 +211,14 @@ def array_problems(
         dtype = dtypes.get(name, "float64" if name.startswith("catalog/") else "float32")
         if array.shape != shape or str(array.dtype) != dtype:
             yield f"{name}: expected {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}"
+
+
+def _json_of(file: Path) -> Any:
+    """Read JSON that anyone may have written, of a size that a survey of millions of galaxies has."""
+    try:
+        return json.loads(read_text(file, LARGEST_JSON))
+    except RecursionError:
+        raise ValueError(f"{file}: expected JSON, got brackets without end") from None
 
 
 def _metadata_crc(file: Path) -> int | None:

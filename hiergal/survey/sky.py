@@ -36,7 +36,7 @@ def scale_of(header: Mapping[str, Any], where: str) -> float | None:
     """
     from astropy.wcs.utils import proj_plane_pixel_scales
 
-    wcs = _wcs(header)
+    wcs = _wcs(header, where)
     if wcs is None:
         return None
     x, y = proj_plane_pixel_scales(wcs) * 3600
@@ -96,7 +96,7 @@ def position_angle(
     return np.mod(north_rad + parity * (along - np.pi / 2), np.pi)
 
 
-def _wcs(header: Mapping[str, Any]) -> Any:
+def _wcs(header: Mapping[str, Any], where: str = "header") -> Any:
     """The celestial WCS of a header, or None."""
     from astropy.io import fits
     from astropy.wcs import WCS
@@ -105,5 +105,13 @@ def _wcs(header: Mapping[str, Any]) -> Any:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wcs = WCS(header if isinstance(header, fits.Header) else fits.Header(dict(header)))
-        return wcs.celestial if wcs.has_celestial else None
+        try:
+            wcs = WCS(header if isinstance(header, fits.Header) else fits.Header(dict(header)))
+            return wcs.celestial if wcs.has_celestial else None
+        except MemoryError:
+            raise
+        except Exception as error:  # of many kinds, where a keyword is of another type
+            words = " ".join(str(error).split())
+            raise ValueError(
+                f"{where}: expected a WCS that Astropy reads, got {words}; mend the header"
+            ) from None

@@ -11,6 +11,7 @@ import itertools
 import lzma
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,7 +82,7 @@ def read_file(path: str | Path, choice: Choice) -> "Table":
         opener = _opener_of(path)
         with (opener or open)(path, "rb") as file:
             start = file.read(START)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise OSError(f"{path}: expected {KINDS}, got one that cannot be read: {error}") from None
     if not start:
         raise OSError(f"{path}: expected {KINDS}, got an empty file")
