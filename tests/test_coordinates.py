@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import SCALE, exact_posterior, linear_model, tiny_model, tiny_recipe, tiny_survey
+from toys import SCALE, exact_posterior, linear_model, plain_recipe, tiny_model, tiny_survey
 
 from hiergal.coordinates import coordinates_of
 from hiergal.guide_flow import laplace_of
@@ -88,7 +88,7 @@ def test_bent_posteriors_are_straight(x64):
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model(tiny_recipe((16, 24)))
+    return tiny_model(plain_recipe((16, 24)))
 
 
 @pytest.mark.slow

@@ -234,6 +234,7 @@ def test_variance_maps_that_vary_are_told():
     np.testing.assert_allclose(noise.level(), 1.5 * measured.whole.level, rtol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:(MASK|NOISE). expected")
 @pytest.mark.parametrize(
     ("mask", "rms", "message"),
     [

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.diagnostics import effective_sample_size
-from toys import SCALE, affine_flow, exact_posterior, linear_model, tiny_model, tiny_recipe, tiny_survey
+from toys import SCALE, affine_flow, exact_posterior, linear_model, plain_recipe, tiny_model, tiny_survey
 
 from hiergal.guide_fitting import fit_guide_flow, shapes_of_survey
 from hiergal.guide_flow import laplace_of, simulate
@@ -258,7 +258,7 @@ def test_auto_hands_what_fails_to_nuts_and_says_so(key, observation, monkeypatch
 def test_modes_that_are_far_from_where_the_guide_sees_them_get_more_steps(make_psf, monkeypatch):
     """And they alone. This guide has not been trained: all are a little away, and some far."""
     monkeypatch.setattr(methods, "CLOSE", 0.5)
-    model, survey = tiny_model(tiny_recipe()), tiny_survey(12, (16, 24), make_psf(12))
+    model, survey = tiny_model(plain_recipe((16, 24))), tiny_survey(12, (16, 24), make_psf(12))
     prior = prior_of(model, 12)
     few, all_steps = (methods.mode_of(model, survey, prior, steps) for steps in (3, 12))
     found, far = methods.find_mode(model, survey, prior), np.asarray(few.remaining) > methods.CLOSE

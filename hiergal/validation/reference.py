@@ -115,10 +115,13 @@ def smoothed_cdf(sample: Float[np.ndarray, "n"], x: Float[np.ndarray, "node"]) -
     Example:
         >>> smoothed_cdf(np.array([-1.0, 0.0, 1.0]), np.array([0.0]))
         array([0.5])
+        >>> smoothed_cdf(np.array([1.0, 1.0]), np.array([0.0, 1.0, 2.0]))
+        array([0. , 0.5, 1. ])
     """
     sample = np.asarray(sample, float)
     spread = min(sample.std(ddof=1), np.subtract(*np.percentile(sample, [75, 25])) / 1.349)
-    bandwidth = 1.059 * spread * len(sample) ** -0.2
+    # Values that are all the same make a step, as narrow as numbers tell apart.
+    bandwidth = max(1.059 * spread * len(sample) ** -0.2, 1e-12 * (1 + np.abs(x).max()))
     return np.array([ndtr((node - sample) / bandwidth).mean() for node in x])
 
 
