@@ -17,7 +17,8 @@ group                     holds
 ``observed_data``         image [galaxy, y, x]
 ``constant_data``         psf, noise_level, mask if there is one, catalogue columns, pixel_scale_arcsec
 ``sample_stats``          method, k_hat, ess, r_hat, ess_nuts, divergences [galaxy]: where the draws come from,
-                          and what is known of their quality (:class:`hiergal.posterior.Posterior`)
+                          and what is known of their quality (:class:`hiergal.posterior.Posterior`); flag, and the
+                          statistics that it rests on (:mod:`hiergal.posterior.verdict`)
 ``predictions``           profile_mean, profile_std, image_mean [galaxy, y, x]; chi_square, misfit, variance_factor
                           [galaxy]
 ========================  ==========================================================================================
@@ -214,7 +215,9 @@ def _constants(observation: Observation, flux_unit: str) -> dict[str, Any]:
 def _statistics(posterior: Posterior) -> dict[str, Any]:
     names = np.array(METHODS)[posterior.method].astype(object)  # files know strings of any length, not of one
     numbers = {name: _variable(("galaxy",), value, "1") for name, value in posterior.statistics.items()}
-    return {"method": _variable(("galaxy",), names), **numbers}
+    checks = {name: _variable(("galaxy",), value, "1") for name, value in posterior.checks.items()}
+    judged = {} if posterior.flag is None else {"flag": _variable(("galaxy",), posterior.flag)}
+    return {"method": _variable(("galaxy",), names), **judged, **numbers, **checks}
 
 
 def _predictions(posterior: Posterior, flux_unit: str) -> dict[str, Any]:

@@ -97,8 +97,7 @@ def infer(
             scheduler=scheduler,
             overwrite=overwrite,
         )
-        chi_square, bad, count = np.asarray(table["chi_square"]), int((table["flag"] != 0).sum()), len(table)
-        missing = f", {bad} without a posterior (see their flags)" if bad else ""
+        chi_square, flag = np.asarray(table["chi_square"]), np.asarray(table["flag"])
     else:
         if images is not None or workers > 1 or scheduler is not None:
             raise ValueError(
@@ -125,5 +124,9 @@ def infer(
             say(f"{out}: is there already, of the same run; nothing to do")
             return
         posterior = found[1]
-        chi_square, count, missing = posterior.chi_square, len(posterior), ""
-    say(f"{out}: {count} galaxies{missing}, median reduced chi-square {np.nanmedian(chi_square):.3f}")
+        chi_square, flag = posterior.chi_square, posterior.flag
+    from hiergal.posterior.verdict import describe_flags
+
+    finite = chi_square[np.isfinite(chi_square)]
+    median = f"{np.median(finite):.3f}" if len(finite) else "not known"
+    say(f"{out}: {len(flag)} galaxies, median reduced chi-square {median}; {describe_flags(flag)}")

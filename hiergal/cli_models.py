@@ -245,6 +245,10 @@ def _origin(model: "GalaxyModel") -> list[tuple[str, str]]:
         ("zero point", f"{origin.magnitude_zero_point} mag, fluxes in {origin.flux_unit}"),
         ("PSF width", "not recorded" if width is None else f"{width:.3g} arcsec (median FWHM)"),
         *((name, f"{_range(low, high)} {unit}".rstrip()) for name, low, high, unit in ranges),
+        *(
+            (f"{name}, of fits" if name in ("flux", "hlr_arcsec") else f"{name}, trained", _range(*limits))
+            for name, limits in origin.trained_ranges.items()
+        ),
         ("densities", ", ".join(densities) or "none"),
         ("population", population),
     ]

@@ -127,6 +127,7 @@ def check_fits(
     replicates: int = 400,
     bins: int = 10,
     batch: int = 32,
+    places: Int[np.ndarray, "n"] | None = None,
     progress: bool = False,
 ) -> FitChecks:
     """Check how well each galaxy is fitted, and how unusual it is.
@@ -135,13 +136,14 @@ def check_fits(
         model: The model that inferred the posteriors.
         observation: The galaxies.
         posterior: Their posteriors.
-        key: PRNG key of the replicates; those of a galaxy depend on its place in the batch.
+        key: PRNG key of the replicates; those of a galaxy depend on its place.
         conditions: What was given to :func:`~hiergal.posterior.infer`: how unusual a galaxy is, is then asked among
             those of its magnitude, size and redshift.
         draws: How many draws of the posterior to take, evenly spread over them; default all.
         replicates: Noise stamps, and draws from the prior, of each galaxy, that it is compared with.
         bins: Rings of frequency, from zero to the corners of the Fourier plane.
         batch: Galaxies in one call of the compiled programs.
+        places: A number for each galaxy, which its replicates depend on beside the key; default its place in the batch.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -167,7 +169,7 @@ def check_fits(
     latents = posterior.latents[spread_draws(posterior, draws)]
     s, n, d = latents.shape
     prior = prior_of(model, n, conditions)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
+    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n) if places is None else places)
     frequency, modes, member = rings_of(observation.image.shape[1:], observation.pixel_scale_arcsec, bins)
     rings = RingWeights((member / modes).astype(np.float32), modes.astype(np.float32))
     parts = []

@@ -57,12 +57,20 @@ def simulate(model: GalaxyModel, like: Observation, prior: Prior, *, key: jax.Ar
     return Simulated(z, like.replace(image=clean + like.noise.sample(of_noise, clean.shape)))
 
 
-def laplace_of(problem: Problem, *, steps: int = SHARPENING_STEPS, loop: bool = False) -> GaussianPosterior:
-    """Find mode and curvature of the posterior of each galaxy, from the guide's mean; arguments as of `sharpen`."""
-    guide = posterior_from(problem.model.encode(problem.observation), problem.model.recipe.covariance)
+def laplace_of(
+    problem: Problem, *, steps: int = SHARPENING_STEPS, loop: bool = False, start: Array | None = None
+) -> GaussianPosterior:
+    """Find mode and curvature of the posterior of each galaxy, from the guide's mean or from latents to start from.
+
+    Arguments as of :func:`hiergal.laplace.sharpen`.
+    """
+    if start is None:
+        start = posterior_from(
+            problem.model.encode(problem.observation), problem.model.recipe.covariance
+        ).mean
     return sharpen(
         problem.residual,
-        guide.mean,
+        start,
         steps=steps,
         to_base=lambda z: problem.prior.to_base(z)[0],
         loop=loop,

@@ -1,14 +1,29 @@
 """What an inference needs, checked before anything is computed."""
 
-import numpy as np
+from collections.abc import Callable, Mapping
 
+import numpy as np
+from jaxtyping import Float, Int
+
+from hiergal.conditions import condition_factors, condition_names
 from hiergal.hub import GalaxyModel
+from hiergal.observation import Observation, check_observation
+from hiergal.posterior.verdict import Flag
 from hiergal.psf import PSF, check_wider
 from hiergal.records import Array
 from hiergal.samplers.methods import METHODS
 from hiergal.samplers.nuts import FEWEST_DRAWS
 
-__all__ = ["check_counts", "check_geometry", "check_method", "check_psf", "rows_of_psf"]
+__all__ = [
+    "bad_observations",
+    "catalog_conditions",
+    "check_catalog",
+    "check_counts",
+    "check_geometry",
+    "check_method",
+    "check_psf",
+    "rows_of_psf",
+]
 
 
 def check_method(model: GalaxyModel, method: str, draws: int) -> None:
@@ -89,3 +104,58 @@ def rows_of_psf(psf: PSF, rows: Array) -> PSF:
     if len(stamp) == 1:
         return psf.replace(stamp=np.broadcast_to(stamp, (len(rows), *stamp.shape[1:])))
     return psf.replace(stamp=stamp[rows])
+
+
+def bad_observations(observation: Observation) -> Int[np.ndarray, "n"]:
+    """Look for galaxies of a survey that cannot be inferred, so that they do not stop the others.
+
+    Args:
+        observation: The galaxies.
+
+    Returns:
+        ``Flag.BAD_OBSERVATION`` for each galaxy that :func:`~hiergal.observation.check_observation` refuses, else 0.
+    """
+    flag = np.zeros(len(observation), np.int32)
+    try:
+        check_observation(observation)
+    except ValueError:  # look for the ones that are wrong
+        for row in range(len(observation)):
+            try:
+                check_observation(observation[row : row + 1])
+            except ValueError:
+                flag[row] |= Flag.BAD_OBSERVATION
+    return flag
+
+
+def check_catalog(model: GalaxyModel, catalog: Mapping[str, Array], units: Callable[[str], str]) -> None:
+    """Check that a survey has the columns that a model is conditioned on, in units that can be converted.
+
+    Args:
+        model: A model with a flow.
+        catalog: Columns of the survey.
+        units: Returns the unit of a column in words, as ``StoreHeader.unit_of`` does.
+
+    Raises:
+        ValueError: If it lacks one, or one is of another kind.
+    """
+    names = condition_names(model)
+    missing = [name for name in names if name not in catalog]
+    if missing:
+        raise ValueError(
+            f"conditions: expected the columns {', '.join(names)}, missing: {', '.join(missing)}; there are: "
+            f"{', '.join(catalog) or 'none'}"
+        )
+    condition_factors(model, units)
+
+
+def catalog_conditions(
+    model: GalaxyModel, catalog: Mapping[str, Array], units: Callable[[str], str]
+) -> Float[np.ndarray, "n c"]:
+    """Collect the conditions of a survey's galaxies in the model's units; :func:`hiergal.infer` judges them.
+
+    Arguments and errors are those of :func:`check_catalog`.
+    """
+    check_catalog(model, catalog, units)
+    with np.errstate(over="ignore"):
+        columns = [np.asarray(catalog[name], np.float32) for name in condition_names(model)]
+    return np.stack(columns, axis=-1) * condition_factors(model, units)

@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from hiergal import __version__
-from hiergal.conditions import condition_factors, condition_names, conditions_from
+from hiergal.conditions import condition_factors, conditions_from
 from hiergal.flow import FlowFit
 from hiergal.guide_fitting import fit_guide_flow
 from hiergal.hub import GalaxyModel
 from hiergal.hub.packing import digest_of as digest_of_arrays
 from hiergal.hub.packing import flatten
-from hiergal.observation import Observation
+from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Method, Posterior, infer
+from hiergal.posterior_checks import bad_observations, catalog_conditions
 from hiergal.runtime.output import owned
 from hiergal.runtime.seeds import check_seed
 from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of
@@ -156,9 +158,40 @@ def _inferred(
     model: GalaxyModel, store: Store, rows: np.ndarray, seed: int, use_conditions: bool, **choices: Any
 ) -> tuple[Observation, Posterior]:
     observation = store.read(rows)
+    flag = bad_observations(observation)
+    good = np.flatnonzero(flag == 0)
+    if not len(good):
+        check_observation(observation)  # says what is wrong
     conditions = None
     if use_conditions:
-        conditions = conditions_from(condition_names(model), observation.catalog)
-        conditions = conditions * condition_factors(model, store.header.unit_of)
-    key = key_for(seed, INFER)
-    return observation, infer(model, observation, key=key, conditions=conditions, **choices)
+        conditions = catalog_conditions(model, observation.catalog, store.header.unit_of)[good]
+    posterior = infer(
+        model,
+        observation if len(good) == len(rows) else observation[good],
+        key=key_for(seed, INFER),
+        conditions=conditions,
+        places=good,
+        **choices,
+    )
+    return observation, posterior if len(good) == len(rows) else _with_blanks(posterior, flag, observation)
+
+
+def _with_blanks(posterior: Posterior, flag: np.ndarray, observation: Observation) -> Posterior:
+    """Posteriors of all galaxies, NaN and flagged where nothing was inferred."""
+    place = np.cumsum(flag == 0) - 1
+    whole = posterior[np.clip(place, 0, len(posterior) - 1)]
+    bad = flag != 0
+
+    def blank(values: np.ndarray, axis: int) -> np.ndarray:
+        where = bad.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+        return np.where(where, np.float32(np.nan), values) if values.dtype.kind == "f" else values
+
+    changes = {
+        name: jax.tree.map(
+            lambda x, axis=int(name in ("latents", "summary")): blank(x, axis), getattr(whole, name)
+        )
+        for name in whole.__dataclass_fields__
+        if name not in ("identifier", "method", "flag")
+    }
+    flags = np.where(bad, flag, whole.flag).astype(np.int32)
+    return whole.replace(**changes, identifier=np.asarray(observation.identifier), flag=flags)

@@ -4,7 +4,8 @@
 column                                 holds
 =====================================  ==========================================================================
 ``identifier``                         of the galaxy in its survey
-``flag``                               0, or why nothing was inferred (:class:`Flag`); numbers are NaN then
+``flag``                               the verdict: bits of :class:`hiergal.posterior.verdict.Flag`, 0 where nothing
+                                       speaks against the posterior; numbers are NaN where nothing was inferred
 ``flux``, ``magnitude``,               posterior means; with ``_std`` the standard deviations, with ``_q025``,
 ``hlr_arcsec``, ``x_pix``, ``y_pix``,  ``_q160``, ``_q500``, ``_q840`` and ``_q975`` the quantiles of 2.5 to 97.5 %
 ``g1``, ``g2``
@@ -14,12 +15,12 @@ column                                 holds
 ``method``                             where the draws come from
 ``k_hat``, ``ess``, ``r_hat``,         diagnostics of that method
 ``ess_nuts``, ``divergences``
+``sky`` ... ``p_pixels``               what the verdict rests on (:mod:`hiergal.posterior.verdict`)
 =====================================  ==========================================================================
 """
 
 import io
 import itertools
-from enum import IntFlag
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from astropy.table import Table
 from jaxtyping import Int
 
 from hiergal.morphology import ProfileSummary
-from hiergal.posterior import METHODS, STATISTICS, Posterior
+from hiergal.posterior import CHECKS, METHODS, STATISTICS, Flag, Posterior
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.marks import KIND_CARD, RUN_CARD
 from hiergal.runtime.output import Output, owned
@@ -64,13 +65,6 @@ FORMATS = {".fits": "fits", ".parquet": "parquet"}
 LONGEST_NAME = max(len(name) for name in METHODS)
 
 
-class Flag(IntFlag):
-    """Why nothing was inferred of a galaxy."""
-
-    BAD_OBSERVATION = 1  # NaN pixels, no PSF, no noise level: what check_observation refuses
-    BAD_CONDITIONS = 2  # conditions were asked for that this galaxy lacks
-
-
 def posterior_table(posterior: Posterior, *, magnitude_zero_point: float, flux_unit: str = "") -> Table:
     """Summarise posteriors, one row for each galaxy.
 
@@ -90,7 +84,8 @@ def posterior_table(posterior: Posterior, *, magnitude_zero_point: float, flux_u
     with np.errstate(divide="ignore", invalid="ignore"):  # no light at all has no magnitude
         draws["magnitude"] = magnitude_zero_point - 2.5 * np.log10(draws["flux"])
     n = len(posterior)
-    table = Table({"identifier": np.asarray(posterior.identifier), "flag": np.zeros(n, np.int32)})
+    flag = np.zeros(n, np.int32) if posterior.flag is None else np.asarray(posterior.flag)
+    table = Table({"identifier": np.asarray(posterior.identifier), "flag": flag.astype(np.int32)})
     for name, unit in QUANTITIES.items():
         values = draws[name]
         columns = {name: values.mean(axis=0), f"{name}_std": values.std(axis=0)}
@@ -110,6 +105,8 @@ def posterior_table(posterior: Posterior, *, magnitude_zero_point: float, flux_u
     table["method"] = np.array(METHODS, f"U{LONGEST_NAME}")[posterior.method]
     for name in STATISTICS:
         table[name] = np.asarray(posterior.statistics[name], np.float32)
+    for name in CHECKS:
+        table[name] = np.asarray(posterior.checks.get(name, np.full(n, np.nan)), np.float32)
     return table
 
 

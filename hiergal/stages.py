@@ -35,6 +35,7 @@ from hiergal.runtime.work import settle
 from hiergal.survey import Split, Store, StoreHeader
 from hiergal.survey.schema import digest_of_store
 from hiergal.svi import Fit, fit
+from hiergal.training.ranges import measure_trained_ranges
 from hiergal.training.update import update_model
 
 __all__ = [
@@ -212,7 +213,8 @@ def _train(
     model = GalaxyModel(fitted.params, None, recipe, provenance)
     if half_precision:
         model = model.replace(params=jax.tree.map(_rounded, model.params))
-    return model, fitted
+    ranges = measure_trained_ranges(model, train)
+    return model.replace(provenance=msgspec.structs.replace(provenance, trained_ranges=ranges)), fitted
 
 
 def _fit_of(folder: str | Path) -> Fit:

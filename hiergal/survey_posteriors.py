@@ -19,16 +19,20 @@ import msgspec
 import numpy as np
 from astropy.table import Table, vstack
 
-from hiergal.conditions import condition_factors, condition_names
 from hiergal.hub import GalaxyModel, load_model, locate
-from hiergal.observation import Observation, check_observation
 from hiergal.parts import check_workers, finished_parts
 from hiergal.posterior import infer
-from hiergal.posterior_checks import check_counts, check_geometry, check_method
+from hiergal.posterior_checks import (
+    bad_observations,
+    catalog_conditions,
+    check_catalog,
+    check_counts,
+    check_geometry,
+    check_method,
+)
 from hiergal.posterior_store import create_images, write_images
 from hiergal.posterior_table import (
     TABLE,
-    Flag,
     blank_rows,
     check_table_name,
     posterior_table,
@@ -107,7 +111,7 @@ def infer_survey(
     check_method(loaded, method, draws)
     check_geometry(loaded, opened.header.pixel_scale_arcsec, opened.shape)
     if conditions:
-        _check_conditions(loaded, opened)
+        check_catalog(loaded, opened.catalog, opened.header.unit_of)
     check_workers(workers, scheduler)
     check_table_name(out)
     choices = {"method": method, "draws": draws, "conditions": conditions, "seed": seed}
@@ -184,9 +188,10 @@ def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
     rows = _rows(run, number)
     model, store = _opened(run.model, run.store, digests)
     observation = store.read(rows)
-    conditions, flag = _judged(model, observation, run.conditions)
-    if conditions is not None:
-        conditions = conditions * condition_factors(model, store.header.unit_of)
+    flag = bad_observations(observation)
+    conditions = None
+    if run.conditions:
+        conditions = catalog_conditions(model, observation.catalog, store.header.unit_of)
     origin, good = model.provenance, flag == 0
     table = blank_rows(observation.identifier[~good], flag[~good], flux_unit=origin.flux_unit)
     posterior = (
@@ -213,36 +218,6 @@ def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
             write_images(run.images, rows, good, posterior)
     write_part(table, _path(run, number))
     return number
-
-
-def _judged(model: GalaxyModel, observation: Observation, use: bool) -> tuple[np.ndarray | None, np.ndarray]:
-    """Conditions of a part's galaxies, and flags of those that cannot be inferred."""
-    flag = np.zeros(len(observation), np.int32)
-    try:
-        check_observation(observation)
-    except ValueError:  # look for the ones that are wrong
-        for row in range(len(observation)):
-            try:
-                check_observation(observation[row : row + 1])
-            except ValueError:
-                flag[row] |= Flag.BAD_OBSERVATION
-    if not use:
-        return None, flag
-    columns = [np.asarray(observation.catalog[name], np.float32) for name in condition_names(model)]
-    table = np.stack(columns, axis=-1)
-    flag[~np.isfinite(table).all(axis=1)] |= Flag.BAD_CONDITIONS
-    return table, flag
-
-
-def _check_conditions(model: GalaxyModel, store: Store) -> None:
-    names, there = condition_names(model), store.catalog
-    missing = [name for name in names if name not in there]
-    if missing:
-        raise ValueError(
-            f"conditions: expected the columns {', '.join(names)}, missing: {', '.join(missing)}; there are: "
-            f"{', '.join(there) or 'none'}"
-        )
-    condition_factors(model, store.header.unit_of)
 
 
 def _numbers(run: SurveyRun) -> range:

@@ -7,9 +7,16 @@ import numpy as np
 
 from hiergal.hub.galaxy_model import GalaxyModel, parameter_counts
 from hiergal.hub.published import Published
+from hiergal.posterior.verdict import NOISE_ROOM, PSF_ROOM
 
 __all__ = ["render_card"]
 
+TRAINED = (  # ranges beyond which posteriors are flagged, in words, with their units
+    ("flux", "flux of fits", ""),
+    ("hlr_arcsec", "half-light radius of fits", "arcsec"),
+    ("noise_level", "noise", "per pixel"),
+    ("psf_fwhm_arcsec", "PSF width, by its noise-equivalent area", "arcsec"),
+)
 LEVELS = ("0.50", "0.68", "0.90", "0.95")
 
 
@@ -79,8 +86,23 @@ def _training(model: GalaxyModel) -> str:
         (f"`{name}`", f"{low:.4g} to {high:.4g} [{origin.condition_units.get(name, 'not stated')}]")
         for name, (low, high) in origin.condition_ranges.items()
     ]
+    rows += [
+        (words, f"{ranges[0]:.4g} to {ranges[1]:.4g} [{_unit(origin.flux_unit, unit)}]")
+        for name, words, unit in TRAINED
+        if (ranges := origin.trained_ranges.get(name)) is not None
+    ]
     rows += [(f"survey: {name}", str(value)) for name, value in origin.survey_provenance.items()]
-    return _table(("", ""), rows)
+    table = _table(("", ""), rows)
+    if not origin.trained_ranges:
+        return table
+    return table + (
+        "\n\nPosteriors outside these ranges of flux and half-light radius (and of noise and PSF width, where these "
+        f"are more than {NOISE_ROOM:g} and {PSF_ROOM:g} times beyond) are flagged: see `hiergal.posterior.verdict`."
+    )
+
+
+def _unit(flux_unit: str, unit: str) -> str:
+    return unit if unit == "arcsec" else f"{flux_unit} {unit}".strip()
 
 
 def _validation(metrics: Mapping[str, Any]) -> str:

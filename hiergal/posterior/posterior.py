@@ -19,7 +19,7 @@ summaries of the images are kept, so memory does not grow with the number of dra
 """
 
 import math
-from dataclasses import fields
+from dataclasses import field, fields
 from functools import partial
 from typing import NamedTuple
 
@@ -28,10 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from hiergal.conditions import condition_names
 from hiergal.hub import GalaxyModel
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
+from hiergal.posterior.residual_tests import residual_tests
+from hiergal.posterior.verdict import DRAWS, P_VALUES, REPLICATES, Flag, flags_of
 from hiergal.posterior_checks import check_counts, check_geometry, check_method, check_psf, rows_of_psf
 from hiergal.prior import Prior, prior_of
 from hiergal.progress import progress_bar
@@ -40,11 +43,13 @@ from hiergal.records import Array, Record, record
 from hiergal.runtime.fork import check_not_forked
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.samplers.methods import METHODS, Method, draw_latents
+from hiergal.trained_range import check_range
 
 __all__ = ["METHODS", "Method", "Posterior", "infer", "interval"]
 
 STATISTICS = ("k_hat", "ess", "r_hat", "ess_nuts", "divergences")
 BLOCK = 10  # draws decoded together
+JUDGED = 2**31 - 1  # purpose of a key: no galaxy's place
 COMPILING = "programs are compiled for these shapes first: up to a minute"
 
 
@@ -66,6 +71,9 @@ class Posterior(Record):
         statistics: Diagnostics of each galaxy, NaN where a method has none: ``k_hat`` and ``ess`` of importance
             sampling, ``r_hat``, ``ess_nuts`` (worst over the latents) and ``divergences`` of NUTS.
         identifier: Identifier of each galaxy.
+        flag: The verdict, bits of :class:`hiergal.posterior.verdict.Flag`; 0 where nothing speaks against the
+            posterior, None where nobody looked (``verdict=False``).
+        checks: Statistics and p-values that it rests on (:mod:`hiergal.posterior.verdict`).
     """
 
     latents: Float[Array, "s n d"]
@@ -79,6 +87,8 @@ class Posterior(Record):
     method: Int[Array, "n"]
     statistics: dict[str, Float[Array, "n"]]
     identifier: Int[Array, "n"]
+    flag: Int[Array, "n"] | None = None
+    checks: dict[str, Float[Array, "n"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of galaxies."""
@@ -110,6 +120,7 @@ def infer(
     psf: PSF | None = None,
     batch: int = 32,
     places: Int[np.ndarray, "n"] | None = None,
+    verdict: bool = True,
     progress: bool = False,
 ) -> Posterior:
     """Infer what is behind observed stamps.
@@ -120,7 +131,8 @@ def infer(
         key: PRNG key; the draws of a galaxy depend on its place in the batch, not on how many galaxies follow.
         method: How; see the table at the top of this page.
         conditions: What is known of each galaxy, columns as in ``model.flow.config.conditions``
-            (:func:`~hiergal.conditions.conditions_from` finds them in a catalogue); None for nothing.
+            (:func:`~hiergal.conditions.conditions_from` finds them in a catalogue); None for nothing. Rows that are
+            not finite, or far outside the trained range (placeholders such as 99), are not used, and flagged.
         draws: Posterior draws of each galaxy; of ``map`` there is one.
         proposals: Draws that importance sampling picks from; default ten times as many.
         psf: PSFs to show the denoised image at, one for each galaxy [n, py, px] or one for all [1, py, px]; default
@@ -128,6 +140,7 @@ def infer(
         batch: Galaxies in one call of the compiled program, at most.
         places: A number for each galaxy, which its draws depend on beside the key, such as its row in a survey; default
             its place in the batch.
+        verdict: Whether to judge the posteriors: ``flag`` and ``checks``, for some tenth of the time.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -153,20 +166,31 @@ def infer(
     places = np.arange(n) if places is None else np.asarray(places)
     if places.shape != (n,):
         raise ValueError(f"places: expected a number for each of {n} galaxies, got shape {places.shape}")
-    galaxies = _Galaxies(
-        observation,
-        prior_of(model, n, conditions),
-        rows_of_psf(observation.psf if psf is None else psf, np.arange(n)),
-        jax.vmap(partial(jax.random.fold_in, key))(places),
-    )
+    target = observation.psf if psf is None else psf
     options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
-    if method != "auto":
-        return _infer(model, galaxies, method, **options)
-    posterior = _infer(model, galaxies, "importance", **options)
-    bad = np.flatnonzero(~_trusted(posterior))
-    if not len(bad):
-        return posterior
-    return _put(posterior, bad, _infer(model, galaxies[bad], "nuts", **options))
+    bits, groups = np.zeros(n, np.int32), [(np.arange(n), conditions)]
+    if conditions is not None:
+        conditions, bits = _judged_conditions(model, conditions, n)
+        used = (bits & Flag.BAD_CONDITIONS) == 0
+        groups = [(np.flatnonzero(used), conditions[used]), (np.flatnonzero(~used), None)]
+    parts, order = [], []
+    for rows, given in groups:
+        if len(rows):
+            whole = len(rows) == n
+            here = observation if whole else observation[rows]
+            galaxies = _Galaxies(
+                here,
+                prior_of(model, len(rows), given),
+                rows_of_psf(target, rows),
+                jax.vmap(partial(jax.random.fold_in, key))(places[rows]),
+            )
+            found = _by_method(model, galaxies, method, verdict=verdict, **options)
+            if verdict:
+                found = _judged(model, here, found, key, given, places[rows], batch)
+            parts.append(found)
+            order.append(rows)
+    posterior = parts[0] if len(parts) == 1 else _join(parts)[np.argsort(np.concatenate(order))]
+    return posterior.replace(flag=posterior.flag | bits) if verdict else posterior
 
 
 def interval(
@@ -187,6 +211,50 @@ def interval(
     return low, high
 
 
+def _judged_conditions(model: GalaxyModel, conditions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Conditions as numbers, and bits for rows that are outside the trained range, or so far that nobody meant them."""
+    conditions = np.asarray(conditions, np.float32)
+    if conditions.shape != (n, len(condition_names(model))):
+        return conditions, np.zeros(n, np.int32)  # the prior says what is wrong
+    found = check_range(model, conditions)
+    bits = np.where(found.far, Flag.BAD_CONDITIONS, np.where(found.outside, Flag.CONDITIONS_OUTSIDE, 0))
+    return conditions, bits.astype(np.int32)
+
+
+def _judged(
+    model: GalaxyModel,
+    observation: Observation,
+    posterior: Posterior,
+    key: jax.Array,
+    conditions: np.ndarray | None,
+    places: np.ndarray,
+    batch: int,
+) -> Posterior:
+    """Add p-values and bits to posteriors that have statistics of their residuals."""
+    from scipy.stats import chi2
+
+    from hiergal.fit_checks import check_fits  # which looks at posteriors
+    from hiergal.predictive import spread_draws
+
+    found = check_fits(
+        model,
+        observation,
+        posterior,
+        key=jax.random.fold_in(key, JUDGED),
+        conditions=conditions,
+        draws=min(DRAWS, len(posterior.latents)),
+        replicates=REPLICATES,
+        batch=_batch_of(batch, len(posterior)),
+        places=places,
+    )
+    values = {name: np.asarray(getattr(found, name), np.float32) for name in P_VALUES}
+    some = posterior.latents[spread_draws(posterior, min(DRAWS, len(posterior.latents)))]
+    base = np.asarray(_to_base(prior_of(model, len(posterior), conditions), some), float)
+    values["p_latents"] = chi2.sf((base**2).sum(axis=-1), base.shape[-1]).mean(axis=0).astype(np.float32)
+    posterior = posterior.replace(checks=posterior.checks | values)
+    return posterior.replace(flag=flags_of(model, observation, posterior))
+
+
 class _Galaxies(NamedTuple):
     """What inference knows of each galaxy."""
 
@@ -200,16 +268,33 @@ class _Galaxies(NamedTuple):
         return _Galaxies(self.observation[rows], self.prior[rows], target, self.keys[rows])
 
 
-def _infer(model, galaxies, method, *, draws, proposals, batch, progress) -> Posterior:
+def _batch_of(batch: int, n: int) -> int:
+    """Not each number of galaxies: every size is compiled for."""
+    return min(batch, 2 ** math.ceil(math.log2(n)))
+
+
+def _by_method(model, galaxies, method, **options) -> Posterior:
+    if method != "auto":
+        return _infer(model, galaxies, method, **options)
+    posterior = _infer(model, galaxies, "importance", **options)
+    bad = np.flatnonzero(~_trusted(posterior))
+    if not len(bad):
+        return posterior
+    return _put(posterior, bad, _infer(model, galaxies[bad], "nuts", **options))
+
+
+def _infer(model, galaxies, method, *, draws, proposals, batch, progress, verdict) -> Posterior:
     n, parts = len(galaxies.observation), []
-    batch = min(batch, 2 ** math.ceil(math.log2(n)))  # not each n: every size is compiled for
+    batch = _batch_of(batch, n)
     with progress_bar(f"inference, {method}", n, shown=progress) as advance:
         for first in range(0, n, batch):
             # The last batch repeats its last galaxy, so that one program serves all.
             here = galaxies[np.minimum(np.arange(first, first + batch), n - 1)]
             if first == 0:
                 advance(0, note=COMPILING)
-            parts.append(jax.tree.map(np.asarray, _infer_batch(model, here, method, draws, proposals)))
+            parts.append(
+                jax.tree.map(np.asarray, _infer_batch(model, here, method, draws, proposals, verdict))
+            )
             advance(min(batch, n - first), note="" if first == 0 else None)
     return _join(parts)[:n]
 
@@ -241,6 +326,11 @@ def _measure(model: GalaxyModel, latents: Float[Array, "s n d"], about: Float[Ar
 
 
 @jax.jit
+def _to_base(prior: Prior, latents: Float[Array, "s n d"]):
+    return prior.to_base(latents)[0]
+
+
+@jax.jit
 def _decode(model: GalaxyModel, latents: Float[Array, "n d"]):
     return model.decode(latents)
 
@@ -254,7 +344,7 @@ def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile:
     return model.render(profile, target), chi_square
 
 
-def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals) -> Posterior:
+def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals, verdict) -> Posterior:
     observation, n = galaxies.observation, len(galaxies.observation)
     found = draw_latents(
         method, model, observation, galaxies.prior, galaxies.keys, draws=draws, proposals=proposals
@@ -268,6 +358,10 @@ def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals) -> Poster
         summaries.append(summary)
     mean = about + first
     image, chi_square = _compare(model, observation, galaxies.target, mean)
+    checks = {}
+    if verdict:
+        checks = residual_tests(model, observation, mean, found.projection)
+        checks["remaining"] = jnp.full(n, jnp.nan) if found.remaining is None else found.remaining
     unknown = np.full(n, np.nan, np.float32)
     return Posterior(
         latents=latents,
@@ -281,6 +375,7 @@ def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals) -> Poster
         method=np.full(n, METHODS.index(method)),
         statistics={name: statistics.get(name, unknown) for name in STATISTICS},
         identifier=observation.identifier,
+        checks=checks,
     )
 
 

@@ -11,6 +11,7 @@ from hiergal.guide import posterior_from
 from hiergal.guide_flow import draws_of_guide, laplace_of
 from hiergal.hub import GalaxyModel
 from hiergal.laplace import GaussianPosterior, inflate, misfit
+from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.records import brief
@@ -27,6 +28,8 @@ CLOSE = 4.0  # standard deviations from the mode: what coordinates of draws stil
 FEW = 2  # galaxies that get more steps at once: a batch rarely has more
 PILOT = 100  # draws of the guide that tell importance sampling where to look
 NUTS_PILOT = 200  # and NUTS, which keeps to what they say
+HEAVILY_MASKED = 0.2  # share of a stamp's pixels
+LEAST_GAIN = 1.0  # of twice the logarithm of the posterior
 SIGNIFICANT = 5.0  # standard errors of a misfit that counts
 
 
@@ -55,11 +58,15 @@ class Drawn(NamedTuple):
         draws: The draws.
         misfit: How far each fit is worse than noise explains.
         variance_factor: What the variance of the noise was multiplied by.
+        projection: Directions in which whitened residuals can move, [n, d, pixels]; None of ``amortized``.
+        remaining: How far the mode still was after the last step [standard deviations]; NaN of ``amortized``.
     """
 
     draws: Draws
     misfit: jax.Array
     variance_factor: jax.Array
+    projection: jax.Array | None = None
+    remaining: jax.Array | None = None
 
     __repr__ = brief
 
@@ -90,11 +97,12 @@ def draw_latents(
     """
     if method == "amortized":
         unknown = jnp.full(len(observation), jnp.nan)
-        return Drawn(Draws(_amortized(model, observation, keys, draws), {}), unknown, jnp.ones_like(unknown))
+        made = Draws(_amortized(model, observation, keys, draws), {})
+        return Drawn(made, unknown, jnp.ones_like(unknown), None, unknown)
     if method in ("laplace", "flow"):
-        problem, found, excess, _ = find_mode(model, observation, prior)
+        problem, found, excess, remaining = find_mode(model, observation, prior)
     else:
-        problem, found, excess, _ = mode_of(model, observation, prior, MAP_STEPS)
+        problem, found, excess, remaining = _best_mode(model, observation, prior)
     match method:
         case "map":
             made = Draws(found.mean[None], {})
@@ -108,7 +116,8 @@ def draw_latents(
         case _:
             pilot = _guided(problem, found, keys, NUTS_PILOT)
             made = sample_by_nuts(problem, found, pilot, keys, draws=draws)
-    return Drawn(made, excess, problem.variance_factor)
+    pixels = found.residual.shape[-1]
+    return Drawn(made, excess, problem.variance_factor, found.projection[..., :pixels], remaining)
 
 
 def find_mode(model: GalaxyModel, observation: Observation, prior: Prior) -> Mode:
@@ -118,7 +127,7 @@ def find_mode(model: GalaxyModel, observation: Observation, prior: Prior) -> Mod
     farther away.
     """
     if observation.mask is not None:
-        return mode_of(model, observation, prior, MAP_STEPS)
+        return _best_mode(model, observation, prior)
     mode = mode_of(model, observation, prior, STEPS)
     far = np.flatnonzero(np.asarray(mode.remaining) > CLOSE)
     for first in range(0, len(far), FEW):
@@ -127,23 +136,75 @@ def find_mode(model: GalaxyModel, observation: Observation, prior: Prior) -> Mod
     return mode
 
 
+def _best_mode(model: GalaxyModel, observation: Observation, prior: Prior) -> Mode:
+    """Find modes in many steps; where much is masked, from several starts, of which the best counts.
+
+    There, the guide's mean may lead to another mode: it has not seen masks. The other starts are its mean for the stamp
+    with masked pixels as on the opposite side of the centre, and the middle of the prior.
+    """
+    mode = mode_of(model, observation, prior, MAP_STEPS)
+    if observation.mask is None:
+        return mode
+    heavy = np.flatnonzero(np.asarray(observation.mask).mean(axis=(1, 2)) > HEAVILY_MASKED)
+    if not len(heavy):
+        return mode
+    for start in _starts(model, observation, prior):
+        other = mode_of(model, observation, prior, MAP_STEPS, start=start)
+        best, found = (np.asarray(_depth(one)) for one in (mode, other))
+        # NaN is never better.
+        rows = heavy[found[heavy] < best[heavy] - LEAST_GAIN]
+        if len(rows):
+            part = jax.tree.map(lambda x, r=rows: x[r], (other.problem.variance_factor, *other[1:]))
+            mode = _replaced(mode, rows, part)
+    return mode
+
+
+@jax.jit
+def _starts(model: GalaxyModel, observation: Observation, prior: Prior) -> list[jax.Array]:
+    """Other latents to start from."""
+    mask = jnp.asarray(observation.mask)
+    image = jnp.where(mask, 0.0, jnp.asarray(observation.image))
+    filled = jnp.where(mask, image[:, ::-1, ::-1], image)
+    guessed = observation.replace(image=filled, mask=None, noise=WhiteNoise(observation.noise.level()))
+    mirrored = posterior_from(model.encode(guessed), model.recipe.covariance).mean
+    return [mirrored, prior.from_base(jnp.zeros((1, *mirrored.shape), mirrored.dtype))[0]]
+
+
+@jax.jit
+def _depth(mode: Mode) -> jax.Array:
+    """Twice the negative logarithm of the posterior at the mode under the stated noise, but for a constant."""
+    return mode.problem.variance_factor * jnp.sum(mode.found.residual**2, -1) + jnp.sum(
+        mode.found.base**2, -1
+    )
+
+
 def _put(mode: Mode, rows: np.ndarray, other: Mode) -> Mode:
     """Replace what was found of some galaxies."""
+    return _replaced(mode, rows, (other.problem.variance_factor, *other[1:]))
+
+
+def _replaced(mode: Mode, rows: np.ndarray, other: tuple) -> Mode:
+    """Replace variance factor, mode and scale, misfit and remaining steps of some galaxies."""
 
     def put(whole, part):
         return jax.tree.map(lambda a, b: a.at[rows].set(b), whole, part)
 
-    factor = put(mode.problem.variance_factor, other.problem.variance_factor)
+    factor = put(mode.problem.variance_factor, other[0])
     return Mode(mode.problem.replace(variance_factor=factor), *map(put, mode[1:], other[1:]))
 
 
 @partial(jax.jit, static_argnames=("steps", "loop"))
 def mode_of(
-    model: GalaxyModel, observation: Observation, prior: Prior, steps: int, loop: bool = False
+    model: GalaxyModel,
+    observation: Observation,
+    prior: Prior,
+    steps: int,
+    loop: bool = False,
+    start: jax.Array | None = None,
 ) -> Mode:
     """Find mode and scale of each posterior in some steps, with misfit counted as noise where it is significant."""
     problem = Problem(model, observation, prior, jnp.ones(len(observation)))
-    found = laplace_of(problem, steps=steps, loop=loop)
+    found = laplace_of(problem, steps=steps, loop=loop, start=start)
     excess, error = misfit(found, observation.psf, model.recipe.shape)
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
     remaining = found.remaining / jnp.sqrt(factor)

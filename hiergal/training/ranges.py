@@ -1,0 +1,70 @@
+"""Trained ranges: fluxes, sizes, noise and PSF widths of the galaxies that a model was trained on.
+
+They are measured once, at training, and go into the model's provenance and card. A posterior beyond them is flagged
+(:mod:`hiergal.posterior.verdict`). Fluxes and sizes are those of the profiles at the guide's means, as posteriors
+measure them: nobody knows the truth of a real survey.
+"""
+
+import jax
+import numpy as np
+
+from hiergal.batches import Galaxies
+from hiergal.guide import posterior_from
+from hiergal.hub import GalaxyModel
+from hiergal.morphology import summarize_profile
+from hiergal.observation import Observation
+from hiergal.posterior.verdict import psf_width_arcsec
+
+__all__ = ["measure_trained_ranges"]
+
+MOST = 8192  # galaxies, evenly spread over the survey
+CHUNK = 256
+STRAY = 0.001
+
+
+def measure_trained_ranges(model: GalaxyModel, galaxies: Galaxies) -> dict[str, tuple[float, float]]:
+    """Measure the smallest and the largest of what posteriors are compared with.
+
+    Of fluxes and sizes, the smallest is that which one in ``1 / STRAY`` is below.
+
+    Args:
+        model: A trained model.
+        galaxies: Its training galaxies; some thousands of them are looked at.
+
+    Returns:
+        Ranges of ``flux``, ``hlr_arcsec``, ``noise_level`` [flux per pixel] and ``psf_fwhm_arcsec``.
+
+    Example:
+        >>> measure_trained_ranges(model, store.read(rows))["flux"]  # doctest: +SKIP
+        (1.8, 2310.0)
+    """
+    chosen = np.unique(np.linspace(0, len(galaxies) - 1, min(MOST, len(galaxies))).astype(int))
+    found: dict[str, list[np.ndarray]] = {}
+    for first in range(0, len(chosen), CHUNK):
+        # The last galaxy is repeated, so that one program serves all.
+        rows = np.minimum(np.arange(first, first + min(CHUNK, len(chosen))), len(chosen) - 1)
+        here = galaxies[chosen[rows]].replace(catalog={})
+        flux, radius = _fitted(model, here)
+        values = {
+            "flux": flux,
+            "hlr_arcsec": radius,
+            "noise_level": here.noise.level(),
+            "psf_fwhm_arcsec": psf_width_arcsec(here.psf),
+        }
+        for name, value in values.items():
+            found.setdefault(name, []).append(np.asarray(value, float))
+    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    joined = {name: values[np.isfinite(values)] for name, values in joined.items()}
+    lowest = {"flux": STRAY, "hlr_arcsec": STRAY}  # a guide loses a few of the faintest
+    return {
+        name: (float(np.quantile(v, lowest.get(name, 0.0))), float(v.max()))
+        for name, v in joined.items()
+        if len(v)
+    }
+
+
+@jax.jit
+def _fitted(model: GalaxyModel, observation: Observation) -> tuple[jax.Array, jax.Array]:
+    guide = posterior_from(model.encode(observation), model.recipe.covariance)
+    summary = summarize_profile(model.decode(guide.mean), model.recipe.pixel_scale_arcsec)
+    return summary.flux, summary.hlr_arcsec
