@@ -21,7 +21,7 @@ from toys import (
 
 from hiergal.arviz_data import load_arviz, pixels_of, posterior_to_arviz, save_arviz
 from hiergal.observation import Observation
-from hiergal.posterior import METHODS, infer
+from hiergal.posterior import CHECKS, METHODS, infer
 from hiergal.predictive import predict
 
 with warnings.catch_warnings():
@@ -66,7 +66,8 @@ def test_groups_dimensions_and_coordinates(model, observation, posterior):
     assert set(constants.data_vars) == expected
     assert dict(constants["psf"].sizes) == {"galaxy": N, "psf_y": 5, "psf_x": 9}
     statistics = data["sample_stats"]
-    assert set(statistics.data_vars) == {"method", "k_hat", "ess", "r_hat", "ess_nuts", "divergences"}
+    quality = {"method", "k_hat", "ess", "r_hat", "ess_nuts", "divergences"}
+    assert set(statistics.data_vars) == quality | {"flag", *CHECKS}
     assert statistics["method"].values.tolist() == ["laplace"] * N
     predictions = data["predictions"]
     assert set(predictions.data_vars) == {

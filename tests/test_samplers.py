@@ -213,15 +213,8 @@ def test_conditions_change_the_prior(key, observation):
     for found, center in ((told, elsewhere), (untold, CENTER)):
         expected = [mean for mean, _ in exact_under(observation, center)]
         np.testing.assert_allclose(found.latents[0], expected, atol=1e-5)
-    for wrong, message in (
-        (np.zeros((N, 2)), r"conditions: expected shape \(3, 3\) for a, b, c, got \(3, 2\)"),
-        (
-            np.full((N, 3), np.nan),
-            "conditions: expected finite values, got NaN or infinity for 3 of 3 galaxies",
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            infer(model, observation, key=key, conditions=wrong)
+    with pytest.raises(ValueError, match=r"conditions: expected shape \(3, 3\) for a, b, c, got \(3, 2\)"):
+        infer(model, observation, key=key, conditions=np.zeros((N, 2)))
     with pytest.raises(ValueError, match="conditions: expected a model with a flow"):
         infer(model.replace(flow=None), observation, key=key, conditions=conditions)
     with pytest.raises(ValueError, match="expected a model whose flow has a marginal"):

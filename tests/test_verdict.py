@@ -22,7 +22,7 @@ from hiergal.posterior.verdict import count_flags, flags_of
 from hiergal.posterior_stages import infer_stage
 from hiergal.posterior_table import posterior_table, read_table
 from hiergal.samplers import methods
-from hiergal.survey import StoreHeader, write_store
+from hiergal.survey import Store, StoreHeader, write_store
 from hiergal.survey_posteriors import infer_survey
 from hiergal.training.ranges import measure_trained_ranges
 
@@ -236,34 +236,43 @@ def test_conditions_that_cannot_be_meant_are_not_used(key):
     given = np.array(model.population[:6])
     options = {"key": key, "draws": 6, "batch": 8}
     right, without = (infer(model, observation, conditions=one, **options) for one in (given, None))
-    for wrong in (-99.0, 99.0, np.nan, 1e30):
-        conditions = given.copy()
-        conditions[2, 2] = wrong
-        found = infer(model, observation, conditions=conditions, **options)
-        others = np.arange(6) != 2
-        assert (found.flag & Flag.BAD_CONDITIONS != 0).tolist() == (~others).tolist()
-        np.testing.assert_allclose(found.latents[:, others], right.latents[:, others], rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(found.latents[:, 2], without.latents[:, 2], rtol=1e-3, atol=1e-3)
-        assert found.identifier.tolist() == observation.identifier.tolist()
+    wrong, sound = np.arange(1, 5), np.array([0, 5])
+    conditions = given.copy()
+    conditions[wrong, 2] = [-99.0, 99.0, np.nan, 1e30]
+    found = infer(model, observation, conditions=conditions, **options)
+    assert np.flatnonzero(found.flag & Flag.BAD_CONDITIONS).tolist() == wrong.tolist()
+    np.testing.assert_allclose(found.latents[:, sound], right.latents[:, sound], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.latents[:, wrong], without.latents[:, wrong], rtol=1e-3, atol=1e-3)
+    assert found.identifier.tolist() == observation.identifier.tolist()
     assert not (right.flag & (Flag.BAD_CONDITIONS | Flag.CONDITIONS_OUTSIDE)).any()
 
 
 @pytest.fixture(scope="module")
-def with_an_empty_one(tmp_path_factory):
-    """A survey of five, of which one is masked altogether."""
-    folder = tmp_path_factory.mktemp("empty")
+def with_a_bad_one(tmp_path_factory):
+    """A survey of five, of which one has no noise level."""
+    folder = tmp_path_factory.mktemp("bad")
     model = tiny_model(tiny_recipe(SHAPE))
     save_model(model, folder / "model")
-    galaxies = tiny_survey(5, SHAPE, awkward_psf(5))
-    mask = np.zeros(galaxies.image.shape, bool)
-    mask[3] = True
-    galaxies = galaxies.replace(mask=mask, image=np.where(mask, np.nan, galaxies.image).astype(np.float32))
     header = StoreHeader(survey="tiny", band="F814W", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)
-    return folder, model, write_store(folder / "s.zarr", header, [(galaxies, None)])
+    return (
+        folder,
+        model,
+        write_store(folder / "s.zarr", header, [(tiny_survey(5, SHAPE, awkward_psf(5)), None)]),
+    )
 
 
-def test_one_empty_stamp_keeps_a_blank_row_in_every_output(with_an_empty_one):
-    folder, model, store = with_an_empty_one
+def test_a_bad_galaxy_keeps_a_blank_row_in_every_output(with_a_bad_one, monkeypatch):
+    folder, model, store = with_a_bad_one
+    read = Store.read
+
+    def spoilt(store, rows=slice(None)):
+        observation = read(store, rows)
+        sigma = np.where(
+            observation.identifier == read(store)[3:4].identifier, np.nan, observation.noise.sigma
+        )
+        return observation.replace(noise=WhiteNoise(sigma.astype(np.float32)))
+
+    monkeypatch.setattr(Store, "read", spoilt)
     options = {"seed": 1, "draws": 5, "batch": 4, "progress": False}
     infer_survey(folder / "model", folder / "s.zarr", folder / "t.fits", **options)
     table = read_table(folder / "t.fits")

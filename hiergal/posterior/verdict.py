@@ -47,6 +47,7 @@ from jaxtyping import Float, Int
 
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
+from hiergal.posterior.residual_tests import RESIDUAL_TESTS
 from hiergal.psf import PSF
 from hiergal.samplers.importance import LARGEST_K_HAT
 
@@ -72,11 +73,7 @@ NOISE_SIGNIFICANT, NOISE_LEVEL, NOISE_CORRELATION = 4.0, 0.08, 0.1
 FAINTEST = 6.0
 RAREST = 1e-7
 P_VALUES = ("p_chi_square", "p_coherent", "p_spectrum", "p_prior", "p_pixels", "coherent")
-CHECKS = (
-    "sky", "sky_error", "sky_gradient", "border", "noise_factor", "noise_factor_error", "noise_correlation",
-    "noise_correlation_error", "second_source", "peak_offset_arcsec", "detection", "stamp_light", "masked_light",
-    "masked_center", "remaining", *P_VALUES,
-)  # fmt: skip
+CHECKS = (*RESIDUAL_TESTS, "remaining", *P_VALUES, "p_latents")
 
 
 class Flag(IntFlag):
