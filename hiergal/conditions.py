@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.hub import GalaxyModel
+from hiergal.hub import GalaxyModel, check_model
 from hiergal.survey.catalog import column_of, unit_from
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "condition_names",
     "conditions_for",
     "conditions_from",
+    "given_conditions",
+    "has_columns",
     "outside_range",
     "read_catalog",
 ]
@@ -167,12 +169,65 @@ def conditions_for(
     return conditions_from(condition_names(model), catalog, **_conventions(model), unknown=unknown)
 
 
+def given_conditions(model: GalaxyModel, conditions: Any, n: int) -> Float[np.ndarray, "n c"]:
+    """Return what somebody gives as the conditions of n galaxies as numbers, in the model's units.
+
+    Args:
+        model: A model with a flow.
+        conditions: A table of them (any catalogue, see the top of this page), with a row for each galaxy; or numbers
+            [n, c], columns as in ``model.flow.config.conditions``.
+        n: Number of galaxies.
+
+    Returns:
+        The conditions; what is masked or missing in a table is NaN.
+
+    Raises:
+        ValueError: If the model has no flow, a column is missing or its unit does not fit, or there are not n rows.
+
+    Example:
+        >>> given_conditions(model, {"mag_auto": [22.0], "flux_radius": [8.0], "zphot": [0.7]}, 1)  # doctest: +SKIP
+        array([[22. ,  8. ,  0.7]], dtype=float32)
+    """
+    names = condition_names(model)
+    if isinstance(conditions, str | Path):
+        raise TypeError(
+            f"conditions: expected numbers or columns with names, got {str(conditions)!r}; read it first: "
+            f"hiergal.conditions.read_catalog({str(conditions)!r})"
+        )
+    if has_columns(conditions):
+        conditions = conditions_for(model, conditions, unknown="keep")
+    else:
+        conditions = np.asarray(conditions, np.float32)
+    if conditions.shape != (n, len(names)):
+        raise ValueError(
+            f"conditions: expected shape {(n, len(names))} for {', '.join(names)}, got {conditions.shape}"
+        )
+    return conditions
+
+
+def has_columns(given: Any) -> bool:
+    """Tell whether conditions are given as columns with names, and not as numbers alone.
+
+    Args:
+        given: Anything.
+
+    Example:
+        >>> has_columns({"zphot": [0.7]}), has_columns(np.zeros((1, 3)))
+        (True, False)
+    """
+    if isinstance(given, np.ndarray | np.void) and given.dtype.names is not None:
+        return True
+    return isinstance(given, Mapping) or hasattr(given, "colnames") or _is_frame(given)
+
+
 def condition_names(model: GalaxyModel) -> tuple[str, ...]:
     """Return the names of what a model's flow is conditioned on: its galaxies are drawn for these.
 
     Raises:
+        TypeError: If it is no model.
         ValueError: If the model has no flow.
     """
+    check_model(model)
     if model.flow is None:
         raise ValueError(
             "conditions: expected a model with a flow, got one without; fit it with `hiergal flow`"

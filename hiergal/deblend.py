@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.hub import GalaxyModel
+from hiergal.conditions import given_conditions, has_columns
+from hiergal.hub import GalaxyModel, check_model
 from hiergal.laplace import GaussianPosterior, inflate, misfit, sharpen
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
@@ -25,8 +26,10 @@ from hiergal.prior import prior_of
 from hiergal.progress import progress_bar
 from hiergal.records import Array, Record, record
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import as_key
 from hiergal.samplers.methods import SIGNIFICANT
 from hiergal.scene_problem import SceneProblem, start_of
+from hiergal.survey.given import galaxies_of
 
 __all__ = ["Deblended", "deblend"]
 
@@ -69,13 +72,13 @@ class Deblended(Record):
 
 def deblend(
     model: GalaxyModel,
-    observation: Observation,
+    observation: Observation | Any,
     positions: Float[Array, "..."],
     *,
-    key: jax.Array,
+    key: jax.Array | int,
     method: Literal["curved", "laplace"] | str = "curved",
     position_error_pix: float = 0.0,
-    conditions: Float[np.ndarray, "n k c"] | None = None,
+    conditions: Any = None,
     draws: int = 200,
     batch: int = 4,
     progress: bool = False,
@@ -84,12 +87,14 @@ def deblend(
 
     Args:
         model: A trained model.
-        observation: Scenes on the model's pixel scale, of any shape: one PSF and noise model for each.
+        observation: Scenes on the model's pixel scale, of any shape: one PSF and noise model for each; or a survey's
+            store, or its path, for all of it.
         positions: Centres (x, y) of the k sources of each scene, from its centre [pixels], [n, k, 2].
-        key: PRNG key; the draws of a scene depend on its place, not on how many scenes follow.
+        key: PRNG key, or a seed; the draws of a scene depend on its place, not on how many scenes follow.
         method: ``"curved"`` follows the bends of the posterior; ``"laplace"`` is a Gaussian at its mode.
         position_error_pix: Standard deviation of the positions along each axis; 0 if they are known [pixels].
-        conditions: What is known of each source, columns as in ``model.flow.config.conditions``; None for nothing.
+        conditions: What is known of each source, [n, k, c], columns as in ``model.flow.config.conditions``; or a table
+            with a row for each, the k sources of the first scene first; None for nothing.
         draws: Posterior draws.
         batch: Scenes in one call of the compiled program, which is compiled for each number of sources.
         progress: Whether to show a progress bar.
@@ -102,17 +107,21 @@ def deblend(
         >>> low, high = interval(found.summary.flux, 0.68)  # [n, k]  # doctest: +SKIP
     """
     check_not_forked()
+    check_model(model)
+    key, observation = as_key(key), galaxies_of(observation)
     check_counts(scenes=len(observation), draws=draws, batch=batch)
     observation = observation.in_photometry(model.provenance.photometry)
     positions = _checked(model, observation, positions, method, position_error_pix)
     n, k = positions.shape[:2]
     if conditions is not None:
-        conditions = np.asarray(conditions, np.float32)
-        if conditions.ndim != 3 or conditions.shape[:2] != (n, k):
-            raise ValueError(
-                f"conditions: expected shape [{n}, {k}, c], those of each source, got {conditions.shape}"
-            )
-        conditions = conditions.reshape(n * k, -1)
+        if not has_columns(conditions):
+            conditions = np.asarray(conditions, np.float32)
+            if conditions.ndim != 3 or conditions.shape[:2] != (n, k):
+                raise ValueError(
+                    f"conditions: expected shape [{n}, {k}, c], those of each source, got {conditions.shape}"
+                )
+            conditions = conditions.reshape(n * k, -1)
+        conditions = given_conditions(model, conditions, n * k)
     prior = prior_of(model, n * k, conditions)
     batch = min(batch, n)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))

@@ -42,15 +42,18 @@ from hiergal.fit_statistics import (
     statistics_of_draws,
     statistics_of_noise,
 )
-from hiergal.hub import GalaxyModel
+from hiergal.hub import GalaxyModel, check_model
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior
+from hiergal.posterior_checks import judged_conditions
 from hiergal.predictive import check_same_galaxies, spread_draws
-from hiergal.prior import prior_of
+from hiergal.prior import Prior, prior_of
 from hiergal.progress import progress_bar
 from hiergal.records import Array, Record, record
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import as_key
+from hiergal.survey.given import galaxies_of
 
 __all__ = ["FitChecks", "check_fits"]
 
@@ -118,11 +121,11 @@ COLUMNS = {  # unit and description
 
 def check_fits(
     model: GalaxyModel,
-    observation: Observation,
+    observation: Observation | Any,
     posterior: Posterior,
     *,
-    key: jax.Array,
-    conditions: Float[np.ndarray, "n c"] | None = None,
+    key: jax.Array | int,
+    conditions: Any = None,
     draws: int | None = None,
     replicates: int = 400,
     bins: int = 10,
@@ -134,11 +137,11 @@ def check_fits(
 
     Args:
         model: The model that inferred the posteriors.
-        observation: The galaxies.
+        observation: The galaxies; or a survey's store, or its path, for all of it.
         posterior: Their posteriors.
-        key: PRNG key of the replicates; those of a galaxy depend on its place.
-        conditions: What was given to :func:`~hiergal.posterior.infer`: how unusual a galaxy is, is then asked among
-            those of its magnitude, size and redshift.
+        key: PRNG key of the replicates, or a seed; those of a galaxy depend on its place.
+        conditions: What was given to :func:`~hiergal.posterior.infer`, a table or numbers: how unusual a galaxy is, is
+            then asked among those of its magnitude, size and redshift. Rows that it does not use are not used here.
         draws: How many draws of the posterior to take, evenly spread over them; default all.
         replicates: Noise stamps, and draws from the prior, of each galaxy, that it is compared with.
         bins: Rings of frequency, from zero to the corners of the Fourier plane.
@@ -163,32 +166,50 @@ def check_fits(
 
     if replicates < 1 or bins < 1:
         raise ValueError(f"replicates, bins: expected at least 1 of each, got {replicates} and {bins}")
+    check_model(model)
+    key, observation = as_key(key), galaxies_of(observation)
     observation = observation.in_photometry(model.provenance.photometry)
     check_observation(observation)
     check_same_galaxies(posterior, observation)
     latents = posterior.latents[spread_draws(posterior, draws)]
-    s, n, d = latents.shape
-    prior = prior_of(model, n, conditions)
+    n = len(observation)
+    groups = judged_conditions(model, conditions, n).groups
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n) if places is None else places)
     frequency, modes, member = rings_of(observation.image.shape[1:], observation.pixel_scale_arcsec, bins)
     rings = RingWeights((member / modes).astype(np.float32), modes.astype(np.float32))
     parts = []
     with progress_bar("checks of fits", n, shown=progress) as advance:
-        for first in range(0, n, batch):
-            # The last galaxy is repeated, so that one program serves all.
-            rows = np.minimum(np.arange(first, first + batch), n - 1)
-            here, own = observation[rows], prior[rows]
-            found = _joined(
-                [statistics_of_draws(model, here, own, rings, z) for z in _blocks(latents[:, rows])]
-            )
-            blocks = range(-(-replicates // BLOCK))
-            noise = _joined([statistics_of_noise(here, own, rings, keys[rows], block, d) for block in blocks])
-            pixels = np.asarray(used_pixels(here.image.shape, here.mask))
-            summary = _summary(_first(found, s), _first(noise, replicates), pixels)
-            parts.append({name: value[: n - first] for name, value in summary.items()})
-            advance(min(batch, n - first))
-    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for of_group, given in groups:
+            prior, count = prior_of(model, len(of_group), given), len(of_group)
+            for first in range(0, count, batch):
+                # The last galaxy is repeated, so that one program serves all.
+                inside = np.minimum(np.arange(first, first + batch), count - 1)
+                rows = of_group[inside]
+                summary = _check_batch(
+                    model, observation[rows], prior[inside], rings, latents[:, rows], keys[rows], replicates
+                )
+                parts.append({name: value[: count - first] for name, value in summary.items()})
+                advance(min(batch, count - first))
+    order = np.argsort(np.concatenate([rows for rows, _ in groups]))
+    values = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
     return FitChecks(identifier=np.asarray(observation.identifier), frequency=frequency, **values)
+
+
+def _check_batch(
+    model: GalaxyModel,
+    observation: Observation,
+    prior: Prior,
+    rings: RingWeights,
+    latents: np.ndarray,
+    keys: jax.Array,
+    replicates: int,
+) -> dict[str, np.ndarray]:
+    s, _, d = latents.shape
+    found = _joined([statistics_of_draws(model, observation, prior, rings, z) for z in _blocks(latents)])
+    blocks = range(-(-replicates // BLOCK))
+    noise = _joined([statistics_of_noise(observation, prior, rings, keys, block, d) for block in blocks])
+    pixels = np.asarray(used_pixels(observation.image.shape, observation.mask))
+    return _summary(_first(found, s), _first(noise, replicates), pixels)
 
 
 def _summary(found: FitStatistics, noise: FitStatistics, pixels: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from hiergal.progress import progress_bar
 from hiergal.recipe import FlowConfig
 from hiergal.records import Array, Record, brief, record, static
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import as_key
 
 __all__ = ["ConditionalFlow", "FlowFit", "fit_flow"]
 
@@ -58,9 +59,9 @@ class ConditionalFlow(Record):
         u, log_determinant = self.to_base(z, conditions)
         return -0.5 * jnp.sum(u**2 + np.log(2 * np.pi), axis=-1) + log_determinant
 
-    def sample(self, key: jax.Array, conditions: Float[Array, "n c"]) -> Float[jax.Array, "n d"]:
+    def sample(self, key: jax.Array | int, conditions: Float[Array, "n c"]) -> Float[jax.Array, "n d"]:
         """Draw one vector of latents for each row of conditions."""
-        u = jax.random.normal(key, (len(conditions), self.center.shape[-1]), self.center.dtype)
+        u = jax.random.normal(as_key(key), (len(conditions), self.center.shape[-1]), self.center.dtype)
         return self.from_base(u, conditions)
 
     def to_base(
@@ -99,7 +100,7 @@ class FlowFit(NamedTuple):
 
 
 def fit_flow(
-    key: jax.Array,
+    key: jax.Array | int,
     config: FlowConfig,
     latents: Float[Array, "s n d"],
     conditions: Float[Array, "n c"],
@@ -109,7 +110,7 @@ def fit_flow(
     """Fit a flow to posterior samples of many galaxies, by maximum likelihood (Eq. 12).
 
     Args:
-        key: PRNG key.
+        key: PRNG key, or a seed.
         config: Its layers, and how to fit them.
         latents: s posterior samples of each of n galaxies: samples of the aggregate posterior.
         conditions: What each galaxy is conditioned on, in the order of ``config.conditions``; [n, 0] for a density
@@ -127,7 +128,7 @@ def fit_flow(
         )
     if not np.isfinite(conditions).all():
         raise ValueError("conditions: expected finite values, got NaN or infinity; drop those galaxies")
-    start_key, order_key, split_key = jax.random.split(key, 3)
+    start_key, order_key, split_key = jax.random.split(as_key(key), 3)
     latents, conditions = jnp.asarray(latents), jnp.asarray(conditions, latents.dtype)
     flow = jax.jit(ConditionalFlow.untrained, static_argnums=(1, 2))(start_key, config, latents.shape[-1])
     flow, params = flow.replace(center=_center(latents), conditions_center=_center(conditions)), flow.params

@@ -25,6 +25,7 @@ from hiergal.prior import Prior
 from hiergal.progress import progress_bar
 from hiergal.records import Array, brief
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import as_key
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.samplers.methods import draw_latents, find_mode
 from hiergal.samplers.problem import Problem
@@ -46,7 +47,7 @@ class Shapes(NamedTuple):
 
 
 def fit_guide_flow(
-    key: jax.Array,
+    key: jax.Array | int,
     model: GalaxyModel,
     survey: Observation,
     conditions: Float[np.ndarray, "n c"] | None,
@@ -58,7 +59,7 @@ def fit_guide_flow(
     """Learn the shapes of posteriors.
 
     Args:
-        key: PRNG key.
+        key: PRNG key, or a seed.
         model: A model with flow and marginal.
         survey: Galaxies of the survey, whose PSFs, noise and masks simulations take in turn.
         conditions: Their conditions, for the half of the galaxies that has them; None for none at all.
@@ -70,7 +71,7 @@ def fit_guide_flow(
         >>> fitted = fit_guide_flow(key, model, store.read(rows), None, simulations=8000)  # doctest: +SKIP
     """
     check_not_forked()
-    of_simulations, of_survey, of_fit = jax.random.split(key, 3)
+    of_simulations, of_survey, of_fit = jax.random.split(as_key(key), 3)
     simulated = shapes_of_simulations(
         of_simulations, model, survey, conditions, galaxies=simulations, progress=progress
     )
@@ -87,7 +88,7 @@ def fit_guide_flow(
 
 
 def shapes_of_simulations(
-    key: jax.Array,
+    key: jax.Array | int,
     model: GalaxyModel,
     survey: Observation,
     conditions: Float[np.ndarray, "n c"] | None,
@@ -106,7 +107,7 @@ def shapes_of_simulations(
 
 
 def shapes_of_survey(
-    key: jax.Array,
+    key: jax.Array | int,
     model: GalaxyModel,
     survey: Observation,
     conditions: Float[np.ndarray, "n c"] | None,
@@ -127,6 +128,7 @@ def shapes_of_survey(
 
 def _shapes(name, one, key, model, survey, conditions, galaxies: int, progress: bool) -> Shapes:
     """Gather w and features over batches, for one prior after the other, without those that cannot be right."""
+    key = as_key(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     priors = [Prior(model.marginal, np.zeros((len(survey), 0), np.float32))]
     if conditions is not None:

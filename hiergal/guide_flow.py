@@ -20,6 +20,7 @@ from hiergal.laplace import GaussianPosterior, sharpen
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.records import Array, brief
+from hiergal.runtime.seeds import as_key
 from hiergal.samplers.problem import Problem
 
 __all__ = ["Simulated", "draws_of_guide", "guide_features", "laplace_of", "simulate"]
@@ -38,19 +39,19 @@ class Simulated(NamedTuple):
     __repr__ = brief
 
 
-def simulate(model: GalaxyModel, like: Observation, prior: Prior, *, key: jax.Array) -> Simulated:
+def simulate(model: GalaxyModel, like: Observation, prior: Prior, *, key: jax.Array | int) -> Simulated:
     """Draw galaxies from a prior and observe each like a galaxy of a survey (Fig. 2).
 
     Args:
         model: A trained model.
         like: Galaxies whose PSFs, noise and masks are used; their images are not.
         prior: Prior of each.
-        key: PRNG key.
+        key: PRNG key, or a seed.
 
     Example:
         >>> known = simulate(model, observation, prior_of(model, len(observation)), key=key)  # doctest: +SKIP
     """
-    of_base, of_noise = jax.random.split(key)
+    of_base, of_noise = jax.random.split(as_key(key))
     u = jax.random.normal(of_base, (len(like), model.recipe.generator.latents))
     z = prior.from_base(u)
     clean = model.render(model.decode(z), like.psf)

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 
 from hiergal.observation.arrays import native, native_mask
 from hiergal.records import Array, Record, record
+from hiergal.runtime.seeds import as_key
 
 __all__ = [
     "NoiseChoice",
@@ -64,8 +65,8 @@ class NoiseModel(Record):
         """Return log det Sigma over the pixels used, for images of this shape."""
 
     @abstractmethod
-    def sample(self, key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "*batch y x"]:
-        """Draw noise images of this shape."""
+    def sample(self, key: jax.Array | int, shape: tuple[int, ...]) -> Float[Array, "*batch y x"]:
+        """Draw noise images of this shape; the key may be a seed."""
 
     @abstractmethod
     def level(self) -> Float[Array, "*batch"]:
@@ -120,7 +121,7 @@ class WhiteNoise(NoiseModel):
 
     def sample(self, key, shape):  # noqa: D102
         sigma = jnp.broadcast_to(self.sigma[..., None, None], shape)
-        return sigma * jax.random.normal(key, shape, sigma.dtype)
+        return sigma * jax.random.normal(as_key(key), shape, sigma.dtype)
 
     def level(self):  # noqa: D102
         return self.sigma
@@ -162,7 +163,7 @@ class PixelNoise(NoiseModel):
 
     def sample(self, key, shape):  # noqa: D102
         sigma = jnp.broadcast_to(self.sigma, shape)
-        return sigma * jax.random.normal(key, shape, sigma.dtype)
+        return sigma * jax.random.normal(as_key(key), shape, sigma.dtype)
 
     def level(self):  # noqa: D102
         return jnp.nanmedian(self.sigma, axis=(-2, -1))  # masked pixels may hold NaN

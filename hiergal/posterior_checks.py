@@ -1,20 +1,23 @@
 """What an inference needs, checked before anything is computed."""
 
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.conditions import condition_factors, condition_names
+from hiergal.conditions import condition_factors, condition_names, given_conditions
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior.verdict import Flag
 from hiergal.psf import PSF, check_wider
-from hiergal.records import Array
+from hiergal.records import Array, brief
 from hiergal.samplers.methods import METHODS
 from hiergal.samplers.nuts import FEWEST_DRAWS
+from hiergal.trained_range import check_range
 
 __all__ = [
+    "JudgedConditions",
     "bad_observations",
     "catalog_conditions",
     "check_catalog",
@@ -22,6 +25,7 @@ __all__ = [
     "check_geometry",
     "check_method",
     "check_psf",
+    "judged_conditions",
     "rows_of_psf",
 ]
 
@@ -125,6 +129,42 @@ def bad_observations(observation: Observation) -> Int[np.ndarray, "n"]:
             except ValueError:
                 flag[row] |= Flag.BAD_OBSERVATION
     return flag
+
+
+class JudgedConditions(NamedTuple):
+    """Which galaxies something is known of.
+
+    Attributes:
+        groups: Rows with conditions that can be used, and these; rows without, and None. Both together are all rows.
+        flag: ``Flag.BAD_CONDITIONS`` where they are not used, ``Flag.CONDITIONS_OUTSIDE`` where the model has not been
+            trained on them, else 0.
+    """
+
+    groups: list[tuple[Int[np.ndarray, "m"], Float[np.ndarray, "m c"] | None]]
+    flag: Int[np.ndarray, "n"]
+
+    __repr__ = brief
+
+
+def judged_conditions(model: GalaxyModel, conditions: Any, n: int) -> JudgedConditions:
+    """Compare the conditions of n galaxies with what a model was trained on; no row of them is an error.
+
+    Args:
+        model: A trained model.
+        conditions: As for :func:`hiergal.conditions.given_conditions`; None where nothing is known.
+        n: Number of galaxies.
+
+    Raises:
+        ValueError: If they are no conditions of the model, or not those of n galaxies.
+    """
+    if conditions is None:
+        return JudgedConditions([(np.arange(n), None)], np.zeros(n, np.int32))
+    conditions = given_conditions(model, conditions, n)
+    found = check_range(model, conditions)
+    flag = np.where(found.far, Flag.BAD_CONDITIONS, np.where(found.outside, Flag.CONDITIONS_OUTSIDE, 0))
+    used, left = np.flatnonzero(~found.far), np.flatnonzero(found.far)
+    groups = [(used, conditions[used]), (left, None)]
+    return JudgedConditions([group for group in groups if len(group[0])], flag.astype(np.int32))
 
 
 def check_catalog(model: GalaxyModel, catalog: Mapping[str, Array], units: Callable[[str], str]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.fft import next_fast_len
 
-from hiergal.hub import GalaxyModel
+from hiergal.hub import GalaxyModel, check_model
 from hiergal.posterior import Posterior
 from hiergal.posterior_checks import check_counts, check_psf, rows_of_psf
 from hiergal.psf import PSF
@@ -64,6 +64,7 @@ def posterior_images(
         >>> mean, error = images.mean(axis=0), images.std(axis=0)  # doctest: +SKIP
     """
     check_not_forked()
+    check_model(model)
     own, n = model.recipe.pixel_scale_arcsec, len(posterior)
     scale = own if pixel_scale_arcsec is None else pixel_scale_arcsec
     if not scale > 0:

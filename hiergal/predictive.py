@@ -12,19 +12,22 @@ that the value at a pixel comes from its neighbourhood.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.hub import GalaxyModel
+from hiergal.hub import GalaxyModel, check_model
 from hiergal.noise import LOG_2PI, Mask, NoiseModel, PixelNoise, unmasked, used_pixels
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior
 from hiergal.progress import progress_bar
 from hiergal.records import Array, Record, record
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import as_key
+from hiergal.survey.given import galaxies_of
 
 __all__ = ["Prediction", "check_same_galaxies", "pixel_log_prob", "predict", "spread_draws"]
 
@@ -50,10 +53,10 @@ class Prediction(Record):
 
 def predict(
     model: GalaxyModel,
-    observation: Observation,
+    observation: Observation | Any,
     posterior: Posterior,
     *,
-    key: jax.Array,
+    key: jax.Array | int,
     draws: int | None = None,
     batch: int = 32,
     progress: bool = False,
@@ -62,9 +65,9 @@ def predict(
 
     Args:
         model: The model that inferred the posteriors.
-        observation: The galaxies.
+        observation: The galaxies; or a survey's store, or its path, for all of it.
         posterior: Their posteriors.
-        key: PRNG key of the noise; that of a galaxy depends on its place in the batch.
+        key: PRNG key of the noise, or a seed; that of a galaxy depends on its place in the batch.
         draws: How many draws of the posterior to take, evenly spread over them; default all. A draw takes 8 bytes for
             each pixel of each galaxy.
         batch: Galaxies in one call of the compiled program.
@@ -81,6 +84,8 @@ def predict(
         >>> prediction.log_likelihood.sum(axis=(-2, -1)).mean(axis=0)  # of each stamp  # doctest: +SKIP
     """
     check_not_forked()
+    check_model(model)
+    key, observation = as_key(key), galaxies_of(observation)
     observation = observation.in_photometry(model.provenance.photometry)
     check_observation(observation)
     check_same_galaxies(posterior, observation)

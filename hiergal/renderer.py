@@ -22,6 +22,7 @@ from jaxtyping import Complex, Float
 from hiergal.hub import GalaxyModel
 from hiergal.psf import FWHM_PER_SIGMA
 from hiergal.records import Array, Record, record, static
+from hiergal.runtime.seeds import as_key
 
 if TYPE_CHECKING:
     import galsim
@@ -153,12 +154,12 @@ def renderer_for(
 
 
 def add_noise(
-    key: jax.Array, image: Float[jax.Array, "y x"], sky_level: float | Float[jax.Array, ""]
+    key: jax.Array | int, image: Float[jax.Array, "y x"], sky_level: float | Float[jax.Array, ""]
 ) -> Float[jax.Array, "y x"]:
     """Add the noise of photons of source and sky, as a normal one, which it is for more than some tens of them.
 
     Args:
-        key: PRNG key.
+        key: PRNG key, or a seed.
         image: A noise-free stamp [electrons per pixel].
         sky_level: Sky, which is taken off again [electrons per pixel].
 
@@ -167,7 +168,7 @@ def add_noise(
         True
     """
     return image + jnp.sqrt(jnp.maximum(image, 0.0) + sky_level) * jax.random.normal(
-        key, image.shape, image.dtype
+        as_key(key), image.shape, image.dtype
     )
 
 

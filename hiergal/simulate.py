@@ -114,16 +114,16 @@ def drawn_profiles(
     return profiles
 
 
-def base_for_rows(model: GalaxyModel, key: jax.Array, rows: Array) -> Float[np.ndarray, "n d"]:
+def base_for_rows(model: GalaxyModel, key: jax.Array | int, rows: Array) -> Float[np.ndarray, "n d"]:
     """Draw the base variables of the galaxies in these rows of a catalogue: each depends on its row alone.
 
     Args:
         model: A model.
-        key: PRNG key.
+        key: PRNG key, or a seed.
         rows: Places in a catalogue, [n], or identities of galaxies (:func:`~hiergal.identities.identities`), [n, 2].
     """
     check_not_forked()
-    d, n = model.recipe.generator.latents, len(rows)
+    key, d, n = as_key(key), model.recipe.generator.latents, len(rows)
     base = np.empty((n, d), np.float32)
     for first in range(0, n, ROWS):
         inside = np.minimum(np.arange(first, first + ROWS), n - 1)
@@ -163,7 +163,7 @@ def stamps_from_base(
     *,
     flux_scale: float = 1.0,
     sky_level: float | None = None,
-    key: jax.Array | None = None,
+    key: jax.Array | int | None = None,
     rows: Array | None = None,
 ) -> Float[np.ndarray, "n v u"]:
     """Draw stamps of galaxies as a survey observes them, all on the device.
@@ -175,7 +175,7 @@ def stamps_from_base(
         conditions: As for :func:`profiles_from_base`.
         flux_scale: Factor on the fluxes, such as one that makes them electrons.
         sky_level: Sky whose noise, with the galaxy's own, is added [flux per pixel, in electrons]; None for no noise.
-        key: PRNG key of the noise.
+        key: PRNG key of the noise, or a seed.
         rows: The galaxies' places in their catalogue, [n], or their identities, [n, 2], which the noise depends on;
             default their places here.
 
@@ -199,7 +199,9 @@ def stamps_from_base(
     if key is None or not sky_level >= 0:
         raise ValueError(f"expected a key and a sky of zero or more for noise, got {key} and {sky_level}")
     rows = np.arange(len(conditions)) if rows is None else rows
-    noisy = partial(_noisy_stamps, model, renderer, np.float32(flux_scale), np.float32(sky_level), key)
+    noisy = partial(
+        _noisy_stamps, model, renderer, np.float32(flux_scale), np.float32(sky_level), as_key(key)
+    )
     return _in_blocks(noisy, renderer.shape, *_single(base, conditions), rows)
 
 
@@ -221,21 +223,21 @@ def stamps_of_profiles(
 
 
 def add_noise_to(
-    images: Float[np.ndarray, "n v u"], sky_level: float, *, key: jax.Array, rows: Array
+    images: Float[np.ndarray, "n v u"], sky_level: float, *, key: jax.Array | int, rows: Array
 ) -> Float[np.ndarray, "n v u"]:
     """Add the noise of sky and source, the same that :func:`stamps_from_base` adds to these rows.
 
     Args:
         images: Noise-free stamps [electrons per pixel].
         sky_level: Sky [electrons per pixel].
-        key: PRNG key of the noise.
+        key: PRNG key of the noise, or a seed.
         rows: Places in a catalogue, [n], or identities, [n, 2].
 
     Example:
         >>> noisy = add_noise_to(stamps, 100.0, key=jax.random.key(1), rows=np.arange(3))  # doctest: +SKIP
     """
     check_not_forked()
-    compute = partial(_with_noise, np.float32(sky_level), key)
+    compute = partial(_with_noise, np.float32(sky_level), as_key(key))
     return _in_blocks(compute, images.shape[1:], *_single(images), rows)
 
 
@@ -273,7 +275,8 @@ def draw_galsim(
         >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}  # doctest: +SKIP
         >>> galaxies = draw_galsim(model, catalog, key=jax.random.key(0))  # doctest: +SKIP
     """
-    return light_profiles(model.recipe, _draw(model, catalog, key, outside, identifier), **options)
+    profiles = _draw(model, catalog, key, outside, identifier)
+    return light_profiles(model.recipe, profiles, **options)
 
 
 def light_profiles(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from hiergal.noise import NoiseModel, unmasked
 from hiergal.observation.arrays import native, native_mask
 from hiergal.records import Array, record, static
+from hiergal.runtime.seeds import as_key
 
 __all__ = ["StationaryNoise"]
 
@@ -69,7 +70,7 @@ class StationaryNoise(NoiseModel):
         return jnp.broadcast_to(total, shape[:-2])
 
     def sample(self, key, shape):  # noqa: D102
-        white = jax.random.normal(key, shape, jnp.asarray(self.power).dtype)
+        white = jax.random.normal(as_key(key), shape, jnp.asarray(self.power).dtype)
         return _filtered(white, self.power**0.5)
 
     def level(self):  # noqa: D102

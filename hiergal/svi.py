@@ -39,6 +39,7 @@ from hiergal.progress import Stopped, progress_bar, stop_requested
 from hiergal.recipe import Recipe, TrainingConfig
 from hiergal.records import Record, brief, record
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import as_key
 
 __all__ = ["Fit", "TrainState", "fit"]
 
@@ -80,7 +81,7 @@ class Fit(NamedTuple):
 
 
 def fit(
-    key: jax.Array,
+    key: jax.Array | int,
     recipe: Recipe,
     train: Galaxies,
     validation: Galaxies,
@@ -92,7 +93,7 @@ def fit(
     """Fit the generator and the encoder by amortised SVI (paper, Sec. 3).
 
     Args:
-        key: PRNG key; the same key gives the same result.
+        key: PRNG key, or a seed; the same key gives the same result.
         recipe: What to fit, and how.
         train: Galaxies to learn from: an observation, which goes to the devices once, or rows of a store
             (``Store.subset``), which are read ahead of the steps.
@@ -114,6 +115,7 @@ def fit(
         BlockingIOError: If another process trains there.
     """
     check_not_forked()
+    key = as_key(key)
     config = recipe.training
     if not len(train) or not len(validation):
         raise ValueError(

@@ -1,13 +1,14 @@
 """Trained models as files: bundles that hold everything needed to use a model, and run nothing when loaded."""
 
 from hiergal.hub.bundle import load_model, read_card, read_metrics, save_model
-from hiergal.hub.galaxy_model import GalaxyModel, ParameterCounts, Provenance, parameter_counts
+from hiergal.hub.galaxy_model import GalaxyModel, ParameterCounts, Provenance, check_model, parameter_counts
 from hiergal.hub.names import locate
 
 __all__ = [
     "GalaxyModel",
     "ParameterCounts",
     "Provenance",
+    "check_model",
     "load_model",
     "locate",
     "parameter_counts",

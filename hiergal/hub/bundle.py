@@ -20,7 +20,7 @@ import jax
 import msgspec
 import numpy as np
 
-from hiergal.hub.galaxy_model import DENSITIES, GalaxyModel, Provenance, blank_model
+from hiergal.hub.galaxy_model import DENSITIES, GalaxyModel, Provenance, blank_model, check_model
 from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, read_texts, write_arrays
 from hiergal.recipe import parse_recipe, recipe_to_toml
 from hiergal.runtime.fork import check_not_forked
@@ -80,7 +80,7 @@ def save_model(
     Example:
         >>> save_model(model, "runs/first/model")  # doctest: +SKIP
     """
-    path, arrays = Path(path), flatten(model)
+    path, arrays = Path(path), flatten(check_model(model))
     if half_precision:
         arrays = halved(arrays, NETWORKS)
     metadata = _Metadata(
@@ -251,9 +251,15 @@ def _texts_of(path: Path) -> Mapping[str, str]:
             )
         return texts
     if not (path / METADATA).is_file():
-        raise FileNotFoundError(
-            f"{path}: expected a trained model (a folder with {METADATA}); train one with `hiergal train`"
+        from hiergal.hub.names import is_published
+
+        known = not path.exists() and is_published(path.name)
+        mend = (
+            f'the hub has a model of this name: load "hub:{path.name}"'
+            if known
+            else "train one with `hiergal train`"
         )
+        raise FileNotFoundError(f"{path}: expected a trained model (a folder with {METADATA}); {mend}")
     files = [path / RECIPE, path / METADATA] + [path / METRICS] * (path / METRICS).is_file()
     return {file.name: _read_text(file) for file in files}
 

@@ -1,5 +1,6 @@
 """A trained model: the networks of a recipe with their numbers, the densities over their latents, and its origin."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,15 @@ from hiergal.psf import PSF
 from hiergal.recipe import Recipe
 from hiergal.records import Array, Record, record, static
 
-__all__ = ["DENSITIES", "GalaxyModel", "ParameterCounts", "Provenance", "blank_model", "parameter_counts"]
+__all__ = [
+    "DENSITIES",
+    "GalaxyModel",
+    "ParameterCounts",
+    "Provenance",
+    "blank_model",
+    "check_model",
+    "parameter_counts",
+]
 
 DENSITIES = ("flow", "marginal", "guide_flow")
 
@@ -104,6 +113,34 @@ class GalaxyModel(Record):
     def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
         """Return the outputs of the guide's network."""
         return encoder_of(self.recipe).apply({"params": self.params["encoder$params"]}, observation)
+
+
+def check_model(model: Any) -> GalaxyModel:
+    """Check that something is a trained model, not the name of one, and return it.
+
+    Args:
+        model: What was given as a model.
+
+    Raises:
+        TypeError: If it is something else; the error says how a model is loaded.
+
+    Example:
+        >>> check_model("hub:mock-acs")
+        Traceback (most recent call last):
+        ...
+        TypeError: model: expected a trained model, got 'hub:mock-acs'; load it: hiergal.load_model('hub:mock-acs')
+    """
+    if isinstance(model, GalaxyModel):
+        return model
+    if isinstance(model, str | Path):
+        name = str(model)
+        raise TypeError(
+            f"model: expected a trained model, got {name!r}; load it: hiergal.load_model({name!r})"
+        )
+    inner = "; give its .model" if isinstance(getattr(model, "model", None), GalaxyModel) else ""
+    raise TypeError(
+        f"model: expected a trained model, as hiergal.load_model returns, got {type(model).__name__}{inner}"
+    )
 
 
 class ParameterCounts(NamedTuple):

@@ -15,7 +15,7 @@ from hiergal.hub.cache import cached, fetch
 from hiergal.hub.published import Published, read_published
 from hiergal.hub.registry import Entry, check_address, read_registry, registries, split_name
 
-__all__ = ["Offer", "locate", "offers", "packaged_models"]
+__all__ = ["Offer", "is_published", "locate", "offers", "packaged_models"]
 
 
 class Offer(NamedTuple):
@@ -112,6 +112,23 @@ def packaged_models(problems: list[str] | None = None) -> Iterator[tuple[Path, P
                 problems.append(str(error))
             else:
                 yield path.parent, about
+
+
+def is_published(name: str) -> bool:
+    """Tell whether ``hub:`` finds a name among the models of the package or in the cache: no registry is asked.
+
+    Args:
+        name: A name, or a name and ``@`` and a version.
+
+    Example:
+        >>> is_published("mock-acs"), is_published("runs/first/model")
+        (True, False)
+    """
+    word, _, version = name.partition("@")
+    unreadable: list[str] = []  # is no reason to fail here
+    there = [(about.name, about.version) for _, about in packaged_models(unreadable)]
+    there += [(entry.name, entry.version) for entry, _ in cached()]
+    return any(word == one and version in ("", of) for one, of in there)
 
 
 def _find(name: str, progress: bool) -> Path:

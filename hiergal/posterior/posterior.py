@@ -21,29 +21,36 @@ summaries of the images are kept, so memory does not grow with the number of dra
 import math
 from dataclasses import field, fields
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.conditions import condition_names
-from hiergal.hub import GalaxyModel
+from hiergal.hub import GalaxyModel, check_model
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior.residual_tests import residual_tests
-from hiergal.posterior.verdict import DRAWS, P_VALUES, REPLICATES, Flag, flags_of
-from hiergal.posterior_checks import check_counts, check_geometry, check_method, check_psf, rows_of_psf
+from hiergal.posterior.verdict import DRAWS, P_VALUES, REPLICATES, flags_of
+from hiergal.posterior_checks import (
+    check_counts,
+    check_geometry,
+    check_method,
+    check_psf,
+    judged_conditions,
+    rows_of_psf,
+)
 from hiergal.prior import Prior, prior_of
 from hiergal.progress import progress_bar
 from hiergal.psf import PSF
 from hiergal.records import Array, Record, record
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import as_key
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.samplers.methods import METHODS, Method, draw_latents
-from hiergal.trained_range import check_range
+from hiergal.survey.given import galaxies_of
 
 __all__ = ["METHODS", "Method", "Posterior", "infer", "interval"]
 
@@ -110,11 +117,11 @@ class Posterior(Record):
 
 def infer(
     model: GalaxyModel,
-    observation: Observation,
+    observation: Observation | Any,
     *,
-    key: jax.Array,
+    key: jax.Array | int,
     method: Method | str = "laplace",
-    conditions: Float[np.ndarray, "n c"] | None = None,
+    conditions: Any = None,
     draws: int = 200,
     proposals: int | None = None,
     psf: PSF | None = None,
@@ -127,12 +134,12 @@ def infer(
 
     Args:
         model: A trained model.
-        observation: Galaxies on the model's stamp and pixel scale.
-        key: PRNG key; the draws of a galaxy depend on its place in the batch, not on how many galaxies follow.
+        observation: Galaxies on the model's stamp and pixel scale; or a survey's store, or its path, for all of it.
+        key: PRNG key, or a seed; the draws of a galaxy depend on its place in the batch, not on how many follow.
         method: How; see the table at the top of this page.
-        conditions: What is known of each galaxy, columns as in ``model.flow.config.conditions``
-            (:func:`~hiergal.conditions.conditions_from` finds them in a catalogue); None for nothing. Rows that are
-            not finite, or far outside the trained range (placeholders such as 99), are not used, and flagged.
+        conditions: What is known of each galaxy: a table, whose columns with units are converted, or numbers, columns
+            as in ``model.flow.config.conditions``; None for nothing. Rows that are not finite, or far outside the
+            trained range (placeholders such as 99), are not used, and flagged.
         draws: Posterior draws of each galaxy; of ``map`` there is one.
         proposals: Draws that importance sampling picks from; default ten times as many.
         psf: PSFs to show the denoised image at, one for each galaxy [n, py, px] or one for all [1, py, px]; default
@@ -147,6 +154,7 @@ def infer(
         Posteriors, as NumPy arrays.
 
     Raises:
+        TypeError: If the model, the observations or the key are something else; the error says what to write.
         ValueError: If the observations are wrong, or do not fit the model, or the model lacks what the method needs.
 
     Example:
@@ -154,6 +162,8 @@ def infer(
         >>> low, high = interval(posterior.summary.flux, 0.68)  # doctest: +SKIP
     """
     check_not_forked()
+    check_model(model)
+    key, observation = as_key(key), galaxies_of(observation)
     n = len(observation)
     check_counts(galaxies=n, draws=draws, batch=batch, proposals=1 if proposals is None else proposals)
     check_method(model, method, draws)
@@ -168,28 +178,22 @@ def infer(
         raise ValueError(f"places: expected a number for each of {n} galaxies, got shape {places.shape}")
     target = observation.psf if psf is None else psf
     options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
-    bits, groups = np.zeros(n, np.int32), [(np.arange(n), conditions)]
-    if conditions is not None:
-        conditions, bits = _judged_conditions(model, conditions, n)
-        used = (bits & Flag.BAD_CONDITIONS) == 0
-        groups = [(np.flatnonzero(used), conditions[used]), (np.flatnonzero(~used), None)]
-    parts, order = [], []
+    groups, bits = judged_conditions(model, conditions, n)
+    parts = []
     for rows, given in groups:
-        if len(rows):
-            whole = len(rows) == n
-            here = observation if whole else observation[rows]
-            galaxies = _Galaxies(
-                here,
-                prior_of(model, len(rows), given),
-                rows_of_psf(target, rows),
-                jax.vmap(partial(jax.random.fold_in, key))(places[rows]),
-            )
-            found = _by_method(model, galaxies, method, verdict=verdict, **options)
-            if verdict:
-                found = _judged(model, here, found, key, given, places[rows], batch)
-            parts.append(found)
-            order.append(rows)
-    posterior = parts[0] if len(parts) == 1 else _join(parts)[np.argsort(np.concatenate(order))]
+        here = observation if len(rows) == n else observation[rows]
+        galaxies = _Galaxies(
+            here,
+            prior_of(model, len(rows), given),
+            rows_of_psf(target, rows),
+            jax.vmap(partial(jax.random.fold_in, key))(places[rows]),
+        )
+        found = _by_method(model, galaxies, method, verdict=verdict, **options)
+        if verdict:
+            found = _judged(model, here, found, key, given, places[rows], batch)
+        parts.append(found)
+    order = np.argsort(np.concatenate([rows for rows, _ in groups]))
+    posterior = parts[0] if len(parts) == 1 else _join(parts)[order]
     return posterior.replace(flag=posterior.flag | bits) if verdict else posterior
 
 
@@ -209,16 +213,6 @@ def interval(
     tail = (1 - probability) / 2
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0, method="weibull")
     return low, high
-
-
-def _judged_conditions(model: GalaxyModel, conditions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Conditions as numbers, and bits for rows that are outside the trained range, or so far that nobody meant them."""
-    conditions = np.asarray(conditions, np.float32)
-    if conditions.shape != (n, len(condition_names(model))):
-        return conditions, np.zeros(n, np.int32)  # the prior says what is wrong
-    found = check_range(model, conditions)
-    bits = np.where(found.far, Flag.BAD_CONDITIONS, np.where(found.outside, Flag.CONDITIONS_OUTSIDE, 0))
-    return conditions, bits.astype(np.int32)
 
 
 def _judged(

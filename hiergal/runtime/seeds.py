@@ -1,7 +1,10 @@
 """Seeds of everything random: one range for every command and every function."""
 
+import contextlib
 import operator
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import jax
@@ -40,10 +43,13 @@ def as_key(key: Any) -> "jax.Array":
     """Return a PRNG key; an integer is taken as its seed.
 
     Args:
-        key: A key of ``jax.random``, or a seed.
+        key: A key of ``jax.random``, typed or of the old kind, or a seed.
+
+    Returns:
+        A typed key.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If it is neither, or several keys.
         ValueError: If it is a seed out of range.
 
     Example:
@@ -53,11 +59,18 @@ def as_key(key: Any) -> "jax.Array":
     """
     import jax
 
-    if isinstance(key, jax.Array) and (
-        (jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0)
-        or (key.dtype == "uint32" and key.ndim == 1)
-    ):
+    of_old = isinstance(key, jax.Array | np.ndarray) and key.dtype == "uint32" and key.ndim == 1
+    typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if typed and key.ndim == 0:
         return key
+    if of_old:
+        with contextlib.suppress(TypeError):  # numbers that are no key
+            return jax.random.wrap_key_data(key)  # which draws the same numbers
+    if typed:
+        raise TypeError(
+            f"key: expected one key, got {key.size} of shape {key.shape}; take one of them, such as "
+            f"key{'[0]' * key.ndim}"
+        )
     try:
         return jax.random.key(check_seed(key))
     except TypeError:

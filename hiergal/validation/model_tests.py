@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from hiergal.conditions import conditions_from
+from hiergal.conditions import condition_names, conditions_from
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.records import brief
+from hiergal.runtime.seeds import as_key
 from hiergal.validation.learned_tests import LEAST_CLASSIFIED, classifier_test
 from hiergal.validation.two_sample import energy_test
 from hiergal.validation.verdict import ALPHA, Verdict, verdict_of
@@ -36,13 +37,13 @@ class LatentSamples(NamedTuple):
     __repr__ = brief
 
 
-def sample_latents(model: GalaxyModel, observation: Observation, *, key: jax.Array) -> LatentSamples:
+def sample_latents(model: GalaxyModel, observation: Observation, *, key: jax.Array | int) -> LatentSamples:
     """Draw latents of galaxies from the guide, whose samples the flow learns, and from the flow.
 
     Args:
         model: A trained model with a flow.
         observation: Galaxies with the model's conditions in their catalogue.
-        key: PRNG key; the draws of a galaxy depend on its place, not on how many follow.
+        key: PRNG key, or a seed; the draws of a galaxy depend on its place, not on how many follow.
 
     Raises:
         ValueError: If a condition is missing.
@@ -50,7 +51,7 @@ def sample_latents(model: GalaxyModel, observation: Observation, *, key: jax.Arr
     Example:
         >>> latents = sample_latents(model, observation, key=jax.random.key(0))  # doctest: +SKIP
     """
-    conditions = conditions_from(model.flow.config.conditions, observation.catalog)
+    key, conditions = as_key(key), conditions_from(condition_names(model), observation.catalog)
 
     @jax.jit
     def sample(model, observation, conditions, key):

@@ -18,6 +18,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.psf import convolve
 from hiergal.records import Array, brief
+from hiergal.runtime.seeds import as_key
 from hiergal.simulate import draw_profiles
 from hiergal.validation.parametric import ParametricTwins, fit_parametric
 
@@ -46,7 +47,7 @@ def make_samples(
     model: GalaxyModel,
     observation: Observation,
     *,
-    key: jax.Array,
+    key: jax.Array | int,
     workers: int | None = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Samples:
@@ -55,7 +56,7 @@ def make_samples(
     Args:
         model: A trained model with a flow.
         observation: Galaxies that the model has not seen, with its conditions in their catalogue.
-        key: PRNG key; the same key gives the same samples.
+        key: PRNG key, or a seed; the same key gives the same samples.
         workers: Number of threads that fit, or None for one per available core.
         progress: Called with the number of galaxies done since the last call.
 
@@ -74,7 +75,7 @@ def make_samples(
             f"{theirs[0]}x{theirs[1]} of {theirs[2]}; "
             "prepare the survey with the model's stamps"
         )
-    draw_key, rest = jax.random.split(key)
+    draw_key, rest = jax.random.split(as_key(key))
     # The survey decides what it has, also outside the range of the training galaxies.
     profile = draw_profiles(model, observation.catalog, key=draw_key, outside="ignore")
     return samples_of(profile, observation, profiles=True, key=rest, workers=workers, progress=progress)
@@ -85,7 +86,7 @@ def samples_of(
     observation: Observation,
     *,
     profiles: bool,
-    key: jax.Array,
+    key: jax.Array | int,
     workers: int | None = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Samples:
@@ -96,7 +97,7 @@ def samples_of(
         observation: The survey's galaxies.
         profiles: Whether the images are unconvolved profiles, to be observed as the survey's galaxies were; if not,
             they have the PSFs and noise of those already.
-        key: PRNG key of the noise.
+        key: PRNG key of the noise, or a seed.
         workers: Number of threads that fit, or None for one per available core.
         progress: Called with the number of galaxies done since the last call.
 
@@ -114,7 +115,7 @@ def samples_of(
         raise ValueError(
             f"images: expected the survey's shape {observation.image.shape}, got {np.shape(images)}"
         )
-    noise_key, twin_key = jax.random.split(key)
+    noise_key, twin_key = jax.random.split(as_key(key))
     twins = fit_parametric(observation, workers=workers, progress=progress)
     return Samples(
         np.asarray(observation.image),
@@ -126,14 +127,14 @@ def samples_of(
 
 
 def observed_again(
-    profile: Float[Array, "n y x"], observation: Observation, *, key: jax.Array
+    profile: Float[Array, "n y x"], observation: Observation, *, key: jax.Array | int
 ) -> Float[np.ndarray, "n y x"]:
     """Observe other profiles as a survey observed its galaxies: the same PSFs, new noise of the same kind (Eq. 1).
 
     Args:
         profile: Unconvolved profiles [flux per pixel].
         observation: The survey's galaxies.
-        key: PRNG key; the noise of a galaxy does not depend on how many there are.
+        key: PRNG key, or a seed; the noise of a galaxy does not depend on how many there are.
 
     Example:
         >>> from hiergal.survey.mock import draw_mock
@@ -141,7 +142,7 @@ def observed_again(
         >>> observed_again(batch.truth, batch.observation, key=jax.random.key(0)).shape
         (3, 32, 32)
     """
-    n = len(observation)
+    n, key = len(observation), as_key(key)
     parts = []
     for first in range(0, n, BATCH):
         rows = np.minimum(np.arange(first, first + BATCH), n - 1)

@@ -1,0 +1,231 @@
+"""What users write when they have not read the manual: it works, or one line says what to write."""
+
+import astropy.units as u
+import jax
+import jaxtyping
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.table import QTable, Table
+from toys import SCALE, tiny_model, tiny_survey
+
+import hiergal
+from hiergal.conditions import condition_names
+from hiergal.deblend import deblend
+from hiergal.fit_checks import FitChecks
+from hiergal.posterior import Flag
+from hiergal.posterior_checks import judged_conditions
+from hiergal.posterior_images import posterior_images
+from hiergal.psf import PSF
+from hiergal.runtime.seeds import as_key
+from hiergal.survey import StoreHeader, open_store, write_store
+
+SHAPE, N = (16, 24), 3
+FAST = {"method": "amortized", "draws": 10, "batch": 4, "verdict": False}
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = tiny_model()
+    units = {"mag_auto": "mag", "flux_radius": "0.03 arcsec pixels", "zphot": "1"}
+    return model.replace(provenance=msgspec.structs.replace(model.provenance, condition_units=units))
+
+
+@pytest.fixture(scope="module")
+def galaxies():
+    stamp = np.ones((N, 3, 3), np.float32) / 9
+    return tiny_survey(N, SHAPE, PSF(stamp, pixel_scale_arcsec=SCALE))
+
+
+@pytest.fixture(scope="module")
+def survey(galaxies, tmp_path_factory):
+    path = tmp_path_factory.mktemp("survey") / "survey.zarr"
+    header = StoreHeader(
+        survey="toy",
+        band="F814W",
+        pixel_scale_arcsec=SCALE,
+        magnitude_zero_point=25.94,
+        flux_unit="counts / s",
+    )
+    write_store(path, header, [(galaxies, None)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def posterior(model, galaxies):
+    return hiergal.infer(model, galaxies, key=jax.random.key(3), **FAST)
+
+
+@pytest.fixture
+def unchecked():
+    """What users have: the package's own checks, and not those of types in signatures before them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def same(one, other):
+    """Posteriors, or checks, are alike to the last bit."""
+    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
+    assert len(leaves) == len(others)
+    for a, b in zip(leaves, others, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_galaxies_may_be_a_survey(model, survey, posterior):
+    key = jax.random.key(3)
+    for given in (survey, str(survey), open_store(survey), open_store(survey).subset(np.arange(N))):
+        same(hiergal.infer(model, given, key=key, **FAST), posterior)
+    at_once = hiergal.predict(model, open_store(survey).read(), posterior, key=key, draws=2, batch=4)
+    same(hiergal.predict(model, survey, posterior, key=key, draws=2, batch=4), at_once)
+
+
+def test_arrays_are_no_galaxies(model, unchecked):
+    with pytest.raises(
+        TypeError, match="observation: expected a hiergal.Observation, a survey's store .*from_arrays"
+    ):
+        hiergal.infer(model, np.zeros((2, *SHAPE)), key=0)
+    with pytest.raises(OSError, match="no-such.zarr"):
+        hiergal.infer(model, "no-such.zarr", key=0)
+
+
+def test_a_seed_is_a_key(model, galaxies, posterior, unchecked):
+    for key in (3, np.uint8(3), jax.random.PRNGKey(3), np.asarray(jax.random.PRNGKey(3))):
+        same(hiergal.infer(model, galaxies, key=key, **FAST), posterior)
+    calls = {
+        "predict": lambda key: hiergal.predict(model, galaxies, posterior, key=key, draws=2, batch=4),
+        "noise": lambda key: galaxies.noise.sample(key, galaxies.image.shape),
+        "flow": lambda key: model.flow.sample(key, np.ones((2, 3), np.float32)),
+    }
+    for call in calls.values():
+        same(call(4), call(jax.random.key(4)))
+
+
+@pytest.mark.parametrize("key", ["seven", 1.5, None, np.random.default_rng(1)])
+def test_what_is_no_key(model, galaxies, posterior, key, unchecked):
+    positions = np.zeros((N, 1, 2))
+    calls = {
+        "infer": lambda: hiergal.infer(model, galaxies, key=key),
+        "check_fits": lambda: hiergal.check_fits(model, galaxies, posterior, key=key),
+        "predict": lambda: hiergal.predict(model, galaxies, posterior, key=key),
+        "deblend": lambda: deblend(model, galaxies, positions, key=key),
+        "draw_profiles": lambda: hiergal.draw_profiles(model, dict(galaxies.catalog), key=key),
+        "noise": lambda: galaxies.noise.sample(key, galaxies.image.shape),
+    }
+    for call in calls.values():
+        with pytest.raises(TypeError, match="key: expected a key, such as jax.random.key"):
+            call()
+
+
+def test_several_keys_are_no_key(unchecked):
+    with pytest.raises(TypeError, match=r"key: expected one key, got 3 of shape \(3,\); take one .*key\[0\]"):
+        as_key(jax.random.split(jax.random.key(0), 3))
+    with pytest.raises(TypeError, match="key: expected a key"):
+        as_key(np.array([1, 2, 3], np.uint32))
+
+
+def test_the_name_of_a_model_is_no_model(galaxies, posterior, unchecked):
+    words = (
+        r"model: expected a trained model, got 'hub:mock-acs'; load it: hiergal.load_model\('hub:mock-acs'\)"
+    )
+    name = "hub:mock-acs"
+    calls = {
+        "infer": lambda: hiergal.infer(name, galaxies, key=0),
+        "check_fits": lambda: hiergal.check_fits(name, galaxies, posterior, key=0),
+        "predict": lambda: hiergal.predict(name, galaxies, posterior, key=0),
+        "posterior_images": lambda: posterior_images(name, posterior),
+        "deblend": lambda: deblend(name, galaxies, np.zeros((N, 1, 2)), key=0),
+        "draw_profiles": lambda: hiergal.draw_profiles(name, galaxies.catalog, key=0),
+        "draw_galsim": lambda: hiergal.draw_galsim(name, galaxies.catalog, key=0),
+        "save_model": lambda: hiergal.save_model(name, "somewhere"),
+    }
+    for call in calls.values():
+        with pytest.raises(TypeError, match=words):
+            call()
+
+
+def tables(galaxies):
+    """The same conditions in all kinds of tables; the first two have units to convert."""
+    columns = {name: np.asarray(column, float) for name, column in galaxies.catalog.items()}
+    radius = columns["flux_radius"] * SCALE * u.arcsec
+    units = {"mag_auto": columns["mag_auto"] * u.mag, "flux_radius": radius, "zphot": columns["zphot"]}
+    yield QTable(units)
+    yield Table(units)
+    yield pd.DataFrame(columns)[["zphot", "mag_auto", "flux_radius"]]
+    yield columns
+    yield Table(columns).as_array()
+
+
+def test_conditions_may_be_a_table(model, galaxies, posterior):
+    numbers = np.stack([galaxies.catalog[name] for name in condition_names(model)], axis=-1)
+    for table in tables(galaxies):
+        found = judged_conditions(model, table, N)
+        assert len(found.groups) == 1 and not (found.flag & Flag.BAD_CONDITIONS).any()
+        np.testing.assert_allclose(found.groups[0][1], numbers, rtol=1e-6)
+        latents = hiergal.infer(model, galaxies, key=3, conditions=table, **FAST).latents
+    np.testing.assert_allclose(latents, posterior.latents, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_nobody_knows_are_flagged_and_no_error(model, galaxies, posterior):
+    table = Table({name: np.asarray(column, float) for name, column in galaxies.catalog.items()}, masked=True)
+    table["zphot"].mask = [False, True, False]
+    table["mag_auto"][2] = 99.0
+    found = judged_conditions(model, table, N)
+    np.testing.assert_array_equal(found.flag == Flag.BAD_CONDITIONS, [False, True, True])
+    latents = hiergal.infer(model, galaxies, key=3, conditions=table, **FAST).latents
+    np.testing.assert_allclose(latents, posterior.latents, rtol=1e-4, atol=1e-4)
+
+
+def test_checks_leave_out_the_same_rows(model, galaxies, posterior, monkeypatch):
+    table = Table({name: np.asarray(column, float) for name, column in galaxies.catalog.items()})
+    table["mag_auto"][0] = np.nan
+    names = [field for field in FitChecks.__dataclass_fields__ if field not in ("identifier", "frequency")]
+
+    def check(model, observation, prior, *rest):
+        """Which galaxy, and what is known of it, in place of p-values."""
+        label = observation.identifier + (0.5 if prior.conditions.shape[1] else 0.0)
+        return {name: np.tile(label[:, None], 10) if name.startswith("power") else label for name in names}
+
+    monkeypatch.setattr("hiergal.fit_checks._check_batch", check)
+    found = hiergal.check_fits(model, galaxies, posterior, key=5, conditions=table, batch=4)
+    np.testing.assert_array_equal(found.p_prior, galaxies.identifier + np.array([0.0, 0.5, 0.5]))
+
+
+def test_conditions_that_cannot_be_used_are_refused(model, galaxies):
+    columns = dict(galaxies.catalog)
+    wrong = {
+        "missing: zphot": {name: columns[name] for name in ("mag_auto", "flux_radius")},
+        r"expected shape \(3, 3\)": Table(columns)[:2],
+        "flux_radius: expected a column in": QTable(columns | {"flux_radius": np.ones(N) * u.s}),
+        "read it first: hiergal.conditions.read_catalog": "catalog.fits",
+    }
+    for words, given in wrong.items():
+        with pytest.raises((ValueError, TypeError), match=words):
+            hiergal.infer(model, galaxies, key=0, conditions=given, **FAST)
+
+
+def test_sources_of_scenes_may_have_a_table(model, galaxies, monkeypatch):
+    positions = np.array([[[-3.0, 0.0], [3.0, 1.0]]])
+    numbers = np.stack([galaxies.catalog[name][:2] for name in condition_names(model)], axis=-1)[None]
+    table = Table({name: column[:2] for name, column in galaxies.catalog.items()})
+    asked = []
+
+    def prior_of(model, n, conditions):
+        asked.append((n, conditions))
+        raise KeyboardInterrupt  # the rest takes half a minute to compile
+
+    monkeypatch.setattr("hiergal.deblend.prior_of", prior_of)
+    for given in (numbers, table):
+        with pytest.raises(KeyboardInterrupt):
+            deblend(model, galaxies[:1], positions, key=2, conditions=given)
+    same(*asked)
+
+
+def test_a_published_model_is_named_where_its_prefix_was_forgotten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for load in (hiergal.load_model, hiergal.GenerativeGalaxyModel):
+        with pytest.raises(FileNotFoundError, match='the hub has a model of this name: load "hub:mock-acs"'):
+            load("mock-acs")
+    with pytest.raises(FileNotFoundError, match="train one with `hiergal train`"):
+        hiergal.load_model("no-such-model")
