@@ -22,6 +22,7 @@ from hiergal.noise import NoiseChoice, NoisyImage, chosen_noise
 from hiergal.observation import Observation
 from hiergal.psf import PSF, Blur, convolve, convolve_by_modulus
 from hiergal.records import Array
+from hiergal.weights import warn_of_new_weights
 
 __all__ = ["galaxy_model", "render", "total_variation"]
 
@@ -60,10 +61,14 @@ def galaxy_model(
         noise: Which noise the likelihood takes: see :func:`~hiergal.noise.chosen_noise`.
         noise_sigma: Standard deviation of ``"constant"`` noise [flux per pixel].
 
+    The weights of the generator come from the handlers around it. With those of a trained model, for NUTS and
+    ``Predictive``, it is :meth:`hiergal.GalaxyModel.program`; without any, it warns there that they are random.
+
     Example:
         >>> from numpyro.infer import Predictive  # doctest: +SKIP
-        >>> Predictive(galaxy_model, num_samples=10)(key, observation.replace(image=None), ...)  # doctest: +SKIP
+        >>> Predictive(model.program(), num_samples=10)(key, observation.replace(image=None))  # doctest: +SKIP
     """
+    warn_of_new_weights("generator$params")
     g = flax_module("generator", generator, jnp.zeros((1, latents)))
     n = len(observation)
     with numpyro.plate("galaxies", population or n, subsample_size=n):

@@ -23,6 +23,7 @@ from hiergal.noise import NoisyImage
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.records import Array
+from hiergal.weights import warn_of_new_weights
 
 __all__ = ["render_sources", "scene_model"]
 
@@ -51,6 +52,7 @@ def scene_model(
     Example:
         >>> Predictive(scene_model, num_samples=1)(key, scenes.replace(image=None), positions, ...)  # doctest: +SKIP
     """
+    warn_of_new_weights("generator$params")
     g = flax_module("generator", generator, jnp.zeros((1, latents)))
     n, k = positions.shape[:2]
     with numpyro.plate("scenes", n, dim=-2), numpyro.plate("sources", k, dim=-1):

@@ -1,24 +1,37 @@
 """What users write when they have not read the manual: it works, or one line says what to write."""
 
+import subprocess
+import sys
+import warnings
+
 import astropy.units as u
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import msgspec
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 from astropy.table import QTable, Table
+from numpyro.infer import SVI, Predictive, Trace_ELBO
+from numpyro.infer.util import initialize_model, log_density
 from toys import SCALE, tiny_model, tiny_survey
 
 import hiergal
+from hiergal.architecture import programs_of
 from hiergal.conditions import condition_names
 from hiergal.deblend import deblend
 from hiergal.fit_checks import FitChecks
+from hiergal.hub.packing import fill, flatten
+from hiergal.observation import Photometry
 from hiergal.posterior import Flag
 from hiergal.posterior_checks import judged_conditions
 from hiergal.posterior_images import posterior_images
+from hiergal.prior import prior_of
 from hiergal.psf import PSF
 from hiergal.runtime.seeds import as_key
+from hiergal.samplers.problem import Problem
 from hiergal.survey import StoreHeader, open_store, write_store
 
 SHAPE, N = (16, 24), 3
@@ -229,3 +242,75 @@ def test_a_published_model_is_named_where_its_prefix_was_forgotten(tmp_path, mon
             load("mock-acs")
     with pytest.raises(FileNotFoundError, match="train one with `hiergal train`"):
         hiergal.load_model("no-such-model")
+
+
+def test_a_models_program_is_what_infer_samples(model, galaxies):
+    """Its density is likelihood and unit normal; the weights are no site, so that SVI around it learns none."""
+    several = jnp.asarray(np.random.default_rng(5).normal(size=(2, N, 8)), np.float32)
+    other = galaxies.replace(photometry=Photometry("nJy", 31.4), noise=galaxies.noise.scaled(2.0))
+    plain = model.replace(flow=None, marginal=None)
+    for given in (galaxies, other):
+        here = given.in_photometry(model.provenance.photometry)
+        problem = Problem(plain, here, prior_of(plain, N), np.ones(N, np.float32))
+        found, expected = [], []
+        for z in several:
+            found.append(log_density(model.program(), (given,), {}, {"z": z}))
+            expected.append((problem.log_likelihood(z[None]) + problem.prior.log_prob(z[None])).sum())
+        assert set(found[0][1]) == {"galaxies", "z", "profile", "image"}
+        difference = found[1][0] - found[0][0]  # but for a constant
+        np.testing.assert_allclose(difference, expected[1] - expected[0], rtol=1e-3, atol=1e-2)
+
+
+def test_programs_with_random_weights_say_so(model, galaxies, key):
+    """To NUTS and Predictive, once; SVI begins with random weights."""
+    bare, guide = programs_of(model.recipe)
+    with pytest.warns(UserWarning, match=r"no weights were given.*model.program\(\)"):
+        jax.eval_shape(lambda key: Predictive(bare, num_samples=1)(key, galaxies.replace(image=None)), key)
+    with pytest.warns(UserWarning, match="no weights were given"):
+        jax.eval_shape(lambda key: initialize_model(key, bare, model_args=(galaxies,)).param_info.z, key)
+    run = SVI(bare, guide, optax.adam(1e-3), Trace_ELBO())
+    jax.eval_shape(lambda key: run.get_params(run.init(key, galaxies)), key)
+    jax.eval_shape(lambda key: Predictive(model.program(), num_samples=1)(key, galaxies), key)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            jax.eval_shape(lambda key: Predictive(bare, num_samples=1)(key, galaxies), key)
+    assert len(said) == 1
+
+
+IN_DOUBLE = """
+import numpyro
+numpyro.enable_x64()
+import sys
+import jax, numpy as np, hiergal
+from hiergal.survey import open_store
+from numpyro.infer import Predictive
+model = hiergal.load_model(sys.argv[1])
+assert {leaf.dtype.name for leaf in jax.tree.leaves(model)} == {"float32"}
+galaxies = open_store(sys.argv[2]).read()
+found = hiergal.infer(model, galaxies, key=3, method="amortized", draws=10, batch=4, verdict=False)
+drawn = hiergal.draw_profiles(model, galaxies.catalog, key=3, outside="ignore")
+made = Predictive(model.program(), num_samples=2)(jax.random.key(0), galaxies.replace(image=None))["image"]
+assert np.isfinite(drawn).all() and made.shape == (2, *galaxies.image.shape) and np.isfinite(made).all()
+assert np.isfinite(found.profile_mean).all()
+np.save(sys.argv[3], model.encode(galaxies))
+"""
+
+
+def test_models_load_and_work_in_double_precision(model, galaxies, survey, tmp_path):
+    hiergal.save_model(model, tmp_path / "model")
+    arguments = [tmp_path / "model", survey, tmp_path / "outputs.npy"]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_DOUBLE, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(arguments[2]), model.encode(galaxies), rtol=1e-3, atol=1e-3)
+
+
+def test_weights_in_double_precision_are_kept_where_jax_has_them(model):
+    template = jax.eval_shape(lambda: model.flow.params)
+    arrays = {name: array.astype(float) for name, array in flatten(model.flow.params).items()}
+    with pytest.raises(ValueError, match="expected float32 .*, got float64"):
+        fill(template, arrays, "here")
+    with jax.enable_x64(True):
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(fill(template, arrays, "here"))} == {"float64"}

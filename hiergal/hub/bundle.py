@@ -150,9 +150,10 @@ def load_model(name: str | Path) -> GalaxyModel:
     if metadata.schema_version > 1 and digest_of(arrays) != metadata.weights_sha256:
         raise ValueError(damaged)
     densities = tuple(name for name in DENSITIES if getattr(metadata, name))
-    template = jax.eval_shape(
-        lambda: blank_model(recipe, metadata.provenance, densities, metadata.population)
-    )
+    with jax.enable_x64(False):  # what files hold does not follow from how JAX computes here
+        template = jax.eval_shape(
+            lambda: blank_model(recipe, metadata.provenance, densities, metadata.population)
+        )
     model = fill(template, arrays, str(weights))
     if metadata.texts_sha256 and _digest_of_texts(metadata, texts) != metadata.texts_sha256:
         raise ValueError(

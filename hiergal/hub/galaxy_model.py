@@ -1,5 +1,6 @@
 """A trained model: the networks of a recipe with their numbers, the densities over their latents, and its origin."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,14 @@ from hiergal.architecture import (
     renderer_of,
 )
 from hiergal.flow import ConditionalFlow
+from hiergal.model import Program, galaxy_model
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF
 from hiergal.recipe import Recipe
 from hiergal.records import Array, Record, record, static
+from hiergal.weights import with_weights
 
 __all__ = [
     "DENSITIES",
@@ -113,6 +116,38 @@ class GalaxyModel(Record):
     def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
         """Return the outputs of the guide's network."""
         return encoder_of(self.recipe).apply({"params": self.params["encoder$params"]}, observation)
+
+    def program(self) -> Program:
+        """Return the NumPyro program (Fig. 2) with this model's generator in it, for NUTS and ``Predictive``.
+
+        It is a function of an observation, whose stamps it conditions on, or simulates where ``image`` is None, in the
+        model's unit of flux. Sites are ``z`` [n, d], ``profile`` and ``image``. The weights are constants. Noise and
+        likelihood are those of :func:`hiergal.infer`, without what belongs to training alone. The prior of ``z`` is the
+        unit normal of training; ``infer`` takes the model's flow, where it has one.
+
+        Example:
+            >>> from numpyro.infer import MCMC, NUTS, Predictive  # doctest: +SKIP
+            >>> mcmc = MCMC(NUTS(model.program()), num_warmup=200, num_samples=200)  # doctest: +SKIP
+            >>> mcmc.run(jax.random.key(0), observation)  # doctest: +SKIP
+            >>> simulated = Predictive(model.program(), num_samples=5)  # doctest: +SKIP
+            >>> simulated(jax.random.key(1), observation.replace(image=None))["image"]  # doctest: +SKIP
+        """
+        recipe = self.recipe
+        bare = partial(
+            galaxy_model,
+            generator=generator_of(recipe),
+            latents=recipe.generator.latents,
+            pixel_scale_arcsec=recipe.pixel_scale_arcsec,
+            profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
+            blur=recipe.objective.blur,
+        )
+        trained = with_weights(bare, {"generator$params": self.params["generator$params"]})
+
+        def program(observation: Observation) -> None:
+            """State how galaxies come about, with the generator of a trained model."""
+            trained(observation.in_photometry(self.provenance.photometry).bare())
+
+        return program
 
 
 def check_model(model: Any) -> GalaxyModel:

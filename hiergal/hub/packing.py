@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -34,7 +34,8 @@ def fill(template: T, arrays: Mapping[str, np.ndarray], where: str) -> T:
 
     Args:
         template: The record; its leaves say which shape and type is expected.
-        arrays: Arrays by the names of their places; float16 stands for float32.
+        arrays: Arrays by the names of their places; float16 stands for float32; float64 too, and stays it, where
+            JAX computes in double precision.
         where: What to call them in an error.
 
     Raises:
@@ -46,6 +47,8 @@ def fill(template: T, arrays: Mapping[str, np.ndarray], where: str) -> T:
         raise ValueError(
             f"{where}: expected the arrays of its recipe; missing: {missing[:3]}, not known: {extra[:3]}"
         )
+    double = jax.config.jax_enable_x64
+    others = (np.float16, np.float64) if double else (np.float16,)
     for name, leaf in expected.items():
         got = arrays[name]
         if got.dtype.kind == "f" and not float(np.abs(got).max(initial=0)) <= LARGEST_WEIGHT:
@@ -53,15 +56,18 @@ def fill(template: T, arrays: Mapping[str, np.ndarray], where: str) -> T:
                 f"{where}: {name}: expected finite numbers up to {LARGEST_WEIGHT:g}, got NaN, infinity or larger ones; "
                 "fetch or train it again"
             )
-        known = got.dtype == leaf.dtype or (got.dtype == np.float16 and leaf.dtype == np.float32)
+        known = got.dtype == leaf.dtype or (got.dtype in others and leaf.dtype == np.float32)
         if got.shape != leaf.shape or not known:
             raise ValueError(
                 f"{where}: {name}: expected {leaf.dtype} {leaf.shape}, got {got.dtype} {got.shape}"
             )
+
+    def converted(path: tuple, leaf: Any) -> np.ndarray:
+        array = arrays[_name(path)]
+        return array if double and array.dtype == np.float64 else array.astype(leaf.dtype)
+
     # NumPy converts, and one call hands over: JAX would compile a program for each shape.
-    return jax.device_put(
-        jax.tree_util.tree_map_with_path(lambda path, leaf: arrays[_name(path)].astype(leaf.dtype), template)
-    )
+    return jax.device_put(jax.tree_util.tree_map_with_path(converted, template))
 
 
 def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
