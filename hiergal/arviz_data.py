@@ -240,7 +240,9 @@ def _coordinates(posterior: Posterior, observation: Observation, chains: int) ->
     }
     counts = {"chain": chains, "draw": draws // chains, "latent": latents}
     indices = {name: _variable((name,), np.arange(count)) for name, count in counts.items()}
-    return {**indices, "galaxy": _variable(("galaxy",), posterior.identifier), **axes}
+    names = np.asarray(posterior.identifier)
+    names = names.astype(object) if names.dtype.kind == "U" else names  # of any length
+    return {**indices, "galaxy": _variable(("galaxy",), names), **axes}
 
 
 def _variable(dims: tuple[str, ...], values: Any, units: str | None = None) -> Any:

@@ -22,7 +22,7 @@ from hiergal.records import Array
 if TYPE_CHECKING:
     import grain
 
-__all__ = ["Galaxies", "batches_from", "chances_of", "checksum_of", "order_of", "rough_fluxes"]
+__all__ = ["Galaxies", "bare", "batches_from", "chances_of", "checksum_of", "order_of", "rough_fluxes"]
 
 FAINT_QUANTILE = 0.1
 CHUNK = 512
@@ -39,6 +39,22 @@ class Galaxies(Protocol):
 
     def __getitem__(self, rows: Int[np.ndarray, "n"]) -> Observation:
         """Return some of the galaxies."""
+
+
+class _Bare:
+    def __init__(self, galaxies: Galaxies) -> None:
+        self.galaxies = galaxies
+
+    def __len__(self) -> int:
+        return len(self.galaxies)
+
+    def __getitem__(self, rows: Int[np.ndarray, "n"]) -> Observation:
+        return self.galaxies[rows].bare()
+
+
+def bare(galaxies: Galaxies) -> Galaxies:
+    """Return galaxies without what compiled programs do not take: see :meth:`hiergal.observation.Observation.bare`."""
+    return galaxies.bare() if isinstance(galaxies, Observation) else _Bare(galaxies)
 
 
 def order_of(
@@ -123,7 +139,7 @@ def chances_of(galaxies: Galaxies, power: float) -> Float[np.ndarray, "n"]:
 
 def rough_fluxes(galaxies: Galaxies) -> Float[np.ndarray, "n"]:
     """Measure the flux of each galaxy under a wide aperture, some galaxies at a time."""
-    measure, n = jax.jit(rough_flux), len(galaxies)
+    galaxies, measure, n = bare(galaxies), jax.jit(rough_flux), len(galaxies)
     parts = []
     for start in range(0, n, CHUNK):
         rows = np.minimum(np.arange(start, start + min(CHUNK, n)), n - 1)

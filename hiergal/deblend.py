@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from hiergal.conditions import given_conditions, has_columns
 from hiergal.hub import GalaxyModel, check_model
@@ -67,7 +67,7 @@ class Deblended(Record):
     image_std: Float[Array, "n k v u"]
     chi_square: Float[Array, "n"]
     misfit: Float[Array, "n"]
-    identifier: Int[Array, "n"]
+    identifier: Int[Array, "n"] | Shaped[np.ndarray, "n"]
 
 
 def deblend(
@@ -112,6 +112,7 @@ def deblend(
     check_counts(scenes=len(observation), draws=draws, batch=batch)
     observation = observation.in_photometry(model.provenance.photometry)
     positions = _checked(model, observation, positions, method, position_error_pix)
+    names, observation = np.asarray(observation.identifier), observation.bare()
     n, k = positions.shape[:2]
     if conditions is not None:
         if not has_columns(conditions):
@@ -146,7 +147,7 @@ def deblend(
         )
         for name in parts[0]
     }
-    return Deblended(**joined, identifier=np.asarray(observation.identifier))
+    return Deblended(**joined, identifier=names)
 
 
 def _deblend(problem: SceneProblem, keys: jax.Array, draws: int, method: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from hiergal.fit_statistics import (
     BLOCK,
@@ -79,7 +79,7 @@ class FitChecks(Record):
         p_pixels: How badly its pixels are fitted: the smaller of ``p_chi_square`` and ``p_coherent``, twice.
     """
 
-    identifier: Int[Array, "n"]
+    identifier: Int[Array, "n"] | Shaped[np.ndarray, "n"]
     chi_square: Float[Array, "n"]
     p_chi_square: Float[Array, "n"]
     coherent: Float[Array, "n"]
@@ -171,6 +171,7 @@ def check_fits(
     observation = observation.in_photometry(model.provenance.photometry)
     check_observation(observation)
     check_same_galaxies(posterior, observation)
+    names, observation = np.asarray(observation.identifier), observation.bare()
     latents = posterior.latents[spread_draws(posterior, draws)]
     n = len(observation)
     groups = judged_conditions(model, conditions, n).groups
@@ -192,7 +193,7 @@ def check_fits(
                 advance(min(batch, count - first))
     order = np.argsort(np.concatenate([rows for rows, _ in groups]))
     values = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-    return FitChecks(identifier=np.asarray(observation.identifier), frequency=frequency, **values)
+    return FitChecks(identifier=names, frequency=frequency, **values)
 
 
 def _check_batch(

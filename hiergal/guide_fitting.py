@@ -71,6 +71,7 @@ def fit_guide_flow(
         >>> fitted = fit_guide_flow(key, model, store.read(rows), None, simulations=8000)  # doctest: +SKIP
     """
     check_not_forked()
+    survey = survey.bare()
     of_simulations, of_survey, of_fit = jax.random.split(as_key(key), 3)
     simulated = shapes_of_simulations(
         of_simulations, model, survey, conditions, galaxies=simulations, progress=progress

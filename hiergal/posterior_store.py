@@ -6,6 +6,7 @@ array                                  holds
 ``profile_mean``, ``profile_std``      the deconvolved profile and its error [flux per pixel], [galaxy, y, x]
 ``image_mean``                         the denoised stamp [flux per pixel], [galaxy, y, x]
 ``identifier``                         of each galaxy; -1 where nothing was inferred
+``identifier_text``                    its text, if it is one: UTF-8, [galaxy, 64]
 =====================================  =========================================================================
 
 Rows are those of the survey; galaxies of which nothing was inferred are NaN.
@@ -21,13 +22,14 @@ from hiergal.hub import GalaxyModel
 from hiergal.posterior import Posterior
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output
+from hiergal.survey.arrays import LONGEST_TEXT, identifier_arrays
 
 __all__ = ["IMAGES", "create_images", "write_images"]
 
 IMAGES = ("profile_mean", "profile_std", "image_mean")
 
 
-def create_images(own: Output, galaxies: int, part: int, model: GalaxyModel) -> None:
+def create_images(own: Output, galaxies: int, part: int, model: GalaxyModel, *, text: bool = False) -> None:
     """Make the group, as the result of an output that the caller owns.
 
     Args:
@@ -35,6 +37,7 @@ def create_images(own: Output, galaxies: int, part: int, model: GalaxyModel) -> 
         galaxies: Number of galaxies.
         part: Galaxies in a chunk: what one task writes.
         model: The model, for shapes and units.
+        text: Whether identifiers are text.
 
     Raises:
         OSError: If it cannot be written.
@@ -50,6 +53,11 @@ def create_images(own: Output, galaxies: int, part: int, model: GalaxyModel) -> 
             name, shape=(galaxies, *shape), chunks=(part, *shape), dtype="float32", fill_value=np.nan
         )
     group.create_array("identifier", shape=(galaxies,), chunks=(part,), dtype="int64", fill_value=-1)
+    if text:
+        size = (LONGEST_TEXT,)
+        group.create_array(
+            "identifier_text", shape=(galaxies, *size), chunks=(part, *size), dtype="uint8", fill_value=0
+        )
 
 
 def write_images(
@@ -68,6 +76,7 @@ def write_images(
         values = np.full((len(rows), *posterior.profile_mean.shape[1:]), np.nan, np.float32)
         values[good] = getattr(posterior, name)
         group[name][where] = values
-    identifier = np.full(len(rows), -1)
-    identifier[good] = posterior.identifier
-    group["identifier"][where] = identifier
+    for name, block in identifier_arrays(posterior.identifier).items():
+        values = np.full((len(rows), *block.shape[1:]), group[name].fill_value, block.dtype)
+        values[good] = block
+        group[name][where] = values

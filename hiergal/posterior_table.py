@@ -15,6 +15,8 @@ column                                 holds
 ``method``                             where the draws come from
 ``k_hat``, ``ess``, ``r_hat``,         diagnostics of that method
 ``ess_nuts``, ``divergences``
+``ra_deg``, ``dec_deg``,               of stamps that came with a WCS: where the middle is (ICRS), and the angle of the
+``position_angle_deg``                 major axis from North through East, with ``_std`` (the circular one)
 ``sky`` ... ``p_pixels``               what the verdict rests on (:mod:`hiergal.posterior.verdict`)
 =====================================  ==========================================================================
 """
@@ -25,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
-from jaxtyping import Int
+from jaxtyping import Float, Int, Shaped
 
 from hiergal.morphology import ProfileSummary
 from hiergal.posterior import CHECKS, METHODS, STATISTICS, Flag, Posterior
@@ -33,6 +35,7 @@ from hiergal.runtime.files import write_whole
 from hiergal.runtime.marks import KIND_CARD, RUN_CARD
 from hiergal.runtime.output import Output, owned
 from hiergal.runtime.work import settle
+from hiergal.survey.sky import position_angle
 
 __all__ = [
     "FORMATS",
@@ -42,6 +45,7 @@ __all__ = [
     "check_table_name",
     "posterior_table",
     "read_table",
+    "sky_columns",
     "write_part",
     "write_result",
     "write_table",
@@ -110,7 +114,9 @@ def posterior_table(posterior: Posterior, *, magnitude_zero_point: float, flux_u
     return table
 
 
-def blank_rows(identifier: Int[np.ndarray, "n"], flag: Int[np.ndarray, "n"], *, flux_unit: str = "") -> Table:
+def blank_rows(
+    identifier: Shaped[np.ndarray, "n"], flag: Int[np.ndarray, "n"], *, flux_unit: str = ""
+) -> Table:
     """Return rows of galaxies of which nothing was inferred.
 
     Args:
@@ -142,6 +148,27 @@ def blank_rows(identifier: Int[np.ndarray, "n"], flag: Int[np.ndarray, "n"], *, 
     return table
 
 
+def sky_columns(
+    posterior: Posterior, north_rad: Float[np.ndarray, "n"], parity: Float[np.ndarray, "n"]
+) -> dict[str, Float[np.ndarray, "n"]]:
+    """Return position angles on the sky, from North through East in [0, 180), and their standard deviations [deg].
+
+    The mean is that of the ellipticity, which has no seam at 180 degrees; the deviation is the circular one.
+
+    Args:
+        posterior: Posteriors of n galaxies.
+        north_rad: Position angle of each stamp's y axis [rad] (:mod:`hiergal.survey.sky`).
+        parity: +1, or -1 for a mirrored stamp.
+    """
+    g1, g2 = (np.asarray(getattr(posterior.summary, name), float) for name in ("g1", "g2"))
+    angles = position_angle(g1, g2, *(np.broadcast_to(one, g1.shape) for one in (north_rad, parity)))
+    length = np.abs(np.exp(2j * angles).mean(axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = 0.5 * np.sqrt(-2 * np.log(np.minimum(length, 1.0)))
+    mean = position_angle(g1.mean(axis=0), g2.mean(axis=0), north_rad, parity)
+    return {"position_angle_deg": np.degrees(mean), "position_angle_deg_std": np.degrees(spread)}
+
+
 def write_table(table: Table, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a table; it is whole, or not written.
 
@@ -165,12 +192,15 @@ def write_result(table: Table, own: Output) -> None:
     """Write a table into the result of an output that the caller owns, with its mark."""
     marked = table.copy(copy_data=False)
     marked.meta |= {KIND_CARD: own.kind, RUN_CARD: own.digest}
+    if own.result.suffix == ".fits":
+        marked.convert_unicode_to_bytestring()  # UTF-8: FITS writes ASCII alone of text
     marked.write(own.result, format=FORMATS[own.result.suffix], overwrite=True)
 
 
 def write_part(table: Table, path: Path) -> None:
     """Write a part of a table as FITS, whole or not at all, into a folder that the caller owns."""
-    content = io.BytesIO()
+    content, table = io.BytesIO(), table.copy()
+    table.convert_unicode_to_bytestring()
     table.write(content, format="fits")
     write_whole(path, content.getvalue())
 
@@ -187,8 +217,12 @@ def read_table(path: str | Path) -> Table:
     options = {"mask_invalid": False} if path.suffix == ".fits" else {}  # NaN is a value of these tables
     table = Table.read(path, format=FORMATS[path.suffix], **options)
     for name in table.colnames:
-        if table[name].dtype.kind in "SO":  # FITS keeps bytes
-            table[name] = np.asarray(table[name]).astype(f"U{LONGEST_NAME}")
+        if table[name].dtype.kind == "S":  # FITS keeps bytes
+            table[name] = np.char.decode(np.asarray(table[name]), "utf-8")
+        elif table[name].dtype.kind == "O":
+            table[name] = np.asarray(table[name]).astype(str)
+    if "method" in table.colnames:
+        table["method"] = np.asarray(table["method"]).astype(f"U{LONGEST_NAME}")
     return table
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from hiergal.hub import GalaxyModel, check_model
 from hiergal.noise import LOG_2PI, Mask, NoiseModel, PixelNoise, unmasked, used_pixels
@@ -48,7 +48,7 @@ class Prediction(Record):
     image: Float[Array, "s n y x"]
     log_likelihood: Float[Array, "s n y x"]
     draw: Int[Array, "s"]
-    identifier: Int[Array, "n"]
+    identifier: Int[Array, "n"] | Shaped[np.ndarray, "n"]
 
 
 def predict(
@@ -90,6 +90,7 @@ def predict(
     check_observation(observation)
     check_same_galaxies(posterior, observation)
     chosen = spread_draws(posterior, draws)
+    names, observation = np.asarray(observation.identifier), observation.bare()
     n, count = len(observation), len(chosen)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
     image, log_likelihood = np.empty((2, count, n, *observation.image.shape[1:]), observation.image.dtype)
@@ -106,7 +107,7 @@ def predict(
                 for out, values in zip((image, log_likelihood), found, strict=True):
                     out[block] = np.asarray(values)[: count - start, :kept]
             advance(kept)
-    return Prediction(image, log_likelihood, chosen, np.asarray(observation.identifier))
+    return Prediction(image, log_likelihood, chosen, names)
 
 
 def pixel_log_prob(

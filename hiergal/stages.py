@@ -356,7 +356,7 @@ def aggregate_posterior(
     parts = []
     for first in range(0, len(rows), CHUNK):
         inside = np.minimum(np.arange(first, first + CHUNK), len(rows) - 1)
-        chunk = sample(jax.random.fold_in(key, first), store.read(rows[inside]))
+        chunk = sample(jax.random.fold_in(key, first), store.read(rows[inside]).bare())
         parts.append(np.asarray(chunk)[:, : len(rows) - first])
     return np.concatenate(parts, axis=1)
 

@@ -21,7 +21,7 @@ from astropy.table import Table, vstack
 
 from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.parts import check_workers, finished_parts
-from hiergal.posterior import infer
+from hiergal.posterior import Posterior, infer
 from hiergal.posterior_checks import (
     bad_observations,
     catalog_conditions,
@@ -37,6 +37,7 @@ from hiergal.posterior_table import (
     check_table_name,
     posterior_table,
     read_table,
+    sky_columns,
     write_part,
     write_result,
 )
@@ -46,6 +47,7 @@ from hiergal.runtime.output import Output, check_inputs, owned
 from hiergal.runtime.seeds import check_seed
 from hiergal.stages import INFER, key_for
 from hiergal.survey import Store, open_store
+from hiergal.survey.sky import SKY_COLUMNS
 from hiergal.survey_run import SurveyRun, identity_of
 
 __all__ = ["PART", "SurveyRun", "infer_survey"]
@@ -133,7 +135,7 @@ def infer_survey(
         pictures = None if images is None else owners.enter_context(owned(images, IMAGES_KIND, **options))
         if table.finished and (pictures is None or pictures.finished):
             return read_table(out)
-        run = _begin(run, loaded, table, pictures)
+        run = _begin(run, loaded, opened, table, pictures)
         _infer_parts(run, tuple(about["files"].values()), workers, scheduler, progress)
         if not table.finished:
             parts = [read_table(_path(run, number)) for number in _numbers(run)]
@@ -148,7 +150,9 @@ def infer_survey(
     return read_table(out)
 
 
-def _begin(run: SurveyRun, model: GalaxyModel, table: Output, pictures: Output | None) -> SurveyRun:
+def _begin(
+    run: SurveyRun, model: GalaxyModel, store: Store, table: Output, pictures: Output | None
+) -> SurveyRun:
     """Make room for the parts, in the folder of the images if there are any to make: both come from one inference."""
     if pictures is None or pictures.finished:
         parts = table.work / PARTS
@@ -156,7 +160,7 @@ def _begin(run: SurveyRun, model: GalaxyModel, table: Output, pictures: Output |
         parts, made = pictures.work / PARTS, pictures.work / "made"
         if not made.exists():
             pictures.clear()
-            create_images(pictures, run.galaxies, PART, model)
+            create_images(pictures, run.galaxies, PART, model, text=store.identifier.dtype.kind == "U")
             made.touch()
         run = msgspec.structs.replace(run, images=str(pictures.result))
     parts.mkdir(exist_ok=True)
@@ -216,8 +220,27 @@ def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
         table = vstack([found, table])[order]
         if run.images is not None:
             write_images(run.images, rows, good, posterior)
+    if set(SKY_COLUMNS) <= set(store.catalog):
+        _add_sky(table, {name: store.catalog[name][rows] for name in SKY_COLUMNS}, posterior, good)
     write_part(table, _path(run, number))
     return number
+
+
+def _add_sky(table: Table, sky: dict[str, np.ndarray], posterior: Posterior | None, good: np.ndarray) -> None:
+    """Add where galaxies are on the sky, and how they lie on it."""
+    for name in ("ra_deg", "dec_deg"):
+        table[name] = sky[name]
+    found = {
+        name: np.full(len(good), np.nan, np.float32)
+        for name in ("position_angle_deg", "position_angle_deg_std")
+    }
+    if posterior is not None:
+        for name, values in sky_columns(posterior, sky["north_rad"][good], sky["parity"][good]).items():
+            found[name][good] = values
+    for name, values in found.items():
+        table[name] = values
+    for name in ("ra_deg", "dec_deg", *found):
+        table[name].unit = "deg"
 
 
 def _numbers(run: SurveyRun) -> range:

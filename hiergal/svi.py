@@ -26,7 +26,7 @@ from numpyro.infer.svi import SVIState
 from hiergal.aids import aids_at
 from hiergal.architecture import programs_of
 from hiergal.augment import augmented
-from hiergal.batches import Galaxies, batches_from, chances_of, checksum_of, order_of
+from hiergal.batches import Galaxies, bare, batches_from, chances_of, checksum_of, order_of
 from hiergal.checkpoints import Checkpoints
 from hiergal.devices import agreed, everywhere, galaxy_mesh, is_first_process, put, spread
 from hiergal.elbo import FreeBitsELBO
@@ -121,6 +121,7 @@ def fit(
         raise ValueError(
             f"expected galaxies to train and to validate with, got {len(train)} and {len(validation)}"
         )
+    train, validation = bare(train), bare(validation)
     mesh, batch = _mesh(devices, config, len(train))
     programs = programs_of(recipe, population=len(train), training=True)
     svi = SVI(*programs, _optimizer(config, len(train)), _objective(recipe))

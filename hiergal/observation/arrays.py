@@ -211,6 +211,12 @@ def exact_identifiers(value: Any, count: int | None = None) -> np.ndarray:
         empty = np.flatnonzero(np.char.strip(values) == "")
         if len(empty):
             raise ValueError(f"identifier: expected a name for each galaxy, got none in row {empty[0]}")
+        blank = np.flatnonzero(np.char.strip(values) != values)
+        if len(blank):  # FITS does not keep them
+            raise ValueError(
+                f"identifier: expected names without blanks at their ends, got {str(values[blank[0]])!r} in row "
+                f"{blank[0]}; strip them"
+            )
         return values.astype(values.dtype.newbyteorder("="))
     if values.dtype.kind == "f":
         bad = np.flatnonzero(~(np.abs(values) <= EXACT) | (values != np.rint(values)))

@@ -30,10 +30,11 @@ from hiergal.observation.photometry import (
 )
 from hiergal.psf import PSF
 
-__all__ = ["observation_from_arrays"]
+__all__ = ["observation_from_arrays", "padded_psf"]
 
 PSF_SUM_WARNING = 0.05
 SCALE_TOLERANCE = 1e-3
+PSF_STEP = 16  # sizes of PSFs are 15, 31, 47, ...
 NOISE_POWER = {"variance": 2, "rms": 1, "weight": -2}  # of the flux unit
 
 
@@ -48,7 +49,7 @@ def observation_from_arrays(
     pixel_scale_arcsec: Any = None,
     flux_unit: Any = None,
     magnitude_zero_point: Any = None,
-    catalog: Mapping[str, Any] | None = None,
+    catalog: Any = None,
     identifier: Any = None,
 ) -> Observation:
     """Make observations of arrays, with pixels that hold no data masked.
@@ -68,7 +69,7 @@ def observation_from_arrays(
             becomes nJy per pixel.
         magnitude_zero_point: Magnitude of a source of unit flux; not needed with a unit that names a flux (nJy).
             Without either, fluxes are taken to be in the unit of the model that they meet.
-        catalog: Columns of the catalogue, [n] each; masked values are NaN.
+        catalog: Columns of the catalogue, [n] each, in a dict or a table of Astropy or pandas; masked values are NaN.
         identifier: Identifiers, [n], whole numbers or text, no two equal; 0, 1, 2, ... if None.
 
     Returns:
@@ -307,6 +308,19 @@ def _psf_stamps(psf: Any, n: int) -> np.ndarray:
     if abs(worst - 1) > PSF_SUM_WARNING:
         warnings.warn(f"PSFs sum to as much as {worst:.4g}; each is divided by its sum", stacklevel=4)
     return (stamps / total[:, None, None]).astype(np.float32)
+
+
+def padded_psf(psf: PSF) -> PSF:
+    """Pad PSFs with zeros about their centre to 15, 31, 47, ... pixels: programs are compiled for each size.
+
+    Example:
+        >>> padded_psf(PSF(np.ones((2, 3, 33)), pixel_scale_arcsec=0.1)).stamp.shape
+        (2, 15, 47)
+    """
+    stamps = np.asarray(psf.stamp)
+    sizes = [-(-(size + 1) // PSF_STEP) * PSF_STEP - 1 for size in stamps.shape[1:]]
+    edges = [((new - old) // 2,) * 2 for new, old in zip(sizes, stamps.shape[1:], strict=True)]
+    return psf.replace(stamp=np.pad(stamps, [(0, 0), *edges]))
 
 
 def check_odd(shape: tuple[int, ...], where: str) -> None:

@@ -87,7 +87,8 @@ class Observation(Record):
             image: Stamps; NaN and masked pixels mean no data.
             **about: As for :func:`hiergal.observation.assemble.observation_from_arrays`: ``psf``, one of ``rms``,
                 ``variance`` and ``weight``, and ``mask``, ``pixel_scale_arcsec``, ``flux_unit``,
-                ``magnitude_zero_point``, ``catalog``, ``identifier``.
+                ``magnitude_zero_point``, ``catalog``, ``identifier``. PSFs are padded to one of few sizes, so that
+                programs are compiled for few.
 
         Raises:
             TypeError: If an array holds no numbers.
@@ -100,9 +101,10 @@ class Observation(Record):
             >>> len(galaxy), str(galaxy.photometry)
             (1, 'nJy at zero point 31.4 mag')
         """
-        from hiergal.observation.assemble import observation_from_arrays
+        from hiergal.observation.assemble import observation_from_arrays, padded_psf
 
-        return observation_from_arrays(image, **about)
+        made = observation_from_arrays(image, **about)
+        return made.replace(psf=padded_psf(made.psf))
 
     def in_photometry(self, photometry: Photometry) -> "Observation":
         """Return the galaxies with images and noise in other units; those that state none are taken to be in these.

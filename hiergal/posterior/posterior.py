@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from hiergal.hub import GalaxyModel, check_model
 from hiergal.morphology import ProfileSummary, summarize_profile
@@ -93,7 +93,7 @@ class Posterior(Record):
     variance_factor: Float[Array, "n"]
     method: Int[Array, "n"]
     statistics: dict[str, Float[Array, "n"]]
-    identifier: Int[Array, "n"]
+    identifier: Int[Array, "n"] | Shaped[np.ndarray, "n"]
     flag: Int[Array, "n"] | None = None
     checks: dict[str, Float[Array, "n"]] = field(default_factory=dict)
 
@@ -173,11 +173,12 @@ def infer(
     for shown_at in (observation.psf, psf):
         if shown_at is not None:
             check_psf(model, shown_at, n)
-    places = np.arange(n) if places is None else np.asarray(places)
+    places = np.arange(n) if places is None else np.asarray(places).astype(np.int64)
     if places.shape != (n,):
         raise ValueError(f"places: expected a number for each of {n} galaxies, got shape {places.shape}")
     target = observation.psf if psf is None else psf
     options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
+    names, observation = np.asarray(observation.identifier), observation.bare()
     groups, bits = judged_conditions(model, conditions, n)
     parts = []
     for rows, given in groups:
@@ -194,6 +195,7 @@ def infer(
         parts.append(found)
     order = np.argsort(np.concatenate([rows for rows, _ in groups]))
     posterior = parts[0] if len(parts) == 1 else _join(parts)[order]
+    posterior = posterior.replace(identifier=names)
     return posterior.replace(flag=posterior.flag | bits) if verdict else posterior
 
 

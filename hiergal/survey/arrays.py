@@ -6,14 +6,19 @@ The names and types are those of the table in :mod:`hiergal.survey.store`; :mod:
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
+from hiergal.identities import hashed
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation, check_observation
+from hiergal.observation.arrays import exact_identifiers
 from hiergal.records import Array
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.schema import StoreHeader
 
-__all__ = ["Batch", "arrays_of", "unit_of"]
+__all__ = ["Batch", "arrays_of", "identifier_arrays", "text_of", "unit_of"]
+
+LONGEST_TEXT = 64  # bytes of an identifier
 
 Batch = tuple[Observation, Array | None]
 
@@ -56,7 +61,7 @@ def arrays_of(
         )
     arrays = {"image": image, "psf": psf.stamp, "noise": getattr(noise, field), "truth": truth}
     arrays["mask"] = None if observation.mask is None else np.asarray(observation.mask)
-    arrays["identifier"] = np.asarray(observation.identifier, np.int64)
+    arrays |= identifier_arrays(observation.identifier)
     arrays |= {
         f"catalog/{name}": np.asarray(column, np.float64) for name, column in observation.catalog.items()
     }
@@ -70,6 +75,43 @@ def arrays_of(
     }
 
 
+def identifier_arrays(identifier: Shaped[np.ndarray, "n"]) -> dict[str, np.ndarray]:
+    """Return identifiers as they go to disk: whole numbers as they are; of text its bytes, and a number made of them.
+
+    Raises:
+        ValueError: If a text is empty, has blanks at its ends, or is longer than ``LONGEST_TEXT`` bytes.
+
+    Example:
+        >>> {name: block.shape for name, block in identifier_arrays(np.array(["a", "NGC 4321"])).items()}
+        {'identifier': (2,), 'identifier_text': (2, 64)}
+    """
+    identifier = np.asarray(identifier)
+    if identifier.dtype.kind != "U":
+        return {"identifier": np.asarray(identifier, np.int64)}
+    identifier = exact_identifiers(identifier)
+    encoded = [text.encode() for text in identifier.tolist()]
+    long = [text for text in encoded if len(text) > LONGEST_TEXT]
+    if long:
+        raise ValueError(
+            f"identifier: expected texts of at most {LONGEST_TEXT} bytes, got {len(long[0])} in {long[0].decode()!r}; "
+            "shorten them, or use whole numbers"
+        )
+    letters = np.array(encoded, f"S{LONGEST_TEXT}").view(np.uint8).reshape(-1, LONGEST_TEXT)
+    high, low = hashed(identifier, "identifier").astype(np.int64).T
+    return {"identifier": high << 31 ^ low, "identifier_text": letters}
+
+
+def text_of(letters: UInt8[np.ndarray, "n bytes"]) -> Shaped[np.ndarray, "n"]:
+    """Return the text of identifiers that :func:`identifier_arrays` gave.
+
+    Example:
+        >>> text_of(identifier_arrays(np.array(["a", "b é"]))["identifier_text"]).tolist()
+        ['a', 'b é']
+    """
+    joined = np.ascontiguousarray(letters).view(f"S{letters.shape[1]}").ravel()
+    return np.char.decode(joined, "utf-8")
+
+
 def unit_of(name: str, header: StoreHeader, kind: str) -> str:
     """Return the unit of an array of a store in words."""
     per_pixel = f"({header.flux_unit}) per pixel"
@@ -78,7 +120,7 @@ def unit_of(name: str, header: StoreHeader, kind: str) -> str:
             return per_pixel
         case "noise":
             return f"({per_pixel})^2" if kind == "stationary" else per_pixel
-        case "psf" | "mask" | "identifier":
+        case "psf" | "mask" | "identifier" | "identifier_text":
             return "1"
         case _:
             return header.unit_of(name.removeprefix("catalog/"))

@@ -28,6 +28,7 @@ __all__ = [
 
 BATCH_GALAXIES = 64
 NOISE_NAMES = ("variance", "rms", "weight")
+LONGEST_STEM = 64  # bytes of a name that is an identifier
 SCALE_TOLERANCE = 1e-3
 ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
 CATALOGS = ("csv", "ecsv", "fits", "parquet", "tsv", "txt", "xml", "hdf5", "csv.gz", "fits.gz")
@@ -225,11 +226,18 @@ def _listed(path: Path) -> tuple[list[Path], np.ndarray, dict[str, np.ndarray], 
 
 
 def _identifiers_of(files: list[Path]) -> np.ndarray:
-    """Numbers of files that have them for names, else their places."""
+    """Names of files without their endings, as numbers where all of them are; places, where names do not tell."""
     stems = [file.name.partition(".")[0] for file in files]
-    if not stems or not all(stem.isdecimal() for stem in stems):
+    if (
+        not stems
+        or not all(stems)
+        or len(set(stems)) < len(stems)
+        or max(len(stem.encode()) for stem in stems) > LONGEST_STEM
+    ):
         return np.arange(len(files))
-    return identifiers_from(np.array([int(stem) for stem in stems], object), "names of files")
+    if all(stem.isdecimal() for stem in stems):
+        return identifiers_from(np.array([int(stem) for stem in stems], object), "names of files")
+    return identifiers_from(np.array(stems), "names of files")
 
 
 def _pixels_of(unit: str, pixel_scale_arcsec: float) -> str:

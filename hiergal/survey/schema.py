@@ -205,7 +205,9 @@ def array_problems(
         return
     shapes = {name: image for name in ("image", "mask", "truth")} | {"noise": noise[kind]}
     shapes["psf"] = (n, *arrays["psf"].shape[1:])
-    dtypes = {"mask": "bool", "identifier": "int64"}
+    if "identifier_text" in arrays:
+        shapes["identifier_text"] = (n, *arrays["identifier_text"].shape[1:])
+    dtypes = {"mask": "bool", "identifier": "int64", "identifier_text": "uint8"}
     for name, array in arrays.items():
         shape = shapes.get(name, (n,))
         dtype = dtypes.get(name, "float64" if name.startswith("catalog/") else "float32")

@@ -14,6 +14,7 @@ array               shape and type                               unit
 ``mask``            [n, y, x] bool, True = excluded; optional    1
 ``truth``           [n, y, x] float32, unconvolved; optional     flux unit per pixel
 ``identifier``      [n] int64                                    1
+``identifier_text`` [n, 64] uint8: UTF-8, where they are text    1
 ``catalog/NAME``    [n] float64 each                             as the attribute of the column says
 ==================  ===========================================  ====================================
 
@@ -32,7 +33,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation
@@ -43,6 +44,7 @@ from hiergal.runtime.containers import check_zarr
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.work import settle
 from hiergal.stationary_noise import StationaryNoise
+from hiergal.survey.arrays import text_of
 from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, read_attributes
 from hiergal.survey.writer import write_store
 
@@ -181,8 +183,10 @@ class Store:
         return columns
 
     @cached_property
-    def identifier(self) -> Int[np.ndarray, "n"]:
-        """Identifiers of all galaxies."""
+    def identifier(self) -> Shaped[np.ndarray, "n"]:
+        """Identifiers of all galaxies: whole numbers, or text."""
+        if "identifier_text" in self._arrays:
+            return text_of(self._load("identifier_text", None))
         return self._load("identifier", None)
 
     def split(self, *, validation: int | float, test: int | float) -> Split:
@@ -304,7 +308,7 @@ def open_store(path: str | Path) -> Store:
     root = zarr.open_group(path, mode="r")
     names = ["image", "psf", "noise", "identifier", *(f"catalog/{name}" for name in attributes["catalog"])]
     names += [name for name in ("mask", "truth") if attributes[f"has_{name}"]]
-    arrays = {name: root[name] for name in names if name in root}
+    arrays = {name: root[name] for name in (*names, "identifier_text") if name in root}
     problems = list(array_problems(arrays, names, attributes))
     if problems:
         raise ValueError("\n- ".join([f"{path} is not a consistent survey; write it again:", *problems]))

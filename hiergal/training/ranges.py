@@ -43,7 +43,7 @@ def measure_trained_ranges(model: GalaxyModel, galaxies: Galaxies) -> dict[str, 
     for first in range(0, len(chosen), CHUNK):
         # The last galaxy is repeated, so that one program serves all.
         rows = np.minimum(np.arange(first, first + min(CHUNK, len(chosen))), len(chosen) - 1)
-        here = galaxies[chosen[rows]].replace(catalog={})
+        here = galaxies[chosen[rows]].bare()
         flux, radius = _fitted(model, here)
         values = {
             "flux": flux,

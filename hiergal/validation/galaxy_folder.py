@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from hiergal.records import Array, brief
 from hiergal.survey import Store
+from hiergal.survey.catalog import identifiers_from
 
 __all__ = ["GalaxyFolder", "read_galaxy_folder"]
 
@@ -77,11 +78,16 @@ def read_galaxy_folder(folder: str | Path, store: Store) -> GalaxyFolder:
             f"{folder / 'images.fits'}: expected finite pixels, got NaN or infinity in {bad.sum()} of {len(bad)} "
             f"images (first: {np.flatnonzero(bad)[0]}); leave those rows out"
         )
-    wanted = np.asarray(catalog["identifier"]).astype(np.int64)
-    order = np.argsort(store.identifier, kind="stable")
-    place = np.minimum(np.searchsorted(store.identifier, wanted, sorter=order), len(order) - 1)
+    wanted, there = (
+        identifiers_from(catalog["identifier"], f"{folder / names[0]}: identifier"),
+        store.identifier,
+    )
+    if wanted.dtype.kind != there.dtype.kind:  # numbers that are text in one of them
+        wanted, there = wanted.astype(str), there.astype(str)
+    order = np.argsort(there, kind="stable")
+    place = np.minimum(np.searchsorted(there, wanted, sorter=order), len(order) - 1)
     rows = order[place]
-    unknown = store.identifier[rows] != wanted
+    unknown = there[rows] != wanted
     if unknown.any():
         raise ValueError(
             f"{folder / names[0]}: expected identifiers of galaxies in {store.path.name}, got others in "

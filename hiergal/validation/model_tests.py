@@ -59,6 +59,7 @@ def sample_latents(model: GalaxyModel, observation: Observation, *, key: jax.Arr
         guide = posterior_from(model.encode(observation), model.recipe.covariance)
         return guide.sample(of_guide), model.flow.sample(of_flow, conditions)
 
+    observation = observation.bare()
     n, parts = len(observation), []
     for first in range(0, n, BATCH):
         rows = np.minimum(np.arange(first, first + BATCH), n - 1)

@@ -93,6 +93,7 @@ def fit_parametric(
     """
     if not kinds or not set(kinds) <= set(KINDS):
         raise ValueError(f"kinds: expected some of {', '.join(KINDS)}, got {kinds!r}")
+    observation = observation.bare()
     starts, bad = _starts(observation)
     chunks = np.array_split(np.arange(len(observation)), -(-len(observation) // CHUNK))
     workers = min(workers or joblib.cpu_count(), len(chunks))

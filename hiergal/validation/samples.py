@@ -142,6 +142,7 @@ def observed_again(
         >>> observed_again(batch.truth, batch.observation, key=jax.random.key(0)).shape
         (3, 32, 32)
     """
+    observation = observation.bare()
     n, key = len(observation), as_key(key)
     parts = []
     for first in range(0, n, BATCH):
