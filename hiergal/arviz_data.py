@@ -18,7 +18,8 @@ group                     holds
 ``constant_data``         psf, noise_level, mask if there is one, catalogue columns, pixel_scale_arcsec
 ``sample_stats``          method, k_hat, ess, r_hat, ess_nuts, divergences [galaxy]: where the draws come from,
                           and what is known of their quality (:class:`hiergal.posterior.Posterior`); flag, and the
-                          statistics that it rests on (:mod:`hiergal.posterior.verdict`)
+                          statistics that it rests on (:mod:`hiergal.posterior.verdict`); diverging [chain, draw,
+                          galaxy], of NUTS, which ArviZ's plots of one galaxy show
 ``predictions``           profile_mean, profile_std, image_mean [galaxy, y, x]; chi_square, misfit, variance_factor
                           [galaxy]
 ========================  ==========================================================================================
@@ -95,7 +96,7 @@ def posterior_to_arviz(
         "posterior": _draws(posterior, chains, origin.flux_unit, origin.magnitude_zero_point),
         "observed_data": {"image": _variable(STAMP, observation.image, f"{origin.flux_unit} / pixel")},
         "constant_data": _constants(observation, origin.flux_unit),
-        "sample_stats": _statistics(posterior),
+        "sample_stats": _statistics(posterior, chains),
         "predictions": _predictions(posterior, origin.flux_unit),
     }
     axes = _coordinates(posterior, observation, chains)
@@ -212,12 +213,15 @@ def _constants(observation: Observation, flux_unit: str) -> dict[str, Any]:
     return columns | own | mask
 
 
-def _statistics(posterior: Posterior) -> dict[str, Any]:
+def _statistics(posterior: Posterior, chains: int) -> dict[str, Any]:
     names = np.array(METHODS)[posterior.method].astype(object)  # files know strings of any length, not of one
     numbers = {name: _variable(("galaxy",), value, "1") for name, value in posterior.statistics.items()}
     checks = {name: _variable(("galaxy",), value, "1") for name, value in posterior.checks.items()}
     judged = {} if posterior.flag is None else {"flag": _variable(("galaxy",), posterior.flag)}
-    return {"method": _variable(("galaxy",), names), **judged, **numbers, **checks}
+    shape = posterior.latents.shape[:2]
+    diverging = np.zeros(shape, bool) if posterior.diverging is None else posterior.diverging
+    drawn = {"diverging": _variable(DRAWS, _by_chain(diverging, chains))}
+    return {"method": _variable(("galaxy",), names), **judged, **numbers, **checks, **drawn}
 
 
 def _predictions(posterior: Posterior, flux_unit: str) -> dict[str, Any]:

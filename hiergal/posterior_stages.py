@@ -15,6 +15,7 @@ from hiergal.hub.packing import digest_of as digest_of_arrays
 from hiergal.hub.packing import flatten
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Method, Posterior, infer
+from hiergal.posterior.posterior import OF_DRAWS
 from hiergal.posterior_checks import bad_observations, catalog_conditions
 from hiergal.runtime.output import owned
 from hiergal.runtime.seeds import check_seed
@@ -184,12 +185,12 @@ def _with_blanks(posterior: Posterior, flag: np.ndarray, observation: Observatio
 
     def blank(values: np.ndarray, axis: int) -> np.ndarray:
         where = bad.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+        if values.dtype.kind == "b":
+            return ~where & values
         return np.where(where, np.float32(np.nan), values) if values.dtype.kind == "f" else values
 
     changes = {
-        name: jax.tree.map(
-            lambda x, axis=int(name in ("latents", "summary")): blank(x, axis), getattr(whole, name)
-        )
+        name: jax.tree.map(lambda x, axis=int(name in OF_DRAWS): blank(x, axis), getattr(whole, name))
         for name in whole.__dataclass_fields__
         if name not in ("identifier", "method", "flag")
     }

@@ -67,7 +67,7 @@ def test_groups_dimensions_and_coordinates(model, observation, posterior):
     assert dict(constants["psf"].sizes) == {"galaxy": N, "psf_y": 5, "psf_x": 9}
     statistics = data["sample_stats"]
     quality = {"method", "k_hat", "ess", "r_hat", "ess_nuts", "divergences"}
-    assert set(statistics.data_vars) == quality | {"flag", *CHECKS}
+    assert set(statistics.data_vars) == quality | {"flag", "diverging", *CHECKS}
     assert statistics["method"].values.tolist() == ["laplace"] * N
     predictions = data["predictions"]
     assert set(predictions.data_vars) == {

@@ -16,23 +16,29 @@ import pytest
 from astropy.table import QTable, Table
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.util import initialize_model, log_density
-from toys import SCALE, tiny_model, tiny_survey
+from toys import SCALE, bare_posterior, tiny_model, tiny_survey
 
 import hiergal
 from hiergal.architecture import programs_of
+from hiergal.arviz_data import load_arviz, pixels_of, posterior_to_arviz, save_arviz
 from hiergal.conditions import condition_names
 from hiergal.deblend import deblend
 from hiergal.fit_checks import FitChecks
 from hiergal.hub.packing import fill, flatten
 from hiergal.observation import Photometry
-from hiergal.posterior import Flag
+from hiergal.posterior import METHODS, Flag
 from hiergal.posterior_checks import judged_conditions
 from hiergal.posterior_images import posterior_images
 from hiergal.prior import prior_of
 from hiergal.psf import PSF
 from hiergal.runtime.seeds import as_key
+from hiergal.samplers import nuts
 from hiergal.samplers.problem import Problem
 from hiergal.survey import StoreHeader, open_store, write_store
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    import arviz
 
 SHAPE, N = (16, 24), 3
 FAST = {"method": "amortized", "draws": 10, "batch": 4, "verdict": False}
@@ -314,3 +320,54 @@ def test_weights_in_double_precision_are_kept_where_jax_has_them(model):
         fill(template, arrays, "here")
     with jax.enable_x64(True):
         assert {leaf.dtype.name for leaf in jax.tree.leaves(fill(template, arrays, "here"))} == {"float64"}
+
+
+def test_which_draws_diverged_follows_the_draws(galaxies, monkeypatch, unchecked):
+    """Draws of both chains, in order, with one too many left out; each value says whose it is."""
+    draws, n = 9, N
+    where = np.arange(5 * n * 2).reshape(5, n, 2)  # draw, galaxy, chain
+    diverging = where % 4 == 0
+    found = (where[..., None] + np.random.default_rng(1).uniform(0, 0.5, (5, n, 2, 8)), diverging)
+    monkeypatch.setattr(nuts, "_in_parts", lambda *_: found)
+    monkeypatch.setattr(nuts, "_centered", lambda *_: (None, None))
+    monkeypatch.setattr(nuts, "_start", lambda *_: None)
+    plain = tiny_model(flow=False)
+    problem = Problem(plain, galaxies, prior_of(plain, n), np.ones(n, np.float32))
+    made = nuts.sample_by_nuts(problem, None, np.zeros((2, n, 8)), None, draws=draws)
+    assert made.diverging.dtype == bool and made.diverging.shape == (draws, n)
+    np.testing.assert_array_equal(made.diverging, np.floor(made.latents[..., 0]) % 4 == 0)
+    np.testing.assert_array_equal(made.statistics["divergences"], diverging.sum(axis=(0, 2)))
+
+
+def test_arviz_finds_divergences(model, galaxies, tmp_path):
+    draws, rng = 40, np.random.default_rng(2)
+    diverging = rng.uniform(size=(draws, N)) < 0.2
+    posterior = bare_posterior(
+        rng.normal(size=(draws, N, 8)), galaxies, method=np.full(N, METHODS.index("nuts"))
+    )
+    summary = jax.tree.map(lambda x: x * rng.uniform(1, 2, x.shape).astype(x.dtype), posterior.summary)
+    posterior = posterior.replace(diverging=diverging, summary=summary)
+    save_arviz(posterior_to_arviz(posterior, galaxies, model), tmp_path / "draws.nc")
+    data = load_arviz(tmp_path / "draws.nc")
+    kept = data["sample_stats"]["diverging"]
+    assert (
+        kept.dims == ("chain", "draw", "galaxy") and kept.shape == (2, draws // 2, N) and kept.dtype == bool
+    )
+    np.testing.assert_array_equal(kept.values.reshape(draws, N), diverging)
+    np.testing.assert_array_equal(posterior[np.array([2, 0])].diverging, diverging[:, [2, 0]])
+    if int(arviz.__version__.partition(".")[0]) < 1:
+        one = pixels_of(data, int(galaxies.identifier[1]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Matplotlib, about ArviZ
+            axes = arviz.plot_pair(one, var_names=["flux", "hlr_arcsec"], divergences=True)
+            arviz.plot_trace(data, var_names=["flux"])
+        shown = [len(points.get_offsets()) for points in axes.collections] + [
+            len(x.get_xdata()) for x in axes.lines
+        ]
+        assert diverging[:, 1].sum() in shown
+    none = posterior_to_arviz(posterior.replace(diverging=None), galaxies, model)
+    assert not none["sample_stats"]["diverging"].values.any()
+
+
+def test_other_methods_have_no_divergences(posterior):
+    assert posterior.diverging.shape == posterior.latents.shape[:2] and not posterior.diverging.any()

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from hiergal.hub import GalaxyModel, check_model
 from hiergal.morphology import ProfileSummary, summarize_profile
@@ -55,6 +55,7 @@ from hiergal.survey.given import galaxies_of
 __all__ = ["METHODS", "Method", "Posterior", "infer", "interval"]
 
 STATISTICS = ("k_hat", "ess", "r_hat", "ess_nuts", "divergences")
+OF_DRAWS = ("latents", "summary", "diverging")  # fields whose first axis is that of draws
 BLOCK = 10  # draws decoded together
 JUDGED = 2**31 - 1  # purpose of a key: no galaxy's place
 COMPILING = "programs are compiled for these shapes first: up to a minute"
@@ -81,6 +82,7 @@ class Posterior(Record):
         flag: The verdict, bits of :class:`hiergal.posterior.verdict.Flag`; 0 where nothing speaks against the
             posterior, None where nobody looked (``verdict=False``).
         checks: Statistics and p-values that it rests on (:mod:`hiergal.posterior.verdict`).
+        diverging: Whether a draw of NUTS ended a trajectory that diverged; False of other methods.
     """
 
     latents: Float[Array, "s n d"]
@@ -96,6 +98,7 @@ class Posterior(Record):
     identifier: Int[Array, "n"] | Shaped[np.ndarray, "n"]
     flag: Int[Array, "n"] | None = None
     checks: dict[str, Float[Array, "n"]] = field(default_factory=dict)
+    diverging: Bool[Array, "s n"] | None = None
 
     def __len__(self) -> int:
         """Return the number of galaxies."""
@@ -103,10 +106,7 @@ class Posterior(Record):
 
     def __getitem__(self, rows: slice | Array) -> "Posterior":
         """Return the posteriors of some of the galaxies."""
-        of_draws = {
-            "latents": self.latents[:, rows],
-            "summary": jax.tree.map(lambda x: x[:, rows], self.summary),
-        }
+        of_draws = {n: jax.tree.map(lambda x: x[:, rows], getattr(self, n)) for n in OF_DRAWS}
         rest = {
             f.name: jax.tree.map(lambda x: x[rows], getattr(self, f.name))
             for f in fields(self)
@@ -372,15 +372,17 @@ def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals, verdict) 
         statistics={name: statistics.get(name, unknown) for name in STATISTICS},
         identifier=observation.identifier,
         checks=checks,
+        diverging=np.zeros(latents.shape[:2], bool)
+        if found.draws.diverging is None
+        else found.draws.diverging,
     )
 
 
 def _join(parts: list[Posterior]) -> Posterior:
     """Join batches along their axis of galaxies: the second of the draws, the first of the rest."""
-    draws = ("latents", "summary")
 
     def join(name: str, axis: int):
         values = [getattr(part, name) for part in parts]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *values)
 
-    return Posterior(**{f.name: join(f.name, 1 if f.name in draws else 0) for f in fields(Posterior)})
+    return Posterior(**{f.name: join(f.name, 1 if f.name in OF_DRAWS else 0) for f in fields(Posterior)})

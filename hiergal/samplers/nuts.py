@@ -70,22 +70,24 @@ def sample_by_nuts(
         draws: Draws, of all chains together.
 
     Returns:
-        The draws, one chain after the other, with the worst over the latents of ``r_hat`` and ``ess_nuts``, and the
-        number of ``divergences``.
+        The draws, one chain after the other, and which of them diverged, with the worst over the latents of ``r_hat``
+        and ``ess_nuts``, and the number of ``divergences``.
     """
     length = -(-draws // CHAINS)
     shared = _Shared(problem.model, problem.prior.flow)
     conditions = jnp.asarray(problem.prior.conditions)
     own = _Own(problem.observation, conditions, problem.variance_factor, *_centered(found, pilot))
     z, diverging = _in_parts(_start(jnp.asarray(pilot)[:CHAINS], keys, shared, own), shared, own, length)
-    z = np.moveaxis(np.asarray(z), 2, 0)  # from [draw, n, chain, d] to [chain, draw, n, d]
+    # From [draw, n, chain, ...] to [chain, draw, n, ...].
+    z, diverging = (np.moveaxis(np.asarray(x), 2, 0) for x in (z, diverging))
     return Draws(
         z.reshape(CHAINS * length, *z.shape[2:])[:draws],
         {
             "r_hat": split_gelman_rubin(z).max(axis=-1).astype(np.float32),
             "ess_nuts": smallest_ess(z).astype(np.float32),
-            "divergences": np.asarray(diverging).sum(axis=(0, 2)).astype(np.float32),
+            "divergences": diverging.sum(axis=(0, 1)).astype(np.float32),
         },
+        diverging.reshape(CHAINS * length, -1)[:draws],
     )
 
 

@@ -10,7 +10,7 @@ Eqs. (1)-(5) of Lanusse et al. (2020). The factor f is one, unless the generator
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
@@ -65,7 +65,9 @@ class Draws(Record):
     Attributes:
         latents: Draws of z, of equal weight.
         statistics: Diagnostics of each galaxy by name.
+        diverging: Whether the trajectory of a draw diverged; None of methods without trajectories.
     """
 
     latents: Float[Array, "s n d"]
     statistics: dict[str, Array]
+    diverging: Bool[Array, "s n"] | None = None
