@@ -94,6 +94,8 @@ def test_a_published_model_is_whole(parts):
     )
     assert [path.name for path in (parts / "models").iterdir()] == ["toy"]
     model, before = load_model(folder), complete_model()
+    assert list(model.provenance.runs) == ["published"]
+    before = before.replace(provenance=model.provenance)
     jax.tree.map(np.testing.assert_array_equal, model, before)  # rounded before, nothing is lost
     metrics = read_metrics(folder)
     assert metrics["half_precision"]["largest_change_of_peak"] == 0
@@ -124,10 +126,14 @@ def test_the_card_says_it_all(parts):
 
 
 def test_nothing_is_replaced_unasked(parts):
-    published(parts)
+    """What is published is recognised, another model of that name refused."""
+    before = (published(parts) / "model.json").stat().st_mtime_ns
+    assert (published(parts) / "model.json").stat().st_mtime_ns == before
+    (parts / "about.toml").write_text(ABOUT.replace("1.0", "1.1"))
     with pytest.raises(FileExistsError, match="--overwrite"):
         published(parts)
     published(parts, overwrite=True)
+    assert read_published(parts / "models" / "toy").version == "1.1"
 
 
 LACKS = {
@@ -221,7 +227,10 @@ def test_registries_offer_published_models(parts):
     )
     card = (folder / "CARD.md").read_text()
     assert read_card(parts / "registry" / entry.url) == read_card(folder) == card
-    with pytest.raises(ValueError, match="has toy 1.0 already"):
+    assert add_to_registry(folder, parts / "registry") == found, "it is offered already"
+    (parts / "about.toml").write_text(ABOUT.replace("MIT", "BSD"))
+    published(parts, overwrite=True)
+    with pytest.raises(ValueError, match=r"expected no toy 1\.0, or this very one, got another one"):
         add_to_registry(folder, parts / "registry")
     (parts / "about.toml").write_text(ABOUT.replace("1.0", "1.1"))
     add_to_registry(published(parts, overwrite=True), parts / "registry")

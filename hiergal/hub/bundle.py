@@ -28,7 +28,7 @@ from hiergal.runtime.output import owned
 from hiergal.runtime.texts import read_text
 from hiergal.runtime.work import settle
 
-__all__ = ["load_model", "read_card", "read_metrics", "save_model"]
+__all__ = ["load_model", "read_card", "read_metrics", "save_model", "texts_of"]
 
 SCHEMA_VERSION = 2
 RECIPE, WEIGHTS, METADATA, METRICS = "recipe.toml", "weights.safetensors", "model.json", "metrics.json"
@@ -139,7 +139,7 @@ def load_model(name: str | Path) -> GalaxyModel:
     from hiergal.hub.names import locate
 
     path = settle(locate(name))
-    texts, one_file = _texts_of(path), path.suffix == ONE_FILE
+    texts, one_file = texts_of(path), path.suffix == ONE_FILE
     metadata = _read_metadata(texts[METADATA], f"{path}: {METADATA}" if one_file else str(path / METADATA))
     recipe = parse_recipe(texts[RECIPE], f"{path}: {RECIPE}" if one_file else str(path / RECIPE))
     weights = path if one_file else path / WEIGHTS
@@ -180,7 +180,7 @@ def read_metrics(name: str | Path) -> dict[str, Any]:
 
     path = locate(name)
     try:
-        return msgspec.json.decode(_texts_of(path).get(METRICS, "{}"), type=dict[str, Any])
+        return msgspec.json.decode(texts_of(path).get(METRICS, "{}"), type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"{path}: expected metrics as a JSON object: {error}") from None
 
@@ -202,7 +202,7 @@ def read_card(name: str | Path) -> str:
 
     path = locate(name)
     if path.suffix == ONE_FILE:
-        text = _texts_of(path).get(CARD)
+        text = texts_of(path).get(CARD)
     else:
         text = _read_text(path / CARD) if (path / CARD).is_file() else None
     if text is None:
@@ -242,8 +242,19 @@ def _digest_of_texts(metadata: _Metadata, texts: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _texts_of(path: Path) -> Mapping[str, str]:
-    """Read the texts of a bundle, by their names."""
+def texts_of(path: Path) -> Mapping[str, str]:
+    """Read the texts of a bundle by the names of their files; of a folder, without its card.
+
+    Args:
+        path: The bundle, a folder or a file.
+
+    Raises:
+        OSError: If one is missing or cannot be read.
+        ValueError: If a file is no bundle.
+
+    Example:
+        >>> texts_of(Path("runs/first/model"))["recipe.toml"]  # doctest: +SKIP
+    """
     if path.suffix == ONE_FILE:
         texts = read_texts(path)
         if not texts.keys() >= {RECIPE, METADATA}:

@@ -16,13 +16,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hiergal.hub.bundle import METADATA, load_model, read_card, read_metrics, save_model
+from hiergal import __version__
+from hiergal.hub.bundle import CARD, METADATA, load_model, read_card, read_metrics, save_model, texts_of
 from hiergal.hub.card import render_card
 from hiergal.hub.galaxy_model import GalaxyModel
 from hiergal.hub.published import PUBLISHED, Published, read_published
 from hiergal.hub.registry import INDEX, Entry, read_registry
 from hiergal.runtime.files import locked, resolved, write_whole
-from hiergal.runtime.output import check_output, owned
+from hiergal.runtime.marks import PUBLISHED_AS
+from hiergal.runtime.output import owned
 from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = ["add_to_registry", "publish"]
@@ -64,19 +66,32 @@ def publish(
     published = _read_about(Path(about))
     folder = out / published.name
     inputs = (source, about, validation, *calibrations)
-    check_output(folder, overwrite=overwrite, inputs=inputs)
     model = load_model(source)
     _check_complete(model, source)
-    metrics = _metrics(Path(validation), [Path(one) for one in calibrations], source)
-    with owned(folder, "model", inputs=inputs, overwrite=overwrite) as own:
+    validation, calibrations = Path(validation), [Path(one) for one in calibrations]
+    metrics = _metrics(validation, calibrations, source)
+    figures = {"galaxies.png": validation / FIGURES["galaxies.png"]}
+    figures["coverage.png"] = calibrations[0] / FIGURES["coverage.png"]
+    whole = {
+        "model": texts_of(source)[METADATA],  # with digests of all the rest
+        "about": Path(about).read_bytes(),
+        "metrics": metrics,
+        "figures": [hashlib.sha256(file.read_bytes()).hexdigest() for file in figures.values()],
+        "version": __version__,
+    }
+    with owned(folder, "model", run=whole, inputs=inputs, overwrite=overwrite, resume=False) as own:
+        if own.finished:
+            return folder
+        runs = model.provenance.runs | {PUBLISHED_AS: own.digest}
+        model = model.replace(provenance=msgspec.structs.replace(model.provenance, runs=runs))
         rounded, fresh = own.work / "rounded", own.result
         save_model(model, rounded, half_precision=True)
         metrics["half_precision"], metrics["edge"] = _drawn(model, load_model(rounded))
         card = render_card(model, published, metrics)
         save_model(model, fresh, half_precision=True, metrics=metrics, card=card)
         (fresh / PUBLISHED).write_bytes(Path(about).read_bytes())
-        shutil.copy(Path(validation) / FIGURES["galaxies.png"], fresh / "galaxies.png")
-        shutil.copy(Path(calibrations[0]) / FIGURES["coverage.png"], fresh / "coverage.png")
+        for name, file in figures.items():
+            shutil.copy(file, fresh / name)
         own.put()
     return folder
 
@@ -93,7 +108,7 @@ def add_to_registry(model: str | Path, registry: str | Path) -> Entry:
 
     Raises:
         OSError: If something cannot be read or written.
-        ValueError: If the model is not a published one, or the registry has this version already.
+        ValueError: If the model is not a published one, or the registry has another one of this version.
     """
     published, registry = read_published(model), resolved(registry)
     registry.mkdir(parents=True, exist_ok=True)
@@ -112,9 +127,14 @@ def _add(published: Published, model: str | Path, registry: Path) -> Entry:
 
     index = registry / INDEX
     there = read_registry(str(registry)) if index.is_file() else []
-    if any((one.name, one.version) == (published.name, published.version) for one in there):
+    for one in there:
+        if (one.name, one.version) != (published.name, published.version):
+            continue
+        if _is_offered(Path(one.url), one.sha256, Path(model)):
+            return one
         raise ValueError(
-            f"{index}: has {published.name} {published.version} already; a version never changes: give a new one"
+            f"{index}: expected no {published.name} {published.version}, or this very one, got another one; a version "
+            "never changes: give a new one"
         )
     file = registry / f"{published.name}-{published.version}.safetensors"
     save_model(
@@ -148,6 +168,14 @@ def _add(published: Published, model: str | Path, registry: Path) -> Entry:
         raise ValueError(f"{index}: expected a [[model]] for each of its models: {error}") from None
     write_whole(index, text.encode())
     return entry
+
+
+def _is_offered(file: Path, checksum: str, model: Path) -> bool:
+    """Whether a file of a registry is a published model: its texts have digests of all the rest."""
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != checksum:
+        return False
+    offered, texts = texts_of(file), {**texts_of(model), CARD: read_card(model)}
+    return all(offered.get(name) == text for name, text in texts.items())
 
 
 def _read_about(path: Path) -> Published:

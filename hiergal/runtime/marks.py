@@ -11,9 +11,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["IGNORED", "KIND", "KIND_CARD", "RUN", "RUN_CARD", "Mark", "foreign_files", "mark_of"]
+__all__ = [
+    "IGNORED",
+    "KIND",
+    "KIND_CARD",
+    "PUBLISHED_AS",
+    "RUN",
+    "RUN_CARD",
+    "Mark",
+    "foreign_files",
+    "mark_of",
+]
 
 KIND, RUN = "hiergal_kind", "hiergal_run"  # attributes
+PUBLISHED_AS = "published"  # among the runs of a model's provenance
 KIND_CARD, RUN_CARD = "HIERGAL", "HGRUN"  # cards of FITS, keys of the meta of tables
 BUNDLE = re.compile(
     r"recipe\.toml|weights\.safetensors|(model|metrics)\.json|CARD\.md|published\.toml|(galaxies|coverage)\.png"
@@ -96,7 +107,8 @@ def _mark_of_folder(path: Path) -> Mark | None:
     if (path / "model.json").is_file():
         about = _json(path / "model.json")
         if {"schema_version", "provenance", "weights_sha256"} <= about.keys():
-            return Mark("model", "")
+            runs = about["provenance"].get("runs", {})
+            return Mark("model", str(runs.get(PUBLISHED_AS, "")))
     return None
 
 

@@ -1,0 +1,125 @@
+"""Two processes at once on one output: twenty pairs for each command, and nothing is corrupt, mixed or left.
+
+The two have different seeds, so that a mix can be told; some have the same, and some replace what is there. They begin
+together, or one as late as when the other is about to end. The result is exactly that of one of the two run alone, and
+the loser says in one line which output it could not have, or finds the same run finished.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from commands import COMMANDS, SEEDS, Process, Said, begin, facts_of, make_inputs, state_of, words_of
+
+PAIRS, STARTED = 18, 2  # in processes that wait, and from the shell
+AHEAD = 0.03  # of the time at which both begin [s]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    make_inputs(folder)
+    before = state_of(folder)
+    yield folder
+    assert state_of(folder) == before
+
+
+@pytest.fixture(scope="module")
+def both():
+    processes = [Process(), Process()]
+    yield processes
+    for one in processes:
+        one.close()
+
+
+class Alone:
+    """What each seed gives alone, and how long it takes."""
+
+    def __init__(self, command, inputs, both, folder):
+        self.facts, self.folders = {}, {}
+        for seed in SEEDS:
+            self.folders[seed] = folder / f"alone{seed}"
+            for one in both:  # both have compiled all then
+                shutil.rmtree(self.folders[seed], ignore_errors=True)
+                begin(command, inputs, self.folders[seed])
+                said = one.run(words_of(command, inputs, self.folders[seed], seed))
+                assert said.code == 0, said.text
+            self.facts[seed], self.seconds = facts_of(self.folders[seed]), said.seconds
+        assert self.facts[1] != self.facts[2], "expected seeds that can be told apart"
+
+
+def check(command, folder, alone, seeds, said, *, overwrite):
+    """One result, of one that says that it is done; the other says why it is not, in one line."""
+    done = {seed for seed, one in zip(seeds, said, strict=True) if one.code == 0}
+    assert done, [one.text for one in said]
+    if not overwrite:
+        assert len(done) == 1, "both seeds say that they are done"
+    for one in said:
+        if one.code != 0:
+            assert one.code in (2, 3) and len(one.lines) == 1 and "Traceback" not in one.text, one.text
+            assert (
+                str(folder) in one.lines[0]
+                and "expected" in one.lines[0]
+                and "unexpected" not in one.lines[0]
+            )
+            assert "something else" not in one.lines[0], one.lines[0]  # it is hiergal's
+    found = facts_of(folder)
+    assert found in [alone.facts[seed] for seed in done], different(found, alone, done)
+
+
+def different(found, alone, done):
+    return [
+        {name for name in found | alone.facts[seed] if found.get(name) != alone.facts[seed].get(name)}
+        for seed in done
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_pairs(command, inputs, both, tmp_path):
+    alone, rng, kinds = Alone(command, inputs, both, tmp_path), np.random.default_rng(20), Counter()
+    for pair in range(PAIRS):
+        seeds, overwrite = ((1, 1) if pair % 6 == 4 else (1, 2)), pair % 6 == 5
+        folder = tmp_path / f"pair{pair}"
+        if overwrite:
+            shutil.copytree(alone.folders[1], folder)
+        else:
+            begin(command, inputs, folder)
+        late = rng.uniform(0, 1.3 * alone.seconds) if pair % 2 else rng.uniform(0, 0.01)
+        starts = rng.permutation([AHEAD, AHEAD + late]) + time.time()
+        for process, seed, at in zip(both, seeds, starts, strict=True):
+            more = ("--overwrite",) if overwrite else ()
+            process.start(words_of(command, inputs, folder, seed, *more), at=float(at))
+        said = [process.wait() for process in both]
+        check(command, folder, alone, seeds, said, overwrite=overwrite)
+        kinds.update(said[i].code for i in range(2))
+        shutil.rmtree(folder)
+    assert kinds[0] >= PAIRS and kinds[2] + kinds[3] > 0, kinds
+    print(command, dict(kinds), f"{alone.seconds:.2f} s alone")
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "validate"])
+def test_pairs_from_the_shell(command, inputs, both, tmp_path):
+    alone = Alone(command, inputs, both[:1], tmp_path)
+    for pair in range(STARTED):
+        folder = tmp_path / f"pair{pair}"
+        begin(command, inputs, folder)
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "hiergal", *words_of(command, inputs, folder, seed)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            )
+            for seed in SEEDS
+        ]
+        texts = [one.communicate()[1] for one in started]
+        said = [Said(one.returncode, text, 0, 0) for one, text in zip(started, texts, strict=True)]
+        check(command, folder, alone, SEEDS, said, overwrite=False)
