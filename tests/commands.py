@@ -206,7 +206,7 @@ def make_inputs(folder: Path) -> None:
         images = rng.normal(size=(ROWS, *SHAPE)).astype(np.float32)
         psf = np.tile(np.outer([1, 2, 1], [1, 2, 1]) / 16, (ROWS, 1, 1))
         np.savez(folder / f"cutouts{seed}.npz", image=images, psf=psf, variance=np.ones_like(images))
-    recipe = tiny_recipe(SHAPE, steps=9, evaluate_every=3, batch=4)
+    recipe = tiny_recipe(SHAPE, steps=6, evaluate_every=3, batch=4)
     (folder / "r.toml").write_text(recipe_to_toml(recipe))
     model = tiny_model(recipe)
     save_model(model, folder / "model")
@@ -329,10 +329,43 @@ def import_everything(part: int) -> None:
         from hiergal.survey import prepare, writer
 
         writer.SHARD_GALAXIES = survey_posteriors.PART = catalog_sampling.PART = prepare.TASK_GALAXIES = part
+    else:
+        remember_numbers()
     logging.getLogger("hiergal").propagate = False
     from hiergal.runtime.fork import jax_is_in_use
 
     assert not jax_is_in_use(), "an import uses JAX: forks would hang"
+
+
+def remember_numbers() -> None:
+    """Have fits of one seed computed once, and training compiled once: what counts here is what happens to files."""
+    import jax
+
+    from hiergal import posterior_stages, stages, svi
+
+    def once(module, name: str, key_of, fresh=lambda value: value) -> None:
+        real, known = getattr(module, name), {}
+
+        def call(*arguments, **options):
+            key = str(key_of(*arguments, **options))
+            if key not in known:
+                known[key] = real(*arguments, **options)
+            return fresh(known[key])
+
+        setattr(module, name, call)
+
+    once(stages, "_fit_flows", lambda model, store, *, seed, **_: seed)
+    once(posterior_stages, "_fit_guide", lambda model, store, *, seed, **_: seed)
+    once(
+        svi,
+        "_initial_state",
+        lambda svi, key, *_, **__: key,
+        lambda state: jax.tree.map(lambda x: x.copy(), state),
+    )
+    once(svi, "SVI", lambda *_, **__: "of the one recipe")
+    once(svi, "_compile_step", lambda svi, recipe, n, key, mesh: key)
+    once(svi, "_compiled_at_first", id)
+    once(svi, "evaluator", lambda recipe, key, mesh: key)
 
 
 def in_process(words: list[str]) -> Said:

@@ -127,7 +127,7 @@ def _check_names(path: Path, mark: Path, kind: str, names: tuple[str, ...]) -> N
     if _read(mark).get("kind") == kind:
         return
     taken = [name for name in (*names, mark.name) if not _is_free(path / name)]
-    if taken:
+    if taken and _read(mark).get("kind") != kind:  # else a run of ours began between the two looks
         raise FileExistsError(
             f"{path}: expected a folder without {taken[0]}, or one with {mark.name} of a {kind} of hiergal, got "
             f"{', '.join(taken)} of something else; nothing is touched: choose another folder"

@@ -1,0 +1,86 @@
+"""Sixty kills, in every command: run again, it gives the same numbers, leaves nothing, and its inputs are as they were.
+
+Most kills come at one of the steps at which names change or a file is written through to the disk, before or after it:
+among the last ones in every other case, where a result takes its place and the parts go. The others come at a random
+time. Some runs are killed twice, some replace another result, with and without a system that can exchange two names.
+"""
+
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from commands import COMMANDS, PART, Process, begin, facts_of, make_inputs, state_of, words_of
+
+KILLS, TIMED = 4, 2  # of each command: at a step, and at a random time
+LAST = 12  # steps with which a run ends
+SEED = 60
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    make_inputs(folder)
+    before = state_of(folder)
+    yield folder
+    assert state_of(folder) == before
+
+
+@pytest.fixture(scope="module")
+def mortal():
+    """A process whose commands can be killed."""
+    process = Process(fork=True, part=PART)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def survivor():
+    """A process that has compiled everything soon, and goes on where others were killed."""
+    process = Process(part=PART)
+    yield process
+    process.close()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_kills(command, inputs, mortal, survivor, tmp_path):
+    rng, before, kills = np.random.default_rng([SEED, *command.encode()]), state_of(inputs), Counter()
+
+    def folder_of(name, other=None):
+        folder = tmp_path / name
+        if other is None:
+            begin(command, inputs, folder)
+        else:
+            shutil.copytree(other, folder)
+        return folder
+
+    alone, other = folder_of("alone"), folder_of("other")
+    whole = mortal.run(words_of(command, inputs, alone, 1), root=str(alone))
+    assert whole.code == 0 and whole.steps > 5, whole.text
+    expected = facts_of(alone)
+    assert survivor.run(words_of(command, inputs, other, 2)).code == 0
+    for number in range(KILLS + TIMED):
+        replaced = number % 3 == 1
+        folder = folder_of(str(number), other if replaced else None)
+        words = words_of(command, inputs, folder, 1, *(["--overwrite"] if replaced else []))
+        for _ in range(1 + (number == 2)):
+            how = {"root": str(folder), "exchange": bool(rng.integers(2))}
+            if number < KILLS:
+                first = max(1, whole.steps - LAST) if number % 2 else 1
+                how |= {"step": int(rng.integers(first, whole.steps + 1)), "after": bool(rng.integers(2))}
+            else:
+                how["seconds"] = rng.uniform(0, whole.seconds)
+            said = mortal.run(words, **how)
+            assert said.code in (-9, 0), said.text  # a run that goes on has fewer steps
+            kills[said.code] += 1
+        said = survivor.run(words)
+        assert said.code == 0, (how, said.text)
+        found = facts_of(folder)
+        different = {name for name in found | expected if found.get(name) != expected.get(name)}
+        assert not different, (how, replaced, different)
+        assert state_of(inputs) == before, how
+        shutil.rmtree(folder)
+    assert kills[-9] >= KILLS, kills
+    print(command, f"{kills[-9]} kills, {whole.steps} steps in {whole.seconds:.1f} s")
