@@ -25,7 +25,20 @@ from typing import NamedTuple
 SHAPE = (16, 24)
 ROWS, PART = 10, 4  # galaxies, and how many of them are one step of a command that can be resumed
 SEEDS = (1, 2)  # of the two that can be told apart
-INFER = ("infer", "{in}/s.zarr", "--model", "{in}/model", "--draws", "5", "--batch", "4", "--seed", "{seed}")
+INFER = (
+    "infer",
+    "{in}/s.zarr",
+    "--model",
+    "{in}/model",
+    "--method",
+    "amortized",
+    "--draws",
+    "5",
+    "--batch",
+    "4",
+    "--seed",
+    "{seed}",
+)
 SAMPLE = ("sample", "{in}/c.fits", "--model", "{in}/drawing", "--out", "{out}", "--seed", "{seed}")
 
 
@@ -141,7 +154,7 @@ def facts_of(folder: Path) -> dict[str, str]:
     facts = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if re.match(r"run/checkpoints/\d", name):
+        if re.match(r"run/checkpoints/\d+(/|$)", name):  # which of them depends on where a run went on
             continue
         known = path.is_file() and not TIMED.fullmatch(name)
         facts[name] = digest_of(path) if known else ""
@@ -329,8 +342,7 @@ def import_everything(part: int) -> None:
         from hiergal.survey import prepare, writer
 
         writer.SHARD_GALAXIES = survey_posteriors.PART = catalog_sampling.PART = prepare.TASK_GALAXIES = part
-    else:
-        remember_numbers()
+    remember_numbers()
     logging.getLogger("hiergal").propagate = False
     from hiergal.runtime.fork import jax_is_in_use
 
@@ -426,7 +438,10 @@ def count_steps(root: str = "/", step: int = 0, after: bool = False, exchange: b
 
     def is_of_root(argument) -> bool:
         if isinstance(argument, int):
-            argument = os.readlink(f"/proc/self/fd/{argument}")
+            try:
+                argument = os.readlink(f"/proc/self/fd/{argument}")
+            except OSError:  # flags, not a file
+                return False
         return isinstance(argument, str | os.PathLike) and str(argument).startswith(root)
 
     def watched(module, name: str) -> None:

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from commands import COMMANDS, PART, Process, begin, facts_of, make_inputs, state_of, words_of
 
-KILLS, TIMED = 4, 2  # of each command: at a step, and at a random time
+KILLS, TIMED = 4, 1  # of each command: at a step, and at a random time
+QUICK, MORE = ("mock", "cutouts", "degrade", "sample zarr", "sample fits", "publish", "registry"), 2
 LAST = 12  # steps with which a run ends
 SEED = 60
+
+KILLED = Counter()  # by command
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +49,7 @@ def survivor():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_kills(command, inputs, mortal, survivor, tmp_path):
-    rng, before, kills = np.random.default_rng([SEED, *command.encode()]), state_of(inputs), Counter()
+    rng, before = np.random.default_rng([SEED, *command.encode()]), state_of(inputs)
 
     def folder_of(name, other=None):
         folder = tmp_path / name
@@ -61,26 +64,34 @@ def test_kills(command, inputs, mortal, survivor, tmp_path):
     assert whole.code == 0 and whole.steps > 5, whole.text
     expected = facts_of(alone)
     assert survivor.run(words_of(command, inputs, other, 2)).code == 0
-    for number in range(KILLS + TIMED):
+    at_steps = KILLS + MORE * (command in QUICK)
+    for number in range(at_steps + TIMED):
         replaced = number % 3 == 1
         folder = folder_of(str(number), other if replaced else None)
         words = words_of(command, inputs, folder, 1, *(["--overwrite"] if replaced else []))
         for _ in range(1 + (number == 2)):
             how = {"root": str(folder), "exchange": bool(rng.integers(2))}
-            if number < KILLS:
+            if number < at_steps:
                 first = max(1, whole.steps - LAST) if number % 2 else 1
                 how |= {"step": int(rng.integers(first, whole.steps + 1)), "after": bool(rng.integers(2))}
             else:
                 how["seconds"] = rng.uniform(0, whole.seconds)
             said = mortal.run(words, **how)
             assert said.code in (-9, 0), said.text  # a run that goes on has fewer steps
-            kills[said.code] += 1
+            KILLED[command] += said.code == -9
         said = survivor.run(words)
         assert said.code == 0, (how, said.text)
         found = facts_of(folder)
         different = {name for name in found | expected if found.get(name) != expected.get(name)}
+        if replaced:  # a registry offers what it offered before, too
+            different = {name for name in different if "shop" not in name}
         assert not different, (how, replaced, different)
         assert state_of(inputs) == before, how
         shutil.rmtree(folder)
-    assert kills[-9] >= KILLS, kills
-    print(command, f"{kills[-9]} kills, {whole.steps} steps in {whole.seconds:.1f} s")
+    assert KILLED[command] >= KILLS // 2, KILLED
+
+
+def test_as_many_kills_as_promised():
+    if set(KILLED) >= set(COMMANDS):  # all of the others were run
+        assert KILLED.total() >= 60, KILLED
+    print(KILLED)

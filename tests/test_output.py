@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from astropy.table import Table
 
 from hiergal.runtime import files, work
+from hiergal.runtime import folder as folder_module
 from hiergal.runtime.files import locked, resolved, write_whole
 from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.identity import differences, digest_of
@@ -441,6 +443,56 @@ def test_a_folder_of_a_run(tmp_path):
     train(run, OTHER, text="other", overwrite=True)
     assert (run / "model.txt").read_text() == "other" and (run / "notes.md").read_text() == "mine"
     assert left(run) == ["checkpoints", "hiergal-training.json", "model.txt", "notes.md"]
+
+
+@pytest.mark.parametrize("name", ["rename", "rmtree", "_write"])
+def test_a_run_that_was_stopped_while_it_replaced_another_is_repeated(tmp_path, monkeypatch, name):
+    """Half of what is replaced is not in the way, and goes."""
+    train(tmp_path)
+    (tmp_path / "checkpoints/3").mkdir()
+    module = {"rename": os, "rmtree": shutil, "_write": folder_module}[name]
+
+    def stop(*arguments):
+        if name == "rmtree":
+            (arguments[0] / "checkpoints/fingerprint.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, name, stop)
+        train(tmp_path, OTHER, overwrite=True)
+    train(tmp_path, OTHER, text="other", overwrite=True)
+    assert left(tmp_path) == ["checkpoints", "hiergal-training.json", "model.txt"]
+    assert left(tmp_path / "checkpoints") == ["fingerprint.json"]
+
+
+def test_parts_of_an_output_that_was_not_finished_go_with_its_folder(tmp_path):
+    """As those of the survey of a quickstart."""
+
+    def study(run, *, stop=False, **options):
+        with owned_folder(tmp_path, "study", run=run, names=("t.fits",), **options) as own:
+            with owned(own.path / "t.fits", "demo", run=run) as table:
+                (table.work / "part.txt").write_text("part")
+                if stop:
+                    raise KeyboardInterrupt
+                table.result.write_text(str(run))
+                table.put()
+            own.done()
+
+    with pytest.raises(KeyboardInterrupt):
+        study(RUN, stop=True)
+    study(OTHER, overwrite=True)
+    assert left(tmp_path) == ["hiergal-study.json", "t.fits"]
+
+
+def test_what_a_link_leads_to_is_not_removed_unless_it_is_known(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoints").symlink_to(tmp_path / "disk")
+    train(tmp_path / "run")
+    (tmp_path / "disk/fingerprint.json").unlink()
+    (tmp_path / "disk/thesis.tex").write_text("mine")
+    train(tmp_path / "run", OTHER, overwrite=True)
+    assert (tmp_path / "disk/thesis.tex").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", [*NAMES, "hiergal-training.json"])

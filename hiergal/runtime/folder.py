@@ -17,8 +17,11 @@ from hiergal.runtime.files import locked, remove, resolved, write_whole
 from hiergal.runtime.identity import differences, digest_of, plain
 from hiergal.runtime.marks import foreign_files, mark_of
 from hiergal.runtime.output import check_inputs
+from hiergal.runtime.work import clear, held, work_folder
 
 __all__ = ["RunFolder", "is_finished", "owned_folder", "owned_names"]
+
+FINGERPRINT = "fingerprint.json"  # in a folder of checkpoints
 
 
 class RunFolder:
@@ -103,6 +106,9 @@ def owned_names(folder: str | Path) -> set[str]:
 def _begun(own: RunFolder, names: tuple[str, ...], overwrite: bool) -> RunFolder:
     path, kind, before = own.path, own._about["kind"], _read(own._mark)
     _check_names(path, own._mark, kind, names)
+    old = path / f".hiergal-{kind}.old"
+    if before.get("kind") == kind:
+        remove(old)  # of a run that was killed while it replaced another one
     same = before.get("digest") == own._about["digest"]
     if same and not (overwrite and before.get("finished")):
         own.finished, own.resumed = bool(before.get("finished")), not before.get("finished")
@@ -115,7 +121,7 @@ def _begun(own: RunFolder, names: tuple[str, ...], overwrite: bool) -> RunFolder
             "another folder, or pass overwrite=True (--overwrite) to replace it"
         )
     if before:
-        _clear(path, names)
+        _clear(path, names, old)
     _write(own._mark, own._about)
     return own
 
@@ -139,30 +145,38 @@ def _is_free(path: Path) -> bool:
     return not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
 
 
-def _clear(path: Path, names: tuple[str, ...]) -> None:
-    """Remove what another run of this kind has written, if nothing of others is among it."""
+def _clear(path: Path, names: tuple[str, ...], old: Path) -> None:
+    """Remove what another run of this kind has written, if nothing of others is among it.
+
+    A folder is known by what is in it: it gets another name before it goes, so that a half of it is never in the way.
+    """
     there = [path / name for name in names if os.path.lexists(path / name)]
-    for one in there:
-        foreign = (
-            next(foreign_files(one), None)
-            if one.is_dir() and (mark_of(one) or _of_checkpoints(one))
-            else None
-        )
+    folders = [one for one in there if one.is_dir() and (mark_of(one) or _of_checkpoints(one))]
+    for one in folders:
+        foreign = next(foreign_files(one), None)
         if foreign is not None:
             raise FileExistsError(
                 f"{one}: expected nothing but what hiergal wrote, got {foreign} in it; move that away, or choose "
                 "another folder"
             )
     for one in there:
-        if one.is_symlink():
-            for child in one.iterdir() if one.is_dir() else ():
+        if one in folders and one.is_symlink():  # the link stays: checkpoints may lie on another disk
+            for child in sorted(one.iterdir(), key=lambda child: child.name == FINGERPRINT):
                 remove(child)
-        elif one.is_file() or mark_of(one) or _of_checkpoints(one):
+        elif one in folders:
+            old.mkdir(exist_ok=True)
+            os.rename(one, old / one.name)
+        elif one.is_file() and not one.is_symlink():
             remove(one)
+    remove(old)
+    for work in (work_folder(path / name) for name in names):
+        if os.path.lexists(work):  # parts of an output that was not finished
+            with held(work, path):
+                clear(work)
 
 
 def _of_checkpoints(path: Path) -> bool:
-    return (path / "fingerprint.json").is_file()
+    return (path / FINGERPRINT).is_file()
 
 
 def _read(mark: Path) -> dict[str, Any]:
