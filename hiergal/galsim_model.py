@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 
 from hiergal.conditions import Catalog, complete_conditions, condition_names
 from hiergal.galsim_requests import Request, one_for_each, request_galaxies
-from hiergal.hub import load_model
+from hiergal.hub import GalaxyModel, load_model
 from hiergal.recipe import Recipe
+from hiergal.records import Array
 from hiergal.runtime.fork import check_not_forked
 from hiergal.simulate import drawn_profiles, light_profiles
 
@@ -118,13 +119,15 @@ class GenerativeGalaxyModel:
             noise: Noise to continue around each stamp, with ``noise_pad_size``: ``noise_pad`` of
                 ``galsim.InterpolatedImage``, a variance or a correlated noise.
             rng: Generator of random numbers, or one for each galaxy; default a new one, seeded by the system.
-            x_interpolant: As for ``galsim.InterpolatedImage``.
+            x_interpolant: As for ``galsim.InterpolatedImage``. Of photons that are shot, 19 % are negative with GalSim's
+                default, a quintic; none are with ``"linear"``, which changes sizes by 3 %.
             k_interpolant: As for ``galsim.InterpolatedImage``.
             pad_factor: As for ``galsim.InterpolatedImage``.
             noise_pad_size: As for ``galsim.InterpolatedImage`` [arcsec].
             gsparams: As for ``galsim.InterpolatedImage``.
             n: Number of galaxies, where no catalogue says it.
-            flux: Exact flux of each, or of all; default what the model gives, which scatters about the magnitude.
+            flux: Exact flux of each, or of all; ``"catalog"`` for that of the catalogue's magnitudes; default what the
+                model gives, which scatters about the magnitude, and lacks what is beyond the stamp.
             half_light_radius: Exact half-light radius as ``GSObject.calculateHLR`` measures it, of each or of all
                 [arcsec].
             magnitude_zero_point: Zero point that fluxes shall have; default the model's. A ``flux`` stays as it is.
@@ -152,6 +155,9 @@ class GenerativeGalaxyModel:
         request = request_galaxies(
             self.model, cat, rng, n=n, missing=missing, outside=outside, identifier=identifier
         )
+        if isinstance(flux, str):
+            zero_point = self.magnitude_zero_point if magnitude_zero_point is None else magnitude_zero_point
+            flux = fluxes_of_magnitudes(self.model, request.conditions, flux, zero_point)
         galaxies = self.build(
             request,
             self.profiles(request),
@@ -221,6 +227,32 @@ class GenerativeGalaxyModel:
         """Make GalSim objects of computed profiles; options as for :meth:`sample`."""
         about = self.model.recipe, self.magnitude_zero_point
         return build_galaxies(*about, profiles, noise_seed=request.noise_seed, **options)
+
+
+def fluxes_of_magnitudes(
+    model: GalaxyModel, conditions: Float[Array, "n c"], word: str, zero_point: float
+) -> Float[np.ndarray, "n"]:
+    """Return the fluxes that the magnitudes among the conditions of galaxies mean.
+
+    Args:
+        model: The model that draws them.
+        conditions: What is asked of them.
+        word: ``"catalog"``.
+        zero_point: Magnitude of unit flux [mag].
+
+    Raises:
+        ValueError: If another word is given, or the model is conditioned on no magnitude.
+    """
+    names = condition_names(model)
+    magnitudes = [i for i, name in enumerate(names) if name.startswith("mag")]
+    if word != "catalog" or not magnitudes:
+        expected = (
+            "numbers, or 'catalog'"
+            if magnitudes
+            else f"numbers: there is no magnitude among {', '.join(names)}"
+        )
+        raise ValueError(f"flux: expected {expected}, got {word!r}")
+    return 10 ** (0.4 * (zero_point - np.asarray(conditions, float)[:, magnitudes[0]]))
 
 
 def build_galaxies(

@@ -20,7 +20,7 @@ from numpyro.contrib.module import flax_module
 from hiergal.aids import Aids, aided_profile
 from hiergal.noise import NoiseChoice, NoisyImage, chosen_noise
 from hiergal.observation import Observation
-from hiergal.psf import PSF, Blur, convolve, convolve_by_modulus
+from hiergal.psf import PSF, Blur, convolve, convolve_by_modulus, same_scale
 from hiergal.records import Array
 from hiergal.weights import warn_of_new_weights
 
@@ -103,7 +103,7 @@ def render(
     Raises:
         ValueError: If the PSF is sampled on another pixel scale than the profile.
     """
-    if abs(psf.pixel_scale_arcsec / pixel_scale_arcsec - 1) > 1e-6:
+    if not same_scale(psf.pixel_scale_arcsec, pixel_scale_arcsec):
         raise ValueError(
             f"expected a PSF on the pixel scale of the profiles, {pixel_scale_arcsec} arcsec, got "
             f"{psf.pixel_scale_arcsec} arcsec; resample the PSF, or use a model trained at that scale"

@@ -10,7 +10,7 @@ from hiergal.conditions import condition_factors, condition_names, given_conditi
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior.verdict import Flag
-from hiergal.psf import PSF, check_wider
+from hiergal.psf import PSF, check_wider, same_scale
 from hiergal.records import Array, brief
 from hiergal.samplers.methods import METHODS
 from hiergal.samplers.nuts import FEWEST_DRAWS
@@ -79,7 +79,7 @@ def check_geometry(
         raise ValueError(
             f"image: expected stamps of {recipe.shape} pixels, as the model has, got {tuple(shape)}"
         )
-    if abs(pixel_scale_arcsec / recipe.pixel_scale_arcsec - 1) > 1e-6:
+    if not same_scale(pixel_scale_arcsec, recipe.pixel_scale_arcsec):
         raise ValueError(
             f"pixel_scale_arcsec: expected the model's, {recipe.pixel_scale_arcsec}, got {pixel_scale_arcsec}"
         )
@@ -94,7 +94,7 @@ def check_psf(model: GalaxyModel, psf: PSF, n: int) -> None:
     own = model.recipe.pixel_scale_arcsec
     if psf.stamp.ndim != 3 or len(psf.stamp) not in (1, n):
         raise ValueError(f"psf.stamp: expected shape [{n}, py, px] or [1, py, px], got {psf.stamp.shape}")
-    if abs(psf.pixel_scale_arcsec / own - 1) > 1e-6:
+    if not same_scale(psf.pixel_scale_arcsec, own):
         raise ValueError(
             f"psf.pixel_scale_arcsec: expected the model's, {own}, got {psf.pixel_scale_arcsec}; resample the PSF"
         )

@@ -21,6 +21,7 @@ __all__ = [
     "PSF",
     "Blur",
     "check_wider",
+    "same_scale",
     "convolve",
     "convolve_by_modulus",
     "gaussian_psf",
@@ -30,6 +31,7 @@ __all__ = [
 FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
 SMALLEST_TRANSFER = 1e-4
 LARGEST_TRANSFER = 1.1
+SCALE_TOLERANCE = 1e-3
 Blur = Literal["exact", "modulus"]
 
 
@@ -121,6 +123,16 @@ def gaussian_transfer(fwhm_pix: float, shape: tuple[int, int]) -> Float[np.ndarr
     sigma = fwhm_pix / FWHM_PER_SIGMA
     squared = np.fft.fftfreq(shape[0])[:, None] ** 2 + np.fft.rfftfreq(shape[1])[None] ** 2
     return np.exp(-2 * np.pi**2 * sigma**2 * squared)
+
+
+def same_scale(one: float, other: float) -> bool:
+    """Whether two pixel scales are the same: to a thousandth, as WCS and catalogues round them.
+
+    Example:
+        >>> same_scale(0.03, 0.0300001), same_scale(0.03, 0.0301)
+        (True, False)
+    """
+    return bool(abs(one / other - 1) < SCALE_TOLERANCE)
 
 
 def check_wider(psf: PSF, fwhm_arcsec: float) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from hiergal.conditions import Catalog, condition_names, conditions_for
+from hiergal.edge_light import warn_of_edge_light
 from hiergal.hub import GalaxyModel
 from hiergal.identities import identities
 from hiergal.recipe import Recipe
@@ -108,9 +109,11 @@ def drawn_profiles(
 ) -> Float[np.ndarray, "n y x"]:
     """Compute galaxies as :func:`profiles_from_base` does, and NaN for rows that are not to be drawn."""
     if drawn.all():
-        return profiles_from_base(model, base, conditions)
-    profiles = np.full((len(drawn), *model.recipe.shape), np.nan, np.float32)
-    profiles[drawn] = profiles_from_base(model, base[drawn], conditions[drawn])
+        profiles = profiles_from_base(model, base, conditions)
+    else:
+        profiles = np.full((len(drawn), *model.recipe.shape), np.nan, np.float32)
+        profiles[drawn] = profiles_from_base(model, base[drawn], conditions[drawn])
+    warn_of_edge_light(profiles, stacklevel=5)
     return profiles
 
 

@@ -26,7 +26,7 @@ from hiergal.guide import posterior_from
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
 from hiergal.nets import GeneratorConfig
-from hiergal.psf import check_wider
+from hiergal.psf import check_wider, same_scale
 from hiergal.recipe import Recipe
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder
@@ -367,7 +367,7 @@ def _check_store(store: Store, recipe: Recipe) -> None:
             f"expected stamps of {recipe.shape} pixels, as the recipe {recipe.name!r} has, got {tuple(store.shape)}; "
             "set `shape` in the recipe, or make the survey at that size"
         )
-    if abs(store.header.pixel_scale_arcsec / recipe.pixel_scale_arcsec - 1) > 1e-6:
+    if not same_scale(store.header.pixel_scale_arcsec, recipe.pixel_scale_arcsec):
         raise ValueError(
             f"expected pixels of {recipe.pixel_scale_arcsec} arcsec, as the recipe {recipe.name!r} has, got "
             f"{store.header.pixel_scale_arcsec} arcsec"

@@ -13,6 +13,7 @@ from astropy.io import fits
 from astropy.table import Table
 from typer.testing import CliRunner
 
+import hiergal
 from hiergal import catalog_sampling, galaxy_files
 from hiergal.catalog_sampling import Observing, sample_catalog
 from hiergal.cli import app
@@ -338,3 +339,24 @@ def test_a_population_may_have_exact_magnitudes(drawing_folder, tmp_path):
     total = 25.94 - 2.5 * np.log10(images.sum(axis=(1, 2), dtype=float))
     np.testing.assert_allclose(total, columns["mag_auto"], atol=1e-4)
     assert columns["drawn"].all() and not columns["outside"].any()
+
+
+def test_light_that_is_cut_off_is_said_and_fluxes_of_the_catalogue_can_be_imposed():
+    """Large bright galaxies do not fit on a stamp; ordinary ones do."""
+    model = hiergal.GenerativeGalaxyModel("hub:mock-acs")
+    large = {"mag_auto": [20.0] * 30, "flux_radius": [40.0] * 30, "zphot": [0.5] * 30}
+    with pytest.warns(
+        UserWarning, match="of 30 galaxies have more than 4% of their light at the edge of the stamp"
+    ):
+        galaxies = model.sample(large, rng=galsim.BaseDeviate(1), flux="catalog", outside="ignore")
+    np.testing.assert_allclose([one.flux for one in galaxies], 10 ** (0.4 * (25.94 - 20)), rtol=1e-5)
+    others = {"mag_auto": [23.5, 24.0], "flux_radius": [9.0, 8.0], "zphot": [0.5, 0.5]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        galaxies = model.sample(others, rng=galsim.BaseDeviate(1), flux="catalog", magnitude_zero_point=31.4)
+    assert not [one for one in caught if "edge" in str(one.message)]
+    np.testing.assert_allclose(
+        [one.flux for one in galaxies], 10 ** (0.4 * (31.4 - np.array([23.5, 24.0]))), rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="flux: expected numbers, or 'catalog', got 'mine'"):
+        model.sample(others, flux="mine")

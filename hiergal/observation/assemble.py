@@ -28,12 +28,11 @@ from hiergal.observation.photometry import (
     photometry_from,
     surface_factor,
 )
-from hiergal.psf import PSF
+from hiergal.psf import PSF, same_scale
 
 __all__ = ["observation_from_arrays", "padded_psf"]
 
 PSF_SUM_WARNING = 0.05
-SCALE_TOLERANCE = 1e-3
 PSF_STEP = 16  # sizes of PSFs are 15, 31, 47, ...
 NOISE_POWER = {"variance": 2, "rms": 1, "weight": -2}  # of the flux unit
 
@@ -174,7 +173,7 @@ def _pixel_scale(stated: Any, parts: Unpacked, psf: Any) -> float:
     if not 0 < scale < np.inf:
         raise ValueError(f"pixel_scale_arcsec: expected a positive width, got {scale}")
     for name, value in own.items():
-        if abs(value / scale - 1) > SCALE_TOLERANCE:
+        if not same_scale(value, scale):
             raise ValueError(
                 f"pixel_scale_arcsec: expected that of {name}, {value:.6g}, got {scale:.6g}; make them agree"
             )

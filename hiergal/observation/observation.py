@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation.arrays import exact_identifiers, native, native_mask, pixel_scale_from
 from hiergal.observation.photometry import Photometry
-from hiergal.psf import PSF
+from hiergal.psf import PSF, same_scale
 from hiergal.records import Array, Record, record, static
 from hiergal.stationary_noise import StationaryNoise
 
@@ -216,7 +216,7 @@ def _psf_problems(psf: PSF, n: int, pixel_scale_arcsec: float, identifier: np.nd
             f"psf.stamp: expected an odd number of pixels along y and x, so that a central pixel is the origin, got "
             f"{stamp.shape[1:]}; draw or pad it to an odd size"
         )
-    if not np.isclose(psf.pixel_scale_arcsec, pixel_scale_arcsec, rtol=1e-6):
+    if not same_scale(psf.pixel_scale_arcsec, pixel_scale_arcsec):
         yield (
             f"psf.pixel_scale_arcsec: expected the scale of the image, {pixel_scale_arcsec} arcsec, got "
             f"{psf.pixel_scale_arcsec}; resample the PSF"

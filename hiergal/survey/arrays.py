@@ -12,6 +12,7 @@ from hiergal.identities import hashed
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.arrays import exact_identifiers
+from hiergal.psf import same_scale
 from hiergal.records import Array
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.schema import StoreHeader
@@ -44,7 +45,7 @@ def arrays_of(
     noise = noise.replace(**{field: np.asarray(getattr(noise, field), np.float32)}) if field else noise
     psf = observation.psf.replace(stamp=np.asarray(observation.psf.stamp, np.float32))
     check_observation(observation.replace(image=image, psf=psf, noise=noise))
-    if not np.isclose(observation.pixel_scale_arcsec, header.pixel_scale_arcsec, rtol=1e-6):
+    if not same_scale(observation.pixel_scale_arcsec, header.pixel_scale_arcsec):
         raise ValueError(
             f"expected the pixel scale of the header, {header.pixel_scale_arcsec} arcsec, got "
             f"{observation.pixel_scale_arcsec}; make them agree"

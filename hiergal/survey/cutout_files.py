@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hiergal.psf import same_scale
 from hiergal.records import brief
 from hiergal.runtime.inputs import input_path
 from hiergal.survey.catalog import IDENTIFIER, column_of, identifiers_from, read_catalog
@@ -17,7 +18,6 @@ from hiergal.survey.sky import SKY_COLUMNS, SkyPlace, scale_of, sky_of
 
 __all__ = [
     "NOISE_NAMES",
-    "SCALE_TOLERANCE",
     "CutoutFolder",
     "Layout",
     "check_odd",
@@ -29,7 +29,6 @@ __all__ = [
 BATCH_GALAXIES = 64
 NOISE_NAMES = ("variance", "rms", "weight")
 LONGEST_STEM = 64  # bytes of a name that is an identifier
-SCALE_TOLERANCE = 1e-3
 ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
 CATALOGS = ("csv", "ecsv", "fits", "parquet", "tsv", "txt", "xml", "hdf5", "csv.gz", "fits.gz")
 
@@ -94,7 +93,7 @@ def open_folder(path: Path, pixel_scale_arcsec: float | None, layout: Layout | N
     shared = _shared_psf(layout.psf)
     seen = [_look(file, pixel_scale_arcsec, layout, shared) for file in files]
     scales = [one.scale for one in seen]
-    if np.ptp(scales) > SCALE_TOLERANCE * scales[0]:
+    if not same_scale(max(scales), min(scales)):
         odd = files[int(np.argmax(np.abs(np.array(scales) / np.median(scales) - 1)))]
         raise ValueError(
             f"expected one pixel scale in {path}, got {min(scales):.5g} to {max(scales):.5g} arcsec (furthest: "
@@ -265,7 +264,7 @@ def _look(file: Path, scale: float | None, layout: Layout, shared: Any) -> _Seen
             raise ValueError(
                 f"expected a celestial WCS in the header of IMAGE in {file}, got none; give pixel_scale_arcsec"
             )
-        if scale is not None and own is not None and abs(own / scale - 1) > SCALE_TOLERANCE:
+        if scale is not None and own is not None and not same_scale(own, scale):
             raise ValueError(
                 f"{file}: expected the pixel scale that is given, {scale:.6g} arcsec, got {own:.6g} in its WCS; mend "
                 "the header, or leave the pixel scale out"

@@ -41,11 +41,11 @@ import numpy as np
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.assemble import observation_from_arrays
 from hiergal.observation.photometry import photometry_from, table_unit
+from hiergal.psf import same_scale
 from hiergal.records import Array
 from hiergal.runtime.inputs import input_path
 from hiergal.survey.cutout_files import (
     NOISE_NAMES,
-    SCALE_TOLERANCE,
     CutoutFolder,
     Layout,
     open_folder,
@@ -225,7 +225,7 @@ def write_cutouts_survey(
             f"{len(left_out)} of {n + len(left_out)} cutouts hold no data and are left out: {named}",
             stacklevel=2,
         )
-    if pixel_scale_arcsec is not None and not np.isclose(scale, pixel_scale_arcsec, rtol=SCALE_TOLERANCE):
+    if pixel_scale_arcsec is not None and not same_scale(scale, pixel_scale_arcsec):
         raise ValueError(
             f"expected observations on {pixel_scale_arcsec} arcsec pixels, got {scale}; make them agree"
         )

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from hiergal.psf import same_scale
 from hiergal.survey.sky import scale_of
 
 __all__ = ["centre_offset", "psf_scale", "resampled_psf"]
 
-SCALE_TOLERANCE = 1e-3
 SCALE_CARDS = ("PIXELSCL", "PIXSCALE", "PIXELSCALE")  # STPSF's, and others' [arcsec]
 OVERSAMPLING_CARDS = ("OVERSAMP", "DET_SAMP")
 
@@ -46,13 +46,13 @@ def psf_scale(header: Mapping[str, Any], pixel_scale_arcsec: float, where: str) 
     if not stated:
         return pixel_scale_arcsec / over if over and over > 0 else pixel_scale_arcsec
     values = list(stated.values())
-    if max(values) > (1 + SCALE_TOLERANCE) * min(values):
+    if not same_scale(max(values), min(values)):
         told = ", ".join(f"{name} {value:.6g}" for name, value in stated.items())
         raise ValueError(
             f"{where}: expected one width of the PSF's pixels, got {told} arcsec; correct its header"
         )
     # One scale for all within the tolerance, so that a rounded number changes nothing.
-    same = abs(values[0] / pixel_scale_arcsec - 1) < SCALE_TOLERANCE
+    same = same_scale(values[0], pixel_scale_arcsec)
     return pixel_scale_arcsec if same else values[0]
 
 
