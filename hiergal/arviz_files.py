@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hiergal.runtime.containers import check_hdf5, check_zarr
+from hiergal.runtime.files import check_room
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output, owned
@@ -23,6 +24,7 @@ from hiergal.runtime.work import settle
 __all__ = ["DRAWS", "check_arviz_name", "for_arviz", "load_arviz", "save_arviz", "tree_of", "write_arviz"]
 
 CHUNK_BYTES = 2**20
+HDF5_OVERHEAD = 2**14  # bytes of each variable, more than there are
 DRAWS = "posterior draws"  # what such a file says that it is
 ENGINES = {".nc": "h5netcdf", ".zarr": "zarr"}
 FILES = "files"  # attribute of the root of a zarr store
@@ -60,6 +62,10 @@ def write_arviz(data: Any, own: Output) -> None:
     tree = tree_of(data).copy(deep=False)
     tree.attrs = tree.attrs | {KIND: own.kind, RUN: own.digest, CONTENT: _content_digest(tree)}
     if _engine(own.target) == "h5netcdf":
+        variables = [
+            one for node in tree.subtree for one in node.to_dataset(inherit=False).variables.values()
+        ]
+        check_room(own.result, sum(one.nbytes + HDF5_OVERHEAD for one in variables))
         tree.to_netcdf(own.result, engine="h5netcdf", encoding=_encodings(tree, _checked_hdf5))
         _append_digest(own.result)
         return

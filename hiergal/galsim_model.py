@@ -119,8 +119,8 @@ class GenerativeGalaxyModel:
             noise: Noise to continue around each stamp, with ``noise_pad_size``: ``noise_pad`` of
                 ``galsim.InterpolatedImage``, a variance or a correlated noise.
             rng: Generator of random numbers, or one for each galaxy; default a new one, seeded by the system.
-            x_interpolant: As for ``galsim.InterpolatedImage``. Of photons that are shot, 19 % are negative with GalSim's
-                default, a quintic; none are with ``"linear"``, which changes sizes by 3 %.
+            x_interpolant: As for ``galsim.InterpolatedImage``. Of photons that are shot, 19 % are negative with
+                GalSim's default, a quintic; none are with ``"linear"``, which changes sizes by 3 %.
             k_interpolant: As for ``galsim.InterpolatedImage``.
             pad_factor: As for ``galsim.InterpolatedImage``.
             noise_pad_size: As for ``galsim.InterpolatedImage`` [arcsec].

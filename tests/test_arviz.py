@@ -1,5 +1,6 @@
 """Posteriors as ArviZ data: names, axes, units, files, and ArviZ's own functions on them."""
 
+import errno
 import shutil
 import warnings
 
@@ -350,3 +351,18 @@ def test_leave_one_out_is_exact_where_it_is_known(rng, key, make_psf, make_noise
         warnings.simplefilter("ignore")  # whole galaxies left out: k is large, as it should be
         found = arviz.loo(data, var_name="stamp")
     assert found.n_data_points == N and found.warning
+
+
+def test_a_full_disk_is_said_before_hdf5_meets_it(model, observation, posterior, tmp_path, monkeypatch):
+    """HDF5 ends the process where it cannot write."""
+
+    def full(file, start, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match=r"the disk is full: it takes [\d,]+ bytes in .*; make room"):
+        save_arviz(posterior_to_arviz(posterior, observation, model), tmp_path / "d.nc")
+    monkeypatch.undo()
+    assert not (tmp_path / "d.nc").exists()
+    save_arviz(posterior_to_arviz(posterior, observation, model), tmp_path / "d.nc")
+    assert load_arviz(tmp_path / "d.nc") is not None

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["exchange", "locked", "move_to_free_name", "remove", "resolved", "write_whole"]
+__all__ = ["check_room", "exchange", "locked", "move_to_free_name", "remove", "resolved", "write_whole"]
 
 NO_REPLACE, EXCHANGE, HERE = 1, 2, -100  # flags of renameat2, and AT_FDCWD
 UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM)
@@ -88,6 +88,30 @@ def locked(file: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+def check_room(path: Path, size: int) -> None:
+    """See to it that a file of some bytes can be written, for libraries that do not survive a full disk.
+
+    Args:
+        path: Where the file will be; what is there goes.
+        size: Its bytes, about.
+
+    Raises:
+        OSError: If the disk is full, or the quota is.
+    """
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(path.parent).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return  # this file system reserves nothing; what writes says what is wrong
+        path.unlink(missing_ok=True)
+        raise OSError(f"the disk is full: it takes {size:,} bytes in {path.parent}; make room") from None
+    path.unlink()
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
