@@ -26,7 +26,7 @@ group                     holds
 
 The second and the third are there with a prediction (:func:`hiergal.predictive.predict`), with the draws that it took.
 Axes y and x are offsets from the centre of the stamp [arcsec]; psf_y and psf_x are offsets from the central pixel of
-the PSF's stamp [arcsec].
+the PSF's stamp [arcsec]. Attributes of each group say where it comes from (:mod:`hiergal.posterior.provenance`).
 
 Leave-one-out: ``arviz.loo(pixels_of(data, galaxy))`` asks how well each pixel of a galaxy is predicted by all others,
 masked ones left out; with correlated noise its terms are those of whitened residuals, and only their sum compares
@@ -34,6 +34,7 @@ models. ``arviz.loo(data, var_name="stamp")`` leaves out whole galaxies: since n
 latents, it warns of large k, and rightly.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -43,6 +44,7 @@ from hiergal.arviz_files import for_arviz, load_arviz, save_arviz, tree_of
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS, Posterior
+from hiergal.posterior.provenance import provenance_of
 from hiergal.predictive import Prediction, check_same_galaxies
 from hiergal.samplers.nuts import CHAINS
 
@@ -57,6 +59,8 @@ def posterior_to_arviz(
     observation: Observation,
     model: GalaxyModel,
     predictive: Prediction | None = None,
+    *,
+    about: Mapping[str, str | int | float] | None = None,
 ) -> Any:
     """Put posteriors, and what they were inferred from, into the form that ArviZ works on.
 
@@ -65,6 +69,7 @@ def posterior_to_arviz(
         observation: The same galaxies, in the same order.
         model: The model that inferred them; its magnitude zero point turns fluxes into magnitudes.
         predictive: What the posteriors predict (:func:`hiergal.predictive.predict`), for two more groups.
+        about: What else the attributes of each group shall say beside :mod:`hiergal.posterior.provenance`: the seed.
 
     Returns:
         ``arviz.InferenceData`` under ArviZ 0.23, ``xarray.DataTree`` under ArviZ 1.
@@ -84,14 +89,10 @@ def posterior_to_arviz(
     check_same_galaxies(posterior, observation)
     observation = observation.in_photometry(model.provenance.photometry)
     origin, chains = model.provenance, _chains(posterior)
-    about = {
-        "model": model.recipe.name,
-        "survey": origin.survey,
-        "band": origin.band,
-        "flux_unit": origin.flux_unit,
-        "magnitude_zero_point": origin.magnitude_zero_point,
-        "hiergal_version": origin.version,
-    }
+    methods = ", ".join(sorted({METHODS[place] for place in np.unique(posterior.method)}))
+    own = provenance_of(model, method=methods, draws=len(posterior.latents))
+    library = {"inference_library": "hiergal", "inference_library_version": own["hiergal_version"]}
+    about = own | library | {"model_version": origin.version} | dict(about or {})
     groups = {
         "posterior": _draws(posterior, chains, origin.flux_unit, origin.magnitude_zero_point),
         "observed_data": {"image": _variable(STAMP, observation.image, f"{origin.flux_unit} / pixel")},

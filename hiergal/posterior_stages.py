@@ -150,7 +150,8 @@ def infer_stage(
         choices = {"method": method, "draws": draws, "batch": batch, "progress": progress}
         observation, posterior = _inferred(model, store, rows, seed, use_conditions, **choices)
         if not own.finished:
-            write_arviz(posterior_to_arviz(posterior, observation, model), own)
+            about = {"seed": seed, "method": method, "conditions": int(use_conditions)}
+            write_arviz(posterior_to_arviz(posterior, observation, model, about=about), own)
             own.put()
     return observation, posterior
 

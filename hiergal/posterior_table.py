@@ -19,18 +19,29 @@ column                                 holds
 ``position_angle_deg``                 major axis from North through East, with ``_std`` (the circular one)
 ``sky`` ... ``p_pixels``               what the verdict rests on (:mod:`hiergal.posterior.verdict`)
 =====================================  ==========================================================================
+
+Columns have units where Astropy knows them; the metadata (header of a FITS file) say in words which unit fluxes have,
+and where the table comes from (:mod:`hiergal.posterior.provenance`).
 """
 
 import io
 import itertools
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
+from astropy.units import Unit
 from jaxtyping import Float, Int, Shaped
 
+from hiergal import __version__
 from hiergal.morphology import ProfileSummary
+from hiergal.observation.photometry import UNSTATED, table_unit
 from hiergal.posterior import CHECKS, METHODS, STATISTICS, Flag, Posterior
+from hiergal.posterior.provenance import CARDS, cards_of
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.marks import KIND_CARD, RUN_CARD
 from hiergal.runtime.output import Output, owned
@@ -51,6 +62,7 @@ __all__ = [
     "write_table",
 ]
 
+FLUX_UNIT = CARDS["flux_unit"]
 TABLE = "posterior table"  # what such a file says that it is
 
 QUANTITIES = {
@@ -69,13 +81,20 @@ FORMATS = {".fits": "fits", ".parquet": "parquet"}
 LONGEST_NAME = max(len(name) for name in METHODS)
 
 
-def posterior_table(posterior: Posterior, *, magnitude_zero_point: float, flux_unit: str = "") -> Table:
+def posterior_table(
+    posterior: Posterior,
+    *,
+    magnitude_zero_point: float,
+    flux_unit: str = "",
+    about: Mapping[str, str | int | float] | None = None,
+) -> Table:
     """Summarise posteriors, one row for each galaxy.
 
     Args:
         posterior: Posteriors of n galaxies.
         magnitude_zero_point: Magnitude of unit flux.
         flux_unit: Unit of the flux, as the survey calls it.
+        about: What else the metadata shall say (:func:`hiergal.posterior.provenance.provenance_of`).
 
     Example:
         >>> table = posterior_table(posterior, magnitude_zero_point=25.94)  # doctest: +SKIP
@@ -97,7 +116,7 @@ def posterior_table(posterior: Posterior, *, magnitude_zero_point: float, flux_u
         columns |= {f"{name}_{suffix}": q for suffix, q in zip(QUANTILES, quantiles, strict=True)}
         for column, numbers in columns.items():
             table[column] = numbers.astype(np.float32)
-            table[column].unit = unit or None
+            table[column].unit = (table_unit(flux_unit) if name == "flux" and flux_unit else unit) or None
             if name == "flux":
                 table[column].description = (
                     f"flux [{flux_unit}]" if flux_unit else "flux in the survey's unit"
@@ -111,6 +130,14 @@ def posterior_table(posterior: Posterior, *, magnitude_zero_point: float, flux_u
         table[name] = np.asarray(posterior.statistics[name], np.float32)
     for name in CHECKS:
         table[name] = np.asarray(posterior.checks.get(name, np.full(n, np.nan)), np.float32)
+    own = {
+        "flux_unit": flux_unit or UNSTATED,
+        "magnitude_zero_point": float(magnitude_zero_point),
+        "hiergal_version": __version__,
+        "method": ", ".join(sorted(set(table["method"].tolist()))),
+        "draws": len(posterior.latents),
+    }
+    table.meta |= cards_of(own | dict(about or {}))
     return table
 
 
@@ -144,6 +171,7 @@ def blank_rows(
         identifier=np.asarray(identifier),
     )
     table = posterior_table(nothing, magnitude_zero_point=0.0, flux_unit=flux_unit)
+    table.meta.clear()  # of no inference
     table["flag"], table["method"] = np.asarray(flag, np.int32), np.full(n, "", table["method"].dtype)
     return table
 
@@ -193,14 +221,14 @@ def write_result(table: Table, own: Output) -> None:
     marked = table.copy(copy_data=False)
     marked.meta |= {KIND_CARD: own.kind, RUN_CARD: own.digest}
     if own.result.suffix == ".fits":
-        marked.convert_unicode_to_bytestring()  # UTF-8: FITS writes ASCII alone of text
+        _as_fits_has_it(marked)
     marked.write(own.result, format=FORMATS[own.result.suffix], overwrite=True)
 
 
 def write_part(table: Table, path: Path) -> None:
     """Write a part of a table as FITS, whole or not at all, into a folder that the caller owns."""
     content, table = io.BytesIO(), table.copy()
-    table.convert_unicode_to_bytestring()
+    _as_fits_has_it(table)
     table.write(content, format="fits")
     write_whole(path, content.getvalue())
 
@@ -221,9 +249,36 @@ def read_table(path: str | Path) -> Table:
             table[name] = np.char.decode(np.asarray(table[name]), "utf-8")
         elif table[name].dtype.kind == "O":
             table[name] = np.asarray(table[name]).astype(str)
+    unit = table_unit(str(table.meta.get(FLUX_UNIT, UNSTATED)))
+    for name in table.colnames:
+        if name == "flux" or name.startswith("flux_"):
+            table[name].unit = table[name].unit or unit  # what FITS cannot write
     if "method" in table.colnames:
         table["method"] = np.asarray(table["method"]).astype(f"U{LONGEST_NAME}")
     return table
+
+
+def _as_fits_has_it(table: Table) -> None:
+    """Change a table to what FITS can hold: text as UTF-8, headers in ASCII, and of the units those of its standard."""
+    table.convert_unicode_to_bytestring()  # FITS writes ASCII alone of text
+    for card, value in table.meta.items():
+        if isinstance(value, str):
+            table.meta[card] = value.encode("ascii", "backslashreplace").decode()
+    for name in table.colnames:
+        if not _in_fits(table[name].unit):
+            table[name].unit = None
+
+
+@lru_cache(maxsize=256)
+def _in_fits(unit: Any) -> bool:
+    if unit is None:
+        return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return Unit(unit.to_string("fits"), format="fits") == unit
+        except (ValueError, TypeError, Warning):
+            return False
 
 
 def check_table_name(path: str | Path) -> None:

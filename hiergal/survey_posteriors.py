@@ -22,6 +22,7 @@ from astropy.table import Table, vstack
 from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.parts import check_workers, finished_parts
 from hiergal.posterior import Posterior, infer
+from hiergal.posterior.provenance import cards_of, provenance_of
 from hiergal.posterior_checks import (
     bad_observations,
     catalog_conditions,
@@ -141,6 +142,7 @@ def infer_survey(
             parts = [read_table(_path(run, number)) for number in _numbers(run)]
             whole = vstack(parts, metadata_conflicts="silent")
             whole.meta.clear()
+            whole.meta |= cards_of(provenance_of(loaded, **choices))
             write_result(whole, table)
             table.ready()
         if run.images is not None:

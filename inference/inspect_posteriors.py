@@ -18,6 +18,7 @@ from hiergal.fit_checks import check_fits
 from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import load_model
 from hiergal.posterior import METHODS, infer
+from hiergal.posterior.provenance import provenance_of
 from hiergal.posterior_table import posterior_table, write_table
 from hiergal.stages import INFER, key_for
 from hiergal.survey import open_store
@@ -47,15 +48,18 @@ def main(words: list[str] | None = None) -> None:
     )
     checks = check_fits(model, observation, posterior, key=key_for(args.seed, CHECKED))
     args.out.mkdir(parents=True, exist_ok=True)
-    origin = model.provenance
+    origin, about = model.provenance, provenance_of(model, method=args.method, seed=args.seed)
     table = posterior_table(
-        posterior, magnitude_zero_point=origin.magnitude_zero_point, flux_unit=origin.flux_unit
+        posterior,
+        magnitude_zero_point=origin.magnitude_zero_point,
+        flux_unit=origin.flux_unit,
+        about=about,
     )
     write_table(table, args.out / "posteriors.fits")
     rows = checks.to_table()
     rows["method"] = np.array(METHODS)[posterior.method]
     rows.write(args.out / "checks.ecsv", overwrite=True)
-    save_arviz(posterior_to_arviz(posterior, observation, model), args.out / "posterior.nc")
+    save_arviz(posterior_to_arviz(posterior, observation, model, about=about), args.out / "posterior.nc")
     order = np.argsort(-np.asarray(posterior.image_mean).sum((1, 2)))
     for first in range(0, len(order), PAGE):
         page = figures.checked_fits(observation, posterior, checks, rows=order[first : first + PAGE])

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import astropy.units as u
 import jax
@@ -24,17 +25,20 @@ from hiergal.arviz_data import load_arviz, pixels_of, posterior_to_arviz, save_a
 from hiergal.conditions import condition_names
 from hiergal.deblend import deblend
 from hiergal.fit_checks import FitChecks
-from hiergal.hub.packing import fill, flatten
+from hiergal.hub.packing import digest_of, fill, flatten
 from hiergal.observation import Photometry
-from hiergal.posterior import METHODS, Flag
+from hiergal.posterior import METHODS, STATISTICS, Flag
 from hiergal.posterior_checks import judged_conditions
 from hiergal.posterior_images import posterior_images
+from hiergal.posterior_stages import infer_stage
+from hiergal.posterior_table import posterior_table, read_table, write_table
 from hiergal.prior import prior_of
 from hiergal.psf import PSF
 from hiergal.runtime.seeds import as_key
 from hiergal.samplers import nuts
 from hiergal.samplers.problem import Problem
 from hiergal.survey import StoreHeader, open_store, write_store
+from hiergal.survey_posteriors import infer_survey
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
@@ -371,3 +375,59 @@ def test_arviz_finds_divergences(model, galaxies, tmp_path):
 
 def test_other_methods_have_no_divergences(posterior):
     assert posterior.diverging.shape == posterior.latents.shape[:2] and not posterior.diverging.any()
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".parquet"])
+def test_tables_say_where_they_come_from(model, survey, suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr("hiergal.survey_posteriors.infer", partial(hiergal.infer, verdict=False))
+    hiergal.save_model(model, tmp_path / "model")
+    out = tmp_path / f"table{suffix}"
+    choices = {"method": "amortized", "draws": 10, "seed": 7}
+    infer_survey(tmp_path / "model", survey, out, **choices, batch=4, progress=False)
+    table = Table.read(out)  # by anybody
+    expected = {
+        "MODEL": "tiny", "MODELSHA": digest_of(flatten(model)), "SURVEY": "toy", "BAND": "F814W",
+        "FLUXUNIT": "counts / s", "MAGZERO": 25.94, "HGVERS": hiergal.__version__,
+        "METHOD": "amortized", "DRAWS": 10, "CONDIT": 0, "SEED": 7,
+    }  # fmt: skip
+    assert {name: table.meta[name] for name in expected} == expected
+    for name in ("flux", "flux_std", "flux_q160"):
+        assert u.Unit(table[name].unit) == u.ct / u.s
+    assert table["hlr_arcsec"].unit == u.arcsec and table["magnitude"].unit == u.mag
+
+
+@pytest.mark.parametrize(
+    ("flux_unit", "inside", "in_fits"),
+    [("nJy", u.nJy, u.nJy), ("nanomaggies", u.nmgy, None), ("Kübel", None, None), ("", None, None)],
+)
+def test_columns_have_units_where_files_can_hold_them(galaxies, flux_unit, inside, in_fits, tmp_path):
+    draws = np.random.default_rng(2).normal(size=(5, N, 8))
+    unknown = dict.fromkeys(STATISTICS, np.ones(N, np.float32))
+    posterior = bare_posterior(draws, galaxies, statistics=unknown)
+    table = posterior_table(posterior, magnitude_zero_point=22.5, flux_unit=flux_unit)
+    assert table["flux"].unit == inside and table.meta["MAGZERO"] == 22.5
+    write_table(table, tmp_path / "t.fits")
+    write_table(table, tmp_path / "t.parquet")
+    assert table["flux"].unit == inside  # still
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Table.read(tmp_path / "t.fits")["flux_std"].unit == in_fits
+    for name in ("t.fits", "t.parquet"):
+        again = read_table(tmp_path / name)
+        assert again["flux_std"].unit == inside
+    words = again.meta["FLUXUNIT"]
+    assert words == (flux_unit or "not stated")
+
+
+def test_arviz_files_say_where_they_come_from(model, survey, tmp_path, monkeypatch):
+    monkeypatch.setattr("hiergal.posterior_stages.infer", partial(hiergal.infer, verdict=False))
+    infer_stage(
+        model, open_store(survey), tmp_path / "d.nc", seed=7, method="amortized", draws=10, progress=False
+    )
+    about = load_arviz(tmp_path / "d.nc")["posterior"].attrs
+    expected = {
+        "model": "tiny", "model_sha256": digest_of(flatten(model)), "flux_unit": "counts / s", "draws": 10,
+        "magnitude_zero_point": 25.94, "hiergal_version": hiergal.__version__, "method": "amortized", "seed": 7,
+        "conditions": 0, "inference_library": "hiergal", "model_version": "0.1.0",
+    }  # fmt: skip
+    assert {name: about[name] for name in expected} == expected
