@@ -186,18 +186,16 @@ def test_conditions_may_be_a_table(model, galaxies, posterior):
         found = judged_conditions(model, table, N)
         assert len(found.groups) == 1 and not (found.flag & Flag.BAD_CONDITIONS).any()
         np.testing.assert_allclose(found.groups[0][1], numbers, rtol=1e-6)
-        latents = hiergal.infer(model, galaxies, key=3, conditions=table, **FAST).latents
-    np.testing.assert_allclose(latents, posterior.latents, rtol=1e-4, atol=1e-4)
+        same(hiergal.infer(model, galaxies, key=3, conditions=table, **FAST).latents, posterior.latents)
 
 
-def test_rows_that_nobody_knows_are_flagged_and_no_error(model, galaxies, posterior):
+def test_rows_that_nobody_knows_are_flagged_and_no_error(model, galaxies):
     table = Table({name: np.asarray(column, float) for name, column in galaxies.catalog.items()}, masked=True)
     table["zphot"].mask = [False, True, False]
     table["mag_auto"][2] = 99.0
     found = judged_conditions(model, table, N)
     np.testing.assert_array_equal(found.flag == Flag.BAD_CONDITIONS, [False, True, True])
-    latents = hiergal.infer(model, galaxies, key=3, conditions=table, **FAST).latents
-    np.testing.assert_allclose(latents, posterior.latents, rtol=1e-4, atol=1e-4)
+    assert [rows.tolist() for rows, _ in found.groups] == [[0], [1, 2]] and found.groups[1][1] is None
 
 
 def test_checks_leave_out_the_same_rows(model, galaxies, posterior, monkeypatch):
@@ -262,12 +260,14 @@ def test_a_models_program_is_what_infer_samples(model, galaxies):
     for given in (galaxies, other):
         here = given.in_photometry(model.provenance.photometry)
         problem = Problem(plain, here, prior_of(plain, N), np.ones(N, np.float32))
-        found, expected = [], []
-        for z in several:
-            found.append(log_density(model.program(), (given,), {}, {"z": z}))
-            expected.append((problem.log_likelihood(z[None]) + problem.prior.log_prob(z[None])).sum())
-        assert set(found[0][1]) == {"galaxies", "z", "profile", "image"}
-        difference = found[1][0] - found[0][0]  # but for a constant
+
+        def densities(z, given=given, problem=problem):
+            found, sites = log_density(model.program(), (given,), {}, {"z": z})
+            assert set(sites) == {"galaxies", "z", "profile", "image"}
+            return found, (problem.log_likelihood(z) + problem.prior.log_prob(z)).sum()
+
+        found, expected = jax.jit(jax.vmap(densities))(several)
+        difference = found[1] - found[0]  # but for a constant
         np.testing.assert_allclose(difference, expected[1] - expected[0], rtol=1e-3, atol=1e-2)
 
 
@@ -299,9 +299,11 @@ model = hiergal.load_model(sys.argv[1])
 assert {leaf.dtype.name for leaf in jax.tree.leaves(model)} == {"float32"}
 galaxies = open_store(sys.argv[2]).read()
 found = hiergal.infer(model, galaxies, key=3, method="amortized", draws=10, batch=4, verdict=False)
-drawn = hiergal.draw_profiles(model, galaxies.catalog, key=3, outside="ignore")
-made = Predictive(model.program(), num_samples=2)(jax.random.key(0), galaxies.replace(image=None))["image"]
-assert np.isfinite(drawn).all() and made.shape == (2, *galaxies.image.shape) and np.isfinite(made).all()
+program = Predictive(model.program(), num_samples=2)
+made = jax.eval_shape(lambda: program(jax.random.key(0), galaxies.replace(image=None))["image"])
+assert made.shape == (2, *galaxies.image.shape)
+drawn = jax.eval_shape(lambda: model.decode(model.flow.sample(3, np.ones((2, 3), np.float32))))
+assert drawn.shape == (2, *model.recipe.shape)
 assert np.isfinite(found.profile_mean).all()
 np.save(sys.argv[3], model.encode(galaxies))
 """
