@@ -6,6 +6,7 @@ float32; a test that needs float64 asks for the fixture ``x64``.
 """
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -38,6 +39,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise  # noqa: E402
 from hiergal.observation import Observation  # noqa: E402
 from hiergal.psf import PSF  # noqa: E402
+from hiergal.runtime.log import LOGGER  # noqa: E402
 from hiergal.stationary_noise import StationaryNoise  # noqa: E402
 
 SCALE = 0.03
@@ -70,6 +72,14 @@ def forget_programs():
     """
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def log_of_a_library():
+    """The log as it is where no command runs: a command that a test ran has taken it over."""
+    for handler in [one for one in LOGGER.handlers if isinstance(one, logging.StreamHandler)]:
+        LOGGER.removeHandler(handler)
+    LOGGER.propagate = True
 
 
 @pytest.fixture(scope="session")

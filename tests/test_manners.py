@@ -24,6 +24,7 @@ from hiergal.progress import Interrupted, Stopped, interruptions, progress_bar
 from hiergal.records import Record, brief
 from hiergal.report import Finding, verdict_lines
 from hiergal.runtime.exits import exit_code_of, require_extra
+from hiergal.runtime.log import LOGGER, log_to_stderr
 from hiergal.svi import Fit
 
 LINES = 30
@@ -133,6 +134,15 @@ def test_lines_without_a_terminal(monkeypatch, caplog):
     assert lines[0] == "training begins, 1,000 in all"
     assert any("of 1,000, " in line and "per second" in line for line in lines[1:-2])
     assert lines[-2].endswith("; ELBO 3") and "done in" in lines[-1] and 5 <= len(lines) <= 12
+
+
+def test_lines_come_once_whoever_configures_logging(capsys, monkeypatch):
+    """Libraries that training needs give the root logger a handler of its own."""
+    log_to_stderr()
+    root = logging.StreamHandler(sys.stderr)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [root])
+    LOGGER.info("step 3")
+    assert capsys.readouterr().err.count("step 3") == 1
 
 
 def test_nothing_is_shown_unasked(caplog, capsys, monkeypatch):

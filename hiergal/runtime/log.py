@@ -24,6 +24,7 @@ def log_to_stderr(*, quiet: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     LOGGER.addHandler(handler)
+    LOGGER.propagate = False  # libraries configure the root logger, which would write each line again
     LOGGER.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
