@@ -131,7 +131,15 @@ def _copied(rng):
 
     if rng is None or isinstance(rng, galsim.BaseDeviate):
         return None if rng is None else rng.duplicate()
+    if not isinstance(rng, Sequence):
+        return rng  # which is refused in words
     return [one.duplicate() if isinstance(one, galsim.BaseDeviate) else one for one in rng]
+
+
+def _in_words(rng: Any) -> str:
+    """What came in place of a generator; of a seed, how it becomes one (GalSim takes 0 for the system's own)."""
+    seed = isinstance(rng, int | np.integer) and rng > 0
+    return f"{type(rng).__name__}; write galsim.BaseDeviate({rng})" if seed else type(rng).__name__
 
 
 def _seed_from(rng: "galsim.BaseDeviate | None") -> int:
@@ -140,7 +148,7 @@ def _seed_from(rng: "galsim.BaseDeviate | None") -> int:
 
     if rng is not None and not isinstance(rng, galsim.BaseDeviate):
         raise TypeError(
-            f"rng: expected one galsim.BaseDeviate, as identifiers tell galaxies apart, got {type(rng).__name__}"
+            f"rng: expected one galsim.BaseDeviate, as identifiers tell galaxies apart, got {_in_words(rng)}"
         )
     return int((galsim.BaseDeviate() if rng is None else rng).raw())
 
@@ -199,9 +207,7 @@ def take_deviates(
             deviate.generate(deviates)
         return deviates
     if not isinstance(rng, Sequence) or not all(isinstance(one, galsim.BaseDeviate) for one in rng):
-        raise TypeError(
-            f"rng: expected a galsim.BaseDeviate, or one for each galaxy, got {type(rng).__name__}"
-        )
+        raise TypeError(f"rng: expected a galsim.BaseDeviate, or one for each galaxy, got {_in_words(rng)}")
     if len(rng) != count:
         raise ValueError(f"rng: expected one generator, or one for each of {count} galaxies, got {len(rng)}")
     for row, one in zip(deviates, rng, strict=True):

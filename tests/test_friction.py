@@ -433,3 +433,17 @@ def test_arviz_files_say_where_they_come_from(model, survey, tmp_path, monkeypat
         "conditions": 0, "inference_library": "hiergal", "model_version": "0.1.0",
     }  # fmt: skip
     assert {name: about[name] for name in expected} == expected
+
+
+def test_a_bare_name_is_answered_with_its_prefix(galaxies, unchecked):
+    with pytest.raises(TypeError, match=r"got 'mock-acs'; load it: hiergal.load_model\('hub:mock-acs'\)"):
+        hiergal.infer("mock-acs", galaxies, key=0)
+
+
+def test_a_seed_is_no_generator_of_galsim(drawing_folder, unchecked):
+    generator = hiergal.GenerativeGalaxyModel(drawing_folder)
+    catalog = {"mag_auto": [22.0], "flux_radius": [9.0], "zphot": [0.7]}
+    with pytest.raises(
+        TypeError, match=r"rng: expected a galsim.BaseDeviate.*got int; write galsim.BaseDeviate\(7\)"
+    ):
+        generator.sample(catalog, rng=7)

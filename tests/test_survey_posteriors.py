@@ -149,8 +149,8 @@ def test_images_and_table_come_from_one_inference(folder, undisturbed, tmp_path,
     """Stopped before the first image, or after the last: the same command gives both."""
     real = getattr(survey_posteriors, stop_at)
 
-    def stop(*arguments):
-        real(*arguments)
+    def stop(*arguments, **options):
+        real(*arguments, **options)
         raise KeyboardInterrupt
 
     out, images = tmp_path / "t.fits", tmp_path / "i.zarr"
@@ -169,7 +169,7 @@ def test_bad_galaxies_keep_their_rows(folder, undisturbed, tmp_path, monkeypatch
 
     class Damaged:
         def __init__(self, store):
-            self.store = store
+            self.store, self.catalog = store, store.catalog
 
         def read(self, rows):
             seen = self.store.read(rows)

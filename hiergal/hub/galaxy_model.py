@@ -168,9 +168,13 @@ def check_model(model: Any) -> GalaxyModel:
     if isinstance(model, GalaxyModel):
         return model
     if isinstance(model, str | Path):
+        from hiergal.hub.names import is_published
+
         name = str(model)
+        if not Path(name).exists() and is_published(name):
+            name = f"hub:{name}"
         raise TypeError(
-            f"model: expected a trained model, got {name!r}; load it: hiergal.load_model({name!r})"
+            f"model: expected a trained model, got {str(model)!r}; load it: hiergal.load_model({name!r})"
         )
     inner = "; give its .model" if isinstance(getattr(model, "model", None), GalaxyModel) else ""
     raise TypeError(
