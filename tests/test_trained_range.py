@@ -100,7 +100,7 @@ def test_every_way_of_drawing_asks_the_same(toy, drawing_folder):
             draw(outside="maybe")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", ".*at the edge of the stamp")  # of a network that was not trained
+            warnings.filterwarnings("ignore", ".*at the edge of the stamp")  # of random weights
             every = draw(outside="ignore")
         assert every[0] == ordinary and every[2] == rare and every[1] > 0
 
