@@ -20,6 +20,7 @@ from hiergal import figures
 from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.recipe import Recipe, load_recipe
+from hiergal.runtime.study import owned_study
 from hiergal.simulate import draw_profiles
 from hiergal.stages import fit_flow_stage, key_for, split_of, train_stage
 from hiergal.survey import Store, open_store
@@ -27,13 +28,15 @@ from hiergal.survey.degrade import degrade_survey
 from hiergal.validation.power import band_limit, mean_spectrum
 from hiergal.validation.spectra import beyond_band_test
 
+NAMES = ("resolution.json", "resolution.png", "resolution.pdf")
+
 DRAWN = 300  # purpose of a seed
 
 
-def trained(store: Store, recipe: Recipe, folder: Path, seed: int) -> GalaxyModel:
+def trained(store: Store, recipe: Recipe, folder: Path, seed: int, *, overwrite: bool) -> GalaxyModel:
     """Train a model and its flow, or load what an earlier run has finished."""
-    if not (folder / "model").exists():
-        train_stage(store, recipe, folder, seed=seed)
+    if overwrite or not (folder / "model").exists():
+        train_stage(store, recipe, folder, seed=seed, overwrite=overwrite)
     model = load_model(folder / "model")
     return model if model.flow is not None else fit_flow_stage(folder / "model", store, seed=seed)[0]
 
@@ -50,23 +53,31 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--galaxies", type=int, default=2000, help="unseen galaxies to compare with")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another study of this kind in that folder"
+    )
     args = parser.parse_args(words)
     keep_freed_memory()
+    if not open_store(args.survey).has_truth:
+        parser.error(
+            f"{args.survey}: expected a survey with true profiles, as `hiergal survey mock` writes it"
+        )
+    with owned_study(args, "resolution", NAMES) as own:
+        if not own.finished:
+            study(args)
+            own.done()
 
+
+def study(args: argparse.Namespace) -> None:
+    """Do it, and write it."""
     recipe = load_recipe(args.recipe) if args.recipe else Recipe()
     if args.steps:
         training = msgspec.structs.replace(recipe.training, steps=args.steps)
         recipe = msgspec.structs.replace(recipe, training=training)
     sharp = open_store(args.survey)
-    if not sharp.has_truth:
-        parser.error(
-            f"{args.survey}: expected a survey with true profiles, as `hiergal survey mock` writes it"
-        )
     path = args.out / "blurred.zarr"
-    if not path.exists():
-        args.out.mkdir(parents=True, exist_ok=True)
-        degrade_survey(args.survey, path, fwhm_arcsec=args.fwhm_arcsec, seed=args.seed, progress=True)
-    surveys = {"sharp": sharp, "blurred": open_store(path)}
+    how = {"fwhm_arcsec": args.fwhm_arcsec, "seed": args.seed, "overwrite": args.overwrite, "progress": True}
+    surveys = {"sharp": sharp, "blurred": degrade_survey(args.survey, path, **how)}
 
     rows = split_of(sharp, recipe).test[: args.galaxies]
     catalog = {name: column[rows] for name, column in sharp.catalog.items()}
@@ -75,9 +86,8 @@ def main(words: list[str] | None = None) -> None:
     scale = recipe.pixel_scale_arcsec
     spectra, results = {"truth": mean_spectrum(truth, pixel_scale_arcsec=scale)}, {"limits": limits}
     for name, store in surveys.items():
-        profiles = np.asarray(
-            draw_profiles(trained(store, recipe, args.out / name, args.seed), catalog, key=key)
-        )
+        model = trained(store, recipe, args.out / name, args.seed, overwrite=args.overwrite)
+        profiles = np.asarray(draw_profiles(model, catalog, key=key))
         spectra[f"trained on the {name} survey"] = mean_spectrum(profiles, pixel_scale_arcsec=scale)
         for where, limit in limits.items():
             verdict = beyond_band_test(truth, profiles, limit, pixel_scale_arcsec=scale, seed=args.seed)

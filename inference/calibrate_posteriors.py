@@ -31,9 +31,15 @@ from hiergal.morphology import summarize_profile
 from hiergal.posterior import METHODS, Posterior, infer, interval
 from hiergal.prior import prior_of
 from hiergal.report import write_json
+from hiergal.runtime.study import owned_study
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.stages import key_for, split_of
 from hiergal.survey import Store, open_store
+
+NAMES = (
+    "calibration.json",
+    *(f"{name}.{kind}" for name in ("ranks", "coverage", "z_scores") for kind in ("png", "pdf")),
+)
 
 SIMULATED, INFERRED = 400, 401  # purposes of the seed
 QUANTITIES = ("flux", "hlr_arcsec", "g1", "g2")
@@ -80,9 +86,19 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=199, help="posterior draws of each")
     parser.add_argument("--batch", type=int, default=32, help="galaxies in one call of the compiled program")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another study of this kind in that folder"
+    )
     args = parser.parse_args(words)
     keep_freed_memory()
+    with owned_study(args, "calibration", NAMES) as own:
+        if not own.finished:
+            own.done(passed=study(args))
+    sys.exit(0 if own.results["passed"] else 1)
 
+
+def study(args: argparse.Namespace) -> bool:
+    """Do it, write it, and tell whether all tests passed."""
     model = load_model(args.model)
     survey = open_store(args.survey).in_photometry(model.provenance.photometry)
     observation, truth = simulated(model, survey, args.galaxies, args.seed)
@@ -122,7 +138,6 @@ def main(words: list[str] | None = None) -> None:
         },
         "verdicts": [verdict._asdict() for verdict in verdicts],
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / "calibration.json", numbers)
     title = f"{args.method}, {args.galaxies} galaxies of the model itself"
     ranks = {name: sbc_ranks(draws[name], truth[name]) for name in draws}
@@ -137,7 +152,7 @@ def main(words: list[str] | None = None) -> None:
         for suffix in ("png", "pdf"):
             figure.savefig(args.out / f"{name}.{suffix}", dpi=150)
     print(f"{args.out}: {sum(v.passed for v in verdicts)} of {len(verdicts)} tests passed")
-    sys.exit(0 if numbers["passed"] else 1)
+    return numbers["passed"]
 
 
 def _joint(draws: dict, truth: dict, names, seed: int) -> np.ndarray:

@@ -24,9 +24,12 @@ from hiergal.morphology import summarize_profile
 from hiergal.posterior import interval
 from hiergal.prior import prior_of
 from hiergal.report import write_json
+from hiergal.runtime.study import owned_study
 from hiergal.scene import render_sources
 from hiergal.stages import key_for, split_of
 from hiergal.survey import open_store
+
+NAMES = ("deblending.json", "deblending_2.png", "deblending_3.png")
 
 DRAWN, PLACED, NOISE, INFERRED = range(420, 424)  # purposes of the seed
 PROBABILITIES = (0.5, 0.68, 0.9, 0.95)
@@ -55,14 +58,23 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--method", choices=("curved", "laplace"), default="curved")
     parser.add_argument("--draws", type=int, default=100, help="posterior draws of each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another study of this kind in that folder"
+    )
     args = parser.parse_args(words)
     keep_freed_memory()
+    with owned_study(args, "deblending", NAMES) as own:
+        if not own.finished:
+            study(args)
+            own.done()
 
+
+def study(args: argparse.Namespace) -> None:
+    """Do it, and write it."""
     model = load_model(args.model)
     store = open_store(args.survey).in_photometry(model.provenance.photometry)
     unseen, scale = split_of(store, model.recipe).test, model.recipe.pixel_scale_arcsec
     results, n = {"scenes": args.scenes, "mock": args.mock, "method": args.method}, args.scenes
-    args.out.mkdir(parents=True, exist_ok=True)
     for k in (2, 3):
         rng = np.random.default_rng([args.seed, PLACED, k])
         like = store.read(np.resize(unseen, n)).replace(identifier=np.arange(n))

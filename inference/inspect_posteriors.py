@@ -20,6 +20,7 @@ from hiergal.hub import load_model
 from hiergal.posterior import METHODS, infer
 from hiergal.posterior.provenance import provenance_of
 from hiergal.posterior_table import posterior_table, write_table
+from hiergal.runtime.study import owned_study
 from hiergal.stages import INFER, key_for
 from hiergal.survey import open_store
 
@@ -37,9 +38,18 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=100, help="take only the first galaxies")
     parser.add_argument("--draws", type=int, default=100, help="posterior draws of each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="replace another inspection in that folder")
     args = parser.parse_args(words)
     keep_freed_memory()
+    pages = [f"galaxies_{i + 1}.{kind}" for i in range(-(-args.limit // PAGE)) for kind in ("png", "pdf")]
+    with owned_study(args, "inspection", ("posteriors.fits", "checks.ecsv", "posterior.nc", *pages)) as own:
+        if not own.finished:
+            study(args)
+            own.done()
 
+
+def study(args: argparse.Namespace) -> None:
+    """Do it, and write it."""
     model = load_model(args.model)
     store = open_store(args.survey).in_photometry(model.provenance.photometry)
     observation = store.read(np.arange(min(args.limit, len(store))))
@@ -47,7 +57,6 @@ def main(words: list[str] | None = None) -> None:
         model, observation, key=key_for(args.seed, INFER), method=args.method, draws=args.draws, progress=True
     )
     checks = check_fits(model, observation, posterior, key=key_for(args.seed, CHECKED))
-    args.out.mkdir(parents=True, exist_ok=True)
     origin, about = model.provenance, provenance_of(model, method=args.method, seed=args.seed)
     table = posterior_table(
         posterior,
@@ -55,11 +64,12 @@ def main(words: list[str] | None = None) -> None:
         flux_unit=origin.flux_unit,
         about=about,
     )
-    write_table(table, args.out / "posteriors.fits")
+    write_table(table, args.out / "posteriors.fits", overwrite=True)
     rows = checks.to_table()
     rows["method"] = np.array(METHODS)[posterior.method]
     rows.write(args.out / "checks.ecsv", overwrite=True)
-    save_arviz(posterior_to_arviz(posterior, observation, model, about=about), args.out / "posterior.nc")
+    arviz = posterior_to_arviz(posterior, observation, model, about=about)
+    save_arviz(arviz, args.out / "posterior.nc", overwrite=True)
     order = np.argsort(-np.asarray(posterior.image_mean).sum((1, 2)))
     for first in range(0, len(order), PAGE):
         page = figures.checked_fits(observation, posterior, checks, rows=order[first : first + PAGE])

@@ -35,8 +35,11 @@ from hiergal.posterior_images import posterior_images
 from hiergal.prior import prior_of
 from hiergal.psf import PSF, convolve, gaussian_psf
 from hiergal.report import write_json
+from hiergal.runtime.study import owned_study
 from hiergal.stages import key_for, split_of
 from hiergal.survey import open_store
+
+NAMES = ("recovery.json",)
 
 PROBABILITIES = (0.5, 0.68, 0.9, 0.95)
 QUANTITIES = ("flux", "hlr_arcsec", "g1", "g2")
@@ -194,13 +197,25 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--draws", type=int, default=199, help="posterior draws of each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another study of this kind in that folder"
+    )
     args = parser.parse_args(words)
     keep_freed_memory()
+    if not open_store(args.survey).has_truth:
+        parser.error(
+            f"{args.survey}: expected a survey with true profiles, as `hiergal survey mock` writes it"
+        )
+    with owned_study(args, "recovery", NAMES) as own:
+        if not own.finished:
+            study(args)
+            own.done()
 
+
+def study(args: argparse.Namespace) -> None:
+    """Do it, and write it."""
     model = load_model(args.model)
     store = open_store(args.survey).in_photometry(model.provenance.photometry)
-    if not store.has_truth:
-        parser.error(f"{args.survey}: expected a survey with true profiles, as `hiergal survey mock` writes")
     split = split_of(store, model.recipe)
     rows, scale = split.test[: args.galaxies], model.recipe.pixel_scale_arcsec
     observation, truth = store.read(rows), np.asarray(store.truth(rows), np.float32)
@@ -262,7 +277,6 @@ def main(words: list[str] | None = None) -> None:
     }
     used = {name: int((posterior.method == i).sum()) for i, name in enumerate(METHODS)}
     results["used"] = {name: count for name, count in used.items() if count}
-    args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / "recovery.json", results)
     for name, table in results["coverage"].items():
         print(

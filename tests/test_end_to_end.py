@@ -322,6 +322,11 @@ def test_studies_of_posteriors(run, tmp_path, capsys):
     assert set(found["deconvolution"]["ratio_to"]) == {"Richardson-Lucy", "Wiener"}
     for table in (found["hidden pixels"][kind] for kind in ("mock galaxies", "galaxies of the model")):
         assert set(table) == {"a random fifth", "the central block"}
+    written = (tmp_path / "recover_mock/recovery.json").stat().st_mtime_ns
+    study("recover_mock", "--galaxies", 10, "--tuning", 4, "--draws", 39, "--method", "flow")
+    assert (tmp_path / "recover_mock/recovery.json").stat().st_mtime_ns == written
+    with pytest.raises(FileExistsError, match="other galaxies.*--overwrite"):
+        study("recover_mock", "--galaxies", 9, "--tuning", 4, "--draws", 39, "--method", "flow")
     study("deblend_mock", "--scenes", 2, "--draws", 10)
     assert {"2 sources", "3 sources"} <= set(
         json.loads((tmp_path / "deblend_mock/deblending.json").read_text())

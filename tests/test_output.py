@@ -1,5 +1,6 @@
 """The owner of outputs: what it replaces, what it refuses, and that a result is whole wherever its writer is killed."""
 
+import argparse
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.identity import differences, digest_of
 from hiergal.runtime.marks import foreign_files, mark_of
 from hiergal.runtime.output import check_output, owned
+from hiergal.runtime.study import owned_study
 from hiergal.runtime.work import settle, work_folder
 
 RUN, OTHER = {"seed": 1, "model": "a"}, {"seed": 2, "model": "a"}
@@ -482,6 +484,36 @@ def test_parts_of_an_output_that_was_not_finished_go_with_its_folder(tmp_path):
         study(RUN, stop=True)
     study(OTHER, overwrite=True)
     assert left(tmp_path) == ["hiergal-study.json", "t.fits"]
+
+
+def test_a_study_owns_what_it_writes(tmp_path, capsys):
+    """A script's own arguments are the run; paths among them count by what they hold, wherever it lies."""
+    (tmp_path / "in.toml").write_text("a = 1")
+    shutil.copy(tmp_path / "in.toml", tmp_path / "copy.toml")
+
+    def study(**changes):
+        given = {"recipe": tmp_path / "in.toml", "seed": 1, "out": tmp_path / "out", "overwrite": False}
+        with owned_study(argparse.Namespace(**given | changes), "study", ("numbers.json",)) as own:
+            if not own.finished:
+                (own.path / "numbers.json").write_text(str(changes))
+                own.done()
+
+    study()
+    study(recipe=tmp_path / "copy.toml")
+    assert (
+        tmp_path / "out/numbers.json"
+    ).read_text() == "{}" and "of the same study" in capsys.readouterr().out
+    with pytest.raises(FileExistsError, match="other seed.*--overwrite"):
+        study(seed=2)
+    study(seed=2, overwrite=True)
+    with pytest.raises(FileNotFoundError, match="none.toml: expected"):
+        study(recipe=tmp_path / "none.toml")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/numbers.json").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="nothing is touched"):
+            study(out=tmp_path / "thesis", overwrite=overwrite)
+    assert (tmp_path / "thesis/numbers.json").read_text() == "mine"
 
 
 def test_what_a_link_leads_to_is_not_removed_unless_it_is_known(tmp_path):
