@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -279,12 +280,13 @@ class Process:
     """A process that runs commands.
 
     Args:
+        numbers: A folder for numbers that processes leave to each other.
         fork: Whether each runs in a fork, and can be killed.
         part: Galaxies of a step, or None for the sizes that users have.
     """
 
-    def __init__(self, *, fork: bool = False, part: int | None = None) -> None:
-        words = [sys.executable, __file__, str(int(fork)), str(part or 0)]
+    def __init__(self, numbers: Path, *, fork: bool = False, part: int | None = None) -> None:
+        words = [sys.executable, __file__, str(int(fork)), str(part or 0), str(numbers)]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def start(self, words: list[str], **how) -> None:
@@ -310,7 +312,7 @@ class Process:
         self._process.wait(timeout=60)
 
 
-def serve(fork: bool, part: int) -> None:
+def serve(fork: bool, part: int, numbers: str) -> None:
     """Run the commands that come in, a line each, and answer with what became of them.
 
     A line has ``words``; perhaps ``at``, the time at which to begin; and in a fork ``root``, the folder in which steps
@@ -319,7 +321,7 @@ def serve(fork: bool, part: int) -> None:
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import_everything(part)
+    import_everything(part, numbers)
     for line in sys.stdin:
         ask = json.loads(line)
         while time.time() < ask.get("at", 0):
@@ -329,7 +331,7 @@ def serve(fork: bool, part: int) -> None:
         answers.flush()
 
 
-def import_everything(part: int) -> None:
+def import_everything(part: int, numbers: str) -> None:
     import importlib
     import pkgutil
 
@@ -353,18 +355,19 @@ def import_everything(part: int) -> None:
         from hiergal.survey import prepare, writer
 
         writer.SHARD_GALAXIES = survey_posteriors.PART = catalog_sampling.PART = prepare.TASK_GALAXIES = part
-    remember_numbers()
+    remember_numbers(numbers)
     logging.getLogger("hiergal").propagate = False
     from hiergal.runtime.fork import jax_is_in_use
 
     assert not jax_is_in_use(), "an import uses JAX: forks would hang"
 
 
-def remember_numbers() -> None:
+def remember_numbers(numbers: str) -> None:
     """Have fits of one seed computed once, and training compiled once: what counts here is what happens to files."""
     import jax
 
     from hiergal import posterior_stages, stages, svi
+    from hiergal.runtime.files import write_whole
     from hiergal.validation import report, run
 
     def once(module, name: str, key_of, fresh=lambda value: value) -> None:
@@ -384,7 +387,16 @@ def remember_numbers() -> None:
         return {"galaxies": (Figure((1, 1)), "What twenty figures stand for.")}
 
     report.figures_of = one_figure
-    once(run, "validate", lambda *_, seed, **__: seed)
+    compute = run.validate
+
+    def validate(*arguments, seed: int, **options):
+        """Numbers of a validation take long: the first process that has them leaves them to the others."""
+        kept = Path(f"{numbers}/validation{seed}.pickle")
+        if not kept.exists():
+            write_whole(kept, pickle.dumps(compute(*arguments, seed=seed, **options)))
+        return pickle.loads(kept.read_bytes())
+
+    run.validate = validate
     once(stages, "_fit_flows", lambda model, store, *, seed, **_: seed)
     once(posterior_stages, "_fit_guide", lambda model, store, *, seed, **_: seed)
     once(
@@ -490,4 +502,4 @@ def count_steps(root: str = "/", step: int = 0, after: bool = False, exchange: b
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1] == "1", int(sys.argv[2]))
+    serve(sys.argv[1] == "1", int(sys.argv[2]), sys.argv[3])

@@ -32,17 +32,22 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def mortal():
+def numbers(tmp_path_factory):
+    return tmp_path_factory.mktemp("numbers")
+
+
+@pytest.fixture(scope="module")
+def mortal(numbers):
     """A process whose commands can be killed."""
-    process = Process(fork=True, part=PART)
+    process = Process(numbers, fork=True, part=PART)
     yield process
     process.close()
 
 
 @pytest.fixture(scope="module")
-def survivor():
+def survivor(numbers):
     """A process that has compiled everything soon, and goes on where others were killed."""
-    process = Process(part=PART)
+    process = Process(numbers, part=PART)
     yield process
     process.close()
 

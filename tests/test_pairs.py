@@ -34,8 +34,9 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def both():
-    processes = [Process(), Process()]
+def both(tmp_path_factory):
+    numbers = tmp_path_factory.mktemp("numbers")
+    processes = [Process(numbers), Process(numbers)]
     yield processes
     for one in processes:
         one.close()
