@@ -467,6 +467,20 @@ def test_a_run_that_was_stopped_while_it_replaced_another_is_repeated(tmp_path, 
     assert left(tmp_path / "checkpoints") == ["fingerprint.json"]
 
 
+def test_a_run_that_failed_before_it_wrote_anything_is_not_in_the_way(tmp_path):
+    """As one with a wrong argument, which is given right the next time."""
+    with (
+        pytest.raises(ValueError, match="wrong"),
+        owned_folder(tmp_path, "training", run=OTHER, names=NAMES),
+    ):
+        raise ValueError("wrong")
+    assert train(tmp_path) == {"loss": 1.5}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "other", stop=True)
+    with pytest.raises(FileExistsError, match="an unfinished training with other seed"):
+        train(tmp_path / "other", OTHER)
+
+
 def test_parts_of_an_output_that_was_not_finished_go_with_its_folder(tmp_path):
     """As those of the survey of a quickstart."""
 

@@ -113,7 +113,7 @@ def _begun(own: RunFolder, names: tuple[str, ...], overwrite: bool) -> RunFolder
     if same and not (overwrite and before.get("finished")):
         own.finished, own.resumed = bool(before.get("finished")), not before.get("finished")
         return own
-    if before and not overwrite:
+    if before and not overwrite and (before.get("finished") or _has_written(path, before)):
         state = "a finished" if before.get("finished") else "an unfinished"
         other = differences(before.get("run", {}), own._about["run"])
         raise FileExistsError(
@@ -138,6 +138,12 @@ def _check_names(path: Path, mark: Path, kind: str, names: tuple[str, ...]) -> N
             f"{path}: expected a folder without {taken[0]}, or one with {mark.name} of a {kind} of hiergal, got "
             f"{', '.join(taken)} of something else; nothing is touched: choose another folder"
         )
+
+
+def _has_written(path: Path, before: Mapping[str, Any]) -> bool:
+    """Whether an unfinished run has anything to lose: one that failed at once has not."""
+    names = [path / name for name in before.get("names", ())]
+    return any(not _is_free(one) or os.path.lexists(work_folder(one)) for one in names)
 
 
 def _is_free(path: Path) -> bool:
