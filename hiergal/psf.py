@@ -132,7 +132,7 @@ def same_scale(one: float, other: float) -> bool:
         >>> same_scale(0.03, 0.0300001), same_scale(0.03, 0.0301)
         (True, False)
     """
-    return bool(abs(one / other - 1) < SCALE_TOLERANCE)
+    return bool(abs(one - other) <= SCALE_TOLERANCE * abs(other))
 
 
 def check_wider(psf: PSF, fwhm_arcsec: float) -> None:

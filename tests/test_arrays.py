@@ -227,6 +227,11 @@ def test_own_arrays_cost_what_a_survey_costs():
         Observation.from_arrays(IMAGE, psf=np.ones((s, s)) / s**2, rms=1.0, **ABOUT).psf.stamp.shape
         for s in (17, 21, 31)
     }
-    assert sizes == {(N, 31, 31)}
+    assert sizes == {(N, 17, 23), (N, 21, 23), (N, 31, 31)}  # not beyond the stamp; as they are, if larger
+    assert Observation.from_arrays(np.zeros((N, 64, 64)), psf=STAMP, rms=1.0, **ABOUT).psf.stamp.shape == (
+        N,
+        15,
+        15,
+    )
     other = Observation.from_arrays(IMAGE, psf=STAMP[0], rms=1.0, **ABOUT).psf
     np.testing.assert_allclose(other.stamp[0, 5:10, 3:12], STAMP[0], rtol=1e-6)

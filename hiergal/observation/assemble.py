@@ -309,17 +309,22 @@ def _psf_stamps(psf: Any, n: int) -> np.ndarray:
     return (stamps / total[:, None, None]).astype(np.float32)
 
 
-def padded_psf(psf: PSF) -> PSF:
+def padded_psf(psf: PSF, shape: tuple[int, int]) -> PSF:
     """Pad PSFs with zeros about their centre to 15, 31, 47, ... pixels: programs are compiled for each size.
 
+    Args:
+        psf: PSFs.
+        shape: (ny, nx) of the stamps, which PSFs are not padded beyond.
+
     Example:
-        >>> padded_psf(PSF(np.ones((2, 3, 33)), pixel_scale_arcsec=0.1)).stamp.shape
-        (2, 15, 47)
+        >>> padded_psf(PSF(np.ones((2, 3, 33)), pixel_scale_arcsec=0.1), (64, 40)).stamp.shape
+        (2, 15, 39)
     """
-    stamps = np.asarray(psf.stamp)
-    sizes = [-(-(size + 1) // PSF_STEP) * PSF_STEP - 1 for size in stamps.shape[1:]]
-    edges = [((new - old) // 2,) * 2 for new, old in zip(sizes, stamps.shape[1:], strict=True)]
-    return psf.replace(stamp=np.pad(stamps, [(0, 0), *edges]))
+    stamps, edges = np.asarray(psf.stamp), [(0, 0)]
+    for old, largest in zip(stamps.shape[1:], shape, strict=True):
+        new = min(-(-(old + 1) // PSF_STEP) * PSF_STEP - 1, largest - 1 + largest % 2)
+        edges.append((max(0, new - old) // 2,) * 2)
+    return psf.replace(stamp=np.pad(stamps, edges))
 
 
 def check_odd(shape: tuple[int, ...], where: str) -> None:

@@ -104,7 +104,7 @@ class Observation(Record):
         from hiergal.observation.assemble import observation_from_arrays, padded_psf
 
         made = observation_from_arrays(image, **about)
-        return made.replace(psf=padded_psf(made.psf))
+        return made.replace(psf=padded_psf(made.psf, made.image.shape[1:]))
 
     def in_photometry(self, photometry: Photometry) -> "Observation":
         """Return the galaxies with images and noise in other units; those that state none are taken to be in these.
