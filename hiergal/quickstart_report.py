@@ -29,10 +29,10 @@ SUMMARY = (
     "ones. Every number below was measured on those unseen galaxies."
 )
 TOO_NARROW = (
-    "Errors of this quantity are too small: the small model is smoother than these galaxies. Widen them by what this "
+    "These errors are too small: the small model is smoother than these galaxies. Widen them by what this "
     "table shows, or train the recipe `standard` on more galaxies; models/README.md says how far that goes."
 )
-TOO_WIDE = "Errors of this quantity are too large: train longer."
+TOO_WIDE = "These errors are too large: train longer."
 MISFIT = "The model does not reproduce these galaxies: train longer, or with the recipe `standard`."
 OVERFIT = "The noise that the survey states is larger than that of its stamps: check it."
 NAMES = {"flux": "total flux", "hlr_arcsec": "half-light radius", "g1": "g1", "g2": "g2"}

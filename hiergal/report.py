@@ -73,8 +73,11 @@ def verdict_lines(findings: Sequence[Finding]) -> list[str]:
     if not missed:
         return [f"All {len(judged)} numbers with a goal meet it."] if judged else []
     lines = [f"{len(missed)} of {len(judged)} numbers with a goal do not meet it:"]
-    for one in missed:
-        lines.append(f"NOT MET: {one.statement} {one.value} (goal: {one.goal}). {one.advice}".rstrip())
+    for number, one in enumerate(missed):
+        # The same advice for one after the other is said once, behind the last of them.
+        again = number + 1 < len(missed) and missed[number + 1].advice == one.advice
+        advice = "" if again else one.advice
+        lines.append(f"NOT MET: {one.statement} {one.value} (goal: {one.goal}). {advice}".rstrip())
     return lines
 
 

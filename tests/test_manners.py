@@ -197,14 +197,16 @@ def test_what_failed_stands_first():
     findings = [
         Finding("chi-square", "1.00", "0.97 to 1.05", True),
         Finding("intervals of g1 hold", "43 ± 2 %", "60 to 76 %", False, "Widen them."),
+        Finding("intervals of g2 hold", "45 ± 2 %", "60 to 76 %", False, "Widen them."),
         Finding("galaxies", "400"),
     ]
     assert verdict_lines(findings) == [
-        "1 of 2 numbers with a goal do not meet it:",
-        "NOT MET: intervals of g1 hold 43 ± 2 % (goal: 60 to 76 %). Widen them.",
+        "2 of 3 numbers with a goal do not meet it:",
+        "NOT MET: intervals of g1 hold 43 ± 2 % (goal: 60 to 76 %).",
+        "NOT MET: intervals of g2 hold 45 ± 2 % (goal: 60 to 76 %). Widen them.",
     ]
     assert verdict_lines(findings[:1]) == ["All 1 numbers with a goal meet it."]
-    assert verdict_lines(findings[2:]) == []
+    assert verdict_lines(findings[3:]) == []
 
 
 # Printing
