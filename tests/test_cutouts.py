@@ -234,3 +234,24 @@ def test_faulty_folders(tmp_path, arrays):
     folder = tmp_path / "x.npz"
     expect(ValueError, "expected pixel_scale_arcsec with arrays")
     expect(ValueError, r"add \['psf'\]", pixel_scale_arcsec=0.2)
+
+
+def test_the_same_cutouts_are_recognised_and_others_are_refused(tmp_path, arrays):
+    """From files and from arrays: nothing is written again; another source or choice needs overwrite."""
+    source = tmp_path / "c.npz"
+    np.savez(source, **arrays)
+    about = {"survey": "demo", "band": "i", "magnitude_zero_point": 27.0, "pixel_scale_arcsec": 0.2}
+    given = from_arrays(**arrays, pixel_scale_arcsec=0.2)
+    for number, one in enumerate((source, given)):
+        out = tmp_path / f"{number}.zarr"
+        write_cutouts_survey(one, out, **about)
+        written = (out / "zarr.json").stat().st_mtime_ns
+        assert len(write_cutouts_survey(one, out, **about)) == len(given)
+        assert (out / "zarr.json").stat().st_mtime_ns == written
+        with pytest.raises(FileExistsError, match="a finished survey of another run"):
+            write_cutouts_survey(given[:2], out, **about)
+        with pytest.raises(FileExistsError, match="a finished survey of another run"):
+            write_cutouts_survey(one, out, **about | {"band": "z"})
+        assert len(write_cutouts_survey(given[:2], out, **about, overwrite=True)) == 2
+    with pytest.raises(FileExistsError, match="c.npz"):
+        write_cutouts_survey(source, source, **about, overwrite=True)

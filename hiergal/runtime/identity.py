@@ -1,13 +1,14 @@
 """What a run is: all that decides its numbers, and the digest by which its result and its parts know it again."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-__all__ = ["differences", "digest_of", "digest_of_files", "plain"]
+__all__ = ["differences", "digest_of", "digest_of_arrays", "digest_of_files", "plain"]
 
 
 def digest_of(run: Mapping[str, Any]) -> str:
@@ -23,8 +24,8 @@ def digest_of(run: Mapping[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(plain(run), order="sorted")).hexdigest()
 
 
-def digest_of_files(path: str | Path) -> str:
-    """Return the digest of the names, sizes and times of change of a file, or of all files below a folder.
+def digest_of_files(path: str | Path, *, below: bool = True) -> str:
+    """Return the digest of the names, sizes and times of change of a file, or of all files in a folder, or below it.
 
     It notices every change that a program makes in the usual way, and takes a moment where reading all would take
     minutes; a file that was only touched counts as another one.
@@ -39,9 +40,27 @@ def digest_of_files(path: str | Path) -> str:
         64
     """
     path = Path(path)
-    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    files = (
+        sorted(one for one in path.glob("**/*" if below else "*") if one.is_file())
+        if path.is_dir()
+        else [path]
+    )
     about = [(one.relative_to(path).as_posix(), one.stat()) for one in files]
     return digest_of({name: [entry.st_size, entry.st_mtime_ns] for name, entry in about})
+
+
+def digest_of_arrays(arrays: Iterable[Any]) -> str:
+    """Return the digest of arrays: types, shapes and bytes.
+
+    Example:
+        >>> digest_of_arrays([np.zeros(3)]) == digest_of_arrays([np.zeros(3, np.float32)])
+        False
+    """
+    digest = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -35,6 +35,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import msgspec
 import numpy as np
 
@@ -43,6 +44,7 @@ from hiergal.observation.assemble import observation_from_arrays
 from hiergal.observation.photometry import photometry_from, table_unit
 from hiergal.psf import same_scale
 from hiergal.records import Array
+from hiergal.runtime.identity import digest_of_arrays, digest_of_files
 from hiergal.runtime.inputs import input_path
 from hiergal.survey.cutout_files import (
     NOISE_NAMES,
@@ -259,7 +261,22 @@ def write_cutouts_survey(
             )
         check.tell()
 
-    return write_store(out, header, pairs(), total=n, progress=progress, overwrite=overwrite)
+    run = {
+        "source": _digest_of(source),
+        "psf": None if psf is None else digest_of_files(psf),
+        **{"extensions": layout.extensions, "bad_bits": layout.bad_bits, "rms": layout.rms},
+        **{"noise_spectrum": noise_spectrum, "noise_group": noise_group},
+    }
+    inputs = [one for one in (source, psf) if isinstance(one, str | Path) and Path(one).is_file()]
+    options = {"inputs": inputs, "total": n, "progress": progress, "overwrite": overwrite}
+    return write_store(out, header, pairs(), run=run, **options)
+
+
+def _digest_of(source: str | Path | Observation) -> str:
+    """What tells one source of cutouts from another."""
+    if isinstance(source, Observation):
+        return digest_of_arrays(jax.tree.leaves(source))
+    return digest_of_files(source, below=False)
 
 
 def _of_files(files: list[Path], arrays: dict[str, Any]) -> Observation:
