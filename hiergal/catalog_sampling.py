@@ -29,9 +29,8 @@ from hiergal.runtime.files import remove
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output, owned
-from hiergal.runtime.seeds import check_seed
+from hiergal.runtime.seeds import SAMPLE, check_seed, key_for
 from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
-from hiergal.stages import SAMPLE, key_for
 from hiergal.survey_run import digest_of_model
 
 __all__ = ["PART", "Observing", "sample_catalog"]

@@ -26,7 +26,6 @@ from hiergal.cli_sample import sample
 from hiergal.cli_survey import Overwrite, Seed, survey
 from hiergal.host_memory import keep_freed_memory
 from hiergal.progress import Interrupted, Stopped, interruptions
-from hiergal.report import plain
 from hiergal.runtime.exits import (
     COULD_NOT_RUN,
     DONE,
@@ -35,6 +34,7 @@ from hiergal.runtime.exits import (
     exit_code_of,
     require_extra,
 )
+from hiergal.runtime.formatting import plain
 from hiergal.runtime.log import log_to_stderr, say
 
 __all__ = ["app", "main"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hiergal.report import plain
+from hiergal.runtime.formatting import plain
 from hiergal.runtime.log import say
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _range(low: float | None, high: float | None) -> str:
 def _headlines(path: Path) -> list[tuple[str, str]]:
     """The first numbers among what was measured: those that stand alone, and those one level below."""
     from hiergal.hub import read_metrics
-    from hiergal.report import format_number
+    from hiergal.runtime.formatting import format_number
 
     found = []
     for name, value in read_metrics(path).items():

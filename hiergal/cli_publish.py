@@ -54,7 +54,7 @@ def card(
 ) -> None:
     """Print the card of a published model."""
     from hiergal.hub import read_card
-    from hiergal.report import plain
+    from hiergal.runtime.formatting import plain
 
     for line in read_card(name).splitlines():
         say(plain(line))

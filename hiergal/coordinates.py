@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from hiergal.hub import GalaxyModel
-from hiergal.laplace import GaussianPosterior
 from hiergal.prior import Prior
 from hiergal.records import Array, Record, record
+from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.samplers.problem import Problem
 
 __all__ = ["Coordinates", "coordinates_of"]

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Shaped
 
 from hiergal.conditions import given_conditions, has_columns
 from hiergal.hub import GalaxyModel, check_model
-from hiergal.laplace import GaussianPosterior, inflate, misfit, sharpen
+from hiergal.laplace import misfit
 from hiergal.morphology import ProfileSummary, summarize_profile
 from hiergal.noise import used_pixels
 from hiergal.observation import Observation, check_observation
@@ -26,6 +26,7 @@ from hiergal.prior import prior_of
 from hiergal.progress import progress_bar
 from hiergal.records import Array, Record, record
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.least_squares import GaussianPosterior, inflate, sharpen
 from hiergal.runtime.seeds import as_key
 from hiergal.samplers.methods import SIGNIFICANT
 from hiergal.scene_problem import SceneProblem, start_of

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from hiergal.coordinates import Coordinates, coordinates_of
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
-from hiergal.laplace import GaussianPosterior, sharpen
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.records import Array, brief
+from hiergal.runtime.least_squares import GaussianPosterior, sharpen
 from hiergal.runtime.seeds import as_key
 from hiergal.samplers.problem import Problem
 
@@ -63,7 +63,7 @@ def laplace_of(
 ) -> GaussianPosterior:
     """Find mode and curvature of the posterior of each galaxy, from the guide's mean or from latents to start from.
 
-    Arguments as of :func:`hiergal.laplace.sharpen`.
+    Arguments as of :func:`hiergal.runtime.least_squares.sharpen`.
     """
     if start is None:
         start = posterior_from(

@@ -6,12 +6,21 @@ and end with the process that started them. A part whose process dies is given t
 
 import contextlib
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["check_workers", "finished_parts"]
+__all__ = [
+    "check_workers",
+    "finished_parts",
+    "follow_parent",
+    "signals_held",
+]
 
 AHEAD = 3  # parts given to each thread of a worker before it is done with the first
 DEATHS = 3  # of processes at work on one part, before it is taken to be the part that kills them
@@ -55,7 +64,7 @@ def check_workers(workers: int, scheduler: str | None) -> None:
 def _by_processes(do: Callable[..., int], tasks: Iterable[tuple], workers: int) -> Iterator[int]:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    from hiergal.survey.workers import follow_parent, signals_held
+    from hiergal.parts import follow_parent, signals_held
 
     tasks, lost, deaths = iter(tasks), [], {}
     while True:
@@ -121,3 +130,26 @@ def _dask() -> Any:
             'scheduler: expected dask, which is not installed; `pip install "hiergal[distributed]"`'
         ) from None
     return dask.distributed
+
+
+def follow_parent(parent: int) -> None:
+    """Leave signals to the process that started this one, and end when it is gone: nobody would take the results."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Keep Ctrl-C, which a terminal sends to all processes, and SIGTERM from the processes that start meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

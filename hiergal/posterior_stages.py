@@ -18,8 +18,8 @@ from hiergal.posterior import Method, Posterior, infer
 from hiergal.posterior.posterior import OF_DRAWS
 from hiergal.posterior_checks import bad_observations, catalog_conditions
 from hiergal.runtime.output import owned
-from hiergal.runtime.seeds import check_seed
-from hiergal.stages import GUIDE_FLOW, INFER, key_for, split_of
+from hiergal.runtime.seeds import GUIDE_FLOW, INFER, check_seed, key_for
+from hiergal.stages import split_of
 from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
 from hiergal.training.update import update_model

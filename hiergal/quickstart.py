@@ -24,11 +24,12 @@ from hiergal.posterior_stages import infer_stage
 from hiergal.psf import gaussian_transfer
 from hiergal.recipe import Recipe
 from hiergal.records import brief
-from hiergal.report import verdict_lines, write_json
+from hiergal.report import verdict_lines
+from hiergal.runtime.files import write_json
 from hiergal.runtime.folder import owned_folder
-from hiergal.runtime.seeds import check_seed
+from hiergal.runtime.seeds import check_seed, key_for
 from hiergal.simulate import draw_profiles
-from hiergal.stages import TRAINING, fit_flow_stage, key_for, split_of, train_stage, write_mock_survey
+from hiergal.stages import TRAINING, fit_flow_stage, split_of, train_stage, write_mock_survey
 from hiergal.survey import Store
 from hiergal.validation.moments import measure_moments
 

@@ -14,7 +14,7 @@ from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.recipe import recipe_to_toml
 from hiergal.report import Finding, package_versions, write_report
-from hiergal.stages import SAMPLE, key_for
+from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.survey import Store
 from hiergal.validation.model_tests import sample_latents
 

@@ -14,11 +14,9 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-import numpy as np
-
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import owned_names
+from hiergal.runtime.formatting import format_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,13 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Finding",
     "check_report_folder",
-    "format_number",
-    "format_share",
     "package_versions",
-    "plain",
     "png_of",
     "verdict_lines",
-    "write_json",
     "write_report",
 ]
 
@@ -189,54 +183,6 @@ def _is_report(page: Path) -> bool:
         return False
     with page.open("rb") as file:
         return GENERATOR in file.read(4096)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write numbers as JSON, whole or not at all, into a folder that the caller owns; NaN becomes null."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
-
-
-def format_share(inside: int, total: int) -> str:
-    """Write a share with its binomial standard error, in percent.
-
-    Example:
-        >>> format_share(264, 400)
-        '66.0 ± 2.4 %'
-    """
-    if not 0 <= inside <= total or total == 0:
-        raise ValueError(f"expected a number out of a positive total, got {inside} out of {total}")
-    share = inside / total
-    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / total):.1f} %"
-
-
-def format_number(value: Any) -> str:
-    """Write a value as people read it: four digits of a number, items of a list with commas.
-
-    Example:
-        >>> format_number(0.123456), format_number(1500), format_number([20.5, None]), format_number(True)
-        ('0.1235', '1500', '20.5, –', 'yes')
-    """
-    match value:
-        case None:
-            return "–"
-        case bool() | np.bool_():
-            return "yes" if value else "no"
-        case float() | np.floating():
-            return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
-        case list() | tuple() | np.ndarray():
-            return ", ".join(format_number(item) for item in value)
-        case _:
-            return str(value)
-
-
-def plain(text: str) -> str:
-    r"""Return a line without what a terminal would obey: it may come from anyone.
-
-    Example:
-        >>> plain("a\x1b[31mb")
-        'a [31mb'
-    """
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:

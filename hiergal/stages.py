@@ -30,7 +30,7 @@ from hiergal.psf import check_wider, same_scale
 from hiergal.recipe import Recipe
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder
-from hiergal.runtime.seeds import check_seed
+from hiergal.runtime.seeds import FLOW, FLOW_DRAWS, MARGINAL, POPULATION_ROWS, TRAIN, check_seed, key_for
 from hiergal.runtime.work import settle
 from hiergal.survey import Split, Store, StoreHeader
 from hiergal.survey.schema import digest_of_store
@@ -58,16 +58,6 @@ CHUNK = 512
 ROOM_OF_DEVICE, ROOM_OF_HOST = 0.4, 2**29  # a fraction of an accelerator's memory; bytes
 WIDTHS = 64  # PSFs whose width is measured
 POPULATION = 4096  # galaxies whose conditions a model remembers
-TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, GUIDE_FLOW, POPULATION_ROWS = range(8)  # purposes of a seed
-
-
-def key_for(seed: int, purpose: int) -> jax.Array:
-    """Return the PRNG key of a stage: stages of one seed are independent.
-
-    Raises:
-        ValueError: If the seed is out of range (:func:`~hiergal.runtime.seeds.check_seed`).
-    """
-    return jax.random.fold_in(jax.random.key(check_seed(seed)), purpose)
 
 
 def write_mock_survey(

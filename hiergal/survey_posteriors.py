@@ -45,8 +45,7 @@ from hiergal.posterior_table import (
 from hiergal.progress import progress_bar
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.output import Output, check_inputs, owned
-from hiergal.runtime.seeds import check_seed
-from hiergal.stages import INFER, key_for
+from hiergal.runtime.seeds import INFER, check_seed, key_for
 from hiergal.survey import Store, open_store
 from hiergal.survey.sky import SKY_COLUMNS
 from hiergal.survey_run import SurveyRun, identity_of

@@ -20,9 +20,10 @@ from hiergal import figures
 from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.recipe import Recipe, load_recipe
+from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.simulate import draw_profiles
-from hiergal.stages import fit_flow_stage, key_for, split_of, train_stage
+from hiergal.stages import fit_flow_stage, split_of, train_stage
 from hiergal.survey import Store, open_store
 from hiergal.survey.degrade import degrade_survey
 from hiergal.validation.power import band_limit, mean_spectrum

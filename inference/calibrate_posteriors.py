@@ -30,10 +30,11 @@ from hiergal.hub import GalaxyModel, load_model
 from hiergal.morphology import summarize_profile
 from hiergal.posterior import METHODS, Posterior, infer, interval
 from hiergal.prior import prior_of
-from hiergal.report import write_json
+from hiergal.runtime.files import write_json
+from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.samplers.importance import LARGEST_K_HAT
-from hiergal.stages import key_for, split_of
+from hiergal.stages import split_of
 from hiergal.survey import Store, open_store
 
 NAMES = (

@@ -23,10 +23,11 @@ from hiergal.hub import load_model
 from hiergal.morphology import summarize_profile
 from hiergal.posterior import interval
 from hiergal.prior import prior_of
-from hiergal.report import write_json
+from hiergal.runtime.files import write_json
+from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.scene import render_sources
-from hiergal.stages import key_for, split_of
+from hiergal.stages import split_of
 from hiergal.survey import open_store
 
 NAMES = ("deblending.json", "deblending_2.png", "deblending_3.png")

@@ -20,8 +20,8 @@ from hiergal.hub import load_model
 from hiergal.posterior import METHODS, infer
 from hiergal.posterior.provenance import provenance_of
 from hiergal.posterior_table import posterior_table, write_table
+from hiergal.runtime.seeds import INFER, key_for
 from hiergal.runtime.study import owned_study
-from hiergal.stages import INFER, key_for
 from hiergal.survey import open_store
 
 CHECKED = 430  # purpose of the seed

@@ -34,9 +34,10 @@ from hiergal.posterior import METHODS, infer, interval
 from hiergal.posterior_images import posterior_images
 from hiergal.prior import prior_of
 from hiergal.psf import PSF, convolve, gaussian_psf
-from hiergal.report import write_json
+from hiergal.runtime.files import write_json
+from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
-from hiergal.stages import key_for, split_of
+from hiergal.stages import split_of
 from hiergal.survey import open_store
 
 NAMES = ("recovery.json",)

@@ -21,8 +21,8 @@ from hiergal.conditions import read_catalog
 from hiergal.galsim_surveys import survey_conditions, survey_psf
 from hiergal.hub import load_model, save_model
 from hiergal.renderer import renderer_for
+from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import draw_profiles
-from hiergal.stages import SAMPLE, key_for
 
 N, PART = 21, 8
 HOW = {"seed": 4, "progress": False}

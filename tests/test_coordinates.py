@@ -8,9 +8,9 @@ from toys import SCALE, exact_posterior, linear_model, plain_recipe, tiny_model,
 
 from hiergal.coordinates import coordinates_of
 from hiergal.guide_flow import laplace_of
-from hiergal.laplace import inflate, sharpen
 from hiergal.observation import Observation
 from hiergal.prior import prior_of
+from hiergal.runtime.least_squares import inflate, sharpen
 from hiergal.samplers.problem import Problem
 
 SHAPE, D, N = (8, 16), 8, 3

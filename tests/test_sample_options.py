@@ -19,8 +19,8 @@ from hiergal.catalog_sampling import Observing, sample_catalog
 from hiergal.cli import app
 from hiergal.galsim_surveys import compare_bands, survey_conditions, survey_psf
 from hiergal.hub import load_model
+from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import draw_profiles, light_profiles
-from hiergal.stages import SAMPLE, key_for
 
 N, PART = 12, 8
 HOW = {"seed": 4, "progress": False}

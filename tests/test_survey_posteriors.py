@@ -23,7 +23,7 @@ from hiergal.hub import load_model, save_model
 from hiergal.posterior import infer, interval
 from hiergal.posterior_stages import infer_stage
 from hiergal.posterior_table import Flag, read_table, write_table
-from hiergal.stages import INFER, key_for
+from hiergal.runtime.seeds import INFER, key_for
 from hiergal.survey import StoreHeader, open_store, write_store
 from hiergal.survey_posteriors import infer_survey
 

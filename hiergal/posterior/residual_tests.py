@@ -3,8 +3,8 @@
 Residuals r are data minus the posterior mean of the denoised stamp, whitened by the noise that the survey states. The
 stamp is cut into ``GRID`` x ``GRID`` blocks. In the outer blocks, away from the galaxy's own light, residuals are noise
 alone, unless a sky, a neighbour or another noise is left in them. A fit absorbs part of what it should not: with Q the
-directions in which the fit can move (:class:`hiergal.laplace.GaussianPosterior`), a template t of flux a has the score
-t^T r with variance t^T t - |Q t|^2, which is the test of a = 0 with all latents marginalised (Rao 1948).
+directions in which the fit can move (:class:`hiergal.runtime.least_squares.GaussianPosterior`), a template t of flux a
+has the score t^T r with variance t^T t - |Q t|^2, which is the test of a = 0 with all latents marginalised (Rao 1948).
 
 ==========================  =========================================================================================
 statistic                   is

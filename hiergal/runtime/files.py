@@ -5,6 +5,16 @@ place of another one in one step where the system can exchange two names (Linux)
 :mod:`hiergal.runtime.output` finishes if they were interrupted.
 """
 
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    pass
+
 import contextlib
 import ctypes
 import errno
@@ -17,7 +27,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_room", "exchange", "locked", "move_to_free_name", "remove", "resolved", "write_whole"]
+__all__ = [
+    "check_room",
+    "exchange",
+    "locked",
+    "move_to_free_name",
+    "remove",
+    "resolved",
+    "write_json",
+    "write_whole",
+]
 
 NO_REPLACE, EXCHANGE, HERE = 1, 2, -100  # flags of renameat2, and AT_FDCWD
 UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM)
@@ -192,3 +211,8 @@ def _rename(source: Path, target: Path, flags: int) -> bool:
     if code in UNSUPPORTED:
         return False
     raise OSError(code, os.strerror(code), str(source), None, str(target))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write numbers as JSON, whole or not at all, into a folder that the caller owns; NaN becomes null."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")

@@ -43,7 +43,7 @@ class _Plain(logging.Formatter):
 
 
 def _plain_lines(text: str) -> str:
-    from hiergal.report import plain
+    from hiergal.runtime.formatting import plain
 
     return "\n".join(plain(line) for line in text.split("\n"))
 

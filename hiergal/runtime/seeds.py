@@ -4,12 +4,17 @@ import contextlib
 import operator
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 if TYPE_CHECKING:
     import jax
 
-__all__ = ["SEEDS", "as_key", "check_seed"]
+__all__ = [
+    "SEEDS",
+    "as_key",
+    "check_seed",
+]
 
 SEEDS = 2**32  # JAX, in its default of 32 bits, drops what is beyond: 2**32 + 1 would be the seed 1 again
 
@@ -77,3 +82,15 @@ def as_key(key: Any) -> "jax.Array":
         raise TypeError(
             f"key: expected a key, such as jax.random.key(0), or a seed, got {type(key).__name__}"
         ) from None
+
+
+TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, GUIDE_FLOW, POPULATION_ROWS = range(8)  # purposes of a seed
+
+
+def key_for(seed: int, purpose: int) -> jax.Array:
+    """Return the PRNG key of a stage: stages of one seed are independent.
+
+    Raises:
+        ValueError: If the seed is out of range (:func:`~hiergal.runtime.seeds.check_seed`).
+    """
+    return jax.random.fold_in(jax.random.key(check_seed(seed)), purpose)

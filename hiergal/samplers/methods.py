@@ -10,11 +10,12 @@ import numpy as np
 from hiergal.guide import posterior_from
 from hiergal.guide_flow import draws_of_guide, laplace_of
 from hiergal.hub import GalaxyModel
-from hiergal.laplace import GaussianPosterior, inflate, misfit
+from hiergal.laplace import misfit
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.records import brief
+from hiergal.runtime.least_squares import GaussianPosterior, inflate
 from hiergal.samplers.importance import sample_by_importance
 from hiergal.samplers.nuts import sample_by_nuts
 from hiergal.samplers.problem import Draws, Problem

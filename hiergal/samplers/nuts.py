@@ -24,10 +24,10 @@ from numpyro.infer.hmc import hmc
 
 from hiergal.flow import ConditionalFlow
 from hiergal.hub import GalaxyModel
-from hiergal.laplace import GaussianPosterior
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.records import Array
+from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.samplers.importance import fitted
 from hiergal.samplers.problem import Draws, Problem
 

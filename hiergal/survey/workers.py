@@ -6,9 +6,6 @@ Ctrl-C to the process that started them, and end with it.
 
 import math
 import os
-import signal
-import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +17,7 @@ from typing import NamedTuple
 import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 
+from hiergal.parts import follow_parent, signals_held
 from hiergal.survey.arrays import Batch
 
 __all__ = [
@@ -28,8 +26,6 @@ __all__ = [
     "Task",
     "choose_workers",
     "drawn",
-    "follow_parent",
-    "signals_held",
 ]
 
 TASK_GALAXIES = 64  # a quarter of a shard
@@ -144,26 +140,3 @@ def _pool(workers: int) -> Iterator[Executor]:
         raise
     finally:
         pool.shutdown()
-
-
-def follow_parent(parent: int) -> None:
-    """Leave signals to the process that started this one, and end when it is gone: nobody would take the results."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """Keep Ctrl-C, which a terminal sends to all processes, and SIGTERM from the processes that start meanwhile."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

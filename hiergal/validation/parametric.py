@@ -2,9 +2,9 @@
 
 The yardstick of Lanusse et al. (2020, Sec. 4.4): what simulations drew before generative models. Fitted to the stamp
 with the galaxy's own PSF and noise by damped Gauss-Newton steps, a batch at once
-(:func:`hiergal.laplace.sharpen`): parameters are latents with wide normal priors, so the fit is that of least squares
-unless the data say nothing. A bulge has index 4, a disc index 1 (as in the COSMOS fits, Mandelbaum et al. 2012); which
-of the two models is better says the Bayesian information criterion.
+(:func:`hiergal.runtime.least_squares.sharpen`): parameters are latents with wide normal priors, so the fit is that of
+least squares unless the data say nothing. A bulge has index 4, a disc index 1 (as in the COSMOS fits, Mandelbaum et al.
+2012); which of the two models is better says the Bayesian information criterion.
 
 Profiles are as the generator's: on the pixels of the stamp, without the PSF, surface brightness at the centre of a
 pixel times its area.
@@ -21,10 +21,10 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from hiergal.laplace import sharpen
 from hiergal.observation import Observation
 from hiergal.psf import convolve
 from hiergal.records import Array, brief
+from hiergal.runtime.least_squares import sharpen
 from hiergal.validation.moments import measure_moments
 from hiergal.validation.sersic import sersic_profile
 

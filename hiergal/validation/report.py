@@ -20,15 +20,9 @@ from scipy import stats
 
 from hiergal.hub import GalaxyModel
 from hiergal.recipe import recipe_to_toml
-from hiergal.report import (
-    Finding,
-    check_report_folder,
-    format_number,
-    package_versions,
-    write_json,
-    write_report,
-)
-from hiergal.runtime.files import write_whole
+from hiergal.report import Finding, check_report_folder, package_versions, write_report
+from hiergal.runtime.files import write_json, write_whole
+from hiergal.runtime.formatting import format_number
 from hiergal.survey import StoreHeader
 from hiergal.validation.conditional import binned
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference

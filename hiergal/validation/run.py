@@ -20,8 +20,8 @@ from hiergal.posterior import Posterior, infer
 from hiergal.progress import progress_bar
 from hiergal.records import brief
 from hiergal.runtime.fork import check_not_forked
-from hiergal.runtime.seeds import check_seed
-from hiergal.stages import key_for, split_of
+from hiergal.runtime.seeds import check_seed, key_for
+from hiergal.stages import split_of
 from hiergal.survey import Store
 from hiergal.survey.degrade import DEGRADED
 from hiergal.validation.candidates import (
