@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch_twin import copy_weights, encoder_twin, generator_twin
 
 from hiergal.aids import HIGHEST_CEILING
-from hiergal.augment import AugmentationConfig
 from hiergal.guide import LOG_SCALE_RANGE
 from hiergal.noise import LOG_2PI, WhiteNoise
 from hiergal.observation import Observation
-from hiergal.recipe import ObjectiveConfig, Recipe, TrainingConfig
+from hiergal.recipe import Recipe
+from hiergal.recipe_config import AugmentationConfig, ObjectiveConfig, TrainingConfig
 from hiergal.stationary_noise import StationaryNoise
 
 __all__ = ["Adafactor", "Stamps", "TorchStep", "convolve", "stamps_from"]

@@ -6,39 +6,23 @@ penalty that makes the bottleneck an identity. A third stays: a penalty on light
 """
 
 from collections.abc import Callable
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpyro
 from jaxtyping import Float
-from msgspec import Meta
 
-from hiergal.nets.limits import Count, NotNegative
 from hiergal.nets.pyramid import Aided, Transverse
+from hiergal.recipe_config import AidsConfig
 from hiergal.records import Array, Record, record
 
-__all__ = ["Aids", "AidsConfig", "aided_profile", "aids_at"]
+__all__ = [
+    "Aids",
+    "aided_profile",
+    "aids_at",
+]
 
 HIGHEST_CEILING = 1000.0  # of the bottleneck's penalty, before it is annealed to 1
-
-
-class AidsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which aids training gets; none by default.
-
-    Attributes:
-        transverse_steps: Steps until no map is copied any more at full resolution; each level below takes twice as
-            many as the one above it. 0 copies nothing.
-        bottleneck_weight: Weight of the mean squared difference between the two sides of the bottleneck.
-        bottleneck_steps: Steps over which the ceiling of that penalty falls from 1000 to 1, exponentially.
-        border_weight: Weight of the light that the taper takes off the edge [nats per unit of flux].
-    """
-
-    transverse_steps: Annotated[int, Meta(ge=0, le=10**9)] = 0
-    bottleneck_weight: NotNegative = 0.0
-    bottleneck_steps: Count = 32_000
-    border_weight: NotNegative = 0.0
 
 
 @record

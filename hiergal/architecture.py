@@ -10,16 +10,10 @@ from msgspec.structs import replace
 
 from hiergal.guide import galaxy_guide, output_count
 from hiergal.model import Program, galaxy_model, render
-from hiergal.nets import (
-    Encoder,
-    Generator,
-    PyramidEncoder,
-    PyramidEncoderConfig,
-    PyramidGenerator,
-    PyramidGeneratorConfig,
-)
+from hiergal.nets import Encoder, Generator, PyramidEncoder, PyramidGenerator
 from hiergal.psf import PSF
-from hiergal.recipe import FlowConfig, Recipe
+from hiergal.recipe import Recipe
+from hiergal.recipe_config import FlowConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 
 __all__ = [
     "Programs",

@@ -6,33 +6,22 @@ a galaxy whose PSF is moved by a fraction of a pixel is explained by a profile m
 move the PSF and leave the image alone, and neither pixels nor noise are ever interpolated.
 """
 
-from typing import Annotated
-
 import jax
 import jax.numpy as jnp
-import msgspec
 from jaxtyping import Bool, Float
-from msgspec import Meta
 
 from hiergal.noise import NoiseModel, PixelNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
+from hiergal.recipe_config import AugmentationConfig
 from hiergal.records import Array
 from hiergal.stationary_noise import StationaryNoise
 
-__all__ = ["AugmentationConfig", "augmented", "reoriented", "shifted"]
-
-
-class AugmentationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the galaxies of a step are varied; not at all by default.
-
-    Attributes:
-        symmetries: Whether to mirror stamps, and to turn those that are square by right angles, at random.
-        shift_pix: Largest shift along each axis [pixels].
-    """
-
-    symmetries: bool = False
-    shift_pix: Annotated[float, Meta(ge=0, le=64)] = 0.0
+__all__ = [
+    "augmented",
+    "reoriented",
+    "shifted",
+]
 
 
 def augmented(key: jax.Array, galaxies: Observation, config: AugmentationConfig) -> Observation:

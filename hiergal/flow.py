@@ -19,7 +19,7 @@ from jaxtyping import Float
 from hiergal.autoregression import AutoregressiveStack
 from hiergal.optimizer import learning_rate_at
 from hiergal.progress import progress_bar
-from hiergal.recipe import FlowConfig
+from hiergal.recipe_config import FlowConfig
 from hiergal.records import Array, Record, brief, record, static
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.seeds import as_key

@@ -5,8 +5,6 @@ given its image, and a diagonal guide answers by claiming too small an error on 
 with a full covariance, which is exact for a linear generator.
 """
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,10 +15,14 @@ from numpyro.contrib.module import flax_module
 
 from hiergal.aids import Aids
 from hiergal.observation import Observation
+from hiergal.recipe_config import Covariance
 
-__all__ = ["Covariance", "galaxy_guide", "output_count", "posterior_from"]
+__all__ = [
+    "galaxy_guide",
+    "output_count",
+    "posterior_from",
+]
 
-Covariance = Literal["full", "diagonal"]
 LOG_SCALE_RANGE = (-9.0, 1.0)  # keeps an untrained network from overflowing
 
 

@@ -18,9 +18,10 @@ from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
 from hiergal.aids import Aids, aided_profile
-from hiergal.noise import NoiseChoice, NoisyImage, chosen_noise
+from hiergal.noise import NoisyImage, chosen_noise
 from hiergal.observation import Observation
-from hiergal.psf import PSF, Blur, convolve, convolve_by_modulus, same_scale
+from hiergal.psf import PSF, convolve, convolve_by_modulus, same_scale
+from hiergal.recipe_config import Blur, NoiseChoice
 from hiergal.records import Array
 from hiergal.weights import warn_of_new_weights
 

@@ -17,7 +17,6 @@ pixel is *excluded*.
 """
 
 from abc import abstractmethod
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +25,11 @@ import numpyro.distributions as dist
 from jaxtyping import Bool, Float, Int
 
 from hiergal.observation.arrays import native, native_mask
+from hiergal.recipe_config import NoiseChoice
 from hiergal.records import Array, Record, record
 from hiergal.runtime.seeds import as_key
 
 __all__ = [
-    "NoiseChoice",
     "NoiseModel",
     "NoisyImage",
     "PixelNoise",
@@ -40,7 +39,6 @@ __all__ = [
     "used_pixels",
 ]
 
-NoiseChoice = Literal["survey", "pixel", "constant"]
 
 LOG_2PI = float(np.log(2 * np.pi))
 Mask = Bool[Array, "*#batch y x"] | None

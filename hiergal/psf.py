@@ -7,8 +7,6 @@ shifts. Convolution is linear: both operands are padded with zeros, and nothing 
 Arrays are ``[..., y, x]`` with any leading batch axes; stamps have an odd number of pixels along each axis.
 """
 
-from typing import Literal
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float
@@ -19,7 +17,6 @@ from hiergal.records import Array, Record, record, static
 
 __all__ = [
     "PSF",
-    "Blur",
     "check_wider",
     "same_scale",
     "convolve",
@@ -32,7 +29,6 @@ FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
 SMALLEST_TRANSFER = 1e-4
 LARGEST_TRANSFER = 1.1
 SCALE_TOLERANCE = 1e-3
-Blur = Literal["exact", "modulus"]
 
 
 @record

@@ -25,9 +25,9 @@ from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide import posterior_from
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
-from hiergal.nets import GeneratorConfig
 from hiergal.psf import check_wider, same_scale
 from hiergal.recipe import Recipe
+from hiergal.recipe_config import GeneratorConfig
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder
 from hiergal.runtime.seeds import FLOW, FLOW_DRAWS, MARGINAL, POPULATION_ROWS, TRAIN, check_seed, key_for

@@ -36,7 +36,8 @@ from hiergal.host_memory import give_back_freed_memory
 from hiergal.observation import Observation
 from hiergal.optimizer import adafactor, learning_rate_at
 from hiergal.progress import Stopped, progress_bar, stop_requested
-from hiergal.recipe import Recipe, TrainingConfig
+from hiergal.recipe import Recipe
+from hiergal.recipe_config import TrainingConfig
 from hiergal.records import Record, brief, record
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.seeds import as_key

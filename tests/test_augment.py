@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import awkward_noise, awkward_psf
 
-from hiergal.augment import AugmentationConfig, augmented, reoriented, shifted
+from hiergal.augment import augmented, reoriented, shifted
 from hiergal.observation import Observation
 from hiergal.psf import PSF, convolve
+from hiergal.recipe_config import AugmentationConfig
 
 EIGHT = [(y, x, t) for y in (False, True) for x in (False, True) for t in (False, True)]
 

@@ -10,10 +10,11 @@ from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.hub import GalaxyModel
 from hiergal.morphology import summarize_profile
-from hiergal.nets import Encoder, Generator, GeneratorConfig
+from hiergal.nets import Encoder, Generator
 from hiergal.nets.layers import PATCH_KERNEL, depth_to_space, smooth_patches, space_to_depth
 from hiergal.nets.stages import _drop_out
 from hiergal.noise import PixelNoise
+from hiergal.recipe_config import GeneratorConfig
 
 encode = jax.jit(GalaxyModel.encode)
 NAMES = ("log_flux", "x_pix", "y_pix", "log_radius_pix", "shear_1", "shear_2", "log_index")

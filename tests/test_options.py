@@ -17,7 +17,8 @@ from hiergal.noise import PixelNoise, WhiteNoise, chosen_noise
 from hiergal.optimizer import adafactor, learning_rate_at
 from hiergal.psf import PSF, convolve, convolve_by_modulus
 from hiergal.quickstart import _compared
-from hiergal.recipe import FlowConfig, TrainingConfig, load_recipe, recipe_from
+from hiergal.recipe import load_recipe, recipe_from
+from hiergal.recipe_config import FlowConfig, TrainingConfig
 from hiergal.stages import aggregate_posterior, split_of
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import StoreHeader, write_store

@@ -9,13 +9,14 @@ import pytest
 from conftest import awkward_psf
 from toys import pyramid_recipe, tiny_survey
 
-from hiergal.aids import AidsConfig, aids_at
+from hiergal.aids import aids_at
 from hiergal.architecture import encoder_of, generator_of, programs_of
 from hiergal.hub import parameter_counts
 from hiergal.nets.encoder import centred, visible
 from hiergal.nets.pyramid import PyramidEncoder, Transverse, tukey_taper
 from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableConv, _drop_out
 from hiergal.recipe import Recipe, load_recipe, recipe_from
+from hiergal.recipe_config import AidsConfig
 
 SHAPE = (16, 24)
 RECIPE = pyramid_recipe(SHAPE)

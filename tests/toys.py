@@ -12,18 +12,26 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from hiergal.aids import AidsConfig
 from hiergal.architecture import encoder_of, generator_of
 from hiergal.flow import ConditionalFlow
 from hiergal.guide import output_count
 from hiergal.hub import GalaxyModel, Provenance
 from hiergal.morphology import ProfileSummary
-from hiergal.nets import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.psf import PSF
-from hiergal.recipe import FlowConfig, ObjectiveConfig, Recipe, TrainingConfig
+from hiergal.recipe import Recipe
+from hiergal.recipe_config import (
+    AidsConfig,
+    EncoderConfig,
+    FlowConfig,
+    GeneratorConfig,
+    ObjectiveConfig,
+    PyramidEncoderConfig,
+    PyramidGeneratorConfig,
+    TrainingConfig,
+)
 from hiergal.records import record
 from hiergal.stationary_noise import StationaryNoise
 

@@ -4,14 +4,10 @@
 (:mod:`.pyramid`) is the paper's.
 """
 
-from hiergal.nets.encoder import Encoder, EncoderConfig
-from hiergal.nets.generator import Generator, GeneratorConfig
-from hiergal.nets.pyramid import (
-    PyramidEncoder,
-    PyramidEncoderConfig,
-    PyramidGenerator,
-    PyramidGeneratorConfig,
-)
+from hiergal.nets.encoder import Encoder
+from hiergal.nets.generator import Generator
+from hiergal.nets.pyramid import PyramidEncoder, PyramidGenerator
+from hiergal.recipe_config import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 
 __all__ = [
     "Encoder",

@@ -11,39 +11,22 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 from jaxtyping import Float
 
 from hiergal.nets.layers import Dense, ResidualBlock, space_to_depth
-from hiergal.nets.limits import Blocks, Width
 from hiergal.observation import Observation
+from hiergal.recipe_config import EncoderConfig
 
-__all__ = ["Encoder", "EncoderConfig", "centred", "rough_flux", "visible"]
+__all__ = [
+    "Encoder",
+    "centred",
+    "rough_flux",
+    "visible",
+]
 
 APERTURES_PIX = (2.0, 3.5, 6.0, 10.0, 17.0)
 PSF_WINDOW_PIX = 15
-
-
-class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="patches"):
-    """Architecture of the encoder.
-
-    Attributes:
-        channels: Channels at a quarter of the resolution; twice as many at an eighth.
-        blocks: Residual blocks at each of the two resolutions.
-        templates: Number of learned linear templates.
-        features: Width of the dense layers at the end.
-    """
-
-    channels: Width = 32
-    blocks: Blocks = 1
-    templates: Width = 64
-    features: Width = 128
-
-    @property
-    def resolution_unit(self) -> int:
-        """Pixels that a stamp's side must be a multiple of."""
-        return 8
 
 
 class Encoder(nn.Module):

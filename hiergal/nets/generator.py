@@ -11,20 +11,21 @@ the logarithm:
 spiral arms, knots, bars, asymmetry. Both are trained together, from noisy, blurred stamps alone.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 from jaxtyping import Float
-from msgspec import Meta
 
 from hiergal.nets.layers import Dense, LayerNorm, ResidualBlock, depth_to_space, smooth_patches
-from hiergal.nets.limits import Blocks, Width
+from hiergal.recipe_config import GeneratorConfig
 
-__all__ = ["Generator", "GeneratorConfig", "ellipse_limits"]
+__all__ = [
+    "Generator",
+    "ellipse_limits",
+]
 
 # Affine map from the first latents to the ellipse: name, offset, spread over unit-normal latents.
 ELLIPSE = {
@@ -41,31 +42,6 @@ CORE_PIX = 0.5  # rounds off the cusp of a Sersic profile, which no pixel resolv
 FLUX_LIMIT = 6.0  # spreads of log(flux) on either side of its mean
 SHEAR_LIMIT = 2.0  # of each component: axis ratios down to exp(-4)
 RADIUS_LIMITS = (np.log(0.1), 2.0)  # log(pixels) of the least, log(stamps) of the largest
-
-
-class GeneratorConfig(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="patches"
-):
-    """Architecture of the generator.
-
-    Attributes:
-        latents: Number of latents; at least 7, which start as the parameters of the ellipse.
-        channels: Channels at a quarter of the resolution; twice as many at an eighth.
-        blocks: Residual blocks at each of the two resolutions.
-        log_flux_mean: Mean of log(flux) over the training survey, the offset of the flux; None to measure it.
-        log_flux_spread: Standard deviation of log(flux) over the training survey; None to measure it.
-    """
-
-    latents: Width = 16
-    channels: Width = 32
-    blocks: Blocks = 1
-    log_flux_mean: Annotated[float, Meta(ge=-100, le=100)] | None = None
-    log_flux_spread: Annotated[float, Meta(gt=0, le=100)] | None = None
-
-    @property
-    def resolution_unit(self) -> int:
-        """Pixels that a stamp's side must be a multiple of."""
-        return 8
 
 
 class Generator(nn.Module):

@@ -8,86 +8,31 @@ The stages of the two face each other: what the encoder has at a resolution can 
 have there (the transverse connections of the paper). Level 0 is the full resolution; the last level is the bottleneck.
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from msgspec import Meta
 
 from hiergal.nets.encoder import centred, visible
 from hiergal.nets.layers import Dense, LayerNorm
-from hiergal.nets.limits import Fraction, Width, WidthsOfStages
 from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableBlock
 from hiergal.observation import Observation
+from hiergal.recipe_config import PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.records import brief
 
 __all__ = [
     "Aided",
     "PyramidEncoder",
-    "PyramidEncoderConfig",
     "PyramidGenerator",
-    "PyramidGeneratorConfig",
     "Transverse",
     "tukey_taper",
 ]
 
 START = -6.0  # before the softplus: a dark stamp, a hundredth of the noise of a bright survey
-
-
-class PyramidGeneratorConfig(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pyramid"
-):
-    """Architecture of the paper's generator.
-
-    Attributes:
-        latents: Number of latents.
-        depths: Channels of each stage, from the bottleneck up; each stage doubles the resolution.
-        dropout: Fraction of a residual block's output that is left out in training.
-        taper_pix: Width of the edge on which a Tukey window dims the profile [pixels]; 0 for none.
-    """
-
-    latents: Width = 16
-    depths: WidthsOfStages = (512, 512, 256, 128, 64, 32, 16)
-    dropout: Fraction = 0.1
-    taper_pix: Annotated[int, Meta(ge=0, le=2048)] = 8
-
-    @property
-    def resolution_unit(self) -> int:
-        """Pixels that a stamp's side must be a multiple of."""
-        return 2 ** len(self.depths)
-
-
-class PyramidEncoderConfig(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pyramid"
-):
-    """Architecture of the paper's encoder.
-
-    Attributes:
-        embedding: Channels of the embedding of the image; the generator's last depth.
-        psf_embedding: Channels of the embedding of the PSF.
-        depths: Channels of each stage, from the image down; each stage halves the resolution.
-        dropout: Fraction of a residual block's output that is left out in training.
-    """
-
-    embedding: Width = 16
-    psf_embedding: Width = 4
-    depths: WidthsOfStages = (32, 64, 128, 256, 512, 512, 512)
-    dropout: Fraction = 0.1
-
-    @property
-    def resolution_unit(self) -> int:
-        """Pixels that a stamp's side must be a multiple of."""
-        return 2 ** len(self.depths)
-
-    @property
-    def levels(self) -> int:
-        """Levels of the features, full resolution and bottleneck included."""
-        return len(self.depths) + 1
 
 
 class Transverse(NamedTuple):

@@ -1,0 +1,266 @@
+"""Configurations: every table of a recipe as data, with its bounds; nothing here computes."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hiergal.nets.limits import Blocks, Count, Fraction, NotNegative, Positive, Width, WidthsOfStages
+
+__all__ = [
+    "AidsConfig",
+    "AugmentationConfig",
+    "Blur",
+    "Covariance",
+    "EncoderConfig",
+    "FlowConfig",
+    "GeneratorConfig",
+    "NoiseChoice",
+    "ObjectiveConfig",
+    "PyramidEncoderConfig",
+    "PyramidGeneratorConfig",
+    "TrainingConfig",
+]
+
+Covariance = Literal["full", "diagonal"]
+
+
+NoiseChoice = Literal["survey", "pixel", "constant"]
+
+
+Blur = Literal["exact", "modulus"]
+
+
+class GeneratorConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="patches"
+):
+    """Architecture of the generator.
+
+    Attributes:
+        latents: Number of latents; at least 7, which start as the parameters of the ellipse.
+        channels: Channels at a quarter of the resolution; twice as many at an eighth.
+        blocks: Residual blocks at each of the two resolutions.
+        log_flux_mean: Mean of log(flux) over the training survey, the offset of the flux; None to measure it.
+        log_flux_spread: Standard deviation of log(flux) over the training survey; None to measure it.
+    """
+
+    latents: Width = 16
+    channels: Width = 32
+    blocks: Blocks = 1
+    log_flux_mean: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    log_flux_spread: Annotated[float, Meta(gt=0, le=100)] | None = None
+
+    @property
+    def resolution_unit(self) -> int:
+        """Pixels that a stamp's side must be a multiple of."""
+        return 8
+
+
+class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="patches"):
+    """Architecture of the encoder.
+
+    Attributes:
+        channels: Channels at a quarter of the resolution; twice as many at an eighth.
+        blocks: Residual blocks at each of the two resolutions.
+        templates: Number of learned linear templates.
+        features: Width of the dense layers at the end.
+    """
+
+    channels: Width = 32
+    blocks: Blocks = 1
+    templates: Width = 64
+    features: Width = 128
+
+    @property
+    def resolution_unit(self) -> int:
+        """Pixels that a stamp's side must be a multiple of."""
+        return 8
+
+
+class PyramidGeneratorConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pyramid"
+):
+    """Architecture of the paper's generator.
+
+    Attributes:
+        latents: Number of latents.
+        depths: Channels of each stage, from the bottleneck up; each stage doubles the resolution.
+        dropout: Fraction of a residual block's output that is left out in training.
+        taper_pix: Width of the edge on which a Tukey window dims the profile [pixels]; 0 for none.
+    """
+
+    latents: Width = 16
+    depths: WidthsOfStages = (512, 512, 256, 128, 64, 32, 16)
+    dropout: Fraction = 0.1
+    taper_pix: Annotated[int, Meta(ge=0, le=2048)] = 8
+
+    @property
+    def resolution_unit(self) -> int:
+        """Pixels that a stamp's side must be a multiple of."""
+        return 2 ** len(self.depths)
+
+
+class PyramidEncoderConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pyramid"
+):
+    """Architecture of the paper's encoder.
+
+    Attributes:
+        embedding: Channels of the embedding of the image; the generator's last depth.
+        psf_embedding: Channels of the embedding of the PSF.
+        depths: Channels of each stage, from the image down; each stage halves the resolution.
+        dropout: Fraction of a residual block's output that is left out in training.
+    """
+
+    embedding: Width = 16
+    psf_embedding: Width = 4
+    depths: WidthsOfStages = (32, 64, 128, 256, 512, 512, 512)
+    dropout: Fraction = 0.1
+
+    @property
+    def resolution_unit(self) -> int:
+        """Pixels that a stamp's side must be a multiple of."""
+        return 2 ** len(self.depths)
+
+    @property
+    def levels(self) -> int:
+        """Levels of the features, full resolution and bottleneck included."""
+        return len(self.depths) + 1
+
+
+class AugmentationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the galaxies of a step are varied; not at all by default.
+
+    Attributes:
+        symmetries: Whether to mirror stamps, and to turn those that are square by right angles, at random.
+        shift_pix: Largest shift along each axis [pixels].
+    """
+
+    symmetries: bool = False
+    shift_pix: Annotated[float, Meta(ge=0, le=64)] = 0.0
+
+
+class AidsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which aids training gets; none by default.
+
+    Attributes:
+        transverse_steps: Steps until no map is copied any more at full resolution; each level below takes twice as
+            many as the one above it. 0 copies nothing.
+        bottleneck_weight: Weight of the mean squared difference between the two sides of the bottleneck.
+        bottleneck_steps: Steps over which the ceiling of that penalty falls from 1000 to 1, exponentially.
+        border_weight: Weight of the light that the taper takes off the edge [nats per unit of flux].
+    """
+
+    transverse_steps: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    bottleneck_weight: NotNegative = 0.0
+    bottleneck_steps: Count = 32_000
+    border_weight: NotNegative = 0.0
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What training maximises (Lanusse et al. 2020, Eq. 10, Table 1).
+
+    Attributes:
+        free_bits: The lambda of Eq. (10) [nats].
+        reduction: What lambda bounds: see :class:`hiergal.elbo.FreeBitsELBO`.
+        total_variation_weight: Weight of the total variation of the profile.
+        inflate: Whether misfit counts as noise in training: see :class:`hiergal.noise.NoisyImage`.
+        divergence_weight: Factor on the divergence, free bits included.
+        noise: Which noise the likelihood takes: see :func:`hiergal.noise.chosen_noise`.
+        noise_sigma: Standard deviation of ``constant`` noise [flux per pixel].
+        blur: ``exact``, or ``modulus``: see :func:`hiergal.psf.convolve_by_modulus`.
+    """
+
+    free_bits: NotNegative = 4.0
+    reduction: Literal["total", "dimension", "mean"] = "total"
+    total_variation_weight: NotNegative = 0.01
+    inflate: bool = True
+    divergence_weight: Positive = 1.0
+    noise: NoiseChoice = "survey"
+    noise_sigma: Positive = 0.03
+    blur: Blur = "exact"
+
+
+class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the model and its guide are fitted.
+
+    Attributes:
+        steps: Number of optimiser steps.
+        batch: Galaxies in a step.
+        accumulate: Parts of a batch whose gradients are computed one after the other, and averaged: the larger, the
+            less memory a step takes.
+        learning_rate: Peak of the schedule, at the end of a linear warm-up.
+        warmup: Fraction of the steps spent warming up.
+        schedule: What follows: a ``cosine`` to nearly zero, or ``rsqrt``, one over the square root of the step.
+        optimizer: ``adam`` (beta2 0.99), or ``adafactor`` (Shazeer & Stern 2018: factored, without momentum).
+        parameter_scale: Whether Adafactor's steps are in units of the size of each array.
+        clip_norm: Largest norm of the gradient of the bound per galaxy; 0 for no limit.
+        average: Decay of the exponential moving average of the parameters that is evaluated and kept; 0 for none.
+        favour_bright: Power of the flux with which a galaxy is drawn into a batch, relative to the faintest; 0 for all
+            alike. The flow is fitted to every galaxy once, so the population stays the survey's. Use it with
+            augmentation: bright galaxies are few, and those seen often are learned by heart.
+        augmentation: How the galaxies of a step are varied.
+        precision: What the networks compute in; parameters and likelihood stay float32.
+        evaluate_every: Steps between evaluations on the validation galaxies, and between checkpoints.
+        patience: Evaluations without a better bound before training stops early.
+        validation_fraction: Part of the survey's galaxies that the fit is watched with.
+        test_fraction: Part that nothing is chosen by: the last ones of the survey.
+    """
+
+    steps: Count = 1150
+    batch: Count = 32
+    accumulate: Count = 1
+    learning_rate: Positive = 2e-3
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.08
+    schedule: Literal["cosine", "rsqrt"] = "cosine"
+    optimizer: Literal["adam", "adafactor"] = "adam"
+    parameter_scale: bool = True
+    clip_norm: NotNegative = 0.0
+    average: Fraction = 0.0
+    favour_bright: NotNegative = 0.0
+    augmentation: AugmentationConfig = AugmentationConfig()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate_every: Count = 100
+    patience: Count = 8
+    validation_fraction: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
+    test_fraction: Annotated[float, Meta(ge=0, lt=0.5)] = 0.125
+
+
+class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The conditional flow over the latents, and how it is fitted (Sec. 4.2.2).
+
+    Attributes:
+        conditions: Columns of the catalogue that drawing is conditioned on.
+        layers: Number of autoregressive layers.
+        hidden: Width of the two hidden layers of each.
+        steps: Number of optimiser steps.
+        batch: Galaxies in a step.
+        learning_rate: Peak of the schedule.
+        warmup: Fraction of the steps spent warming up.
+        schedule: What follows: a ``cosine`` to nearly zero, or ``rsqrt``, one over the square root of the step.
+        betas: Decays of the moments of Adam.
+        target: What is learnt: ``samples`` of the posteriors, or their ``means`` alone.
+        draws: Posterior samples of each galaxy to learn from.
+        permutations: Between layers, ``alternate`` reversals and shuffles, or fixed shuffles alone (``shuffle``).
+        limit: How the logarithm of a scale is kept in [-3, 3]: ``smooth`` (a tanh), or ``hard``.
+        compared_at: Whose conditions drawn galaxies are compared with the survey's at: those of ``test`` galaxies, or
+            of ``train`` galaxies, as the paper's code did.
+    """
+
+    conditions: Annotated[tuple[Name, ...], Meta(max_length=64)] = ("mag_auto", "flux_radius", "zphot")
+    layers: Blocks = 5
+    hidden: Width = 64
+    steps: Count = 1000
+    batch: Count = 512
+    learning_rate: Positive = 2e-3
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    schedule: Literal["cosine", "rsqrt"] = "cosine"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    target: Literal["samples", "means"] = "samples"
+    draws: Count = 16
+    permutations: Literal["alternate", "shuffle"] = "alternate"
+    limit: Literal["smooth", "hard"] = "smooth"
+    compared_at: Literal["test", "train"] = "test"
