@@ -23,8 +23,9 @@ from hiergal.batches import batches_from, order_of
 from hiergal.devices import galaxy_mesh
 from hiergal.history import read_history
 from hiergal.recipe import Recipe, load_recipe
-from hiergal.stages import measure_flux_scale, split_of
+from hiergal.stages import measure_flux_scale
 from hiergal.survey import Store, open_store
+from hiergal.survey.split import split_of
 from hiergal.svi import fit
 
 GIB = 2**30

@@ -28,14 +28,14 @@ from hiergal.guide import posterior_from
 from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.observation import Observation
-from hiergal.posterior import infer
+from hiergal.posterior.infer import infer
 from hiergal.posterior_images import posterior_images
 from hiergal.prior import prior_of
 from hiergal.samplers.methods import MAP_STEPS, mode_of
 from hiergal.samplers.nuts import smallest_ess
 from hiergal.samplers.problem import Problem
-from hiergal.stages import split_of
 from hiergal.survey import open_store
+from hiergal.survey.split import split_of
 
 SEED, BUSY, GIB = 1, 0.5, 2**30
 WARMUP = 200  # of one galaxy at a time

@@ -27,10 +27,10 @@ import numpy as np
 import typer
 
 from hiergal.catalog_sampling import sample_catalog
-from hiergal.galsim_surveys import survey_conditions, survey_psf
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.renderer import renderer_for
 from hiergal.simulate import base_for_rows, block_size, light_profiles, profiles_from_base, stamps_from_base
+from hiergal.survey_presets import survey_conditions, survey_psf
 
 BUSY, GIB, MILLION = 0.5, 2**30, 10**6
 STAMPS = {"HST": ("COSMOS", "f814w", 64), "LSST": ("LSST", "i", 64)}

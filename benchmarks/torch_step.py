@@ -15,7 +15,8 @@ from torch_twin import copy_weights, encoder_twin, generator_twin
 
 from hiergal.aids import HIGHEST_CEILING
 from hiergal.guide import LOG_SCALE_RANGE
-from hiergal.noise import LOG_2PI, WhiteNoise
+from hiergal.noise import WhiteNoise
+from hiergal.noise_model import LOG_2PI
 from hiergal.observation import Observation
 from hiergal.recipe import Recipe
 from hiergal.recipe_config import AugmentationConfig, ObjectiveConfig, TrainingConfig

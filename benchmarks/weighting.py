@@ -18,14 +18,16 @@ import msgspec
 import numpy as np
 from scipy import stats
 
+from hiergal.flow_stage import fit_flow_stage
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.morphology import summarize_profile
 from hiergal.observation import Observation
-from hiergal.posterior import infer
+from hiergal.posterior.infer import infer
 from hiergal.recipe import Recipe, load_recipe
 from hiergal.simulate import draw_profiles
-from hiergal.stages import fit_flow_stage, train_stage, write_mock_survey
+from hiergal.stages import train_stage
 from hiergal.survey import Store, open_store
+from hiergal.survey.mock_survey import write_mock_survey
 
 RESAMPLINGS = 1000
 METHODS = {"laplace": "sharpened", "amortized": "the guide alone"}

@@ -3,7 +3,8 @@ from .galsim_model import GenerativeGalaxyModel
 from .hub import GalaxyModel, load_model, save_model
 from .noise import PixelNoise, WhiteNoise
 from .observation import Observation, check_observation
-from .posterior import Posterior, infer, interval
+from .posterior import Posterior, interval
+from .posterior.infer import infer
 from .predictive import Prediction, predict
 from .psf import PSF, convolve
 from .recipe import Recipe, load_recipe

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from hiergal.noise import NoiseModel, PixelNoise
+from hiergal.noise import PixelNoise
+from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.recipe_config import AugmentationConfig

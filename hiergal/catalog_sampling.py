@@ -22,6 +22,7 @@ from hiergal.conditions import Catalog, condition_names, read_catalog
 from hiergal.exact_galaxies import Sky, exact_profiles, exact_stamps
 from hiergal.galaxy_files import CHUNK, SUFFIXES, GalaxyHeader, create_galaxies, tidy_galaxies, write_galaxies
 from hiergal.hub import GalaxyModel, load_model, locate
+from hiergal.hub.digest import digest_of_model
 from hiergal.parts import check_workers, finished_parts
 from hiergal.progress import progress_bar
 from hiergal.renderer import Renderer, renderer_for
@@ -31,7 +32,6 @@ from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output, owned
 from hiergal.runtime.seeds import SAMPLE, check_seed, key_for
 from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
-from hiergal.survey_run import digest_of_model
 
 __all__ = ["PART", "Observing", "sample_catalog"]
 
@@ -262,8 +262,8 @@ def _read(source: Any, names: tuple[str, ...], with_identifiers: bool, columns: 
 
 def _check_survey(model: GalaxyModel, observing: Observing, exact: Exact) -> None:
     """See to it that a survey shows nothing that the model does not know, or say so."""
-    from hiergal.galsim_model import warn_of_narrow_psf
-    from hiergal.galsim_surveys import compare_bands
+    from hiergal.galsim_objects import warn_of_narrow_psf
+    from hiergal.survey_presets import compare_bands
 
     own = model.provenance.band
     bands = compare_bands(observing.survey, observing.band, own)
@@ -325,14 +325,14 @@ def _rows(run: _Run, number: int) -> np.ndarray:
 
 
 def _survey(observing: Observing):
-    from hiergal.galsim_surveys import survey_conditions
+    from hiergal.survey_presets import survey_conditions
 
     return survey_conditions(observing.survey, observing.band)
 
 
 @lru_cache(maxsize=2)
 def _psf(observing: Observing):
-    from hiergal.galsim_surveys import survey_psf
+    from hiergal.survey_presets import survey_psf
 
     return survey_psf(observing.survey, observing.band)
 

@@ -21,9 +21,10 @@ import typer
 
 from hiergal.cli_infer import guide, infer
 from hiergal.cli_models import models
+from hiergal.cli_options import Overwrite, Seed
 from hiergal.cli_publish import card, publish
 from hiergal.cli_sample import sample
-from hiergal.cli_survey import Overwrite, Seed, survey
+from hiergal.cli_survey import survey
 from hiergal.host_memory import keep_freed_memory
 from hiergal.progress import Interrupted, Stopped, interruptions
 from hiergal.runtime.exits import (
@@ -184,7 +185,7 @@ def flow(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit the density of the latents given magnitude, size and redshift, or other columns."""
-    from hiergal.stages import fit_flow_stage
+    from hiergal.flow_stage import fit_flow_stage
     from hiergal.survey import open_store
 
     conditions = tuple(condition) if condition else None
@@ -241,11 +242,11 @@ def validate(
     """Compare drawn galaxies with those of a survey, and write a report. The exit status is 1 if a test fails."""
     from hiergal import __version__
     from hiergal.hub import load_model, locate
+    from hiergal.hub.digest import digest_of_model
     from hiergal.runtime.folder import owned_folder
     from hiergal.runtime.identity import digest_of_files
     from hiergal.survey import open_store
     from hiergal.survey.schema import digest_of_store
-    from hiergal.survey_run import digest_of_model
     from hiergal.validation.report import FILES, summary_of, write_validation
     from hiergal.validation.run import validate as run
 

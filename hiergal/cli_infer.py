@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli_survey import Overwrite, Seed
+from hiergal.cli_options import Overwrite, Seed
 from hiergal.runtime.log import say
 
 __all__ = ["guide", "infer"]
@@ -30,7 +30,7 @@ def guide(
     overwrite: Overwrite = False,
 ) -> None:
     """Learn the shapes of posteriors, for `hiergal infer` by flow, importance and auto."""
-    from hiergal.posterior_stages import fit_guide_flow_stage
+    from hiergal.guide_flow_stage import fit_guide_flow_stage
     from hiergal.survey import open_store
 
     _, fitted = fit_guide_flow_stage(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli_survey import Overwrite
+from hiergal.cli_options import Overwrite
 from hiergal.runtime.log import say
 
 __all__ = ["card", "publish"]

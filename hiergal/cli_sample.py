@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli_survey import Overwrite, Seed
+from hiergal.cli_options import Overwrite, Seed
 from hiergal.runtime.log import say
 
 __all__ = ["sample"]

@@ -11,25 +11,17 @@ from typing import Annotated
 
 import typer
 
+from hiergal.cli_options import Overwrite, Seed
 from hiergal.runtime.log import say
-from hiergal.runtime.seeds import SEEDS
 
-__all__ = ["Overwrite", "Seed", "survey"]
+__all__ = [
+    "survey",
+]
 
 survey = typer.Typer(
     no_args_is_help=True, help="Prepare a survey: stamps with their PSFs and noise, in one store."
 )
 
-Seed = Annotated[
-    int,
-    typer.Option(help="Seed of everything random; the same seed gives the same files.", min=0, max=SEEDS - 1),
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite", help="Replace a result of hiergal of another run; anything else is never replaced."
-    ),
-]
 StoreOut = Annotated[Path, typer.Argument(help="The store to write, such as survey.zarr.")]
 Stamp = Annotated[int, typer.Option(help="Pixels along each side of a stamp.")]
 NoiseSpectrum = Annotated[
@@ -53,7 +45,7 @@ def survey_mock(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a survey like HST/ACS in COSMOS, with its truth. A run that was stopped goes on with the same command."""
-    from hiergal.stages import write_mock_survey
+    from hiergal.survey.mock_survey import write_mock_survey
 
     store = write_mock_survey(
         out, galaxies, seed=seed, stamp=stamp, noise=noise, workers=workers, overwrite=overwrite

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from hiergal.hub import GalaxyModel, check_model
-from hiergal.survey.catalog import column_of, unit_from
+from hiergal.survey.columns import column_of, unit_from
 
 __all__ = [
     "Catalog",

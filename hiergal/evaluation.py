@@ -15,7 +15,8 @@ from hiergal.batches import Galaxies
 from hiergal.devices import everywhere, put, spread
 from hiergal.elbo import divergence_per_latent
 from hiergal.guide import posterior_from
-from hiergal.noise import NoisyImage, chosen_noise, used_pixels
+from hiergal.likelihood import NoisyImage, chosen_noise
+from hiergal.noise_model import used_pixels
 from hiergal.observation import Observation
 from hiergal.recipe import Recipe
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.galsim_model import build_galaxies
+from hiergal.galsim_objects import build_galaxies
 from hiergal.hub import GalaxyModel
 from hiergal.records import Array
 from hiergal.renderer import Renderer

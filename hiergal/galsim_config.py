@@ -40,7 +40,8 @@ import galsim.config as gc
 import numpy as np
 
 from hiergal.conditions import condition_names, conditions_for
-from hiergal.galsim_model import GenerativeGalaxyModel, build_galaxies, warn_of_narrow_psf
+from hiergal.galsim_model import GenerativeGalaxyModel
+from hiergal.galsim_objects import build_galaxies, warn_of_narrow_psf
 from hiergal.galsim_requests import (
     Request,
     deviates_each,

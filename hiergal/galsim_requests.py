@@ -27,7 +27,6 @@ __all__ = [
     "Request",
     "deviates_each",
     "noise_seeds",
-    "one_for_each",
     "request_from",
     "request_galaxies",
     "take_deviates",
@@ -232,32 +231,6 @@ def deviates_each(model: GalaxyModel) -> int:
     """Return how many normal deviates a galaxy takes: an even number, as they come in pairs."""
     d = model.recipe.generator.latents
     return d + 2 + d % 2
-
-
-def one_for_each(
-    name: str, values: Any, count: int, unit: str | None = None
-) -> Float[np.ndarray, "n"] | None:
-    """One finite number for each galaxy."""
-    if values is None:
-        return None
-    if getattr(values, "unit", None) is not None:
-        import astropy.units as u
-
-        try:
-            values = u.Quantity(values).to_value(unit or u.dimensionless_unscaled)
-        except (u.UnitConversionError, u.UnitTypeError, TypeError) as error:
-            wanted = (
-                f"numbers, or quantities in {unit}" if unit else "plain numbers, in the model's unit of flux"
-            )
-            raise ValueError(f"{name}: expected {wanted}, got {values.unit}: {error}") from None
-    values = np.ma.filled(np.ma.asarray(values, float), np.nan)
-    if values.shape not in ((), (count,)):
-        raise ValueError(
-            f"{name}: expected one number, or one for each of {count} galaxies, got shape {values.shape}"
-        )
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-    return np.broadcast_to(values, (count,))
 
 
 def _length(cat: Catalog, names: tuple[str, ...]) -> int | None:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
 from hiergal.aids import Aids, aided_profile
-from hiergal.noise import NoisyImage, chosen_noise
+from hiergal.likelihood import NoisyImage, chosen_noise
 from hiergal.observation import Observation
 from hiergal.psf import PSF, convolve, convolve_by_modulus, same_scale
 from hiergal.recipe_config import Blur, NoiseChoice
@@ -57,9 +57,9 @@ def galaxy_model(
         population: Number of galaxies that the batch stands for, by which all its terms are scaled; default
             the batch itself.
         total_variation_weight: Weight of the penalty on the total variation of the profile (Sec. 4.2.1).
-        inflate: Whether misfit counts as noise: see :class:`~hiergal.noise.NoisyImage`.
+        inflate: Whether misfit counts as noise: see :class:`~hiergal.likelihood.NoisyImage`.
         blur: How profiles are convolved: see :func:`render`.
-        noise: Which noise the likelihood takes: see :func:`~hiergal.noise.chosen_noise`.
+        noise: Which noise the likelihood takes: see :func:`~hiergal.likelihood.chosen_noise`.
         noise_sigma: Standard deviation of ``"constant"`` noise [flux per pixel].
 
     The weights of the generator come from the handlers around it. With those of a trained model, for NUTS and

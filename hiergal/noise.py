@@ -16,73 +16,20 @@ Images are ``[..., y, x]``; parameters broadcast over the batch axes. A mask fol
 pixel is *excluded*.
 """
 
-from abc import abstractmethod
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
+from hiergal.noise_model import Mask, NoiseModel, unmasked
 from hiergal.observation.arrays import native, native_mask
-from hiergal.recipe_config import NoiseChoice
-from hiergal.records import Array, Record, record
+from hiergal.records import Array, record
 from hiergal.runtime.seeds import as_key
 
 __all__ = [
-    "NoiseModel",
-    "NoisyImage",
     "PixelNoise",
     "WhiteNoise",
-    "chosen_noise",
-    "unmasked",
-    "used_pixels",
 ]
-
-
-LOG_2PI = float(np.log(2 * np.pi))
-Mask = Bool[Array, "*#batch y x"] | None
-
-
-class NoiseModel(Record):
-    """Gaussian noise of zero mean and known covariance."""
-
-    @abstractmethod
-    def whiten(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch y x"]:
-        """Return W residual, with W^T W the inverse of Sigma: unit variance, uncorrelated.
-
-        Masked pixels are zero, but see :class:`~hiergal.stationary_noise.StationaryNoise`.
-        """
-
-    @abstractmethod
-    def unwhiten(self, whitened: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch y x"]:
-        """Return W^T whitened, zero where masked: Sigma^(-1) residual, if whitened residuals are given."""
-
-    @abstractmethod
-    def log_determinant(self, shape: tuple[int, ...], mask: Mask = None) -> Float[Array, "*batch"]:
-        """Return log det Sigma over the pixels used, for images of this shape."""
-
-    @abstractmethod
-    def sample(self, key: jax.Array | int, shape: tuple[int, ...]) -> Float[Array, "*batch y x"]:
-        """Draw noise images of this shape; the key may be a seed."""
-
-    @abstractmethod
-    def level(self) -> Float[Array, "*batch"]:
-        """Return the standard deviation of a typical pixel of each galaxy [flux per pixel]."""
-
-    @abstractmethod
-    def scaled(self, factor: float) -> "NoiseModel":
-        """Return the noise of images that are multiplied by a factor, such as those in another unit."""
-
-    def chi_square(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch"]:
-        """Return residual^T Sigma^(-1) residual for each galaxy; its mean is the number of pixels used."""
-        return jnp.sum(self.whiten(residual, mask) ** 2, axis=(-2, -1))
-
-    def log_prob(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch"]:
-        """Return the normalised log-density of noise images, one number for each galaxy (Eqs. 4 and 5)."""
-        pixels = used_pixels(residual.shape, mask)
-        log_determinant = self.log_determinant(residual.shape, mask)
-        return -0.5 * (self.chi_square(residual, mask) + log_determinant + pixels * LOG_2PI)
 
 
 @record
@@ -174,98 +121,3 @@ class PixelNoise(NoiseModel):
         return jnp.where(
             mask, 1.0, jnp.broadcast_to(self.sigma, jnp.broadcast_shapes(mask.shape, self.sigma.shape))
         )
-
-
-class NoisyImage(dist.Distribution):
-    """The distribution of an observed image around its noise-free mean: the likelihood p(x | z) of Eq. (3).
-
-    No generator fits a galaxy of signal-to-noise 1000 to the noise, and without care the misfit of a few of them
-    outweighs everything that thousands of others could teach. With ``inflate``, the noise of a galaxy whose
-    reduced chi-square exceeds one is scaled up until it is one: the likelihood is maximised over a factor s >= 1 on
-    each galaxy's Sigma^(1/2). Galaxies that the model fits keep the exact density.
-
-    Args:
-        mean: Noise-free images [flux per pixel], [..., y, x].
-        noise: Noise model of each galaxy.
-        mask: Pixels to exclude (True), or None.
-        inflate: Whether to absorb misfit into the noise (for training only).
-    """
-
-    support = dist.constraints.real_matrix
-    reparametrized_params = ("mean_image",)
-    pytree_data_fields = ("mean_image", "noise", "excluded")  # not "mask": that is a method of Distribution
-    pytree_aux_fields = ("inflate",)
-
-    def __init__(
-        self,
-        mean: Array,
-        noise: NoiseModel,
-        mask: Mask = None,
-        *,
-        inflate: bool = False,
-        validate_args: bool | None = None,
-    ):
-        self.mean_image, self.noise, self.excluded, self.inflate = mean, noise, mask, inflate
-        super().__init__(mean.shape[:-2], mean.shape[-2:], validate_args=validate_args)
-
-    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        """Draw noisy images."""
-        shape = (*sample_shape, *self.mean_image.shape)
-        return jnp.broadcast_to(self.mean_image, shape) + self.noise.sample(key, shape)
-
-    def log_prob(self, value: Array) -> jax.Array:
-        """Return the log-density of images, one number for each galaxy."""
-        value, mean = jnp.broadcast_arrays(value, self.mean_image)
-        residual = value - mean
-        if not self.inflate:
-            return self.noise.log_prob(residual, self.excluded)
-        pixels = used_pixels(residual.shape, self.excluded)
-        chi_square = self.noise.chi_square(residual, self.excluded)
-        scale_squared = jnp.maximum(1.0, chi_square / pixels)
-        log_determinant = self.noise.log_determinant(residual.shape, self.excluded) + pixels * jnp.log(
-            scale_squared
-        )
-        return -0.5 * (chi_square / scale_squared + log_determinant + pixels * LOG_2PI)
-
-
-def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> NoiseModel:
-    """Return the noise that a likelihood takes, for what a survey knows.
-
-    Args:
-        noise: What the survey knows.
-        choice: ``"survey"`` for just that (Eq. 5 for correlated noise); ``"pixel"`` for its variance alone, the
-            diagonal approximation that the paper trained with (Eq. 4); ``"constant"`` for one standard deviation for
-            every pixel of every galaxy, as the paper's code had it.
-        sigma: That standard deviation [flux per pixel].
-
-    Example:
-        >>> from hiergal.stationary_noise import StationaryNoise
-        >>> noise = StationaryNoise(np.full((1, 4, 3), 4.0), width=4)
-        >>> chosen_noise(noise, "pixel").sigma.tolist()
-        [2.0]
-    """
-    match choice:
-        case "survey":
-            return noise
-        case "pixel":
-            return noise if isinstance(noise, PixelNoise) else WhiteNoise(noise.level())
-        case _:
-            return WhiteNoise(jnp.full(noise.level().shape, sigma))
-
-
-def used_pixels(shape: tuple[int, ...], mask: Mask) -> Int[Array, "*batch"]:
-    """Return the number of pixels that are not masked, for each image of a batch.
-
-    Example:
-        >>> int(used_pixels((3, 4), None))
-        12
-    """
-    mask = native_mask(mask)
-    used = jnp.ones(shape, bool) if mask is None else ~jnp.broadcast_to(mask, shape)
-    return jnp.sum(used, axis=(-2, -1))
-
-
-def unmasked(values: Array, mask: Mask) -> Array:
-    """Return values with zeros where masked; both may be arrays of any kind."""
-    values, mask = native(values, "values"), native_mask(mask)
-    return values if mask is None else jnp.where(jnp.broadcast_to(mask, values.shape), 0.0, values)

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from hiergal.hub import GalaxyModel, check_model
-from hiergal.noise import LOG_2PI, Mask, NoiseModel, PixelNoise, unmasked, used_pixels
+from hiergal.noise import PixelNoise
+from hiergal.noise_model import LOG_2PI, Mask, NoiseModel, unmasked, used_pixels
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior
 from hiergal.progress import progress_bar

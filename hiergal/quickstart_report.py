@@ -19,7 +19,7 @@ from hiergal.survey import Store
 from hiergal.validation.model_tests import sample_latents
 
 if TYPE_CHECKING:
-    from hiergal.quickstart import Drawn
+    from hiergal.quickstart_metrics import Drawn
 
 __all__ = ["findings_of", "write_quickstart_report"]
 

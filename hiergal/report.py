@@ -6,7 +6,6 @@ into ``made`` and never into the metrics. Every file is whole, or not there.
 """
 
 import base64
-import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import owned_names
 from hiergal.runtime.formatting import format_number
+from hiergal.runtime.plotting import _image, png_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,14 +25,12 @@ __all__ = [
     "Finding",
     "check_report_folder",
     "package_versions",
-    "png_of",
     "verdict_lines",
     "write_report",
 ]
 
 TEMPLATE = "report.html.j2"
 GENERATOR = b'<meta name="generator" content="hiergal">'  # what tells a report of ours
-DOTS_PER_INCH = 130
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 PACKAGES = ("hiergal", "jax", "jaxlib", "flax", "numpyro", "optax", "galsim", "numpy", "scipy", "arviz")
 
@@ -208,19 +206,6 @@ def _template() -> Any:
     return Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(source)
-
-
-def png_of(figure: "Figure") -> bytes:
-    """Return a figure as a PNG file."""
-    return _image(figure, "png")
-
-
-def _image(figure: "Figure", kind: str) -> bytes:
-    buffer = io.BytesIO()
-    # Without the time of its making, the same figure gives the same file.
-    metadata = {"CreationDate": None} if kind == "pdf" else None
-    figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
-    return buffer.getvalue()
 
 
 def _table(heading: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 from scipy.fft import next_fast_len
 
-from hiergal.noise import NoisyImage
+from hiergal.likelihood import NoisyImage
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.records import Array

@@ -7,8 +7,6 @@ Every stage writes beside its target and renames, so that what lies on disk is w
 files.
 """
 
-import functools
-from concurrent.futures import Executor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,12 +15,9 @@ import msgspec
 import numpy as np
 
 from hiergal import __version__
-from hiergal.architecture import marginal_config
 from hiergal.batches import Galaxies, rough_fluxes
-from hiergal.conditions import conditions_from
 from hiergal.devices import is_first_process
-from hiergal.flow import FlowFit, fit_flow
-from hiergal.guide import posterior_from
+from hiergal.flow_stage import CHUNK
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
 from hiergal.psf import check_wider, same_scale
@@ -30,21 +25,18 @@ from hiergal.recipe import Recipe
 from hiergal.recipe_config import GeneratorConfig
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder
-from hiergal.runtime.seeds import FLOW, FLOW_DRAWS, MARGINAL, POPULATION_ROWS, TRAIN, check_seed, key_for
+from hiergal.runtime.seeds import TRAIN, check_seed, key_for
 from hiergal.runtime.work import settle
-from hiergal.survey import Split, Store, StoreHeader
+from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
+from hiergal.survey.split import split_of
 from hiergal.svi import Fit, fit
 from hiergal.training.ranges import measure_trained_ranges
-from hiergal.training.update import update_model
 
 __all__ = [
-    "fit_flow_stage",
     "measure_flux_scale",
     "room_for_galaxies",
-    "split_of",
     "train_stage",
-    "write_mock_survey",
 ]
 
 TRAINING = (
@@ -54,64 +46,8 @@ TRAINING = (
     "training.png",
     "rate_and_distortion.png",
 )  # of a run's folder
-CHUNK = 512
 ROOM_OF_DEVICE, ROOM_OF_HOST = 0.4, 2**29  # a fraction of an accelerator's memory; bytes
 WIDTHS = 64  # PSFs whose width is measured
-POPULATION = 4096  # galaxies whose conditions a model remembers
-
-
-def write_mock_survey(
-    path: str | Path,
-    galaxies: int,
-    *,
-    seed: int,
-    stamp: int = 64,
-    noise: str = "correlated",
-    workers: int | Executor | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Store:
-    """Draw the mock survey (:mod:`hiergal.survey.mock`) into a store, truths beside the stamps.
-
-    The same call goes on with a run that was stopped (:func:`~hiergal.survey.prepare.prepare_store`).
-
-    Args:
-        path: The store to write.
-        galaxies: Number of galaxies.
-        seed: Seed of the survey.
-        stamp: Pixels along each side of a stamp.
-        noise: ``"correlated"`` or ``"white"``.
-        workers: Number of processes, None for one per available core; or an executor that draws.
-        overwrite: Whether to replace a store that is there.
-        progress: Whether to show a progress bar.
-    """
-    check_seed(seed)
-    from hiergal.survey.mock import draw_batch
-    from hiergal.survey.prepare import prepare_store
-
-    choices = {"seed": seed, "stamp": stamp, "noise": noise}
-    header = StoreHeader(
-        survey="mock",
-        band="F814W",
-        pixel_scale_arcsec=0.03,
-        magnitude_zero_point=25.94,
-        provenance={"generator": "hiergal mock survey", **choices, "hiergal": __version__},
-        catalog_units={"sersic_index": "1", "axis_ratio": "1", "bulge_fraction": "1", "late_type": "1"},
-    )
-    return prepare_store(
-        path,
-        header,
-        functools.partial(draw_batch, **choices),
-        galaxies,
-        workers=workers,
-        progress=progress,
-        overwrite=overwrite,
-    )
-
-
-def split_of(store: Store, recipe: Recipe) -> Split:
-    """Return the training, validation and test rows that a recipe makes of a store."""
-    return store.split(validation=recipe.training.validation_fraction, test=recipe.training.test_fraction)
 
 
 def train_stage(
@@ -217,7 +153,7 @@ def _draw_history(folder: Path, fitted: Fit) -> None:
     if not find_spec("matplotlib"):
         return
     from hiergal.figures import rate_and_distortion, training_curves
-    from hiergal.report import png_of
+    from hiergal.runtime.plotting import png_of
 
     write_whole(folder / "training.png", png_of(training_curves(fitted.history)))
     write_whole(folder / "rate_and_distortion.png", png_of(rate_and_distortion(fitted.history)))
@@ -256,99 +192,6 @@ def measure_flux_scale(recipe: Recipe, galaxies: Galaxies) -> Recipe:
     if generator.log_flux_spread is None:
         generator = msgspec.structs.replace(generator, log_flux_spread=float(log_flux.std()))
     return msgspec.structs.replace(recipe, generator=generator)
-
-
-def fit_flow_stage(
-    model_path: str | Path,
-    store: Store,
-    *,
-    seed: int,
-    conditions: tuple[str, ...] | None = None,
-    steps: int | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> tuple[GalaxyModel, FlowFit | None]:
-    """Fit the flow of a trained model on the training galaxies of its survey, and save it with the model.
-
-    Args:
-        model_path: The model's bundle, which is replaced by one with the flow.
-        store: The survey that it was trained on.
-        seed: Seed of the fit.
-        conditions: Columns to condition on; default the recipe's.
-        steps: Steps of the fit; default the recipe's.
-        overwrite: Whether to replace a flow that the model has (and with it a guide flow).
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The model, and the fit; None in its place if the same fit was done before.
-
-    Raises:
-        FileExistsError: If the model has a flow of another fit, or its folder is not a model's alone.
-    """
-
-    def fit(model: GalaxyModel) -> tuple[GalaxyModel, FlowFit]:
-        return _fit_flows(model, store, seed=seed, conditions=conditions, steps=steps, progress=progress)
-
-    choices = {"seed": check_seed(seed), "conditions": conditions, "steps": steps}
-    return update_model(model_path, "flow", store, choices, fit, overwrite=overwrite)
-
-
-def _fit_flows(
-    model: GalaxyModel,
-    store: Store,
-    *,
-    seed: int,
-    conditions: tuple[str, ...] | None,
-    steps: int | None,
-    progress: bool,
-) -> tuple[GalaxyModel, FlowFit]:
-    recipe, store = model.recipe, store.in_photometry(model.provenance.photometry)
-    changes = {"conditions": conditions, "steps": steps}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    recipe = msgspec.structs.replace(recipe, flow=msgspec.structs.replace(recipe.flow, **changes))
-    rows = split_of(store, recipe).train
-    catalog = {name: column[rows] for name, column in store.catalog.items()}
-    table = conditions_from(recipe.flow.conditions, catalog)
-    draws = recipe.flow.draws if recipe.flow.target == "samples" else None
-    latents = aggregate_posterior(model, store, rows, key_for(seed, FLOW_DRAWS), draws)
-    fitted = fit_flow(key_for(seed, FLOW), recipe.flow, latents, table, progress=progress)
-    marginal = fit_flow(
-        key_for(seed, MARGINAL), marginal_config(recipe), latents, table[:, :0], progress=progress
-    )
-    ranges = {
-        name: (float(low), float(high))
-        for name, low, high in zip(recipe.flow.conditions, table.min(0), table.max(0), strict=True)
-    }
-    units = {name: store.header.unit_of(name) for name in recipe.flow.conditions}
-    provenance = msgspec.structs.replace(model.provenance, condition_ranges=ranges, condition_units=units)
-    chosen = np.random.default_rng([seed, POPULATION_ROWS]).permutation(len(table))[:POPULATION]
-    model = model.replace(
-        flow=fitted.flow,
-        marginal=marginal.flow,
-        guide_flow=None,
-        recipe=recipe,
-        provenance=provenance,
-        population=table[chosen],
-    )
-    return model, fitted
-
-
-def aggregate_posterior(
-    model: GalaxyModel, store: Store, rows: np.ndarray, key: jax.Array, draws: int | None
-) -> np.ndarray:
-    """Draw latents of many galaxies from the guide, [s, n, d] (paper, Sec. 4.2.2); its means if ``draws`` is None."""
-
-    @jax.jit
-    def sample(key, observation):
-        q = posterior_from(model.encode(observation), model.recipe.covariance)
-        return q.mean[None] if draws is None else jax.vmap(q.sample)(jax.random.split(key, draws))
-
-    parts = []
-    for first in range(0, len(rows), CHUNK):
-        inside = np.minimum(np.arange(first, first + CHUNK), len(rows) - 1)
-        chunk = sample(jax.random.fold_in(key, first), store.read(rows[inside]).bare())
-        parts.append(np.asarray(chunk)[:, : len(rows) - first])
-    return np.concatenate(parts, axis=1)
 
 
 def _check_store(store: Store, recipe: Recipe) -> None:

@@ -21,7 +21,8 @@ from astropy.table import Table, vstack
 
 from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.parts import check_workers, finished_parts
-from hiergal.posterior import Posterior, infer
+from hiergal.posterior import Posterior
+from hiergal.posterior.infer import infer
 from hiergal.posterior.provenance import cards_of, provenance_of
 from hiergal.posterior_checks import (
     bad_observations,

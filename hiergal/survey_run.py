@@ -1,15 +1,17 @@
 """A run of inference over a survey: all that its numbers depend on, and where its parts go."""
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import hiergal
+from hiergal.hub.digest import digest_of_model
 from hiergal.survey.schema import digest_of_store
 
-__all__ = ["SurveyRun", "digest_of_model", "identity_of"]
+__all__ = [
+    "SurveyRun",
+    "identity_of",
+]
 
 PLACES = ("model", "store", "parts", "images")  # where things lie decides no number
 
@@ -51,14 +53,3 @@ def identity_of(run: SurveyRun) -> dict[str, Any]:
     choices = {name: value for name, value in msgspec.to_builtins(run).items() if name not in PLACES}
     files = {"model": digest_of_model(run.model), "survey": digest_of_store(run.store)}
     return choices | {"version": hiergal.__version__, "files": files}
-
-
-def digest_of_model(path: str | Path) -> str:
-    """Return the SHA-256 of the files of a model.
-
-    Args:
-        path: A folder or a file.
-    """
-    path = Path(path)
-    files = [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file())
-    return hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in files)).hexdigest()

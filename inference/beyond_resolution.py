@@ -17,15 +17,17 @@ import msgspec
 import numpy as np
 
 from hiergal import figures
+from hiergal.flow_stage import fit_flow_stage
 from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.recipe import Recipe, load_recipe
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.simulate import draw_profiles
-from hiergal.stages import fit_flow_stage, split_of, train_stage
+from hiergal.stages import train_stage
 from hiergal.survey import Store, open_store
 from hiergal.survey.degrade import degrade_survey
+from hiergal.survey.split import split_of
 from hiergal.validation.power import band_limit, mean_spectrum
 from hiergal.validation.spectra import beyond_band_test
 

@@ -28,14 +28,15 @@ from hiergal.guide_flow import simulate
 from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.morphology import summarize_profile
-from hiergal.posterior import METHODS, Posterior, infer, interval
+from hiergal.posterior import METHODS, Posterior, interval
+from hiergal.posterior.infer import infer
 from hiergal.prior import prior_of
 from hiergal.runtime.files import write_json
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.samplers.importance import LARGEST_K_HAT
-from hiergal.stages import split_of
 from hiergal.survey import Store, open_store
+from hiergal.survey.split import split_of
 
 NAMES = (
     "calibration.json",

@@ -27,8 +27,8 @@ from hiergal.runtime.files import write_json
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.scene import render_sources
-from hiergal.stages import split_of
 from hiergal.survey import open_store
+from hiergal.survey.split import split_of
 
 NAMES = ("deblending.json", "deblending_2.png", "deblending_3.png")
 

@@ -30,15 +30,16 @@ from hiergal.hub import GalaxyModel, load_model
 from hiergal.morphology import summarize_profile
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
-from hiergal.posterior import METHODS, infer, interval
+from hiergal.posterior import METHODS, interval
+from hiergal.posterior.infer import infer
 from hiergal.posterior_images import posterior_images
 from hiergal.prior import prior_of
 from hiergal.psf import PSF, convolve, gaussian_psf
 from hiergal.runtime.files import write_json
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
-from hiergal.stages import split_of
 from hiergal.survey import open_store
+from hiergal.survey.split import split_of
 
 NAMES = ("recovery.json",)
 

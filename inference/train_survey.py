@@ -33,10 +33,12 @@ def main(words: list[str] | None = None) -> None:
         join_processes()  # before anything else of JAX
 
     from hiergal.catalog_sampling import sample_catalog
+    from hiergal.flow_stage import fit_flow_stage
     from hiergal.posterior_stages import infer_stage
     from hiergal.recipe import Recipe, load_recipe
-    from hiergal.stages import fit_flow_stage, split_of, train_stage
+    from hiergal.stages import train_stage
     from hiergal.survey import open_store
+    from hiergal.survey.split import split_of
 
     recipe = load_recipe(args.recipe) if args.recipe else Recipe()
     if args.steps:

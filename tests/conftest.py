@@ -36,7 +36,8 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("hiergal", "signature_checks.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise  # noqa: E402
+from hiergal.noise import PixelNoise, WhiteNoise  # noqa: E402
+from hiergal.noise_model import NoiseModel  # noqa: E402
 from hiergal.observation import Observation  # noqa: E402
 from hiergal.psf import PSF  # noqa: E402
 from hiergal.runtime.log import LOGGER  # noqa: E402

@@ -22,7 +22,8 @@ from toys import (
 
 from hiergal.arviz_data import load_arviz, pixels_of, posterior_to_arviz, save_arviz
 from hiergal.observation import Observation
-from hiergal.posterior import CHECKS, METHODS, infer
+from hiergal.posterior import CHECKS, METHODS
+from hiergal.posterior.infer import infer
 from hiergal.predictive import predict
 
 with warnings.catch_warnings():

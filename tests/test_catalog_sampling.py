@@ -18,11 +18,11 @@ from astropy.table import Table
 from hiergal import catalog_sampling, galaxy_files
 from hiergal.catalog_sampling import Observing, sample_catalog
 from hiergal.conditions import read_catalog
-from hiergal.galsim_surveys import survey_conditions, survey_psf
 from hiergal.hub import load_model, save_model
 from hiergal.renderer import renderer_for
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import draw_profiles
+from hiergal.survey_presets import survey_conditions, survey_psf
 
 N, PART = 21, 8
 HOW = {"seed": 4, "progress": False}

@@ -8,9 +8,9 @@ from toys import tiny_survey
 import hiergal
 from hiergal.noise import PixelNoise
 from hiergal.psf import convolve
-from hiergal.stages import write_mock_survey
 from hiergal.survey.degrade import degrade_survey, degraded
 from hiergal.survey.mock import draw_mock
+from hiergal.survey.mock_survey import write_mock_survey
 
 FWHM, FACTOR = 0.12, 1.5
 

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 import hiergal
 from hiergal import cli, stages
-from hiergal.quickstart import PROBABILITIES, QUANTITIES, run_quickstart
+from hiergal.quickstart import run_quickstart
+from hiergal.quickstart_metrics import PROBABILITIES, QUANTITIES
 from hiergal.recipe import Recipe, recipe_from, recipe_to_toml
 
 ROOT = Path(__file__).parents[1]

@@ -9,13 +9,14 @@ from astropy.table import Table
 from conftest import awkward_psf
 
 from hiergal import figures
-from hiergal.figures.style import BLACK, ORANGE, bright_to_faint, stretch
+from hiergal.figures.style import bright_to_faint, stretch
 from hiergal.fit_checks import FitChecks
 from hiergal.history import TrainInfo
 from hiergal.morphology import ProfileSummary
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
+from hiergal.runtime.plotting import BLACK, ORANGE
 from hiergal.stationary_noise import StationaryNoise
 
 N, SHAPE, DRAWS = 7, (16, 21), 12

@@ -13,7 +13,8 @@ import pytest
 from scipy.stats import multivariate_normal
 from toys import covariance_matrix
 
-from hiergal.noise import NoisyImage, PixelNoise, WhiteNoise
+from hiergal.likelihood import NoisyImage
+from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.stationary_noise import StationaryNoise
 
 KINDS = ["white", "pixel", "stationary"]

@@ -13,8 +13,9 @@ from hiergal.hub import GalaxyModel
 from hiergal.model import render
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
-from hiergal.posterior import infer, interval
+from hiergal.posterior import interval
 from hiergal.posterior import posterior as posteriors
+from hiergal.posterior.infer import infer
 from hiergal.posterior_images import posterior_images
 from hiergal.psf import gaussian_psf
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal.posterior import infer
+from hiergal.posterior.infer import infer
 from hiergal.posterior_images import posterior_images, view
 from hiergal.psf import gaussian_psf
 

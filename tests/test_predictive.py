@@ -22,7 +22,7 @@ from toys import (
 
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
-from hiergal.posterior import infer
+from hiergal.posterior.infer import infer
 from hiergal.predictive import BLOCK, pixel_log_prob, predict, spread_draws
 
 SHAPE, N = (8, 16), 3

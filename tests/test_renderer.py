@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from toys import drawing_model
 
-from hiergal.galsim_surveys import survey_conditions, survey_psf
 from hiergal.renderer import add_noise, renderer_for
 from hiergal.simulate import (
     base_for_rows,
@@ -17,6 +16,7 @@ from hiergal.simulate import (
     profiles_from_base,
     stamps_from_base,
 )
+from hiergal.survey_presets import survey_conditions, survey_psf
 
 N = 6
 CATALOG = {

@@ -17,10 +17,10 @@ import hiergal
 from hiergal import catalog_sampling, galaxy_files
 from hiergal.catalog_sampling import Observing, sample_catalog
 from hiergal.cli import app
-from hiergal.galsim_surveys import compare_bands, survey_conditions, survey_psf
 from hiergal.hub import load_model
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import draw_profiles, light_profiles
+from hiergal.survey_presets import compare_bands, survey_conditions, survey_psf
 
 N, PART = 12, 8
 HOW = {"seed": 4, "progress": False}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal.posterior import infer
-from hiergal.structure import measure_structure, posterior_structure
+from hiergal.measure.structure import measure_structure
+from hiergal.posterior.infer import infer
+from hiergal.structure import posterior_structure
 from hiergal.validation.morphology import measure_morphology
 
 SIZE = 101

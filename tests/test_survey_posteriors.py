@@ -20,7 +20,8 @@ from toys import SCALE, drawing_model, tiny_model, tiny_recipe, tiny_survey
 from hiergal import posterior_stages, survey_posteriors
 from hiergal.arviz_files import load_arviz
 from hiergal.hub import load_model, save_model
-from hiergal.posterior import infer, interval
+from hiergal.posterior import interval
+from hiergal.posterior.infer import infer
 from hiergal.posterior_stages import infer_stage
 from hiergal.posterior_table import Flag, read_table, write_table
 from hiergal.runtime.seeds import INFER, key_for

@@ -16,7 +16,8 @@ from hiergal.arviz_data import posterior_to_arviz
 from hiergal.arviz_files import tree_of
 from hiergal.hub import load_model, save_model
 from hiergal.noise import WhiteNoise
-from hiergal.posterior import CHECKS, Flag, infer
+from hiergal.posterior import CHECKS, Flag
+from hiergal.posterior.infer import infer
 from hiergal.posterior.residual_tests import residual_tests
 from hiergal.posterior.verdict import count_flags, flags_of
 from hiergal.posterior_stages import infer_stage

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, plain_axes, plain_figure
 from hiergal.posterior import interval
 from hiergal.records import Array
+from hiergal.runtime.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, plain_axes, plain_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.figures.style import (
-    TEXT_SIZE,
     label_stamp,
     scale_bar,
     show_noiseless,
@@ -16,6 +15,7 @@ from hiergal.figures.style import (
 )
 from hiergal.observation import Observation
 from hiergal.records import Array
+from hiergal.runtime.plotting import TEXT_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

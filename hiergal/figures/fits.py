@@ -8,16 +8,9 @@ from jaxtyping import Int
 from hiergal.figures.reconstruction import RESIDUAL_LIMIT, residual_bar, whitened_residual
 from hiergal.figures.stamps import visible_pixels
 from hiergal.figures.style import (
-    BLACK,
-    BLUE,
-    GREY,
     GUTTER_INCH,
-    ORANGE,
-    TEXT_SIZE,
-    TITLE_SIZE,
     bright_to_faint,
     label_stamp,
-    plain_axes,
     scale_bar,
     show_noiseless,
     show_signed,
@@ -26,6 +19,7 @@ from hiergal.figures.style import (
 from hiergal.fit_checks import FitChecks
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
+from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, TITLE_SIZE, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

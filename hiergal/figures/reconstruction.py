@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 
 from hiergal.figures.stamps import visible_pixels
 from hiergal.figures.style import (
-    TEXT_SIZE,
     bright_to_faint,
     label_stamp,
     scale_bar,
@@ -19,6 +18,7 @@ from hiergal.figures.style import (
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.records import Array
+from hiergal.runtime.plotting import TEXT_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

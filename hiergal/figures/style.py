@@ -10,22 +10,15 @@ from jaxtyping import Float
 
 from hiergal.observation import Observation
 from hiergal.records import Array, brief
+from hiergal.runtime.plotting import BLACK, TEXT_SIZE, TITLE_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "BLACK",
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "ORANGE",
-    "PURPLE",
     "StampGrid",
     "bright_to_faint",
     "label_stamp",
-    "plain_axes",
-    "plain_figure",
     "scale_bar",
     "show_noiseless",
     "show_signed",
@@ -34,15 +27,12 @@ __all__ = [
     "stretch",
 ]
 
-# Okabe & Ito (2008): apart for every kind of colour vision.
-BLACK, BLUE, ORANGE, GREEN, PURPLE, GREY = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
 
 SOFTENING = 2.0  # the stretch is linear below so many standard deviations of the noise
 DARKEST_AT_LEAST = 12.0  # so that empty stamps stay light [standard deviations of the noise]
 LIGHTEST = -1.0  # fainter pixels are white [standard deviations of the noise]
 BAR_LENGTHS_ARCSEC = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 GUTTER_INCH = 0.04
-TITLE_SIZE, TEXT_SIZE = 12, 9
 
 
 class StampGrid(NamedTuple):
@@ -177,23 +167,6 @@ def stamp_grid(
         title, x=0.05 / width_inch, y=1 - 0.08 / height_inch, ha="left", va="top", fontsize=TITLE_SIZE
     )
     return StampGrid(figure, axes)
-
-
-def plain_figure(width_inch: float, height_inch: float, title: str) -> "Figure":
-    """Make an empty figure with a title."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_inch, height_inch), layout="constrained", facecolor="white")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=TITLE_SIZE)
-    return figure
-
-
-def plain_axes(axes: Any, *, xlabel: str = "", ylabel: str = "") -> None:
-    """Label axes, and take away what a reader does not need."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel(xlabel, fontsize=TEXT_SIZE + 1)
-    axes.set_ylabel(ylabel, fontsize=TEXT_SIZE + 1)
-    axes.tick_params(labelsize=TEXT_SIZE)
 
 
 def bright_to_faint(observation: Observation, count: int) -> np.ndarray:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiergal.figures.style import BLUE, GREY, plain_axes, plain_figure
 from hiergal.history import TrainInfo
+from hiergal.runtime.plotting import BLUE, GREY, plain_axes, plain_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
+from hiergal.noise import PixelNoise, WhiteNoise
+from hiergal.noise_model import NoiseModel
 from hiergal.observation.arrays import exact_identifiers, native, native_mask, pixel_scale_from
 from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF, same_scale

@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.hub import GalaxyModel
-from hiergal.noise import unmasked
+from hiergal.noise_model import unmasked
 from hiergal.observation import Observation
 from hiergal.records import Array
 

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from hiergal.identities import hashed
-from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
+from hiergal.noise import PixelNoise, WhiteNoise
+from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.arrays import exact_identifiers
 from hiergal.psf import same_scale

@@ -21,23 +21,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Shaped
 
+from hiergal.survey.columns import _unknown, column_of, unit_from
+
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["IDENTIFIER", "column_of", "identifiers_from", "parse_columns", "read_catalog", "unit_from"]
+__all__ = [
+    "IDENTIFIER",
+    "identifiers_from",
+    "parse_columns",
+    "read_catalog",
+]
 
 IDENTIFIER = "identifier"
 EXACT = 2**53  # floats are whole numbers up to there, one by one
 NAME_WITH_UNIT = re.compile(r"(?P<name>[^\[\]()]*\w)\s*(?:\[(?P<square>[^\]]+)\]|\((?P<round>[^)]+)\))\s*")
-UNITS = {  # what tables call units that Astropy calls otherwise
-    r"pix|pixels?|px": "pix",
-    r"mags?|magnitudes?|ab|ab ?mags?|mag\(ab\)": "mag",
-    r"arcsecs?|arcseconds?|asec|\"|''": "arcsec",
-    r"masec|milliarcseconds?": "mas",
-    r"degrees?|degs?": "deg",
-    r"radians?|rad": "rad",
-}
-NO_UNIT = ("", "-", "--", "none", "not stated", "unitless", "null", "nan")
 
 
 def read_catalog(
@@ -124,56 +122,6 @@ def parse_columns(columns: Mapping[str, str] | Sequence[str] | None) -> dict[str
             raise ValueError(f"column: expected a unit after the colon, got {words!r} in {name}={value}")
         result[name] = (column.strip(), unit)
     return result
-
-
-def unit_from(words: Any) -> Any:
-    """Return an Astropy unit, None where there is none; a unit that Astropy does not know is kept by its name.
-
-    Args:
-        words: A unit, or what a table calls it.
-
-    Example:
-        >>> unit_from("pixels"), unit_from("none"), unit_from("0.03 arcsec pixels")
-        (Unit("pix"), None, Unit("0.03 arcsec"))
-    """
-    import astropy.units as u
-
-    if words is None or (not isinstance(words, str) and not _unknown(words)):
-        return words
-    text = " ".join(str(words).split())
-    if text.lower() in NO_UNIT:
-        return None
-    # What a store says of a size: pixels of a stated width.
-    text = re.sub(r"^([\d.eE+-]+) arcsec pixels?$", r"\1 arcsec", text)
-    for pattern, name in UNITS.items():
-        if re.fullmatch(pattern, text.lower()):
-            return u.Unit(name)
-    for form in (None, "fits", "vounit", "cds"):
-        try:
-            return u.Unit(text, format=form)
-        except (ValueError, TypeError):
-            continue
-    return u.Unit(text, parse_strict="silent")
-
-
-def column_of(name: str, there: Sequence[str], where: str = "catalog") -> str | None:
-    """Return what a column is called in a catalogue: by this name, or by this name in another case; None if not there.
-
-    Raises:
-        ValueError: If several differ only in case, and none is called just that.
-
-    Example:
-        >>> column_of("mag_auto", ["NUMBER", "MAG_AUTO"])
-        'MAG_AUTO'
-    """
-    if name in there:
-        return name
-    same = [one for one in there if str(one).lower() == name.lower()]
-    if len(same) > 1:
-        raise ValueError(
-            f"{where}: expected one column {name}, got {', '.join(same)}; say which with {name}=COLUMN"
-        )
-    return same[0] if same else None
 
 
 def identifiers_from(column: Any, what: str = IDENTIFIER) -> Shaped[np.ndarray, "n"]:
@@ -374,7 +322,3 @@ def _with_units_of_names(raw: "Table") -> "Table":
             raw.rename_column(name, parts["name"])
             raw[parts["name"]].unit = unit
     return raw
-
-
-def _unknown(unit: Any) -> bool:
-    return type(unit).__name__ == "UnrecognizedUnit"

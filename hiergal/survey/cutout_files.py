@@ -9,7 +9,8 @@ import numpy as np
 from hiergal.psf import same_scale
 from hiergal.records import brief
 from hiergal.runtime.inputs import input_path
-from hiergal.survey.catalog import IDENTIFIER, column_of, identifiers_from, read_catalog
+from hiergal.survey.catalog import IDENTIFIER, identifiers_from, read_catalog
+from hiergal.survey.columns import column_of
 from hiergal.survey.fits_files import open_fits
 from hiergal.survey.layouts import ROLES, find_roles, stamp_of
 from hiergal.survey.mask_planes import bad_pixels

@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
+from hiergal.noise import PixelNoise, WhiteNoise
+from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation
 from hiergal.survey.correlation import correlation_of_power, expected_power
 from hiergal.survey.source_masks import noise_scatter, source_free

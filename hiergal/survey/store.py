@@ -35,7 +35,8 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.noise import NoiseModel, PixelNoise, WhiteNoise
+from hiergal.noise import PixelNoise, WhiteNoise
+from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation
 from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hiergal.runtime.inputs import input_path
-from hiergal.survey.catalog import column_of
+from hiergal.survey.columns import column_of
 from hiergal.survey.fits_files import open_fits
 from hiergal.survey.table_frames import (
     UNITS_OF_FRAMES,

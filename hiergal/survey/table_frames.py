@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hiergal.survey.catalog import column_of
+from hiergal.survey.columns import column_of
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -138,7 +138,7 @@ def table_of_columns(columns: Mapping[str, tuple[Any, Any]]) -> "Table":
     """A plain table of columns and their units, which may be words."""
     from astropy.table import Column, MaskedColumn, Table
 
-    from hiergal.survey.catalog import unit_from
+    from hiergal.survey.columns import unit_from
 
     table = Table()
     for name, (values, unit) in columns.items():

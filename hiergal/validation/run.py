@@ -16,14 +16,15 @@ from jaxtyping import Int
 
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
-from hiergal.posterior import Posterior, infer
+from hiergal.posterior import Posterior
+from hiergal.posterior.infer import infer
 from hiergal.progress import progress_bar
 from hiergal.records import brief
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.seeds import check_seed, key_for
-from hiergal.stages import split_of
 from hiergal.survey import Store
 from hiergal.survey.degrade import DEGRADED
+from hiergal.survey.split import split_of
 from hiergal.validation.candidates import (
     Candidate,
     candidate_of,

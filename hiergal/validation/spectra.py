@@ -38,8 +38,8 @@ def residual_spectrum_test(
     """Ask whether residuals of reconstructions have more power than noise at any scale.
 
     Args:
-        whitened: Data minus reconstructions, whitened by the noise model (:meth:`hiergal.noise.NoiseModel.whiten`);
-            masked pixels, which are zero, make the test shy.
+        whitened: Data minus reconstructions, whitened by the noise model
+            (:meth:`hiergal.noise_model.NoiseModel.whiten`); masked pixels, which are zero, make the test shy.
         pixel_scale_arcsec: Width of a pixel [arcsec].
         bands: Number of bands of frequency.
         alpha: Chance of a false alarm.

@@ -1,0 +1,119 @@
+"""Fit the latent flow to the latents of a survey: what ``hiergal flow`` does."""
+
+from pathlib import Path
+
+import jax
+import msgspec
+import numpy as np
+
+from hiergal.architecture import marginal_config
+from hiergal.conditions import conditions_from
+from hiergal.flow import FlowFit, fit_flow
+from hiergal.guide import posterior_from
+from hiergal.hub import GalaxyModel
+from hiergal.runtime.seeds import FLOW, FLOW_DRAWS, MARGINAL, POPULATION_ROWS, check_seed, key_for
+from hiergal.survey import Store
+from hiergal.survey.split import split_of
+from hiergal.training.update import update_model
+
+__all__ = [
+    "fit_flow_stage",
+]
+
+CHUNK = 512
+
+
+POPULATION = 4096  # galaxies whose conditions a model remembers
+
+
+def fit_flow_stage(
+    model_path: str | Path,
+    store: Store,
+    *,
+    seed: int,
+    conditions: tuple[str, ...] | None = None,
+    steps: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> tuple[GalaxyModel, FlowFit | None]:
+    """Fit the flow of a trained model on the training galaxies of its survey, and save it with the model.
+
+    Args:
+        model_path: The model's bundle, which is replaced by one with the flow.
+        store: The survey that it was trained on.
+        seed: Seed of the fit.
+        conditions: Columns to condition on; default the recipe's.
+        steps: Steps of the fit; default the recipe's.
+        overwrite: Whether to replace a flow that the model has (and with it a guide flow).
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The model, and the fit; None in its place if the same fit was done before.
+
+    Raises:
+        FileExistsError: If the model has a flow of another fit, or its folder is not a model's alone.
+    """
+
+    def fit(model: GalaxyModel) -> tuple[GalaxyModel, FlowFit]:
+        return _fit_flows(model, store, seed=seed, conditions=conditions, steps=steps, progress=progress)
+
+    choices = {"seed": check_seed(seed), "conditions": conditions, "steps": steps}
+    return update_model(model_path, "flow", store, choices, fit, overwrite=overwrite)
+
+
+def _fit_flows(
+    model: GalaxyModel,
+    store: Store,
+    *,
+    seed: int,
+    conditions: tuple[str, ...] | None,
+    steps: int | None,
+    progress: bool,
+) -> tuple[GalaxyModel, FlowFit]:
+    recipe, store = model.recipe, store.in_photometry(model.provenance.photometry)
+    changes = {"conditions": conditions, "steps": steps}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    recipe = msgspec.structs.replace(recipe, flow=msgspec.structs.replace(recipe.flow, **changes))
+    rows = split_of(store, recipe).train
+    catalog = {name: column[rows] for name, column in store.catalog.items()}
+    table = conditions_from(recipe.flow.conditions, catalog)
+    draws = recipe.flow.draws if recipe.flow.target == "samples" else None
+    latents = aggregate_posterior(model, store, rows, key_for(seed, FLOW_DRAWS), draws)
+    fitted = fit_flow(key_for(seed, FLOW), recipe.flow, latents, table, progress=progress)
+    marginal = fit_flow(
+        key_for(seed, MARGINAL), marginal_config(recipe), latents, table[:, :0], progress=progress
+    )
+    ranges = {
+        name: (float(low), float(high))
+        for name, low, high in zip(recipe.flow.conditions, table.min(0), table.max(0), strict=True)
+    }
+    units = {name: store.header.unit_of(name) for name in recipe.flow.conditions}
+    provenance = msgspec.structs.replace(model.provenance, condition_ranges=ranges, condition_units=units)
+    chosen = np.random.default_rng([seed, POPULATION_ROWS]).permutation(len(table))[:POPULATION]
+    model = model.replace(
+        flow=fitted.flow,
+        marginal=marginal.flow,
+        guide_flow=None,
+        recipe=recipe,
+        provenance=provenance,
+        population=table[chosen],
+    )
+    return model, fitted
+
+
+def aggregate_posterior(
+    model: GalaxyModel, store: Store, rows: np.ndarray, key: jax.Array, draws: int | None
+) -> np.ndarray:
+    """Draw latents of many galaxies from the guide, [s, n, d] (paper, Sec. 4.2.2); its means if ``draws`` is None."""
+
+    @jax.jit
+    def sample(key, observation):
+        q = posterior_from(model.encode(observation), model.recipe.covariance)
+        return q.mean[None] if draws is None else jax.vmap(q.sample)(jax.random.split(key, draws))
+
+    parts = []
+    for first in range(0, len(rows), CHUNK):
+        inside = np.minimum(np.arange(first, first + CHUNK), len(rows) - 1)
+        chunk = sample(jax.random.fold_in(key, first), store.read(rows[inside]).bare())
+        parts.append(np.asarray(chunk)[:, : len(rows) - first])
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,3 @@
+"""Statistics of images: sizes, shapes, structure, power; each definition once."""
+
+__all__: list[str] = []

@@ -1,0 +1,292 @@
+"""Inference: posteriors of observed galaxies, by any method."""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from hiergal.hub import GalaxyModel, check_model
+from hiergal.morphology import summarize_profile
+from hiergal.noise_model import used_pixels
+from hiergal.observation import Observation, check_observation
+from hiergal.posterior.posterior import STATISTICS, Posterior, _join
+from hiergal.posterior.residual_tests import residual_tests
+from hiergal.posterior.verdict import DRAWS, P_VALUES, REPLICATES, flags_of
+from hiergal.posterior_checks import (
+    check_counts,
+    check_geometry,
+    check_method,
+    check_psf,
+    judged_conditions,
+    rows_of_psf,
+)
+from hiergal.prior import Prior, prior_of
+from hiergal.progress import progress_bar
+from hiergal.psf import PSF
+from hiergal.records import Array
+from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.seeds import as_key
+from hiergal.samplers.importance import LARGEST_K_HAT
+from hiergal.samplers.methods import METHODS, Method, draw_latents
+from hiergal.survey.given import galaxies_of
+
+__all__ = [
+    "infer",
+]
+
+BLOCK = 10  # draws decoded together
+
+
+JUDGED = 2**31 - 1  # purpose of a key: no galaxy's place
+
+
+COMPILING = "programs are compiled for these shapes first: up to a minute"
+
+
+def infer(
+    model: GalaxyModel,
+    observation: Observation | Any,
+    *,
+    key: jax.Array | int,
+    method: Method | str = "laplace",
+    conditions: Any = None,
+    draws: int = 200,
+    proposals: int | None = None,
+    psf: PSF | None = None,
+    batch: int = 32,
+    places: Int[np.ndarray, "n"] | None = None,
+    verdict: bool = True,
+    progress: bool = False,
+) -> Posterior:
+    """Infer what is behind observed stamps.
+
+    Args:
+        model: A trained model.
+        observation: Galaxies on the model's stamp and pixel scale; or a survey's store, or its path, for all of it.
+        key: PRNG key, or a seed; the draws of a galaxy depend on its place in the batch, not on how many follow.
+        method: How; see the table at the top of this page.
+        conditions: What is known of each galaxy: a table, whose columns with units are converted, or numbers, columns
+            as in ``model.flow.config.conditions``; None for nothing. Rows that are not finite, or far outside the
+            trained range (placeholders such as 99), are not used, and flagged.
+        draws: Posterior draws of each galaxy; of ``map`` there is one.
+        proposals: Draws that importance sampling picks from; default ten times as many.
+        psf: PSFs to show the denoised image at, one for each galaxy [n, py, px] or one for all [1, py, px]; default
+            the observation's own.
+        batch: Galaxies in one call of the compiled program, at most.
+        places: A number for each galaxy, which its draws depend on beside the key, such as its row in a survey; default
+            its place in the batch.
+        verdict: Whether to judge the posteriors: ``flag`` and ``checks``, for some tenth of the time.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Posteriors, as NumPy arrays.
+
+    Raises:
+        TypeError: If the model, the observations or the key are something else; the error says what to write.
+        ValueError: If the observations are wrong, or do not fit the model, or the model lacks what the method needs.
+
+    Example:
+        >>> posterior = infer(model, observation, key=jax.random.key(0))  # doctest: +SKIP
+        >>> low, high = interval(posterior.summary.flux, 0.68)  # doctest: +SKIP
+    """
+    check_not_forked()
+    check_model(model)
+    key, observation = as_key(key), galaxies_of(observation)
+    n = len(observation)
+    check_counts(galaxies=n, draws=draws, batch=batch, proposals=1 if proposals is None else proposals)
+    check_method(model, method, draws)
+    observation = observation.in_photometry(model.provenance.photometry)
+    check_observation(observation)
+    check_geometry(model, observation.pixel_scale_arcsec, observation.image.shape[1:])
+    for shown_at in (observation.psf, psf):
+        if shown_at is not None:
+            check_psf(model, shown_at, n)
+    places = np.arange(n) if places is None else np.asarray(places).astype(np.int64)
+    if places.shape != (n,):
+        raise ValueError(f"places: expected a number for each of {n} galaxies, got shape {places.shape}")
+    target = observation.psf if psf is None else psf
+    options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
+    names, observation = np.asarray(observation.identifier), observation.bare()
+    groups, bits = judged_conditions(model, conditions, n)
+    parts = []
+    for rows, given in groups:
+        here = observation if len(rows) == n else observation[rows]
+        galaxies = _Galaxies(
+            here,
+            prior_of(model, len(rows), given),
+            rows_of_psf(target, rows),
+            jax.vmap(partial(jax.random.fold_in, key))(places[rows]),
+        )
+        found = _by_method(model, galaxies, method, verdict=verdict, **options)
+        if verdict:
+            found = _judged(model, here, found, key, given, places[rows], batch)
+        parts.append(found)
+    order = np.argsort(np.concatenate([rows for rows, _ in groups]))
+    posterior = parts[0] if len(parts) == 1 else _join(parts)[order]
+    posterior = posterior.replace(identifier=names)
+    return posterior.replace(flag=posterior.flag | bits) if verdict else posterior
+
+
+def _judged(
+    model: GalaxyModel,
+    observation: Observation,
+    posterior: Posterior,
+    key: jax.Array,
+    conditions: np.ndarray | None,
+    places: np.ndarray,
+    batch: int,
+) -> Posterior:
+    """Add p-values and bits to posteriors that have statistics of their residuals."""
+    from scipy.stats import chi2
+
+    from hiergal.fit_checks import check_fits  # which looks at posteriors
+    from hiergal.predictive import spread_draws
+
+    found = check_fits(
+        model,
+        observation,
+        posterior,
+        key=jax.random.fold_in(key, JUDGED),
+        conditions=conditions,
+        draws=min(DRAWS, len(posterior.latents)),
+        replicates=REPLICATES,
+        batch=_batch_of(batch, len(posterior)),
+        places=places,
+    )
+    values = {name: np.asarray(getattr(found, name), np.float32) for name in P_VALUES}
+    some = posterior.latents[spread_draws(posterior, min(DRAWS, len(posterior.latents)))]
+    base = np.asarray(_to_base(prior_of(model, len(posterior), conditions), some), float)
+    values["p_latents"] = chi2.sf((base**2).sum(axis=-1), base.shape[-1]).mean(axis=0).astype(np.float32)
+    posterior = posterior.replace(checks=posterior.checks | values)
+    return posterior.replace(flag=flags_of(model, observation, posterior))
+
+
+class _Galaxies(NamedTuple):
+    """What inference knows of each galaxy."""
+
+    observation: Observation
+    prior: Prior
+    target: PSF
+    keys: jax.Array
+
+    def __getitem__(self, rows):
+        target = self.target.replace(stamp=self.target.stamp[rows])
+        return _Galaxies(self.observation[rows], self.prior[rows], target, self.keys[rows])
+
+
+def _batch_of(batch: int, n: int) -> int:
+    """Not each number of galaxies: every size is compiled for."""
+    return min(batch, 2 ** math.ceil(math.log2(n)))
+
+
+def _by_method(model, galaxies, method, **options) -> Posterior:
+    if method != "auto":
+        return _infer(model, galaxies, method, **options)
+    posterior = _infer(model, galaxies, "importance", **options)
+    bad = np.flatnonzero(~_trusted(posterior))
+    if not len(bad):
+        return posterior
+    return _put(posterior, bad, _infer(model, galaxies[bad], "nuts", **options))
+
+
+def _infer(model, galaxies, method, *, draws, proposals, batch, progress, verdict) -> Posterior:
+    n, parts = len(galaxies.observation), []
+    batch = _batch_of(batch, n)
+    with progress_bar(f"inference, {method}", n, shown=progress) as advance:
+        for first in range(0, n, batch):
+            # The last batch repeats its last galaxy, so that one program serves all.
+            here = galaxies[np.minimum(np.arange(first, first + batch), n - 1)]
+            if first == 0:
+                advance(0, note=COMPILING)
+            parts.append(
+                jax.tree.map(np.asarray, _infer_batch(model, here, method, draws, proposals, verdict))
+            )
+            advance(min(batch, n - first), note="" if first == 0 else None)
+    return _join(parts)[:n]
+
+
+def _trusted(posterior: Posterior) -> np.ndarray:
+    """Whether importance sampling worked: k-hat is small, and there were as many effective proposals as draws."""
+    found = posterior.statistics
+    return (found["k_hat"] < LARGEST_K_HAT) & (found["ess"] >= posterior.latents.shape[0])
+
+
+def _put(posterior: Posterior, rows: np.ndarray, other: Posterior) -> Posterior:
+    """Replace the posteriors of some galaxies; what importance sampling found of them stays on record."""
+    kept = other.replace(
+        statistics=other.statistics | {name: posterior.statistics[name][rows] for name in ("k_hat", "ess")}
+    )
+    order = np.arange(len(posterior))
+    order[rows] = len(posterior) + np.arange(len(rows))
+    return _join([posterior, kept])[order]
+
+
+@jax.jit
+def _measure(model: GalaxyModel, latents: Float[Array, "s n d"], about: Float[Array, "n y x"]):
+    """Sum of the profiles of some draws less others, sum of the squares of that, and summaries of the profiles."""
+    s, n, d = latents.shape
+    profile = model.decode(latents.reshape(s * n, d))
+    summary = summarize_profile(profile, model.recipe.pixel_scale_arcsec)
+    away = profile.reshape(s, *about.shape) - about[None]
+    return away.sum(0), (away**2).sum(0), jax.tree.map(lambda x: x.reshape(s, n), summary)
+
+
+@jax.jit
+def _to_base(prior: Prior, latents: Float[Array, "s n d"]):
+    return prior.to_base(latents)[0]
+
+
+@jax.jit
+def _decode(model: GalaxyModel, latents: Float[Array, "n d"]):
+    return model.decode(latents)
+
+
+@jax.jit
+def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile: Float[Array, "n y x"]):
+    """Denoised images at the target PSF, and the reduced chi-square at the observation's own."""
+    mask = observation.mask
+    residual = observation.image - model.render(profile, observation.psf)
+    chi_square = observation.noise.chi_square(residual, mask) / used_pixels(residual.shape, mask)
+    return model.render(profile, target), chi_square
+
+
+def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals, verdict) -> Posterior:
+    observation, n = galaxies.observation, len(galaxies.observation)
+    found = draw_latents(
+        method, model, observation, galaxies.prior, galaxies.keys, draws=draws, proposals=proposals
+    )
+    latents, statistics = found.draws.latents, found.draws.statistics
+    # Squares are of differences from one draw: those of the profiles would hide an error of a thousandth.
+    about, first, second, summaries = _decode(model, latents[0]), 0.0, 0.0, []
+    for start in range(0, len(latents), BLOCK):
+        total, squares, summary = _measure(model, latents[start : start + BLOCK], about)
+        first, second = first + total / len(latents), second + squares / len(latents)
+        summaries.append(summary)
+    mean = about + first
+    image, chi_square = _compare(model, observation, galaxies.target, mean)
+    checks = {}
+    if verdict:
+        checks = residual_tests(model, observation, mean, found.projection)
+        checks["remaining"] = jnp.full(n, jnp.nan) if found.remaining is None else found.remaining
+    unknown = np.full(n, np.nan, np.float32)
+    return Posterior(
+        latents=latents,
+        summary=jax.tree.map(lambda *values: jnp.concatenate(values), *summaries),
+        profile_mean=mean,
+        profile_std=jnp.sqrt(jnp.maximum(second - first**2, 0.0)),
+        image_mean=image,
+        chi_square=chi_square,
+        misfit=found.misfit,
+        variance_factor=found.variance_factor,
+        method=np.full(n, METHODS.index(method)),
+        statistics={name: statistics.get(name, unknown) for name in STATISTICS},
+        identifier=observation.identifier,
+        checks=checks,
+        diverging=np.zeros(latents.shape[:2], bool)
+        if found.draws.diverging is None
+        else found.draws.diverging,
+    )
