@@ -13,16 +13,11 @@ SPEC 1), so that importing the package takes no time.
 """
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
 import lazy_loader
 
 from hiergal.runtime import fork as _fork  # noqa: F401 (notes forks, from the beginning)
-
-try:
-    __version__ = version("hiergal")
-except PackageNotFoundError:  # a source tree that is not installed
-    __version__ = "unknown"
+from hiergal.runtime.version import __version__ as __version__
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-import hiergal
 from hiergal.catalog_request import IDENTIFIERS, AskedGalaxies, Exact, asked_galaxies
 from hiergal.conditions import Catalog, condition_names, read_catalog
 from hiergal.exact_galaxies import Sky, exact_profiles, exact_stamps
@@ -31,6 +30,7 @@ from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output, owned
 from hiergal.runtime.seeds import SAMPLE, check_seed, key_for
+from hiergal.runtime.version import __version__
 from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
 
 __all__ = ["PART", "Observing", "sample_catalog"]
@@ -295,7 +295,7 @@ def _identity(run: _Run, asked: AskedGalaxies) -> dict[str, Any]:
     choices = {
         name: value for name, value in msgspec.to_builtins(run).items() if name not in ("model", "file")
     }
-    return choices | {"version": hiergal.__version__, "conditions": asked.digest()}
+    return choices | {"version": __version__, "conditions": asked.digest()}
 
 
 def _create(own: Output, run: _Run, model: GalaxyModel, asked: AskedGalaxies, name: str) -> None:

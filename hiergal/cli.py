@@ -63,7 +63,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
-        from hiergal import __version__
+        from hiergal.runtime.version import __version__
 
         say(f"hiergal {__version__}")
         raise typer.Exit
@@ -240,11 +240,11 @@ def validate(
     overwrite: Overwrite = False,
 ) -> None:
     """Compare drawn galaxies with those of a survey, and write a report. The exit status is 1 if a test fails."""
-    from hiergal import __version__
     from hiergal.hub import load_model, locate
     from hiergal.hub.digest import digest_of_model
     from hiergal.runtime.folder import owned_folder
     from hiergal.runtime.identity import digest_of_files
+    from hiergal.runtime.version import __version__
     from hiergal.survey import open_store
     from hiergal.survey.schema import digest_of_store
     from hiergal.validation.report import FILES, summary_of, write_validation

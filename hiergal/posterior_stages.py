@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from hiergal import __version__
 from hiergal.hub import GalaxyModel
 from hiergal.hub.packing import digest_of as digest_of_arrays
 from hiergal.hub.packing import flatten
@@ -17,6 +16,7 @@ from hiergal.posterior.posterior import OF_DRAWS
 from hiergal.posterior_checks import bad_observations, catalog_conditions
 from hiergal.runtime.output import owned
 from hiergal.runtime.seeds import INFER, check_seed, key_for
+from hiergal.runtime.version import __version__
 from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
 

@@ -37,7 +37,6 @@ from astropy.table import Table
 from astropy.units import Unit
 from jaxtyping import Float, Int, Shaped
 
-from hiergal import __version__
 from hiergal.morphology import ProfileSummary
 from hiergal.observation.photometry import UNSTATED, table_unit
 from hiergal.posterior import CHECKS, METHODS, STATISTICS, Flag, Posterior
@@ -45,6 +44,7 @@ from hiergal.posterior.provenance import CARDS, cards_of
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.marks import KIND_CARD, RUN_CARD
 from hiergal.runtime.output import Output, owned
+from hiergal.runtime.version import __version__
 from hiergal.runtime.work import settle
 from hiergal.survey.sky import position_angle
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from hiergal import __version__
 from hiergal.flow_stage import fit_flow_stage
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel
@@ -26,6 +25,7 @@ from hiergal.report import verdict_lines
 from hiergal.runtime.files import write_json
 from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.seeds import check_seed, key_for
+from hiergal.runtime.version import __version__
 from hiergal.simulate import draw_profiles
 from hiergal.stages import TRAINING, train_stage
 from hiergal.survey import Store

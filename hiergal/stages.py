@@ -14,7 +14,6 @@ import jax
 import msgspec
 import numpy as np
 
-from hiergal import __version__
 from hiergal.batches import Galaxies, rough_fluxes
 from hiergal.devices import is_first_process
 from hiergal.flow_stage import CHUNK
@@ -26,6 +25,7 @@ from hiergal.recipe_config import GeneratorConfig
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder
 from hiergal.runtime.seeds import TRAIN, check_seed, key_for
+from hiergal.runtime.version import __version__
 from hiergal.runtime.work import settle
 from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store

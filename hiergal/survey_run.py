@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-import hiergal
 from hiergal.hub.digest import digest_of_model
+from hiergal.runtime.version import __version__
 from hiergal.survey.schema import digest_of_store
 
 __all__ = [
@@ -52,4 +52,4 @@ def identity_of(run: SurveyRun) -> dict[str, Any]:
     """
     choices = {name: value for name, value in msgspec.to_builtins(run).items() if name not in PLACES}
     files = {"model": digest_of_model(run.model), "survey": digest_of_store(run.store)}
-    return choices | {"version": hiergal.__version__, "files": files}
+    return choices | {"version": __version__, "files": files}

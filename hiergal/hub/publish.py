@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hiergal import __version__
 from hiergal.hub.bundle import CARD, METADATA, load_model, read_card, read_metrics, save_model, texts_of
 from hiergal.hub.card import render_card
 from hiergal.hub.galaxy_model import GalaxyModel
@@ -26,6 +25,7 @@ from hiergal.runtime.files import locked, resolved, write_whole
 from hiergal.runtime.marks import PUBLISHED_AS
 from hiergal.runtime.output import owned
 from hiergal.runtime.texts import parse_toml, read_text
+from hiergal.runtime.version import __version__
 
 __all__ = ["add_to_registry", "publish"]
 

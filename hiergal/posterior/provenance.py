@@ -19,9 +19,9 @@ Names of a table are those of FITS cards, of eight letters, in every format.
 
 from collections.abc import Mapping
 
-from hiergal import __version__
 from hiergal.hub import GalaxyModel
 from hiergal.hub.packing import digest_of, flatten
+from hiergal.runtime.version import __version__
 
 __all__ = ["cards_of", "provenance_of"]
 

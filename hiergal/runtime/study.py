@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hiergal import __version__
 from hiergal.runtime.folder import RunFolder, owned_folder
 from hiergal.runtime.log import say
+from hiergal.runtime.version import __version__
 
 __all__ = ["owned_study"]
 

@@ -4,8 +4,8 @@ import functools
 from concurrent.futures import Executor
 from pathlib import Path
 
-from hiergal import __version__
 from hiergal.runtime.seeds import check_seed
+from hiergal.runtime.version import __version__
 from hiergal.survey import Store, StoreHeader
 
 __all__ = [

@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from hiergal import __version__
 from hiergal.flow import FlowFit
 from hiergal.hub import GalaxyModel, load_model, save_model
 from hiergal.hub.packing import digest_of as digest_of_arrays
 from hiergal.hub.packing import flatten
 from hiergal.runtime.identity import digest_of
 from hiergal.runtime.output import owned
+from hiergal.runtime.version import __version__
 from hiergal.runtime.work import settle
 from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
