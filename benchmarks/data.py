@@ -20,9 +20,9 @@ import numpy as np
 import zarr
 
 from hiergal.batches import batches_from, order_of
-from hiergal.devices import galaxy_mesh
 from hiergal.history import read_history
 from hiergal.recipe import Recipe, load_recipe
+from hiergal.runtime.devices import galaxy_mesh
 from hiergal.stages import measure_flux_scale
 from hiergal.survey import Store, open_store
 from hiergal.survey.split import split_of

@@ -269,7 +269,7 @@ def _copied(number: int, steps: int, levels: int) -> list[float]:
 
 
 def _learning_rate(config: TrainingConfig, number: int) -> float:
-    """The schedules of :func:`hiergal.optimizer.learning_rate_at`."""
+    """The schedules of :func:`hiergal.runtime.optimizer.learning_rate_at`."""
     peak, rising = config.learning_rate, max(1, round(config.warmup * config.steps))
     if config.schedule == "rsqrt":
         return peak * min((number + 1) / rising, 1.0) * (rising / max(number + 1, rising)) ** 0.5

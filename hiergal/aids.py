@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from hiergal.nets.pyramid import Aided, Transverse
 from hiergal.recipe_config import AidsConfig
-from hiergal.records import Array, Record, record
+from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = [
     "Aids",

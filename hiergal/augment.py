@@ -15,7 +15,7 @@ from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation
 from hiergal.psf import PSF
 from hiergal.recipe_config import AugmentationConfig
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
 from hiergal.stationary_noise import StationaryNoise
 
 __all__ = [

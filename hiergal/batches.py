@@ -14,10 +14,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from hiergal.devices import everywhere, put, spread
 from hiergal.nets.encoder import rough_flux
 from hiergal.observation import Observation
-from hiergal.records import Array
+from hiergal.runtime.devices import everywhere, put, spread
+from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:
     import grain

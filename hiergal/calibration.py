@@ -26,8 +26,8 @@ from hiergal.calibration_ranks import (
     tarp_coverage,
     tarp_test,
 )
-from hiergal.records import brief
-from hiergal.validation.verdict import ALPHA, Verdict, holm, verdict_of
+from hiergal.runtime.pytree import brief
+from hiergal.runtime.verdict import ALPHA, Verdict, holm, verdict_of
 
 __all__ = [
     "PosteriorScores",

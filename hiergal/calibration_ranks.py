@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import special, stats
 
-from hiergal.validation.verdict import ALPHA, Verdict, verdict_of
+from hiergal.runtime.verdict import ALPHA, Verdict, verdict_of
 
 __all__ = ["Draws", "Truth", "checked_draws", "sbc_ranks", "sbc_test", "tarp_coverage", "tarp_test"]
 

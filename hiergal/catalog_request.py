@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 
 from hiergal.conditions import Catalog, complete_conditions, condition_names, conditions_for, conditions_from
 from hiergal.hub import GalaxyModel
-from hiergal.identities import hashed
-from hiergal.records import Array
+from hiergal.runtime.identities import hashed
+from hiergal.runtime.pytree import Array
 from hiergal.trained_range import check_outside, check_range
 
 __all__ = ["IDENTIFIERS", "AskedGalaxies", "Exact", "asked_galaxies"]

@@ -22,15 +22,15 @@ from hiergal.exact_galaxies import Sky, exact_profiles, exact_stamps
 from hiergal.galaxy_files import CHUNK, SUFFIXES, GalaxyHeader, create_galaxies, tidy_galaxies, write_galaxies
 from hiergal.hub import GalaxyModel, load_model, locate
 from hiergal.hub.digest import digest_of_model
-from hiergal.parts import check_workers, finished_parts
-from hiergal.progress import progress_bar
 from hiergal.renderer import Renderer, renderer_for
 from hiergal.runtime.files import remove
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output, owned
+from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.seeds import SAMPLE, check_seed, key_for
 from hiergal.runtime.version import __version__
+from hiergal.runtime.workers import check_workers, finished_parts
 from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
 
 __all__ = ["PART", "Observing", "sample_catalog"]

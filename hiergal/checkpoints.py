@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from hiergal.devices import is_first_process, wait
+from hiergal.runtime.devices import is_first_process, wait
 from hiergal.runtime.files import locked, resolved, write_whole
 from hiergal.runtime.identity import differences, plain
 from hiergal.runtime.marks import IGNORED

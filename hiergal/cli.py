@@ -25,8 +25,6 @@ from hiergal.cli_options import Overwrite, Seed
 from hiergal.cli_publish import card, publish
 from hiergal.cli_sample import sample
 from hiergal.cli_survey import survey
-from hiergal.host_memory import keep_freed_memory
-from hiergal.progress import Interrupted, Stopped, interruptions
 from hiergal.runtime.exits import (
     COULD_NOT_RUN,
     DONE,
@@ -36,7 +34,9 @@ from hiergal.runtime.exits import (
     require_extra,
 )
 from hiergal.runtime.formatting import plain
+from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.log import log_to_stderr, say
+from hiergal.runtime.progress import Interrupted, Stopped, interruptions
 
 __all__ = ["app", "main"]
 
@@ -144,7 +144,7 @@ def train(
     """Fit the generator and the guide. A run that was stopped goes on with the same command."""
     from msgspec.structs import replace
 
-    from hiergal.devices import is_first_process, join_processes
+    from hiergal.runtime.devices import is_first_process, join_processes
 
     if distributed:
         join_processes()  # before anything else of JAX

@@ -19,8 +19,8 @@ from jaxtyping import Float
 
 from hiergal.hub import GalaxyModel
 from hiergal.prior import Prior
-from hiergal.records import Array, Record, record
 from hiergal.runtime.least_squares import GaussianPosterior
+from hiergal.runtime.pytree import Array, Record, record
 from hiergal.samplers.problem import Problem
 
 __all__ = ["Coordinates", "coordinates_of"]

@@ -23,10 +23,10 @@ from hiergal.noise_model import used_pixels
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior_checks import check_counts, check_geometry, check_psf
 from hiergal.prior import prior_of
-from hiergal.progress import progress_bar
-from hiergal.records import Array, Record, record
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior, inflate, sharpen
+from hiergal.runtime.progress import progress_bar
+from hiergal.runtime.pytree import Array, Record, record
 from hiergal.runtime.seeds import as_key
 from hiergal.samplers.methods import SIGNIFICANT
 from hiergal.scene_problem import SceneProblem, start_of

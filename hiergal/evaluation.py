@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 
 from hiergal.architecture import encoder_of, generator_of, renderer_of
 from hiergal.batches import Galaxies
-from hiergal.devices import everywhere, put, spread
 from hiergal.elbo import divergence_per_latent
 from hiergal.guide import posterior_from
 from hiergal.likelihood import NoisyImage, chosen_noise
 from hiergal.noise_model import used_pixels
 from hiergal.observation import Observation
 from hiergal.recipe import Recipe
+from hiergal.runtime.devices import everywhere, put, spread
 
 __all__ = ["Evaluation", "evaluator"]
 

@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from hiergal.galsim_objects import build_galaxies
 from hiergal.hub import GalaxyModel
-from hiergal.records import Array
 from hiergal.renderer import Renderer
+from hiergal.runtime.pytree import Array
 from hiergal.simulate import add_noise_to, stamps_of_profiles
 
 if TYPE_CHECKING:

@@ -49,9 +49,9 @@ from hiergal.posterior import Posterior
 from hiergal.posterior_checks import judged_conditions
 from hiergal.predictive import check_same_galaxies, spread_draws
 from hiergal.prior import Prior, prior_of
-from hiergal.progress import progress_bar
-from hiergal.records import Array, Record, record
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.progress import progress_bar
+from hiergal.runtime.pytree import Array, Record, record
 from hiergal.runtime.seeds import as_key
 from hiergal.survey.given import galaxies_of
 

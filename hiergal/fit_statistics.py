@@ -15,7 +15,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.prior import Prior
 from hiergal.psf import convolve
-from hiergal.records import Array, brief
+from hiergal.runtime.pytree import Array, brief
 from hiergal.samplers.problem import Problem
 from hiergal.stationary_noise import StationaryNoise
 

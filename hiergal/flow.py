@@ -17,11 +17,11 @@ import optax
 from jaxtyping import Float
 
 from hiergal.autoregression import AutoregressiveStack
-from hiergal.optimizer import learning_rate_at
-from hiergal.progress import progress_bar
 from hiergal.recipe_config import FlowConfig
-from hiergal.records import Array, Record, brief, record, static
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.optimizer import learning_rate_at
+from hiergal.runtime.progress import progress_bar
+from hiergal.runtime.pytree import Array, Record, brief, record, static
 from hiergal.runtime.seeds import as_key
 
 __all__ = ["ConditionalFlow", "FlowFit", "fit_flow"]

@@ -17,8 +17,8 @@ from hiergal.conditions import Catalog, complete_conditions, condition_names
 from hiergal.galsim_objects import build_galaxies, warn_of_narrow_psf
 from hiergal.galsim_requests import Request, request_galaxies
 from hiergal.hub import GalaxyModel, load_model
-from hiergal.records import Array
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.pytree import Array
 from hiergal.simulate import drawn_profiles
 
 if TYPE_CHECKING:

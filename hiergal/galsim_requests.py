@@ -15,9 +15,9 @@ from hiergal.conditions import (
     conditions_from,
 )
 from hiergal.hub import GalaxyModel
-from hiergal.identities import identities, identity_normals
-from hiergal.records import brief
 from hiergal.runtime.fork import check_not_forked, is_fork
+from hiergal.runtime.identities import identities, identity_normals
+from hiergal.runtime.pytree import brief
 from hiergal.trained_range import OUTSIDE, check_outside
 
 if TYPE_CHECKING:

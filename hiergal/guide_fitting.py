@@ -21,10 +21,10 @@ from hiergal.guide_flow import guide_features, simulate
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.prior import Prior
-from hiergal.progress import progress_bar
-from hiergal.records import Array, brief
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior
+from hiergal.runtime.progress import progress_bar
+from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.samplers.methods import draw_latents, find_mode

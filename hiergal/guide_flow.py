@@ -18,8 +18,8 @@ from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.prior import Prior
-from hiergal.records import Array, brief
 from hiergal.runtime.least_squares import GaussianPosterior, sharpen
+from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 from hiergal.samplers.problem import Problem
 

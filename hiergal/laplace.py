@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from hiergal.psf import PSF
-from hiergal.records import brief
 from hiergal.runtime.least_squares import GaussianPosterior
+from hiergal.runtime.pytree import brief
 
 __all__ = [
     "Misfit",

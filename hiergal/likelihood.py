@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.noise_model import LOG_2PI, Mask, NoiseModel, used_pixels
 from hiergal.recipe_config import NoiseChoice
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
 
 __all__ = [
     "NoisyImage",

@@ -22,7 +22,7 @@ from hiergal.likelihood import NoisyImage, chosen_noise
 from hiergal.observation import Observation
 from hiergal.psf import PSF, convolve, convolve_by_modulus, same_scale
 from hiergal.recipe_config import Blur, NoiseChoice
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
 from hiergal.weights import warn_of_new_weights
 
 __all__ = ["galaxy_model", "render", "total_variation"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.records import Array, Record, record
+from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = ["ProfileSummary", "summarize_profile"]
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from hiergal.noise_model import Mask, NoiseModel, unmasked
 from hiergal.observation.arrays import native, native_mask
-from hiergal.records import Array, record
+from hiergal.runtime.pytree import Array, record
 from hiergal.runtime.seeds import as_key
 
 __all__ = [

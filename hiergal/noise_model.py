@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hiergal.observation.arrays import native, native_mask
-from hiergal.records import Array, Record
+from hiergal.runtime.pytree import Array, Record
 
 __all__ = [
     "NoiseModel",

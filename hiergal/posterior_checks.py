@@ -11,7 +11,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior.verdict import Flag
 from hiergal.psf import PSF, check_wider, same_scale
-from hiergal.records import Array, brief
+from hiergal.runtime.pytree import Array, brief
 from hiergal.samplers.methods import METHODS
 from hiergal.samplers.nuts import FEWEST_DRAWS
 from hiergal.trained_range import check_range

@@ -21,8 +21,8 @@ from hiergal.hub import GalaxyModel, check_model
 from hiergal.posterior import Posterior
 from hiergal.posterior_checks import check_counts, check_psf, rows_of_psf
 from hiergal.psf import PSF
-from hiergal.records import Array
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.pytree import Array
 
 __all__ = ["posterior_images", "view"]
 

@@ -24,9 +24,9 @@ from hiergal.noise import PixelNoise
 from hiergal.noise_model import LOG_2PI, Mask, NoiseModel, unmasked, used_pixels
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Posterior
-from hiergal.progress import progress_bar
-from hiergal.records import Array, Record, record
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.progress import progress_bar
+from hiergal.runtime.pytree import Array, Record, record
 from hiergal.runtime.seeds import as_key
 from hiergal.survey.given import galaxies_of
 

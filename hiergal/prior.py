@@ -13,7 +13,7 @@ from jaxtyping import Float
 from hiergal.conditions import condition_names
 from hiergal.flow import ConditionalFlow
 from hiergal.hub import GalaxyModel
-from hiergal.records import Array, Record, record
+from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = ["Prior", "prior_of"]
 

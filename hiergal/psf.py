@@ -13,7 +13,7 @@ from jaxtyping import Complex, Float
 from scipy.fft import next_fast_len
 
 from hiergal.observation.arrays import native, pixel_scale_from
-from hiergal.records import Array, Record, record, static
+from hiergal.runtime.pytree import Array, Record, record, static
 
 __all__ = [
     "PSF",

@@ -9,7 +9,7 @@ from astropy.table import Table
 from hiergal.morphology import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior, interval
-from hiergal.records import brief
+from hiergal.runtime.pytree import brief
 
 __all__ = [
     "posterior_metrics",

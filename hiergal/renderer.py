@@ -21,7 +21,7 @@ from jaxtyping import Complex, Float
 
 from hiergal.hub import GalaxyModel
 from hiergal.psf import FWHM_PER_SIGMA
-from hiergal.records import Array, Record, record, static
+from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.runtime.seeds import as_key
 
 if TYPE_CHECKING:

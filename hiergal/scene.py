@@ -22,7 +22,7 @@ from scipy.fft import next_fast_len
 from hiergal.likelihood import NoisyImage
 from hiergal.observation import Observation
 from hiergal.psf import PSF
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
 from hiergal.weights import warn_of_new_weights
 
 __all__ = ["render_sources", "scene_model"]

@@ -14,7 +14,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.prior import Prior
-from hiergal.records import Array, Record, record, static
+from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.scene import render_sources
 
 __all__ = ["SceneProblem", "start_of"]

@@ -20,11 +20,11 @@ from jaxtyping import Bool, Float
 from hiergal.conditions import Catalog, condition_names, conditions_for
 from hiergal.edge_light import warn_of_edge_light
 from hiergal.hub import GalaxyModel
-from hiergal.identities import identities
 from hiergal.recipe import Recipe
-from hiergal.records import Array
 from hiergal.renderer import Renderer, add_noise
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.identities import identities
+from hiergal.runtime.pytree import Array
 from hiergal.runtime.seeds import as_key
 from hiergal.trained_range import check_outside
 
@@ -123,7 +123,8 @@ def base_for_rows(model: GalaxyModel, key: jax.Array | int, rows: Array) -> Floa
     Args:
         model: A model.
         key: PRNG key, or a seed.
-        rows: Places in a catalogue, [n], or identities of galaxies (:func:`~hiergal.identities.identities`), [n, 2].
+        rows: Places in a catalogue, [n], or identities of galaxies (:func:`~hiergal.runtime.identities.identities`),
+            [n, 2].
     """
     check_not_forked()
     key, d, n = as_key(key), model.recipe.generator.latents, len(rows)

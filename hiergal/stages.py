@@ -15,13 +15,13 @@ import msgspec
 import numpy as np
 
 from hiergal.batches import Galaxies, rough_fluxes
-from hiergal.devices import is_first_process
 from hiergal.flow_stage import CHUNK
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
 from hiergal.psf import check_wider, same_scale
 from hiergal.recipe import Recipe
 from hiergal.recipe_config import GeneratorConfig
+from hiergal.runtime.devices import is_first_process
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder
 from hiergal.runtime.seeds import TRAIN, check_seed, key_for

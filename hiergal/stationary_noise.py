@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from hiergal.noise_model import NoiseModel, unmasked
 from hiergal.observation.arrays import native, native_mask
-from hiergal.records import Array, record, static
+from hiergal.runtime.pytree import Array, record, static
 from hiergal.runtime.seeds import as_key
 
 __all__ = ["StationaryNoise"]

@@ -20,7 +20,6 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from hiergal.hub import GalaxyModel, load_model, locate
-from hiergal.parts import check_workers, finished_parts
 from hiergal.posterior import Posterior
 from hiergal.posterior.infer import infer
 from hiergal.posterior.provenance import cards_of, provenance_of
@@ -43,10 +42,11 @@ from hiergal.posterior_table import (
     write_part,
     write_result,
 )
-from hiergal.progress import progress_bar
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.output import Output, check_inputs, owned
+from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.seeds import INFER, check_seed, key_for
+from hiergal.runtime.workers import check_workers, finished_parts
 from hiergal.survey import Store, open_store
 from hiergal.survey.sky import SKY_COLUMNS
 from hiergal.survey_run import SurveyRun, identity_of

@@ -28,18 +28,18 @@ from hiergal.architecture import programs_of
 from hiergal.augment import augmented
 from hiergal.batches import Galaxies, bare, batches_from, chances_of, checksum_of, order_of
 from hiergal.checkpoints import Checkpoints
-from hiergal.devices import agreed, everywhere, galaxy_mesh, is_first_process, put, spread
 from hiergal.elbo import FreeBitsELBO
 from hiergal.evaluation import evaluator
 from hiergal.history import History, TrainInfo
-from hiergal.host_memory import give_back_freed_memory
 from hiergal.observation import Observation
-from hiergal.optimizer import adafactor, learning_rate_at
-from hiergal.progress import Stopped, progress_bar, stop_requested
 from hiergal.recipe import Recipe
 from hiergal.recipe_config import TrainingConfig
-from hiergal.records import Record, brief, record
+from hiergal.runtime.devices import agreed, everywhere, galaxy_mesh, is_first_process, put, spread
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.host_memory import give_back_freed_memory
+from hiergal.runtime.optimizer import adafactor, learning_rate_at
+from hiergal.runtime.progress import Stopped, progress_bar, stop_requested
+from hiergal.runtime.pytree import Record, brief, record
 from hiergal.runtime.seeds import as_key
 
 __all__ = ["Fit", "TrainState", "fit"]
@@ -102,7 +102,7 @@ def fit(
         folder: Where checkpoints and ``history.jsonl`` go. A run with the same recipe, key and galaxies that was
             interrupted goes on; checkpoints of any other run are refused.
         devices: What to spread each batch over; default all there are, of all processes that were joined
-            (:func:`~hiergal.devices.join_processes`). Results do not depend on it but for rounding.
+            (:func:`~hiergal.runtime.devices.join_processes`). Results do not depend on it but for rounding.
         progress: Whether to show a progress bar.
 
     Returns:

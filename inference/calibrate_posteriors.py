@@ -25,13 +25,13 @@ from hiergal.calibration import (
     z_scores_and_contraction,
 )
 from hiergal.guide_flow import simulate
-from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.morphology import summarize_profile
 from hiergal.posterior import METHODS, Posterior, interval
 from hiergal.posterior.infer import infer
 from hiergal.prior import prior_of
 from hiergal.runtime.files import write_json
+from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.samplers.importance import LARGEST_K_HAT

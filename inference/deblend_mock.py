@@ -18,12 +18,12 @@ import numpy as np
 
 from hiergal import figures
 from hiergal.deblend import deblend
-from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import load_model
 from hiergal.morphology import summarize_profile
 from hiergal.posterior import interval
 from hiergal.prior import prior_of
 from hiergal.runtime.files import write_json
+from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.scene import render_sources

@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from hiergal.guide_flow import simulate
-from hiergal.host_memory import keep_freed_memory
 from hiergal.hub import GalaxyModel, load_model
 from hiergal.morphology import summarize_profile
 from hiergal.noise import WhiteNoise
@@ -36,6 +35,7 @@ from hiergal.posterior_images import posterior_images
 from hiergal.prior import prior_of
 from hiergal.psf import PSF, convolve, gaussian_psf
 from hiergal.runtime.files import write_json
+from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.survey import open_store

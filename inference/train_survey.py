@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hiergal.devices import is_first_process, join_processes
-from hiergal.host_memory import keep_freed_memory
+from hiergal.runtime.devices import is_first_process, join_processes
+from hiergal.runtime.host_memory import keep_freed_memory
 
 
 def main(words: list[str] | None = None) -> None:

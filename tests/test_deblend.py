@@ -27,7 +27,7 @@ from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.prior import prior_of
 from hiergal.psf import PSF, convolve, gaussian_psf
-from hiergal.records import record
+from hiergal.runtime.pytree import record
 from hiergal.scene import render_sources, scene_model
 from hiergal.scene_problem import SceneProblem, start_of
 

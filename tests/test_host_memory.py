@@ -8,7 +8,7 @@ import pytest
 FILL = """
 import resource, sys
 import numpy as np
-from hiergal.host_memory import keep_freed_memory
+from hiergal.runtime.host_memory import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
@@ -35,7 +35,7 @@ def test_pages_are_not_cleared_again():
 def test_other_c_libraries_are_left_alone(monkeypatch):
     import ctypes
 
-    from hiergal.host_memory import keep_freed_memory
+    from hiergal.runtime.host_memory import keep_freed_memory
 
     class Library:
         def __init__(self, name):

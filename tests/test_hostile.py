@@ -333,7 +333,7 @@ def killing(number):
 
 @pytest.mark.slow
 def test_parts_of_workers_that_are_killed_are_given_to_others(tmp_path):
-    from hiergal.parts import finished_parts
+    from hiergal.runtime.workers import finished_parts
 
     tasks = [(number, tmp_path / f"{number % 2}") for number in range(6)]
     assert sorted(finished_parts(killed_once, tasks, workers=2, scheduler=None)) == list(range(6))
@@ -341,7 +341,7 @@ def test_parts_of_workers_that_are_killed_are_given_to_others(tmp_path):
 
 @pytest.mark.slow
 def test_a_part_that_kills_its_workers_is_told():
-    from hiergal.parts import finished_parts
+    from hiergal.runtime.workers import finished_parts
 
     with pytest.raises(OSError, match="processes died 4 times at the same work"):
         list(finished_parts(killing, [(0,)], workers=2, scheduler=None))

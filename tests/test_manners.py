@@ -16,15 +16,16 @@ from conftest import awkward_psf
 from toys import tiny_model, tiny_survey
 
 import hiergal
-from hiergal import cli, progress
+from hiergal import cli
 from hiergal.flow import FlowFit
 from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
-from hiergal.progress import Interrupted, Stopped, interruptions, progress_bar
-from hiergal.records import Record, brief
 from hiergal.report import Finding, verdict_lines
+from hiergal.runtime import progress
 from hiergal.runtime.exits import exit_code_of, require_extra
 from hiergal.runtime.log import LOGGER, log_to_stderr
+from hiergal.runtime.progress import Interrupted, Stopped, interruptions, progress_bar
+from hiergal.runtime.pytree import Record, brief
 from hiergal.svi import Fit
 
 LINES = 30
@@ -156,9 +157,9 @@ def test_nothing_is_shown_unasked(caplog, capsys, monkeypatch):
 
 LONG = """
 import time
-from hiergal.progress import progress_bar
+from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.log import log_to_stderr
-from hiergal import progress
+from hiergal.runtime import progress
 progress.LINE_SECONDS = 0.2
 log_to_stderr(quiet={quiet})
 with progress_bar("training", 20) as advance:

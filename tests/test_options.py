@@ -16,11 +16,11 @@ from hiergal.flow_stage import aggregate_posterior
 from hiergal.likelihood import chosen_noise
 from hiergal.model import total_variation
 from hiergal.noise import PixelNoise, WhiteNoise
-from hiergal.optimizer import adafactor, learning_rate_at
 from hiergal.psf import PSF, convolve, convolve_by_modulus
 from hiergal.quickstart import _compared
 from hiergal.recipe import load_recipe, recipe_from
 from hiergal.recipe_config import FlowConfig, TrainingConfig
+from hiergal.runtime.optimizer import adafactor, learning_rate_at
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import StoreHeader, write_store
 from hiergal.survey.split import split_of

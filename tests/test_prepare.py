@@ -18,9 +18,9 @@ import pytest
 
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
-from hiergal.progress import Stopped
 from hiergal.psf import PSF
 from hiergal.runtime.output import owned
+from hiergal.runtime.progress import Stopped
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import StoreHeader, open_store, workers, write_store, writer
 from hiergal.survey import prepare as prepare_module
@@ -338,7 +338,7 @@ sys.path[:0] = [{tests!r}]
 from hiergal.survey import prepare, workers, writer
 writer.SHARD_GALAXIES, prepare.TASK_GALAXIES, workers.TASK_GALAXIES = {shard}, {task}, {task}
 import test_prepare
-from hiergal.progress import Stopped
+from hiergal.runtime.progress import Stopped
 print("ready", flush=True)
 draw = functools.partial(test_prepare.draw, seconds={seconds})
 try:

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from hiergal.morphology import summarize_profile
+from hiergal.runtime.verdict import ALPHA
 from hiergal.survey.mock import draw_mock
 from hiergal.survey.population import population_parameters
 from hiergal.validation.conditional import conditional_test
@@ -15,7 +16,6 @@ from hiergal.validation.moments import measure_moments
 from hiergal.validation.samples import observed_again
 from hiergal.validation.suite import compare, measure, statistics_of
 from hiergal.validation.two_sample import mean_test, wasserstein_test
-from hiergal.validation.verdict import ALPHA
 
 STAMP = 48
 

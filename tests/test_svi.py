@@ -15,7 +15,7 @@ from conftest import awkward_psf
 from toys import tiny_recipe, tiny_survey
 
 from hiergal.history import read_history
-from hiergal.progress import Stopped
+from hiergal.runtime.progress import Stopped
 from hiergal.svi import fit
 
 SHAPE, N = (16, 24), 64

@@ -255,7 +255,7 @@ class TestIdentifiers:
     def test_numbers_are_normal(self):
         from scipy.stats import kstest
 
-        from hiergal.identities import identities, identity_normals
+        from hiergal.runtime.identities import identities, identity_normals
 
         found = identity_normals(7, identities({"id": np.arange(20000)}, "id"), 4)
         assert kstest(found.ravel(), "norm").pvalue > 1e-3

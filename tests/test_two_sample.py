@@ -5,9 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 
+from hiergal.runtime.verdict import Verdict, holm
 from hiergal.validation.learned_tests import classifier_test, memorisation_test, pqmass_test
 from hiergal.validation.two_sample import energy_test, mean_test, wasserstein_test
-from hiergal.validation.verdict import Verdict, holm
 
 REPETITIONS, ALPHA = 200, 0.05
 # The chance that a binomial of 200 trials at 0.05 lies outside is 0.001; seeds are fixed.

@@ -17,6 +17,7 @@ from hiergal import cli, stages
 from hiergal.figures import conditional_scatter, mean_ellipticity
 from hiergal.hub import save_model
 from hiergal.psf import convolve
+from hiergal.runtime.verdict import ALPHA
 from hiergal.survey.mock import draw_mock
 from hiergal.validation.candidates import fit_chi_square
 from hiergal.validation.conditional import Residuals
@@ -25,7 +26,6 @@ from hiergal.validation.learned_tests import classifier_test
 from hiergal.validation.model_tests import LatentSamples, latent_tests, reconstruction_test, sample_latents
 from hiergal.validation.run import held_out, validate
 from hiergal.validation.samples import observed_again
-from hiergal.validation.verdict import ALPHA
 
 GALAXIES, STAMP = 80, 64
 FIGURES = {"galaxies", "moments", "ellipticities", "conditions", "mid", "planes"}  # Figs. 1, 6 to 9

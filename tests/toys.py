@@ -32,7 +32,7 @@ from hiergal.recipe_config import (
     PyramidGeneratorConfig,
     TrainingConfig,
 )
-from hiergal.records import record
+from hiergal.runtime.pytree import record
 from hiergal.stationary_noise import StationaryNoise
 
 SCALE = 0.03

@@ -11,7 +11,7 @@ import numpy as np
 from conftest import awkward_psf
 from toys import pyramid_recipe, tiny_recipe, tiny_survey
 
-from hiergal.devices import join_processes
+from hiergal.runtime.devices import join_processes
 from hiergal.survey import Store, StoreHeader, open_store, write_store
 from hiergal.svi import fit
 

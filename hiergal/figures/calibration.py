@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.posterior import interval
-from hiergal.records import Array
 from hiergal.runtime.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, plain_axes, plain_figure
+from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

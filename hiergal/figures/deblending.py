@@ -14,8 +14,8 @@ from hiergal.figures.style import (
     stamp_grid,
 )
 from hiergal.observation import Observation
-from hiergal.records import Array
 from hiergal.runtime.plotting import TEXT_SIZE
+from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from hiergal.records import Array
 from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
+from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

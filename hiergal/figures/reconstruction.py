@@ -17,8 +17,8 @@ from hiergal.figures.style import (
 )
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
-from hiergal.records import Array
 from hiergal.runtime.plotting import TEXT_SIZE
+from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

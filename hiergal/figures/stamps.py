@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from hiergal.figures.style import bright_to_faint, label_stamp, scale_bar, show_stamp, stamp_grid
 from hiergal.observation import Observation
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

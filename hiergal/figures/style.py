@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.observation import Observation
-from hiergal.records import Array, brief
 from hiergal.runtime.plotting import BLACK, TEXT_SIZE, TITLE_SIZE
+from hiergal.runtime.pytree import Array, brief
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

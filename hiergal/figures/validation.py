@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from hiergal.figures.style import label_stamp, scale_bar, show_signed, show_stamp, stamp_grid
 from hiergal.observation import Observation
-from hiergal.records import Array
 from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
+from hiergal.runtime.pytree import Array
 from hiergal.validation.conditional import Residuals, binned
 from hiergal.validation.power import Spectrum
 

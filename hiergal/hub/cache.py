@@ -18,8 +18,8 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from hiergal.hub.registry import CHUNK, Entry, answer_of, check_address
-from hiergal.progress import progress_bar
 from hiergal.runtime.inputs import input_path
+from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = ["Cached", "cache_folder", "cached", "discard_damaged", "fetch", "strays", "verify"]

@@ -23,7 +23,7 @@ from hiergal.observation import Observation
 from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF
 from hiergal.recipe import Recipe
-from hiergal.records import Array, Record, record, static
+from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.weights import with_weights
 
 __all__ = [

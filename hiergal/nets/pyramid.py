@@ -22,7 +22,7 @@ from hiergal.nets.layers import Dense, LayerNorm
 from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableBlock
 from hiergal.observation import Observation
 from hiergal.recipe_config import PyramidEncoderConfig, PyramidGeneratorConfig
-from hiergal.records import brief
+from hiergal.runtime.pytree import brief
 
 __all__ = [
     "Aided",

@@ -20,7 +20,7 @@ from hiergal.noise_model import NoiseModel
 from hiergal.observation.arrays import exact_identifiers, native, native_mask, pixel_scale_from
 from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF, same_scale
-from hiergal.records import Array, Record, record, static
+from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.stationary_noise import StationaryNoise
 
 __all__ = ["Observation", "check_observation"]

@@ -25,10 +25,10 @@ from hiergal.posterior_checks import (
     rows_of_psf,
 )
 from hiergal.prior import Prior, prior_of
-from hiergal.progress import progress_bar
 from hiergal.psf import PSF
-from hiergal.records import Array
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.progress import progress_bar
+from hiergal.runtime.pytree import Array
 from hiergal.runtime.seeds import as_key
 from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.samplers.methods import METHODS, Method, draw_latents

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from hiergal.morphology import ProfileSummary
-from hiergal.records import Array, Record, record
+from hiergal.runtime.pytree import Array, Record, record
 from hiergal.samplers.methods import METHODS, Method
 
 __all__ = [

@@ -36,7 +36,7 @@ from jaxtyping import Float
 from hiergal.hub import GalaxyModel
 from hiergal.noise_model import unmasked
 from hiergal.observation import Observation
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
 
 __all__ = ["RESIDUAL_TESTS", "residual_tests"]
 

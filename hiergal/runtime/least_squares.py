@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from hiergal.records import Array, Record, record
+from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = [
     "GaussianPosterior",

@@ -14,8 +14,8 @@ from hiergal.laplace import misfit
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.prior import Prior
-from hiergal.records import brief
 from hiergal.runtime.least_squares import GaussianPosterior, inflate
+from hiergal.runtime.pytree import brief
 from hiergal.samplers.importance import sample_by_importance
 from hiergal.samplers.nuts import sample_by_nuts
 from hiergal.samplers.problem import Draws, Problem

@@ -26,8 +26,8 @@ from hiergal.flow import ConditionalFlow
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.prior import Prior
-from hiergal.records import Array
 from hiergal.runtime.least_squares import GaussianPosterior
+from hiergal.runtime.pytree import Array
 from hiergal.samplers.importance import fitted
 from hiergal.samplers.problem import Draws, Problem
 

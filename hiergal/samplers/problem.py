@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.prior import Prior
-from hiergal.records import Array, Record, record
+from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = ["Draws", "Problem"]
 

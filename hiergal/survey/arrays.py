@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from hiergal.identities import hashed
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.arrays import exact_identifiers
 from hiergal.psf import same_scale
-from hiergal.records import Array
+from hiergal.runtime.identities import hashed
+from hiergal.runtime.pytree import Array
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.schema import StoreHeader
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hiergal.psf import same_scale
-from hiergal.records import brief
 from hiergal.runtime.inputs import input_path
+from hiergal.runtime.pytree import brief
 from hiergal.survey.catalog import IDENTIFIER, identifiers_from, read_catalog
 from hiergal.survey.columns import column_of
 from hiergal.survey.fits_files import open_fits

@@ -43,9 +43,9 @@ from hiergal.observation import Observation, check_observation
 from hiergal.observation.assemble import observation_from_arrays
 from hiergal.observation.photometry import photometry_from, table_unit
 from hiergal.psf import same_scale
-from hiergal.records import Array
 from hiergal.runtime.identity import digest_of_arrays, digest_of_files
 from hiergal.runtime.inputs import input_path
+from hiergal.runtime.pytree import Array
 from hiergal.survey.cutout_files import (
     NOISE_NAMES,
     CutoutFolder,

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.psf import PSF
-from hiergal.records import Array, Record, record
+from hiergal.runtime.pytree import Array, Record, record
 from hiergal.runtime.seeds import check_seed
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.correlation import noise_power

@@ -23,9 +23,9 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from hiergal.progress import Stopped, progress_bar, stop_requested
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.output import Output, owned
+from hiergal.runtime.progress import Stopped, progress_bar, stop_requested
 from hiergal.survey import writer
 from hiergal.survey.schema import StoreHeader
 from hiergal.survey.store import Store, open_store

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.records import brief
+from hiergal.runtime.pytree import brief
 
 if TYPE_CHECKING:
     import galsim

@@ -40,9 +40,9 @@ from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation
 from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF
-from hiergal.records import brief
 from hiergal.runtime.containers import check_zarr
 from hiergal.runtime.inputs import input_path
+from hiergal.runtime.pytree import brief
 from hiergal.runtime.work import settle
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.arrays import text_of

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 
-from hiergal.parts import follow_parent, signals_held
+from hiergal.runtime.workers import follow_parent, signals_held
 from hiergal.survey.arrays import Batch
 
 __all__ = [

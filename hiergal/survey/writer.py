@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from hiergal.progress import progress_bar
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import owned
+from hiergal.runtime.progress import progress_bar
 from hiergal.survey.arrays import Batch, arrays_of, unit_of
 from hiergal.survey.schema import MANIFEST, SCHEMA, SCHEMA_VERSION, StoreHeader, manifest_of
 

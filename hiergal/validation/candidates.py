@@ -7,9 +7,9 @@ from astropy.table import Table
 from jaxtyping import Float, Int
 
 from hiergal.observation import Observation
-from hiergal.progress import progress_bar
 from hiergal.psf import convolve
-from hiergal.records import Array, brief
+from hiergal.runtime.progress import progress_bar
+from hiergal.runtime.pytree import Array, brief
 from hiergal.validation.morphology import PAPER_PIX, measure_paper_morphology
 from hiergal.validation.power import band_limit
 from hiergal.validation.shear import measure_shear

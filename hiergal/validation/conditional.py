@@ -15,8 +15,8 @@ from astropy.table import Table
 from jaxtyping import Float
 from scipy import stats
 
-from hiergal.records import brief
-from hiergal.validation.verdict import ALPHA, Verdict, verdict_of
+from hiergal.runtime.pytree import brief
+from hiergal.runtime.verdict import ALPHA, Verdict, verdict_of
 
 __all__ = ["Residuals", "binned", "conditional_residuals", "conditional_test"]
 

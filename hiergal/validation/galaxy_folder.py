@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.records import Array, brief
+from hiergal.runtime.pytree import Array, brief
 from hiergal.survey import Store
 from hiergal.survey.catalog import identifiers_from
 

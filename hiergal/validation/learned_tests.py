@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.spatial import KDTree
 
-from hiergal.validation.verdict import (
+from hiergal.runtime.verdict import (
     ALPHA,
     Verdict,
     checked,

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import ndimage
 
-from hiergal.records import brief
+from hiergal.runtime.pytree import brief
 from hiergal.validation.segmentation import CORNERS, label
 
 SMALLEST = 1e-9  # of the brightest pixel: less is no light

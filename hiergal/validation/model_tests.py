@@ -15,11 +15,11 @@ from hiergal.conditions import condition_names, conditions_from
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
-from hiergal.records import brief
+from hiergal.runtime.pytree import brief
 from hiergal.runtime.seeds import as_key
+from hiergal.runtime.verdict import ALPHA, Verdict, verdict_of
 from hiergal.validation.learned_tests import LEAST_CLASSIFIED, classifier_test
 from hiergal.validation.two_sample import energy_test
-from hiergal.validation.verdict import ALPHA, Verdict, verdict_of
 
 __all__ = ["LatentSamples", "latent_tests", "reconstruction_test", "sample_latents"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
 
 __all__ = ["measure_moments"]
 

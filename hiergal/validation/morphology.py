@@ -14,7 +14,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Bool, Float
 
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
 from hiergal.validation import cas, mid
 from hiergal.validation.gini_m20 import gini, m20, petrosian_region
 from hiergal.validation.petrosian import Ellipse, ellipse_of, petrosian_radius, radius_of_fraction

@@ -23,8 +23,8 @@ from jaxtyping import Float
 
 from hiergal.observation import Observation
 from hiergal.psf import convolve
-from hiergal.records import Array, brief
 from hiergal.runtime.least_squares import sharpen
+from hiergal.runtime.pytree import Array, brief
 from hiergal.validation.moments import measure_moments
 from hiergal.validation.sersic import sersic_profile
 

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from hiergal.nets.layers import Conv, Dense, LayerNorm, space_to_depth
-from hiergal.records import Array
-from hiergal.validation.verdict import ALPHA, Verdict, checked, verdict_of
+from hiergal.runtime.pytree import Array
+from hiergal.runtime.verdict import ALPHA, Verdict, checked, verdict_of
 
 __all__ = ["pixel_classifier_test", "pixel_features"]
 

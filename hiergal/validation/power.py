@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy.signal.windows import tukey
 
 from hiergal.psf import PSF
-from hiergal.records import Array, brief
+from hiergal.runtime.pytree import Array, brief
 
 __all__ = [
     "BANDS",

@@ -23,6 +23,7 @@ from hiergal.recipe import recipe_to_toml
 from hiergal.report import Finding, check_report_folder, package_versions, write_report
 from hiergal.runtime.files import write_json, write_whole
 from hiergal.runtime.formatting import format_number
+from hiergal.runtime.verdict import ALPHA, Verdict
 from hiergal.survey import StoreHeader
 from hiergal.validation.conditional import binned
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
@@ -34,7 +35,6 @@ from hiergal.validation.report_figures import (
 )
 from hiergal.validation.run import Validation
 from hiergal.validation.shear import shear_bias
-from hiergal.validation.verdict import ALPHA, Verdict
 
 __all__ = ["metrics_of", "summary_of", "write_validation"]
 

@@ -18,10 +18,11 @@ from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.posterior.infer import infer
-from hiergal.progress import progress_bar
-from hiergal.records import brief
 from hiergal.runtime.fork import check_not_forked
+from hiergal.runtime.progress import progress_bar
+from hiergal.runtime.pytree import brief
 from hiergal.runtime.seeds import check_seed, key_for
+from hiergal.runtime.verdict import ALPHA, Verdict, holm
 from hiergal.survey import Store
 from hiergal.survey.degrade import DEGRADED
 from hiergal.survey.split import split_of
@@ -48,7 +49,6 @@ from hiergal.validation.shear import shear_tests
 from hiergal.validation.spectra import beyond_band_test, residual_spectrum_test
 from hiergal.validation.suite import Measured, cells_for, compare
 from hiergal.validation.two_sample import energy_test
-from hiergal.validation.verdict import ALPHA, Verdict, holm
 
 __all__ = ["GALAXIES", "Validation", "held_out", "validate"]
 

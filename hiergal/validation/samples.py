@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.psf import convolve
-from hiergal.records import Array, brief
+from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 from hiergal.simulate import draw_profiles
 from hiergal.validation.parametric import ParametricTwins, fit_parametric

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
 
 __all__ = ["sersic_profile"]
 

@@ -30,9 +30,9 @@ from astropy.table import Table
 from jaxtyping import Float
 
 from hiergal.psf import FWHM_PER_SIGMA, PSF
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
+from hiergal.runtime.verdict import ALPHA, Verdict, checked, exchange_verdict
 from hiergal.validation.two_sample import mean_test, wasserstein_test
-from hiergal.validation.verdict import ALPHA, Verdict, checked, exchange_verdict
 
 if TYPE_CHECKING:
     import galsim

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from hiergal.records import Array
+from hiergal.runtime.pytree import Array
+from hiergal.runtime.verdict import ALPHA, Verdict, exchange_verdict, verdict_of
 from hiergal.validation.power import (
     BANDS,
     FLOOR,
@@ -21,7 +22,6 @@ from hiergal.validation.power import (
     power_of,
     radial_power,
 )
-from hiergal.validation.verdict import ALPHA, Verdict, exchange_verdict, verdict_of
 
 __all__ = ["beyond_band_test", "residual_spectrum_test"]
 

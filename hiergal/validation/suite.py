@@ -13,7 +13,8 @@ from astropy.table import Table
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from hiergal.records import Array, brief
+from hiergal.runtime.pytree import Array, brief
+from hiergal.runtime.verdict import ALPHA, Verdict, holm, verdict_of
 from hiergal.validation.learned_tests import (
     LEAST_CLASSIFIED,
     classifier_test,
@@ -24,7 +25,6 @@ from hiergal.validation.moments import measure_moments
 from hiergal.validation.morphology import measure_morphology
 from hiergal.validation.segmentation import detect
 from hiergal.validation.two_sample import energy_test, mean_test, wasserstein_test
-from hiergal.validation.verdict import ALPHA, Verdict, holm, verdict_of
 
 __all__ = ["Measured", "Statistics", "cells_for", "compare", "measure", "statistics_of"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from hiergal.validation.verdict import (
+from hiergal.runtime.verdict import (
     ALPHA,
     Verdict,
     checked,

@@ -64,7 +64,7 @@ def check_workers(workers: int, scheduler: str | None) -> None:
 def _by_processes(do: Callable[..., int], tasks: Iterable[tuple], workers: int) -> Iterator[int]:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    from hiergal.parts import follow_parent, signals_held
+    from hiergal.runtime.workers import follow_parent, signals_held
 
     tasks, lost, deaths = iter(tasks), [], {}
     while True:
