@@ -21,7 +21,7 @@ import zarr
 
 from hiergal.batches import batches_from, order_of
 from hiergal.history import read_history
-from hiergal.recipe import Recipe, load_recipe
+from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.devices import galaxy_mesh
 from hiergal.stages import measure_flux_scale
 from hiergal.survey import Store, open_store

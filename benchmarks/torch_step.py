@@ -18,8 +18,8 @@ from hiergal.guide import LOG_SCALE_RANGE
 from hiergal.noise import WhiteNoise
 from hiergal.noise_model import LOG_2PI
 from hiergal.observation import Observation
-from hiergal.recipe import Recipe
-from hiergal.recipe_config import AugmentationConfig, ObjectiveConfig, TrainingConfig
+from hiergal.recipe.config import AugmentationConfig, ObjectiveConfig, TrainingConfig
+from hiergal.recipe.recipe import Recipe
 from hiergal.stationary_noise import StationaryNoise
 
 __all__ = ["Adafactor", "Stamps", "TorchStep", "convolve", "stamps_from"]

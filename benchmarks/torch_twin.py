@@ -20,7 +20,7 @@ from hiergal.nets.encoder import APERTURES_PIX, PSF_WINDOW_PIX
 from hiergal.nets.generator import CORE_PIX, ELLIPSE, ellipse_limits
 from hiergal.nets.layers import PATCH_KERNEL
 from hiergal.nets.pyramid import tukey_taper
-from hiergal.recipe import Recipe
+from hiergal.recipe.recipe import Recipe
 
 __all__ = [
     "Aided",

@@ -33,7 +33,7 @@ from hiergal import svi
 from hiergal.architecture import encoder_of, generator_of, programs_of
 from hiergal.batches import batches_from, order_of
 from hiergal.observation import Observation
-from hiergal.recipe import Recipe, load_recipe
+from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.devices import everywhere, put
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.survey.mock import draw_mock

@@ -23,7 +23,7 @@ from hiergal.hub import GalaxyModel, load_model
 from hiergal.morphology import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
-from hiergal.recipe import Recipe, load_recipe
+from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.simulate import draw_profiles
 from hiergal.stages import train_stage
 from hiergal.survey import Store, open_store

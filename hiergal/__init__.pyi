@@ -7,7 +7,7 @@ from .posterior import Posterior, interval
 from .posterior.infer import infer
 from .predictive import Prediction, predict
 from .psf import PSF, convolve
-from .recipe import Recipe, load_recipe
+from .recipe.recipe import Recipe, load_recipe
 from .simulate import draw_galsim, draw_profiles
 from .stationary_noise import StationaryNoise
 from .survey import open_store

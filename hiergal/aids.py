@@ -13,7 +13,7 @@ import numpyro
 from jaxtyping import Float
 
 from hiergal.nets.pyramid import Aided, Transverse
-from hiergal.recipe_config import AidsConfig
+from hiergal.recipe.config import AidsConfig
 from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = [

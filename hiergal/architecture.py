@@ -12,8 +12,8 @@ from hiergal.guide import galaxy_guide, output_count
 from hiergal.model import Program, galaxy_model, render
 from hiergal.nets import Encoder, Generator, PyramidEncoder, PyramidGenerator
 from hiergal.psf import PSF
-from hiergal.recipe import Recipe
-from hiergal.recipe_config import FlowConfig, PyramidEncoderConfig, PyramidGeneratorConfig
+from hiergal.recipe.config import FlowConfig, PyramidEncoderConfig, PyramidGeneratorConfig
+from hiergal.recipe.recipe import Recipe
 
 __all__ = [
     "Programs",

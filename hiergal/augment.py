@@ -14,7 +14,7 @@ from hiergal.noise import PixelNoise
 from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation
 from hiergal.psf import PSF
-from hiergal.recipe_config import AugmentationConfig
+from hiergal.recipe.config import AugmentationConfig
 from hiergal.runtime.pytree import Array
 from hiergal.stationary_noise import StationaryNoise
 

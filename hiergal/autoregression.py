@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.nets.layers import Dense
-from hiergal.recipe_config import FlowConfig
+from hiergal.recipe.config import FlowConfig
 
 __all__ = ["AutoregressiveStack", "MaskedAutoregression"]
 

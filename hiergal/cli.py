@@ -108,7 +108,7 @@ def quickstart(
     goes on where its files are whole.
     """
     from hiergal.quickstart import run_quickstart
-    from hiergal.recipe import Recipe, load_recipe
+    from hiergal.recipe.recipe import Recipe, load_recipe
 
     require_extra("plot", "the report of the quickstart")
     plan = load_recipe(recipe) if recipe else Recipe()
@@ -148,7 +148,7 @@ def train(
 
     if distributed:
         join_processes()  # before anything else of JAX
-    from hiergal.recipe import Recipe, load_recipe
+    from hiergal.recipe.recipe import Recipe, load_recipe
     from hiergal.stages import train_stage
     from hiergal.survey import open_store
 

@@ -67,7 +67,7 @@ def models_info(
 ) -> None:
     """Print what a recipe or a model describes, and how many parameters its networks have."""
     from hiergal.hub import load_model, locate, parameter_counts
-    from hiergal.recipe import load_recipe
+    from hiergal.recipe.recipe import load_recipe
 
     path = locate(name)
     model = load_model(path) if path.is_dir() or path.suffix == ".safetensors" else None

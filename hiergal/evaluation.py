@@ -17,7 +17,7 @@ from hiergal.guide import posterior_from
 from hiergal.likelihood import NoisyImage, chosen_noise
 from hiergal.noise_model import used_pixels
 from hiergal.observation import Observation
-from hiergal.recipe import Recipe
+from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import everywhere, put, spread
 
 __all__ = ["Evaluation", "evaluator"]

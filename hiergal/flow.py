@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Float
 
 from hiergal.autoregression import AutoregressiveStack
-from hiergal.recipe_config import FlowConfig
+from hiergal.recipe.config import FlowConfig
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.optimizer import learning_rate_at
 from hiergal.runtime.progress import progress_bar

@@ -50,7 +50,7 @@ from hiergal.galsim_requests import (
     take_deviates_of_one,
 )
 from hiergal.galsim_surveys import register_survey_types
-from hiergal.recipe import Recipe
+from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.fork import check_not_forked, jax_is_in_use
 from hiergal.trained_range import RangeCheck, can_be_computed, check_outside, check_range
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.recipe import Recipe
+from hiergal.recipe.recipe import Recipe
 from hiergal.simulate import light_profiles
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from numpyro.contrib.module import flax_module
 
 from hiergal.aids import Aids
 from hiergal.observation import Observation
-from hiergal.recipe_config import Covariance
+from hiergal.recipe.config import Covariance
 
 __all__ = [
     "galaxy_guide",

@@ -6,7 +6,7 @@ import numpyro.distributions as dist
 
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.noise_model import LOG_2PI, Mask, NoiseModel, used_pixels
-from hiergal.recipe_config import NoiseChoice
+from hiergal.recipe.config import NoiseChoice
 from hiergal.runtime.pytree import Array
 
 __all__ = [

@@ -21,7 +21,7 @@ from hiergal.aids import Aids, aided_profile
 from hiergal.likelihood import NoisyImage, chosen_noise
 from hiergal.observation import Observation
 from hiergal.psf import PSF, convolve, convolve_by_modulus, same_scale
-from hiergal.recipe_config import Blur, NoiseChoice
+from hiergal.recipe.config import Blur, NoiseChoice
 from hiergal.runtime.pytree import Array
 from hiergal.weights import warn_of_new_weights
 

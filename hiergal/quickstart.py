@@ -20,7 +20,7 @@ from hiergal.posterior import Posterior
 from hiergal.posterior_stages import infer_stage
 from hiergal.psf import gaussian_transfer
 from hiergal.quickstart_metrics import Drawn, drawn_metrics, posterior_metrics, real_metrics
-from hiergal.recipe import Recipe
+from hiergal.recipe.recipe import Recipe
 from hiergal.report import verdict_lines
 from hiergal.runtime.files import write_json
 from hiergal.runtime.folder import owned_folder

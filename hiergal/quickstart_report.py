@@ -12,7 +12,7 @@ from hiergal.hub import GalaxyModel
 from hiergal.morphology import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
-from hiergal.recipe import recipe_to_toml
+from hiergal.recipe.recipe import recipe_to_toml
 from hiergal.report import Finding, package_versions, write_report
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.survey import Store

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from hiergal.conditions import Catalog, condition_names, conditions_for
 from hiergal.edge_light import warn_of_edge_light
 from hiergal.hub import GalaxyModel
-from hiergal.recipe import Recipe
+from hiergal.recipe.recipe import Recipe
 from hiergal.renderer import Renderer, add_noise
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.identities import identities

@@ -19,8 +19,8 @@ from hiergal.flow_stage import CHUNK
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
 from hiergal.psf import check_wider, same_scale
-from hiergal.recipe import Recipe
-from hiergal.recipe_config import GeneratorConfig
+from hiergal.recipe.config import GeneratorConfig
+from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import is_first_process
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder

@@ -32,8 +32,8 @@ from hiergal.elbo import FreeBitsELBO
 from hiergal.evaluation import evaluator
 from hiergal.history import History, TrainInfo
 from hiergal.observation import Observation
-from hiergal.recipe import Recipe
-from hiergal.recipe_config import TrainingConfig
+from hiergal.recipe.config import TrainingConfig
+from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import agreed, everywhere, galaxy_mesh, is_first_process, put, spread
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.host_memory import give_back_freed_memory

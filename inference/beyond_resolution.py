@@ -19,7 +19,7 @@ import numpy as np
 from hiergal import figures
 from hiergal.flow_stage import fit_flow_stage
 from hiergal.hub import GalaxyModel, load_model
-from hiergal.recipe import Recipe, load_recipe
+from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study

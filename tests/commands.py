@@ -210,7 +210,7 @@ def make_inputs(folder: Path) -> None:
 
     from hiergal import stages
     from hiergal.hub import save_model
-    from hiergal.recipe import recipe_to_toml
+    from hiergal.recipe.recipe import recipe_to_toml
     from hiergal.survey import StoreHeader, write_store
 
     header = StoreHeader(survey="tiny", band="F814W", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)

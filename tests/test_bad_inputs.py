@@ -11,7 +11,7 @@ from test_observation import broken, with_value
 
 from hiergal.conditions import conditions_from
 from hiergal.observation import check_observation
-from hiergal.recipe import recipe_from
+from hiergal.recipe.recipe import recipe_from
 from hiergal.survey import StoreHeader, open_store, write_store
 
 FIRST = 101  # identifier of the second galaxy of make_observation

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from hiergal import cli
 from hiergal.hub import cache, load_model, save_model
 from hiergal.hub.published import Published
-from hiergal.recipe import recipe_to_toml
+from hiergal.recipe.recipe import recipe_to_toml
 
 LOCATE = importlib.import_module("hiergal.hub.names")  # the package has a function of the same name
 PUBLISHED = Published("packaged", "2.0", "CC-BY-4.0", "came with it", "tests", "all", "none")

@@ -15,7 +15,7 @@ from hiergal import cli
 from hiergal.arviz_data import posterior_to_arviz, save_arviz
 from hiergal.hub import save_model
 from hiergal.posterior_table import write_table
-from hiergal.recipe import recipe_to_toml
+from hiergal.recipe.recipe import recipe_to_toml
 from hiergal.report import write_report
 from hiergal.survey import StoreHeader, write_store
 

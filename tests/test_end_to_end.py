@@ -21,7 +21,7 @@ import hiergal
 from hiergal import cli, stages
 from hiergal.quickstart import run_quickstart
 from hiergal.quickstart_metrics import PROBABILITIES, QUANTITIES
-from hiergal.recipe import Recipe, recipe_from, recipe_to_toml
+from hiergal.recipe.recipe import Recipe, recipe_from, recipe_to_toml
 
 ROOT = Path(__file__).parents[1]
 GALAXIES, SEED = 120, 3

@@ -9,7 +9,7 @@ import pytest
 
 from hiergal.autoregression import MaskedAutoregression
 from hiergal.flow import ConditionalFlow, fit_flow
-from hiergal.recipe_config import FlowConfig
+from hiergal.recipe.config import FlowConfig
 
 from_base, log_prob = jax.jit(ConditionalFlow.from_base), jax.jit(ConditionalFlow.log_prob)
 

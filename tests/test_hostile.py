@@ -16,7 +16,7 @@ from toys import bare_posterior, tiny_model, tiny_survey
 from hiergal.arviz_data import load_arviz, posterior_to_arviz, save_arviz
 from hiergal.arviz_files import tree_of
 from hiergal.hub import load_model, save_model
-from hiergal.recipe import load_recipe, parse_recipe
+from hiergal.recipe.recipe import load_recipe, parse_recipe
 from hiergal.runtime.containers import check_hdf5, check_zarr
 from hiergal.runtime.texts import parse_toml, read_text
 

@@ -14,7 +14,7 @@ from hiergal.nets import Encoder, Generator
 from hiergal.nets.layers import PATCH_KERNEL, depth_to_space, smooth_patches, space_to_depth
 from hiergal.nets.stages import _drop_out
 from hiergal.noise import PixelNoise
-from hiergal.recipe_config import GeneratorConfig
+from hiergal.recipe.config import GeneratorConfig
 
 encode = jax.jit(GalaxyModel.encode)
 NAMES = ("log_flux", "x_pix", "y_pix", "log_radius_pix", "shear_1", "shear_2", "log_index")

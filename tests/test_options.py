@@ -18,8 +18,8 @@ from hiergal.model import total_variation
 from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.psf import PSF, convolve, convolve_by_modulus
 from hiergal.quickstart import _compared
-from hiergal.recipe import load_recipe, recipe_from
-from hiergal.recipe_config import FlowConfig, TrainingConfig
+from hiergal.recipe.config import FlowConfig, TrainingConfig
+from hiergal.recipe.recipe import load_recipe, recipe_from
 from hiergal.runtime.optimizer import adafactor, learning_rate_at
 from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import StoreHeader, write_store

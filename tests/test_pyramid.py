@@ -15,8 +15,8 @@ from hiergal.hub import parameter_counts
 from hiergal.nets.encoder import centred, visible
 from hiergal.nets.pyramid import PyramidEncoder, Transverse, tukey_taper
 from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableConv, _drop_out
-from hiergal.recipe import Recipe, load_recipe, recipe_from
-from hiergal.recipe_config import AidsConfig
+from hiergal.recipe.config import AidsConfig
+from hiergal.recipe.recipe import Recipe, load_recipe, recipe_from
 
 SHAPE = (16, 24)
 RECIPE = pyramid_recipe(SHAPE)

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from toys import tiny_recipe
 
-from hiergal.recipe import Recipe, load_recipe, recipe_from, recipe_to_toml
+from hiergal.recipe.recipe import Recipe, load_recipe, recipe_from, recipe_to_toml
 
 BAD = [
     ({"nmae": "x"}, "recipe: Object contains unknown field `nmae`; known there: name, shape, "),

@@ -21,8 +21,7 @@ from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.psf import PSF
-from hiergal.recipe import Recipe
-from hiergal.recipe_config import (
+from hiergal.recipe.config import (
     AidsConfig,
     EncoderConfig,
     FlowConfig,
@@ -32,6 +31,7 @@ from hiergal.recipe_config import (
     PyramidGeneratorConfig,
     TrainingConfig,
 )
+from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import record
 from hiergal.stationary_noise import StationaryNoise
 

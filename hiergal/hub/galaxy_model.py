@@ -22,7 +22,7 @@ from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
 from hiergal.observation.photometry import Photometry
 from hiergal.psf import PSF
-from hiergal.recipe import Recipe
+from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.weights import with_weights
 

@@ -7,7 +7,12 @@
 from hiergal.nets.encoder import Encoder
 from hiergal.nets.generator import Generator
 from hiergal.nets.pyramid import PyramidEncoder, PyramidGenerator
-from hiergal.recipe_config import EncoderConfig, GeneratorConfig, PyramidEncoderConfig, PyramidGeneratorConfig
+from hiergal.recipe.config import (
+    EncoderConfig,
+    GeneratorConfig,
+    PyramidEncoderConfig,
+    PyramidGeneratorConfig,
+)
 
 __all__ = [
     "Encoder",

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from hiergal.nets.layers import Dense, ResidualBlock, space_to_depth
 from hiergal.observation import Observation
-from hiergal.recipe_config import EncoderConfig
+from hiergal.recipe.config import EncoderConfig
 
 __all__ = [
     "Encoder",

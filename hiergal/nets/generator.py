@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.nets.layers import Dense, LayerNorm, ResidualBlock, depth_to_space, smooth_patches
-from hiergal.recipe_config import GeneratorConfig
+from hiergal.recipe.config import GeneratorConfig
 
 __all__ = [
     "Generator",

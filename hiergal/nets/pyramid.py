@@ -21,7 +21,7 @@ from hiergal.nets.encoder import centred, visible
 from hiergal.nets.layers import Dense, LayerNorm
 from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableBlock
 from hiergal.observation import Observation
-from hiergal.recipe_config import PyramidEncoderConfig, PyramidGeneratorConfig
+from hiergal.recipe.config import PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.runtime.pytree import brief
 
 __all__ = [

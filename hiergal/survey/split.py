@@ -1,6 +1,6 @@
 """The split of a survey into training, validation and test galaxies, by a seed."""
 
-from hiergal.recipe import Recipe
+from hiergal.recipe.recipe import Recipe
 from hiergal.survey import Split, Store
 
 __all__ = [

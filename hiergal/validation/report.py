@@ -19,7 +19,7 @@ from astropy.table import Table
 from scipy import stats
 
 from hiergal.hub import GalaxyModel
-from hiergal.recipe import recipe_to_toml
+from hiergal.recipe.recipe import recipe_to_toml
 from hiergal.report import Finding, check_report_folder, package_versions, write_report
 from hiergal.runtime.files import write_json, write_whole
 from hiergal.runtime.formatting import format_number

@@ -35,7 +35,7 @@ from hiergal.hub.publish import read_published
 from hiergal.hub.registry import read_registry
 from hiergal.observation import Observation, check_observation
 from hiergal.psf import PSF
-from hiergal.recipe import load_recipe, recipe_to_toml
+from hiergal.recipe.recipe import load_recipe, recipe_to_toml
 from hiergal.survey import StoreHeader, open_store, write_store
 from hiergal.survey.catalog import read_catalog
 from hiergal.survey.cutout_files import open_folder, read_folder, read_npz

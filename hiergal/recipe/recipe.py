@@ -10,8 +10,7 @@ from typing import Annotated, Any, get_args
 import msgspec
 from msgspec import Meta
 
-from hiergal.nets.limits import Side
-from hiergal.recipe_config import (
+from hiergal.recipe.config import (
     AidsConfig,
     Covariance,
     EncoderConfig,
@@ -23,6 +22,7 @@ from hiergal.recipe_config import (
     PyramidGeneratorConfig,
     TrainingConfig,
 )
+from hiergal.recipe.limits import Side
 from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = [

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from hiergal.nets.limits import Blocks, Count, Fraction, NotNegative, Positive, Width, WidthsOfStages
+from hiergal.recipe.limits import Blocks, Count, Fraction, NotNegative, Positive, Width, WidthsOfStages
 
 __all__ = [
     "AidsConfig",
