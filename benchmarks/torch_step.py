@@ -15,12 +15,12 @@ from torch_twin import copy_weights, encoder_twin, generator_twin
 
 from hiergal.aids import HIGHEST_CEILING
 from hiergal.guide import LOG_SCALE_RANGE
-from hiergal.noise import WhiteNoise
-from hiergal.noise_model import LOG_2PI
 from hiergal.observation import Observation
+from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.noise import LOG_2PI
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.recipe.config import AugmentationConfig, ObjectiveConfig, TrainingConfig
 from hiergal.recipe.recipe import Recipe
-from hiergal.stationary_noise import StationaryNoise
 
 __all__ = ["Adafactor", "Stamps", "TorchStep", "convolve", "stamps_from"]
 
@@ -190,7 +190,7 @@ class Adafactor(torch.optim.Optimizer):
 
 
 def convolve(profile: Tensor, psf: Tensor) -> Tensor:
-    """Convolve light profiles with PSFs on the padded grid of :func:`hiergal.psf.convolve`."""
+    """Convolve light profiles with PSFs on the padded grid of :func:`hiergal.observation.psf.convolve`."""
     (ny, nx), (py, px) = profile.shape[-2:], psf.shape[-2:]
     cy, cx = max(py // 2 - (ny - 1), 0), max(px // 2 - (nx - 1), 0)
     psf = psf[..., cy : py - cy, cx : px - cx]

@@ -1,15 +1,15 @@
 from .fit_checks import FitChecks, check_fits
 from .galsim_model import GenerativeGalaxyModel
 from .hub import GalaxyModel, load_model, save_model
-from .noise import PixelNoise, WhiteNoise
 from .observation import Observation, check_observation
+from .observation.independent import PixelNoise, WhiteNoise
+from .observation.psf import PSF, convolve
+from .observation.stationary import StationaryNoise
 from .posterior import Posterior, interval
 from .posterior.infer import infer
 from .predictive import Prediction, predict
-from .psf import PSF, convolve
 from .recipe.recipe import Recipe, load_recipe
 from .simulate import draw_galsim, draw_profiles
-from .stationary_noise import StationaryNoise
 from .survey import open_store
 
 __all__ = [

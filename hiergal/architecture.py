@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from hiergal.guide import galaxy_guide, output_count
 from hiergal.model import Program, galaxy_model, render
 from hiergal.nets import Encoder, Generator, PyramidEncoder, PyramidGenerator
-from hiergal.psf import PSF
+from hiergal.observation.psf import PSF
 from hiergal.recipe.config import FlowConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.recipe.recipe import Recipe
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from hiergal.noise import PixelNoise
-from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation
-from hiergal.psf import PSF
+from hiergal.observation.independent import PixelNoise
+from hiergal.observation.noise import NoiseModel
+from hiergal.observation.psf import PSF
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.recipe.config import AugmentationConfig
 from hiergal.runtime.pytree import Array
-from hiergal.stationary_noise import StationaryNoise
 
 __all__ = [
     "augmented",

@@ -19,8 +19,8 @@ from hiergal.conditions import given_conditions, has_columns
 from hiergal.hub import GalaxyModel, check_model
 from hiergal.laplace import misfit
 from hiergal.morphology import ProfileSummary, summarize_profile
-from hiergal.noise_model import used_pixels
 from hiergal.observation import Observation, check_observation
+from hiergal.observation.noise import used_pixels
 from hiergal.posterior_checks import check_counts, check_geometry, check_psf
 from hiergal.prior import prior_of
 from hiergal.runtime.fork import check_not_forked

@@ -15,8 +15,8 @@ from hiergal.batches import Galaxies
 from hiergal.elbo import divergence_per_latent
 from hiergal.guide import posterior_from
 from hiergal.likelihood import NoisyImage, chosen_noise
-from hiergal.noise_model import used_pixels
 from hiergal.observation import Observation
+from hiergal.observation.noise import used_pixels
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import everywhere, put, spread
 

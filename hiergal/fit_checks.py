@@ -43,8 +43,8 @@ from hiergal.fit_statistics import (
     statistics_of_noise,
 )
 from hiergal.hub import GalaxyModel, check_model
-from hiergal.noise_model import used_pixels
 from hiergal.observation import Observation, check_observation
+from hiergal.observation.noise import used_pixels
 from hiergal.posterior import Posterior
 from hiergal.posterior_checks import judged_conditions
 from hiergal.predictive import check_same_galaxies, spread_draws

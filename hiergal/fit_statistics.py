@@ -13,11 +13,11 @@ from jaxtyping import Float
 
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
+from hiergal.observation.psf import convolve
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.prior import Prior
-from hiergal.psf import convolve
 from hiergal.runtime.pytree import Array, brief
 from hiergal.samplers.problem import Problem
-from hiergal.stationary_noise import StationaryNoise
 
 __all__ = [
     "BLOCK",

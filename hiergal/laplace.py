@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from hiergal.psf import PSF
+from hiergal.observation.psf import PSF
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import brief
 

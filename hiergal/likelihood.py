@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from hiergal.noise import PixelNoise, WhiteNoise
-from hiergal.noise_model import LOG_2PI, Mask, NoiseModel, used_pixels
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, used_pixels
 from hiergal.recipe.config import NoiseChoice
 from hiergal.runtime.pytree import Array
 
@@ -78,7 +78,7 @@ def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> 
         sigma: That standard deviation [flux per pixel].
 
     Example:
-        >>> from hiergal.stationary_noise import StationaryNoise
+        >>> from hiergal.observation.stationary import StationaryNoise
         >>> noise = StationaryNoise(np.full((1, 4, 3), 4.0), width=4)
         >>> chosen_noise(noise, "pixel").sigma.tolist()
         [2.0]

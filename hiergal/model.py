@@ -20,7 +20,7 @@ from numpyro.contrib.module import flax_module
 from hiergal.aids import Aids, aided_profile
 from hiergal.likelihood import NoisyImage, chosen_noise
 from hiergal.observation import Observation
-from hiergal.psf import PSF, convolve, convolve_by_modulus, same_scale
+from hiergal.observation.psf import PSF, convolve, convolve_by_modulus, same_scale
 from hiergal.recipe.config import Blur, NoiseChoice
 from hiergal.runtime.pytree import Array
 from hiergal.weights import warn_of_new_weights
@@ -53,7 +53,7 @@ def galaxy_model(
         generator: Network from latents [n, d] to light profiles [n, y, x].
         latents: Number of latents d.
         pixel_scale_arcsec: Pixel scale of the generator's profiles [arcsec].
-        profile_fwhm_arcsec: What these are blurred with: see :class:`~hiergal.psf.PSF` [arcsec].
+        profile_fwhm_arcsec: What these are blurred with: see :class:`~hiergal.observation.psf.PSF` [arcsec].
         population: Number of galaxies that the batch stands for, by which all its terms are scaled; default
             the batch itself.
         total_variation_weight: Weight of the penalty on the total variation of the profile (Sec. 4.2.1).
@@ -98,7 +98,8 @@ def render(
         profile: Unconvolved profiles [flux per pixel].
         psf: Effective PSFs.
         pixel_scale_arcsec: Pixel scale of the profiles [arcsec].
-        profile_fwhm_arcsec: What the profiles are blurred with already: see :class:`~hiergal.psf.PSF` [arcsec].
+        profile_fwhm_arcsec: What the profiles are blurred with already: see :class:`~hiergal.observation.psf.PSF`
+            [arcsec].
         blur: ``"exact"``, or ``"modulus"`` as the paper's code had it.
 
     Raises:

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from hiergal.conditions import condition_factors, condition_names, given_conditions
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation, check_observation
+from hiergal.observation.psf import PSF, check_wider, same_scale
 from hiergal.posterior.verdict import Flag
-from hiergal.psf import PSF, check_wider, same_scale
 from hiergal.runtime.pytree import Array, brief
 from hiergal.samplers.methods import METHODS
 from hiergal.samplers.nuts import FEWEST_DRAWS

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from scipy.fft import next_fast_len
 
 from hiergal.hub import GalaxyModel, check_model
+from hiergal.observation.psf import PSF
 from hiergal.posterior import Posterior
 from hiergal.posterior_checks import check_counts, check_psf, rows_of_psf
-from hiergal.psf import PSF
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.pytree import Array
 
@@ -44,8 +44,8 @@ def posterior_images(
         model: The model that inferred the posterior.
         posterior: Posteriors of n galaxies.
         psf: What to show them at: a PSF for each galaxy, [n, py, px], or one for all, [1, py, px], on the model's pixel
-            scale (:func:`hiergal.psf.gaussian_psf` makes round ones); default none, which gives the deconvolved
-            profiles.
+            scale (:func:`hiergal.observation.psf.gaussian_psf` makes round ones); default none, which gives the
+            deconvolved profiles.
         pixel_scale_arcsec: Width of the pixels to show them on; default the model's [arcsec].
         shape: Number of pixels (ny, nx), about the same centre; default as many as cover the model's stamp.
         draws: How many of the draws, evenly spaced; default all.

@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from hiergal.hub import GalaxyModel, check_model
-from hiergal.noise import PixelNoise
-from hiergal.noise_model import LOG_2PI, Mask, NoiseModel, unmasked, used_pixels
 from hiergal.observation import Observation, check_observation
+from hiergal.observation.independent import PixelNoise
+from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, unmasked, used_pixels
 from hiergal.posterior import Posterior
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
@@ -123,7 +123,7 @@ def pixel_log_prob(
         mask: Pixels to exclude, whose terms are zero.
 
     Example:
-        >>> from hiergal.noise import WhiteNoise
+        >>> from hiergal.observation.independent import WhiteNoise
         >>> noise, residual = WhiteNoise(jnp.array(2.0)), jnp.ones((3, 4))
         >>> bool(jnp.allclose(pixel_log_prob(noise, residual).sum(), noise.log_prob(residual)))
         True

@@ -16,9 +16,9 @@ from hiergal.flow_stage import fit_flow_stage
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
+from hiergal.observation.psf import gaussian_transfer
 from hiergal.posterior import Posterior
 from hiergal.posterior_stages import infer_stage
-from hiergal.psf import gaussian_transfer
 from hiergal.quickstart_metrics import Drawn, drawn_metrics, posterior_metrics, real_metrics
 from hiergal.recipe.recipe import Recipe
 from hiergal.report import verdict_lines

@@ -21,7 +21,7 @@ from scipy.fft import next_fast_len
 
 from hiergal.likelihood import NoisyImage
 from hiergal.observation import Observation
-from hiergal.psf import PSF
+from hiergal.observation.psf import PSF
 from hiergal.runtime.pytree import Array
 from hiergal.weights import warn_of_new_weights
 
@@ -46,7 +46,7 @@ def scene_model(
         generator: Network from latents [n, d] to light profiles [n, y, x].
         latents: Number of latents d.
         shape: (ny, nx) of the scenes.
-        profile_fwhm_arcsec: As for :class:`~hiergal.psf.PSF` [arcsec].
+        profile_fwhm_arcsec: As for :class:`~hiergal.observation.psf.PSF` [arcsec].
         position_error_pix: Standard deviation of the positions, along each axis; 0 if they are known [pixels].
 
     Example:

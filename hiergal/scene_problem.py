@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.independent import WhiteNoise
 from hiergal.prior import Prior
 from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.scene import render_sources

@@ -18,7 +18,7 @@ from hiergal.batches import Galaxies, rough_fluxes
 from hiergal.flow_stage import CHUNK
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
-from hiergal.psf import check_wider, same_scale
+from hiergal.observation.psf import check_wider, same_scale
 from hiergal.recipe.config import GeneratorConfig
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import is_first_process

@@ -18,9 +18,9 @@ import numpy as np
 
 from hiergal.hub import GalaxyModel
 from hiergal.measure.structure import Structure, measure_structure
+from hiergal.observation.psf import PSF
 from hiergal.posterior import Posterior
 from hiergal.posterior_images import posterior_images
-from hiergal.psf import PSF
 from hiergal.runtime.fork import check_not_forked
 
 __all__ = [

@@ -36,12 +36,12 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("hiergal", "signature_checks.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from hiergal.noise import PixelNoise, WhiteNoise  # noqa: E402
-from hiergal.noise_model import NoiseModel  # noqa: E402
 from hiergal.observation import Observation  # noqa: E402
-from hiergal.psf import PSF  # noqa: E402
+from hiergal.observation.independent import PixelNoise, WhiteNoise  # noqa: E402
+from hiergal.observation.noise import NoiseModel  # noqa: E402
+from hiergal.observation.psf import PSF  # noqa: E402
+from hiergal.observation.stationary import StationaryNoise  # noqa: E402
 from hiergal.runtime.log import LOGGER  # noqa: E402
-from hiergal.stationary_noise import StationaryNoise  # noqa: E402
 
 SCALE = 0.03
 

@@ -13,9 +13,9 @@ from conftest import awkward_psf
 from toys import SCALE, tiny_model, tiny_recipe
 
 import hiergal
-from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
-from hiergal.psf import PSF
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.psf import PSF
 
 SHAPE, N = (16, 24), 3
 RNG = np.random.default_rng(4)

@@ -8,7 +8,7 @@ from conftest import awkward_noise, awkward_psf
 
 from hiergal.augment import augmented, reoriented, shifted
 from hiergal.observation import Observation
-from hiergal.psf import PSF, convolve
+from hiergal.observation.psf import PSF, convolve
 from hiergal.recipe.config import AugmentationConfig
 
 EIGHT = [(y, x, t) for y in (False, True) for x in (False, True) for t in (False, True)]

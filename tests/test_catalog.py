@@ -14,9 +14,9 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 
 from hiergal.conditions import conditions_from
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
-from hiergal.psf import PSF
+from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.psf import PSF
 from hiergal.survey import StoreHeader, write_store
 from hiergal.survey.catalog import identifiers_from, parse_columns, read_catalog
 

@@ -10,8 +10,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from hiergal.psf import convolve
-from hiergal.stationary_noise import StationaryNoise
+from hiergal.observation.psf import convolve
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.survey import cosmos, open_store, prepare, workers
 from hiergal.survey.correlation import floored, noise_power
 from hiergal.survey.cosmos import open_catalog, padding_generator, read_stamps, write_cosmos_survey

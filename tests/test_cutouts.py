@@ -6,7 +6,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from hiergal.noise import PixelNoise, WhiteNoise
+from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.survey import open_store
 from hiergal.survey.cutouts import from_arrays, write_cutouts_survey
 

@@ -6,8 +6,8 @@ from conftest import awkward_psf
 from toys import tiny_survey
 
 import hiergal
-from hiergal.noise import PixelNoise
-from hiergal.psf import convolve
+from hiergal.observation.independent import PixelNoise
+from hiergal.observation.psf import convolve
 from hiergal.survey.degrade import degrade_survey, degraded
 from hiergal.survey.mock import draw_mock
 from hiergal.survey.mock_survey import write_mock_survey

@@ -13,11 +13,11 @@ from hiergal.figures.style import bright_to_faint, stretch
 from hiergal.fit_checks import FitChecks
 from hiergal.history import TrainInfo
 from hiergal.morphology import ProfileSummary
-from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior import Posterior
 from hiergal.runtime.plotting import BLACK, ORANGE
-from hiergal.stationary_noise import StationaryNoise
 
 N, SHAPE, DRAWS = 7, (16, 21), 12
 MAGNITUDES = np.array([24.0, 21.5, 23.0, 25.0, 22.0, 24.5, 20.0], np.float32)

@@ -15,8 +15,8 @@ from toys import SCALE, affine_flow, bare_posterior, covariance_matrix, exact_dr
 
 from hiergal.fit_checks import COLUMNS, check_fits
 from hiergal.fit_statistics import point_significance, statistics_of_draws, statistics_of_noise
-from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.validation.power import radial_power
 
 SHAPE, N, D = (8, 16), 200, 8

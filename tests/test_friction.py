@@ -27,13 +27,13 @@ from hiergal.deblend import deblend
 from hiergal.fit_checks import FitChecks
 from hiergal.hub.packing import digest_of, fill, flatten
 from hiergal.observation import Photometry
+from hiergal.observation.psf import PSF
 from hiergal.posterior import METHODS, STATISTICS, Flag
 from hiergal.posterior_checks import judged_conditions
 from hiergal.posterior_images import posterior_images
 from hiergal.posterior_stages import infer_stage
 from hiergal.posterior_table import posterior_table, read_table, write_table
 from hiergal.prior import prior_of
-from hiergal.psf import PSF
 from hiergal.runtime.seeds import as_key
 from hiergal.samplers import nuts
 from hiergal.samplers.problem import Problem

@@ -7,7 +7,7 @@ import pytest
 
 from hiergal import laplace
 from hiergal.laplace import misfit
-from hiergal.psf import PSF
+from hiergal.observation.psf import PSF
 
 sharpen = jax.jit(laplace.sharpen, static_argnames=("residual", "steps"))
 

@@ -30,8 +30,8 @@ from hiergal.elbo import FreeBitsELBO
 from hiergal.guide import galaxy_guide, output_count, posterior_from
 from hiergal.laplace import misfit
 from hiergal.model import galaxy_model, render
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.independent import WhiteNoise
 
 D, SHAPE, N = 3, (6, 9), 3
 PARAMS = linear_params(D, SHAPE)

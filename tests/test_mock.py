@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiergal.noise import WhiteNoise
 from hiergal.observation import check_observation
-from hiergal.psf import convolve
-from hiergal.stationary_noise import StationaryNoise
+from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.psf import convolve
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.survey.mock import cosmos_noise_power, draw_mock
 from hiergal.survey.optics import draw_psf, psf_bank
 from hiergal.survey.population import draw_population, population_parameters

@@ -12,7 +12,7 @@ from toys import SCALE, LinearGenerator, convolution_matrix, linear_params
 
 from hiergal.likelihood import NoisyImage
 from hiergal.model import galaxy_model, render, total_variation
-from hiergal.noise import WhiteNoise
+from hiergal.observation.independent import WhiteNoise
 
 D, SHAPE = 3, (5, 8)
 PARAMS = {"generator$params": jax.tree.map(lambda leaf: leaf.astype(np.float32), linear_params(D, SHAPE))}

@@ -13,7 +13,7 @@ from hiergal.morphology import summarize_profile
 from hiergal.nets import Encoder, Generator
 from hiergal.nets.layers import PATCH_KERNEL, depth_to_space, smooth_patches, space_to_depth
 from hiergal.nets.stages import _drop_out
-from hiergal.noise import PixelNoise
+from hiergal.observation.independent import PixelNoise
 from hiergal.recipe.config import GeneratorConfig
 
 encode = jax.jit(GalaxyModel.encode)

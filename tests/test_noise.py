@@ -14,8 +14,8 @@ from scipy.stats import multivariate_normal
 from toys import covariance_matrix
 
 from hiergal.likelihood import NoisyImage
-from hiergal.noise import PixelNoise, WhiteNoise
-from hiergal.stationary_noise import StationaryNoise
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.stationary import StationaryNoise
 
 KINDS = ["white", "pixel", "stationary"]
 SHAPES = [(4, 5), (5, 4), (3, 7), (1, 6), (6, 1)]

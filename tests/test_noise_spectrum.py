@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hiergal.cli_survey import survey
-from hiergal.noise import PixelNoise
-from hiergal.stationary_noise import StationaryNoise
+from hiergal.observation.independent import PixelNoise
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.survey.correlation import continued_noise, correlation_of_power, expected_power, noise_power
 from hiergal.survey.cosmos import open_catalog, read_stamps, write_cosmos_survey
 from hiergal.survey.cutouts import from_arrays, write_cutouts_survey

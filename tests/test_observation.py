@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation, check_observation
+from hiergal.observation.independent import WhiteNoise
 
 N, NY, NX = 3, 11, 14
 

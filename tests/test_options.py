@@ -15,13 +15,13 @@ from hiergal.flow import ConditionalFlow
 from hiergal.flow_stage import aggregate_posterior
 from hiergal.likelihood import chosen_noise
 from hiergal.model import total_variation
-from hiergal.noise import PixelNoise, WhiteNoise
-from hiergal.psf import PSF, convolve, convolve_by_modulus
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.psf import PSF, convolve, convolve_by_modulus
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.quickstart import _compared
 from hiergal.recipe.config import FlowConfig, TrainingConfig
 from hiergal.recipe.recipe import load_recipe, recipe_from
 from hiergal.runtime.optimizer import adafactor, learning_rate_at
-from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import StoreHeader, write_store
 from hiergal.survey.split import split_of
 from hiergal.svi import _optimizer, fit

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from conftest import awkward_psf
 
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
-from hiergal.psf import PSF, convolve
+from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.psf import PSF, convolve
 from hiergal.validation.parametric import fit_parametric
 from hiergal.validation.sersic import sersic_profile
 

@@ -8,7 +8,7 @@ import pytest
 from toys import SCALE, tiny_model, tiny_recipe
 
 from hiergal.model import render
-from hiergal.psf import PSF, check_wider, convolve, gaussian_transfer
+from hiergal.observation.psf import PSF, check_wider, convolve, gaussian_transfer
 from hiergal.quickstart import blurred_truth
 from hiergal.simulate import draw_galsim, draw_profiles
 

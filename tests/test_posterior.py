@@ -11,13 +11,13 @@ from toys import SCALE, bare_posterior, plain_recipe, tiny_model, tiny_recipe, t
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
 from hiergal.model import render
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.psf import gaussian_psf
 from hiergal.posterior import interval
 from hiergal.posterior import posterior as posteriors
 from hiergal.posterior.infer import infer
 from hiergal.posterior_images import posterior_images
-from hiergal.psf import gaussian_psf
 
 SHAPE, DRAWS, BATCH = (16, 24), 99, 4  # the same everywhere, so that the programs compile once
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
+from hiergal.observation.psf import gaussian_psf
 from hiergal.posterior.infer import infer
 from hiergal.posterior_images import posterior_images, view
-from hiergal.psf import gaussian_psf
 
 SHAPE = (16, 24)
 
@@ -29,7 +29,7 @@ def posterior(key, model, observation):
 
 
 def test_on_its_own_grid_it_is_the_convolution(rng, make_psf):
-    from hiergal.psf import convolve
+    from hiergal.observation.psf import convolve
 
     profile, psf = rng.uniform(size=(3, 13, 18)).astype(np.float32), make_psf(3)
     found = view(jnp.asarray(profile), psf, pixel_scale_arcsec=SCALE, shape=(13, 18))

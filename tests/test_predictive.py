@@ -20,8 +20,8 @@ from toys import (
     linear_model,
 )
 
-from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.posterior.infer import infer
 from hiergal.predictive import BLOCK, pixel_log_prob, predict, spread_draws
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
-from hiergal.psf import PSF
+from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.psf import PSF
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.output import owned
 from hiergal.runtime.progress import Stopped
-from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey import StoreHeader, open_store, workers, write_store, writer
 from hiergal.survey import prepare as prepare_module
 from hiergal.survey.prepare import prepare_store

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiergal.psf import PSF, convolve
+from hiergal.observation.psf import PSF, convolve
 
 SHAPES = [(11, 14), (8, 5), (7, 1), (6, 6)]
 PSF_SHAPES = [(5, 9), (9, 5), (1, 1), (3, 27), (25, 31)]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from hiergal.psf import PSF, convolve
+from hiergal.observation.psf import PSF, convolve
 from hiergal.survey.mock import draw_mock
 from hiergal.validation.shear import ShearFlag, measure_shear, shear_bias, shear_tests
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hiergal.psf import PSF, convolve
+from hiergal.observation.psf import PSF, convolve
 from hiergal.survey.mock import draw_mock
 from hiergal.validation.power import band_limit, mean_spectrum, radial_power
 from hiergal.validation.spectra import beyond_band_test, residual_spectrum_test

@@ -303,9 +303,9 @@ def test_progress_is_logged(tmp_path, make_observation, caplog):
 
 KILLED = """
     import time, numpy as np
-    from hiergal.noise import WhiteNoise
+    from hiergal.observation.independent import WhiteNoise
     from hiergal.observation import Observation
-    from hiergal.psf import PSF
+    from hiergal.observation.psf import PSF
     from hiergal.survey import StoreHeader, write_store
 
     def batches():

@@ -16,7 +16,7 @@ import hiergal
 from hiergal import cli, stages
 from hiergal.figures import conditional_scatter, mean_ellipticity
 from hiergal.hub import save_model
-from hiergal.psf import convolve
+from hiergal.observation.psf import convolve
 from hiergal.runtime.verdict import ALPHA
 from hiergal.survey.mock import draw_mock
 from hiergal.validation.candidates import fit_chi_square

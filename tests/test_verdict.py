@@ -15,7 +15,7 @@ import hiergal
 from hiergal.arviz_data import posterior_to_arviz
 from hiergal.arviz_files import tree_of
 from hiergal.hub import load_model, save_model
-from hiergal.noise import WhiteNoise
+from hiergal.observation.independent import WhiteNoise
 from hiergal.posterior import CHECKS, Flag
 from hiergal.posterior.infer import infer
 from hiergal.posterior.residual_tests import residual_tests

@@ -17,10 +17,11 @@ from hiergal.flow import ConditionalFlow
 from hiergal.guide import output_count
 from hiergal.hub import GalaxyModel, Provenance
 from hiergal.morphology import ProfileSummary
-from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.psf import PSF
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior import Posterior
-from hiergal.psf import PSF
 from hiergal.recipe.config import (
     AidsConfig,
     EncoderConfig,
@@ -33,7 +34,6 @@ from hiergal.recipe.config import (
 )
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import record
-from hiergal.stationary_noise import StationaryNoise
 
 SCALE = 0.03
 
@@ -289,7 +289,7 @@ def tiny_survey(
     n: int, shape: tuple[int, int], psf: PSF, *, sigma: float = 0.5, seed: int = 7
 ) -> Observation:
     """Draw stamps of elliptical exponential galaxies, off centre, through asymmetric PSFs."""
-    from hiergal.psf import convolve
+    from hiergal.observation.psf import convolve
 
     rng = np.random.default_rng(seed)
     y, x = (axis[None] - (s - 1) / 2 for axis, s in zip(np.mgrid[: shape[0], : shape[1]], shape, strict=True))

@@ -18,10 +18,10 @@ from hiergal.architecture import (
 )
 from hiergal.flow import ConditionalFlow
 from hiergal.model import Program, galaxy_model
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.photometry import Photometry
-from hiergal.psf import PSF
+from hiergal.observation.psf import PSF
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.weights import with_weights

@@ -2,8 +2,8 @@
 
 JAX's fast path, once warm, takes any array of the right shape for one of native numbers: the mask of a masked array is
 dropped, big-endian bytes are read backwards, units are forgotten. So nothing foreign may reach it. Records
-(:class:`~hiergal.observation.Observation`, :class:`~hiergal.psf.PSF`, noise models) and public functions bring what
-they are given through :func:`native`; what has masks or units goes through
+(:class:`~hiergal.observation.Observation`, :class:`~hiergal.observation.psf.PSF`, noise models) and public functions
+bring what they are given through :func:`native`; what has masks or units goes through
 :func:`hiergal.observation.assemble.observation_from_arrays`, which joins and converts them.
 
 ========================================  ===========================================================================

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation.arrays import (
     Unpacked,
     exact_identifiers,
@@ -20,6 +19,7 @@ from hiergal.observation.arrays import (
     pixel_scale_from,
     unpacked,
 )
+from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import (
     SURFACE_UNIT,
@@ -28,7 +28,7 @@ from hiergal.observation.photometry import (
     photometry_from,
     surface_factor,
 )
-from hiergal.psf import PSF, same_scale
+from hiergal.observation.psf import PSF, same_scale
 
 __all__ = ["observation_from_arrays", "padded_psf"]
 

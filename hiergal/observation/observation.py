@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from hiergal.noise import PixelNoise, WhiteNoise
-from hiergal.noise_model import NoiseModel
 from hiergal.observation.arrays import exact_identifiers, native, native_mask, pixel_scale_from
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.noise import NoiseModel
 from hiergal.observation.photometry import Photometry
-from hiergal.psf import PSF, same_scale
+from hiergal.observation.psf import PSF, same_scale
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.pytree import Array, Record, record, static
-from hiergal.stationary_noise import StationaryNoise
 
 __all__ = ["Observation", "check_observation"]
 

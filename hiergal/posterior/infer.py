@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 
 from hiergal.hub import GalaxyModel, check_model
 from hiergal.morphology import summarize_profile
-from hiergal.noise_model import used_pixels
 from hiergal.observation import Observation, check_observation
+from hiergal.observation.noise import used_pixels
+from hiergal.observation.psf import PSF
 from hiergal.posterior.posterior import STATISTICS, Posterior, _join
 from hiergal.posterior.residual_tests import residual_tests
 from hiergal.posterior.verdict import DRAWS, P_VALUES, REPLICATES, flags_of
@@ -25,7 +26,6 @@ from hiergal.posterior_checks import (
     rows_of_psf,
 )
 from hiergal.prior import Prior, prior_of
-from hiergal.psf import PSF
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array

@@ -47,8 +47,8 @@ from jaxtyping import Float, Int
 
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
+from hiergal.observation.psf import PSF
 from hiergal.posterior.residual_tests import RESIDUAL_TESTS
-from hiergal.psf import PSF
 from hiergal.samplers.importance import LARGEST_K_HAT
 
 if TYPE_CHECKING:

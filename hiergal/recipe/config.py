@@ -171,7 +171,7 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         divergence_weight: Factor on the divergence, free bits included.
         noise: Which noise the likelihood takes: see :func:`hiergal.likelihood.chosen_noise`.
         noise_sigma: Standard deviation of ``constant`` noise [flux per pixel].
-        blur: ``exact``, or ``modulus``: see :func:`hiergal.psf.convolve_by_modulus`.
+        blur: ``exact``, or ``modulus``: see :func:`hiergal.observation.psf.convolve_by_modulus`.
     """
 
     free_bits: NotNegative = 4.0

@@ -11,8 +11,8 @@ from hiergal.guide import posterior_from
 from hiergal.guide_flow import draws_of_guide, laplace_of
 from hiergal.hub import GalaxyModel
 from hiergal.laplace import misfit
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
+from hiergal.observation.independent import WhiteNoise
 from hiergal.prior import Prior
 from hiergal.runtime.least_squares import GaussianPosterior, inflate
 from hiergal.runtime.pytree import brief

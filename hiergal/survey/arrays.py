@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from hiergal.noise import PixelNoise, WhiteNoise
-from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.arrays import exact_identifiers
-from hiergal.psf import same_scale
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.noise import NoiseModel
+from hiergal.observation.psf import same_scale
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.identities import hashed
 from hiergal.runtime.pytree import Array
-from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.schema import StoreHeader
 
 __all__ = ["Batch", "arrays_of", "identifier_arrays", "text_of", "unit_of"]

@@ -1,7 +1,7 @@
 """Correlated noise: from GalSim's correlation functions to power spectra (Lanusse et al. 2020, Eq. 5).
 
-:class:`~hiergal.stationary_noise.StationaryNoise` wants the variance of each Fourier mode of a stamp. Two answers are
-in use:
+:class:`~hiergal.observation.stationary.StationaryNoise` wants the variance of each Fourier mode of a stamp. Two answers
+are in use:
 
 * ``galsim``: |DFT of the correlation function drawn on the stamp|, by which GalSim draws noise on it, as if
   stamps were periodic. Noise cut out of a larger field is not, and whitening it so gives a chi-square per

@@ -19,9 +19,9 @@ et al. 2015, arXiv:1407.7676). Conventions, ``galsim`` meaning that GalSim draws
 * **PSF**: ``original_psf.drawImage(method="no_pixel")`` on an odd stamp common to the survey, the true centre
   of the PSF image on the central pixel. PSF images with an even number of pixels (AEGIS) are interpolated by
   GalSim's quintic, since their centre lies between pixels; odd ones keep their pixels, divided by their sum.
-* **Noise**: power of :class:`~hiergal.stationary_noise.StationaryNoise` from the galaxy's own correlation function and
-  variance; :mod:`hiergal.survey.correlation` tells ``spectrum="galsim"`` from ``"expected"``. Take the second
-  for inference. With ``noise_spectrum="measured"`` the correlation function is the one that is measured in the
+* **Noise**: power of :class:`~hiergal.observation.stationary.StationaryNoise` from the galaxy's own correlation
+  function and variance; :mod:`hiergal.survey.correlation` tells ``spectrum="galsim"`` from ``"expected"``. Take the
+  second for inference. With ``noise_spectrum="measured"`` the correlation function is the one that is measured in the
   source-free pixels of the cutouts themselves (:mod:`hiergal.survey.noise_spectrum`), scaled to each galaxy's
   variance, and the spectrum is the expected one. The noise beyond cutouts is drawn with it too, conditional on the
   cutout's pixels, so that there is no seam (:func:`~hiergal.survey.correlation.continued_noise`).
@@ -37,9 +37,9 @@ import numpy as np
 from jaxtyping import Int
 
 from hiergal.observation import Observation
-from hiergal.psf import PSF
+from hiergal.observation.psf import PSF
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.seeds import check_seed
-from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.correlation import Spectrum, catalog_noise, continued_noise, floored, noise_power
 from hiergal.survey.noise_choice import (
     MeasuredNoise,

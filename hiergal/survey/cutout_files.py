@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hiergal.psf import same_scale
+from hiergal.observation.psf import same_scale
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.pytree import brief
 from hiergal.survey.catalog import IDENTIFIER, identifiers_from, read_catalog

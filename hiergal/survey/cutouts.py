@@ -42,7 +42,7 @@ import numpy as np
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.assemble import observation_from_arrays
 from hiergal.observation.photometry import photometry_from, table_unit
-from hiergal.psf import same_scale
+from hiergal.observation.psf import same_scale
 from hiergal.runtime.identity import digest_of_arrays, digest_of_files
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.pytree import Array

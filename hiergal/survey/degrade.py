@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.noise import PixelNoise, WhiteNoise
 from hiergal.observation import Observation
-from hiergal.psf import FWHM_PER_SIGMA, PSF, gaussian_transfer
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.psf import FWHM_PER_SIGMA, PSF, gaussian_transfer
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.seeds import check_seed
-from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.arrays import Batch
 from hiergal.survey.prepare import prepare_store
 from hiergal.survey.schema import digest_of_store

@@ -19,12 +19,12 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Float
 
-from hiergal.noise import WhiteNoise
 from hiergal.observation import Observation
-from hiergal.psf import PSF
+from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.psf import PSF
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.pytree import Array, Record, record
 from hiergal.runtime.seeds import check_seed
-from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.correlation import noise_power
 from hiergal.survey.optics import PIXEL_SCALE_ARCSEC, draw_psf, psf_bank
 from hiergal.survey.population import draw_population, random_stream
@@ -181,7 +181,7 @@ def cosmos_noise_power(shape: tuple[int, int]) -> Float[np.ndarray, "y fx"]:
 
 
 def _blurred(profile: np.ndarray, psf: np.ndarray) -> np.ndarray:
-    """Convolve as :func:`hiergal.psf.convolve` does, in NumPy, so that threads stay clear of JAX."""
+    """Convolve as :func:`hiergal.observation.psf.convolve` does, in NumPy, so that threads stay clear of JAX."""
     (ny, nx), (py, px) = profile.shape, psf.shape
     grid = [scipy.fft.next_fast_len(size, real=True) for size in (ny + py - 1, nx + px - 1)]
     spectrum = scipy.fft.rfft2(profile, s=grid) * scipy.fft.rfft2(psf, s=grid)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.noise import PixelNoise
 from hiergal.observation import Observation
-from hiergal.stationary_noise import StationaryNoise
+from hiergal.observation.independent import PixelNoise
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.survey.noise_spectrum import (
     NoiseSpectrum,
     NoiseStack,

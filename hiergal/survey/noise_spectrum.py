@@ -16,7 +16,7 @@ images over their given noise level, so that galaxies can be stacked, in three s
    that keeps the random error of a Fourier mode below 5 %, and at most half a stamp.
 
 The spectrum of a stamp is then the expected periodogram (:func:`hiergal.survey.correlation.expected_power`), which is
-what :class:`~hiergal.stationary_noise.StationaryNoise` takes for stamps of a larger field. Errors are jackknife
+what :class:`~hiergal.observation.stationary.StationaryNoise` takes for stamps of a larger field. Errors are jackknife
 estimates over up to 32 groups of galaxies. Under galaxies like those of COSMOS bands are unbiased to 1 %. What no
 mask removes is the light of sources below the detection limit: COSMOS counts between magnitudes 25.4 and 29 add 3 %
 to the power of ACS noise below 0.06 cycles per pixel, and less than 1 % above, and act as noise in a fit as well. A
@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.noise import PixelNoise, WhiteNoise
-from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.noise import NoiseModel
 from hiergal.survey.correlation import correlation_of_power, expected_power
 from hiergal.survey.source_masks import noise_scatter, source_free
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.psf import same_scale
+from hiergal.observation.psf import same_scale
 from hiergal.survey.sky import scale_of
 
 __all__ = ["centre_offset", "psf_scale", "resampled_psf"]

@@ -35,16 +35,16 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.noise import PixelNoise, WhiteNoise
-from hiergal.noise_model import NoiseModel
 from hiergal.observation import Observation
+from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.noise import NoiseModel
 from hiergal.observation.photometry import Photometry
-from hiergal.psf import PSF
+from hiergal.observation.psf import PSF
+from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.containers import check_zarr
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.work import settle
-from hiergal.stationary_noise import StationaryNoise
 from hiergal.survey.arrays import text_of
 from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, read_attributes
 from hiergal.survey.writer import write_store

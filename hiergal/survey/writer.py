@@ -70,9 +70,9 @@ def write_store(
 
     Example:
         >>> import tempfile
-        >>> from hiergal.noise import WhiteNoise
+        >>> from hiergal.observation.independent import WhiteNoise
         >>> from hiergal.observation import Observation
-        >>> from hiergal.psf import PSF
+        >>> from hiergal.observation.psf import PSF
         >>> psf = PSF(np.full((2, 3, 5), 1 / 15), pixel_scale_arcsec=0.03)
         >>> stamps, noise = np.ones((2, 8, 6)), WhiteNoise(np.array([0.1, 0.2]))
         >>> catalog, identifier = {"mag_auto": np.array([21.0, 24.5])}, np.array([7, 9])

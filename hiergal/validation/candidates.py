@@ -7,7 +7,7 @@ from astropy.table import Table
 from jaxtyping import Float, Int
 
 from hiergal.observation import Observation
-from hiergal.psf import convolve
+from hiergal.observation.psf import convolve
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, brief
 from hiergal.validation.morphology import PAPER_PIX, measure_paper_morphology

@@ -22,7 +22,7 @@ from astropy.table import Table
 from jaxtyping import Float
 
 from hiergal.observation import Observation
-from hiergal.psf import convolve
+from hiergal.observation.psf import convolve
 from hiergal.runtime.least_squares import sharpen
 from hiergal.runtime.pytree import Array, brief
 from hiergal.validation.moments import measure_moments

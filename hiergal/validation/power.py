@@ -2,7 +2,8 @@
 
 Images are ``[n, y, x]``, of any shape. Frequencies are the moduli of the wave vectors [cycles per arcsec]. The power of
 a mode is its squared modulus over the number of pixels: white noise of variance v has v everywhere, as in
-:class:`~hiergal.stationary_noise.StationaryNoise`, and the sum over all modes is the sum of squares of the pixels.
+:class:`~hiergal.observation.stationary.StationaryNoise`, and the sum over all modes is the sum of squares of the
+pixels.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import scipy.fft
 from jaxtyping import Float, Int
 from scipy.signal.windows import tukey
 
-from hiergal.psf import PSF
+from hiergal.observation.psf import PSF
 from hiergal.runtime.pytree import Array, brief
 
 __all__ = [

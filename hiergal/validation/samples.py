@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from hiergal.hub import GalaxyModel
 from hiergal.observation import Observation
-from hiergal.psf import convolve
+from hiergal.observation.psf import convolve
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 from hiergal.simulate import draw_profiles

@@ -29,7 +29,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from hiergal.psf import FWHM_PER_SIGMA, PSF
+from hiergal.observation.psf import FWHM_PER_SIGMA, PSF
 from hiergal.runtime.pytree import Array
 from hiergal.runtime.verdict import ALPHA, Verdict, checked, exchange_verdict
 from hiergal.validation.two_sample import mean_test, wasserstein_test

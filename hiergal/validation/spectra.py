@@ -39,7 +39,7 @@ def residual_spectrum_test(
 
     Args:
         whitened: Data minus reconstructions, whitened by the noise model
-            (:meth:`hiergal.noise_model.NoiseModel.whiten`); masked pixels, which are zero, make the test shy.
+            (:meth:`hiergal.observation.noise.NoiseModel.whiten`); masked pixels, which are zero, make the test shy.
         pixel_scale_arcsec: Width of a pixel [arcsec].
         bands: Number of bands of frequency.
         alpha: Chance of a false alarm.

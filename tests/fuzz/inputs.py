@@ -34,7 +34,7 @@ from hiergal.hub.bundle import read_metrics
 from hiergal.hub.publish import read_published
 from hiergal.hub.registry import read_registry
 from hiergal.observation import Observation, check_observation
-from hiergal.psf import PSF
+from hiergal.observation.psf import PSF
 from hiergal.recipe.recipe import load_recipe, recipe_to_toml
 from hiergal.survey import StoreHeader, open_store, write_store
 from hiergal.survey.catalog import read_catalog

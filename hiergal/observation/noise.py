@@ -29,7 +29,7 @@ class NoiseModel(Record):
     def whiten(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch y x"]:
         """Return W residual, with W^T W the inverse of Sigma: unit variance, uncorrelated.
 
-        Masked pixels are zero, but see :class:`~hiergal.stationary_noise.StationaryNoise`.
+        Masked pixels are zero, but see :class:`~hiergal.observation.stationary.StationaryNoise`.
         """
 
     @abstractmethod

@@ -9,7 +9,7 @@ model              covariance of the pixels                likelihood
 =================  ======================================  =========================================
 WhiteNoise         sigma^2 times the identity              Eq. (4)
 PixelNoise         diagonal, one sigma for each pixel      Eq. (4)
-StationaryNoise    circulant, diagonal in Fourier space    Eq. (5): :mod:`hiergal.stationary_noise`
+StationaryNoise    circulant, diagonal in Fourier space    Eq. (5): :mod:`hiergal.observation.stationary`
 =================  ======================================  =========================================
 
 Images are ``[..., y, x]``; parameters broadcast over the batch axes. A mask follows Astropy: True means that the
@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.noise_model import Mask, NoiseModel, unmasked
 from hiergal.observation.arrays import native, native_mask
+from hiergal.observation.noise import Mask, NoiseModel, unmasked
 from hiergal.runtime.pytree import Array, record
 from hiergal.runtime.seeds import as_key
 

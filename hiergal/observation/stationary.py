@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.noise_model import NoiseModel, unmasked
 from hiergal.observation.arrays import native, native_mask
+from hiergal.observation.noise import NoiseModel, unmasked
 from hiergal.runtime.pytree import Array, record, static
 from hiergal.runtime.seeds import as_key
 
