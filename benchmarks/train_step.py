@@ -36,7 +36,7 @@ from hiergal.observation import Observation
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.devices import everywhere, put
 from hiergal.runtime.host_memory import keep_freed_memory
-from hiergal.survey.mock import draw_mock
+from hiergal.survey.mock.galaxies import draw_mock
 
 SEED, CHECKED, TOLERANCE = 1, 4, 1e-4
 GIB, HOUR = 2**30, 3600

@@ -27,7 +27,7 @@ from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.simulate import draw_profiles
 from hiergal.stages import train_stage
 from hiergal.survey import Store, open_store
-from hiergal.survey.mock_survey import write_mock_survey
+from hiergal.survey.mock.survey import write_mock_survey
 
 RESAMPLINGS = 1000
 METHODS = {"laplace": "sharpened", "amortized": "the guide alone"}

@@ -45,7 +45,7 @@ def survey_mock(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a survey like HST/ACS in COSMOS, with its truth. A run that was stopped goes on with the same command."""
-    from hiergal.survey.mock_survey import write_mock_survey
+    from hiergal.survey.mock.survey import write_mock_survey
 
     store = write_mock_survey(
         out, galaxies, seed=seed, stamp=stamp, noise=noise, workers=workers, overwrite=overwrite
@@ -87,7 +87,7 @@ def survey_cosmos(
 ) -> None:
     """Read real galaxies through GalSim. A run that was stopped goes on with the same command."""
     from hiergal.survey.cosmos import write_cosmos_survey
-    from hiergal.survey.noise_choice import noise_report
+    from hiergal.survey.noise.choice import noise_report
 
     store = write_cosmos_survey(
         catalog,
@@ -164,8 +164,8 @@ def survey_cutouts(
     perhaps MASK (DQ, MSK: 1 is bad; MP_* name planes). Other names: --extensions. A WCS gives the pixel scale. A table
     catalog.csv (.ecsv, .fits, ...) with a column "file" may add identifiers and columns such as mag_auto.
     """
-    from hiergal.survey.cutouts import write_cutouts_survey
-    from hiergal.survey.noise_choice import noise_report
+    from hiergal.survey.cutouts.survey import write_cutouts_survey
+    from hiergal.survey.noise.choice import noise_report
 
     store = write_cutouts_survey(
         source,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from hiergal.hub import GalaxyModel, check_model
-from hiergal.survey.columns import column_of, unit_from
+from hiergal.survey.tables.columns import column_of, unit_from
 
 __all__ = [
     "Catalog",
@@ -94,7 +94,7 @@ def read_catalog(
     columns: Mapping[str, str] | Sequence[str] | None = None,
     hdu: int | str | None = None,
 ) -> Catalog:
-    """Read the columns of a catalogue that are needed, of any format (:mod:`hiergal.survey.catalog`).
+    """Read the columns of a catalogue that are needed, of any format (:mod:`hiergal.survey.tables.catalog`).
 
     Args:
         path: The catalogue's file, or a survey's store; or columns in memory.
@@ -109,7 +109,7 @@ def read_catalog(
     Example:
         >>> catalog = read_catalog("sextractor.cat", ("mag_auto", "flux_radius"))  # doctest: +SKIP
     """
-    from hiergal.survey.catalog import read_catalog as read
+    from hiergal.survey.tables.catalog import read_catalog as read
 
     return read(path, names, columns=columns, hdu=hdu)
 

@@ -29,7 +29,7 @@ from hiergal.runtime.version import __version__
 from hiergal.simulate import draw_profiles
 from hiergal.stages import TRAINING, train_stage
 from hiergal.survey import Store
-from hiergal.survey.mock_survey import write_mock_survey
+from hiergal.survey.mock.survey import write_mock_survey
 from hiergal.survey.split import split_of
 from hiergal.validation.moments import measure_moments
 

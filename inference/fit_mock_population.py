@@ -18,8 +18,8 @@ import numpy as np
 from astropy.table import Table
 from scipy import optimize, special, stats
 
-import hiergal.survey.population as population
-from hiergal.survey.mock import draw_mock
+import hiergal.survey.mock.population as population
+from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.validation.moments import measure_moments
 from hiergal.validation.reference import SMOOTHED, ks_distance, read_paper_curves
 

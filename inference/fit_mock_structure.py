@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-import hiergal.survey.population as population
-from hiergal.survey.mock import draw_mock
+import hiergal.survey.mock.population as population
+from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.validation.morphology import measure_paper_morphology
 from hiergal.validation.morphology_reference import (
     morphology_distances,

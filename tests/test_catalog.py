@@ -18,7 +18,7 @@ from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF
 from hiergal.survey import StoreHeader, write_store
-from hiergal.survey.catalog import identifiers_from, parse_columns, read_catalog
+from hiergal.survey.tables.catalog import identifiers_from, parse_columns, read_catalog
 
 ROWS = 5
 BIG = 36411448540268969

@@ -13,8 +13,8 @@ from astropy.table import Table
 from hiergal.observation.psf import convolve
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.survey import cosmos, open_store, prepare, workers
-from hiergal.survey.correlation import floored, noise_power
 from hiergal.survey.cosmos import open_catalog, padding_generator, read_stamps, write_cosmos_survey
+from hiergal.survey.noise.correlation import floored, noise_power
 
 SCALE = 0.03
 TOLERANCE = 1e-5  # of the peak

@@ -9,8 +9,8 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from hiergal.survey.cutouts import from_arrays, write_cutouts_survey
-from hiergal.survey.psf_stamps import centre_offset, resampled_psf
+from hiergal.survey.cutouts.psf_stamps import centre_offset, resampled_psf
+from hiergal.survey.cutouts.survey import from_arrays, write_cutouts_survey
 from hiergal.survey.sky import position_angle
 
 N, SHAPE, SCALE = 6, (24, 21), 0.168

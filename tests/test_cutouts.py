@@ -8,7 +8,7 @@ from astropy.wcs import WCS
 
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.survey import open_store
-from hiergal.survey.cutouts import from_arrays, write_cutouts_survey
+from hiergal.survey.cutouts.survey import from_arrays, write_cutouts_survey
 
 pytestmark = pytest.mark.filterwarnings("ignore:PSF. expected its centre")  # they are off it, on purpose
 SHAPE = (12, 17)

@@ -9,8 +9,8 @@ import hiergal
 from hiergal.observation.independent import PixelNoise
 from hiergal.observation.psf import convolve
 from hiergal.survey.degrade import degrade_survey, degraded
-from hiergal.survey.mock import draw_mock
-from hiergal.survey.mock_survey import write_mock_survey
+from hiergal.survey.mock.galaxies import draw_mock
+from hiergal.survey.mock.survey import write_mock_survey
 
 FWHM, FACTOR = 0.12, 1.5
 

@@ -63,7 +63,7 @@ def test_errors_are_one_message_and_an_exit_code(monkeypatch, capsys, error, cod
     def fail(**options):
         raise error
 
-    monkeypatch.setattr("hiergal.survey.mock_survey.write_mock_survey", lambda *_, **__: fail())
+    monkeypatch.setattr("hiergal.survey.mock.survey.write_mock_survey", lambda *_, **__: fail())
     assert run_main(monkeypatch, "survey", "mock", "s.zarr") == code
     shown = capsys.readouterr()
     assert said in shown.err and shown.err.startswith("hiergal: ") and "Traceback" not in shown.err
@@ -72,7 +72,7 @@ def test_errors_are_one_message_and_an_exit_code(monkeypatch, capsys, error, cod
 
 def test_a_traceback_is_shown_to_those_who_ask(monkeypatch, capsys):
     monkeypatch.setenv("HIERGAL_DEBUG", "1")
-    monkeypatch.setattr("hiergal.survey.mock_survey.write_mock_survey", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("hiergal.survey.mock.survey.write_mock_survey", lambda *_, **__: 1 / 0)
     assert run_main(monkeypatch, "survey", "mock", "s.zarr") == 3
     assert "ZeroDivisionError" in capsys.readouterr().err
 

@@ -11,11 +11,11 @@ from hiergal.observation import check_observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import convolve
 from hiergal.observation.stationary import StationaryNoise
-from hiergal.survey.mock import cosmos_noise_power, draw_mock
-from hiergal.survey.optics import draw_psf, psf_bank
-from hiergal.survey.population import draw_population, population_parameters
-from hiergal.survey.profiles import Arms, Component, render
-from hiergal.survey.structure import build_galaxy
+from hiergal.survey.mock.galaxies import cosmos_noise_power, draw_mock
+from hiergal.survey.mock.optics import draw_psf, psf_bank
+from hiergal.survey.mock.population import draw_population, population_parameters
+from hiergal.survey.mock.profiles import Arms, Component, render
+from hiergal.survey.mock.structure import build_galaxy
 from hiergal.validation.moments import measure_moments
 from hiergal.validation.morphology import measure_paper_morphology
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference

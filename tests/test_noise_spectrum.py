@@ -10,11 +10,16 @@ import pytest
 from hiergal.cli_survey import survey
 from hiergal.observation.independent import PixelNoise
 from hiergal.observation.stationary import StationaryNoise
-from hiergal.survey.correlation import continued_noise, correlation_of_power, expected_power, noise_power
 from hiergal.survey.cosmos import open_catalog, read_stamps, write_cosmos_survey
-from hiergal.survey.cutouts import from_arrays, write_cutouts_survey
-from hiergal.survey.noise_choice import measured_in_cutouts, noise_report, with_measured_noise
-from hiergal.survey.noise_spectrum import NoiseStack, _band_means, measure_noise
+from hiergal.survey.cutouts.survey import from_arrays, write_cutouts_survey
+from hiergal.survey.noise.choice import measured_in_cutouts, noise_report, with_measured_noise
+from hiergal.survey.noise.correlation import (
+    continued_noise,
+    correlation_of_power,
+    expected_power,
+    noise_power,
+)
+from hiergal.survey.noise.spectrum import NoiseStack, _band_means, measure_noise
 
 SIZE, SCALE, SIGMA = 64, 0.03, 0.0026
 SHAPE = (SIZE, SIZE)

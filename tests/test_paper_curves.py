@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from astropy.table import Table, vstack
 
-from hiergal.survey.mock import draw_mock
-from hiergal.survey.population import PIXEL, PSF_RADIUS, draw_population, population_parameters
+from hiergal.survey.mock.galaxies import draw_mock
+from hiergal.survey.mock.population import PIXEL, PSF_RADIUS, draw_population, population_parameters
 from hiergal.validation.moments import measure_moments
 from hiergal.validation.morphology import measure_paper_morphology
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from hiergal.survey.mock import draw_mock
-from hiergal.survey.population import population_parameters
+from hiergal.survey.mock.galaxies import draw_mock
+from hiergal.survey.mock.population import population_parameters
 from hiergal.validation import pixel_tests
 from hiergal.validation.learned_tests import memorisation_test, pqmass_test
 from hiergal.validation.pixel_tests import pixel_classifier_test, pixel_features

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from hiergal.catalog_sampling import sample_catalog
 from hiergal.cli import app
 from hiergal.runtime.seeds import SEEDS, as_key, check_seed, key_for
-from hiergal.survey.population import draw_population
+from hiergal.survey.mock.population import draw_population
 
 BAD = [-1, SEEDS, 2**63, 2**64, -(2**70)]
 COMMANDS = {

@@ -6,7 +6,7 @@ import pytest
 from astropy.table import Table
 
 from hiergal.observation.psf import PSF, convolve
-from hiergal.survey.mock import draw_mock
+from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.validation.shear import ShearFlag, measure_shear, shear_bias, shear_tests
 
 SCALE = 0.03

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from hiergal.observation.psf import PSF, convolve
-from hiergal.survey.mock import draw_mock
+from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.validation.power import band_limit, mean_spectrum, radial_power
 from hiergal.validation.spectra import beyond_band_test, residual_spectrum_test
 

@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import pytest
 
-from hiergal.survey.mock import draw_mock
+from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.validation import mid
 from hiergal.validation.morphology import measure_morphology
 from hiergal.validation.segmentation import detect, main_clump

@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from hiergal.morphology import summarize_profile
 from hiergal.runtime.verdict import ALPHA
-from hiergal.survey.mock import draw_mock
-from hiergal.survey.population import population_parameters
+from hiergal.survey.mock.galaxies import draw_mock
+from hiergal.survey.mock.population import population_parameters
 from hiergal.validation.conditional import conditional_test
 from hiergal.validation.moments import measure_moments
 from hiergal.validation.samples import observed_again

@@ -18,7 +18,7 @@ from hiergal.figures import conditional_scatter, mean_ellipticity
 from hiergal.hub import save_model
 from hiergal.observation.psf import convolve
 from hiergal.runtime.verdict import ALPHA
-from hiergal.survey.mock import draw_mock
+from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.validation.candidates import fit_chi_square
 from hiergal.validation.conditional import Residuals
 from hiergal.validation.galaxy_folder import read_galaxy_folder

@@ -32,7 +32,7 @@ def survey_stamps(
         A mosaic; each stamp has a stretch of its own, in units of its noise. Masked pixels are blue.
 
     Example:
-        >>> from hiergal.survey.mock import draw_mock
+        >>> from hiergal.survey.mock.galaxies import draw_mock
         >>> figure = survey_stamps(draw_mock(3, seed=1, stamp=32).observation)
         >>> len(figure.axes)
         3

@@ -20,11 +20,11 @@ et al. 2015, arXiv:1407.7676). Conventions, ``galsim`` meaning that GalSim draws
   of the PSF image on the central pixel. PSF images with an even number of pixels (AEGIS) are interpolated by
   GalSim's quintic, since their centre lies between pixels; odd ones keep their pixels, divided by their sum.
 * **Noise**: power of :class:`~hiergal.observation.stationary.StationaryNoise` from the galaxy's own correlation
-  function and variance; :mod:`hiergal.survey.correlation` tells ``spectrum="galsim"`` from ``"expected"``. Take the
-  second for inference. With ``noise_spectrum="measured"`` the correlation function is the one that is measured in the
-  source-free pixels of the cutouts themselves (:mod:`hiergal.survey.noise_spectrum`), scaled to each galaxy's
+  function and variance; :mod:`hiergal.survey.noise.correlation` tells ``spectrum="galsim"`` from ``"expected"``. Take
+  the second for inference. With ``noise_spectrum="measured"`` the correlation function is the one that is measured in
+  the source-free pixels of the cutouts themselves (:mod:`hiergal.survey.noise.spectrum`), scaled to each galaxy's
   variance, and the spectrum is the expected one. The noise beyond cutouts is drawn with it too, conditional on the
-  cutout's pixels, so that there is no seam (:func:`~hiergal.survey.correlation.continued_noise`).
+  cutout's pixels, so that there is no seam (:func:`~hiergal.survey.noise.correlation.continued_noise`).
 """
 
 from collections.abc import Sequence
@@ -40,13 +40,8 @@ from hiergal.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.seeds import check_seed
-from hiergal.survey.correlation import Spectrum, catalog_noise, continued_noise, floored, noise_power
-from hiergal.survey.noise_choice import (
-    MeasuredNoise,
-    check_source,
-    measured_in_catalog,
-    measured_or_why,
-)
+from hiergal.survey.noise.choice import MeasuredNoise, check_source, measured_in_catalog, measured_or_why
+from hiergal.survey.noise.correlation import Spectrum, catalog_noise, continued_noise, floored, noise_power
 from hiergal.survey.prepare import prepare_store
 from hiergal.survey.real_catalog import RealCatalog, open_catalog
 from hiergal.survey.store import Store, StoreHeader
@@ -187,7 +182,7 @@ def write_cosmos_survey(
         spectrum: ``galsim`` or ``expected``, as at the top of this page.
         noise_spectrum: ``given`` for the catalogue's correlation functions, ``measured`` for what the source-free
             pixels of the cutouts show. Either way the survey records both
-            (:mod:`hiergal.survey.noise_choice`).
+            (:mod:`hiergal.survey.noise.choice`).
         workers: Number of processes, None for one per available core; or an executor, whose workers see the files.
         progress: Show a progress bar.
         overwrite: Replace a store that is already there.

@@ -98,7 +98,7 @@ def degraded(
         ValueError: If the width is not positive, the factor below 1, or the noise of another kind.
 
     Example:
-        >>> from hiergal.survey.mock import draw_mock
+        >>> from hiergal.survey.mock.galaxies import draw_mock
         >>> sharp = draw_mock(3, seed=1, stamp=32).observation
         >>> worse = degraded(sharp, fwhm_arcsec=0.1, noise_factor=2.0, rng=np.random.default_rng(1))
         >>> np.round(worse.noise.level() / sharp.noise.level(), 3).tolist()

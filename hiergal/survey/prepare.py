@@ -78,7 +78,7 @@ def prepare_store(
 
     Example:
         >>> import functools, tempfile
-        >>> from hiergal.survey.mock import draw_batch
+        >>> from hiergal.survey.mock.galaxies import draw_batch
         >>> draw = functools.partial(draw_batch, seed=1, stamp=32, noise="white")
         >>> header = StoreHeader(
         ...     survey="demo", band="F814W", pixel_scale_arcsec=0.03, magnitude_zero_point=25.94

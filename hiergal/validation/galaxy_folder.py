@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from hiergal.runtime.pytree import Array, brief
 from hiergal.survey import Store
-from hiergal.survey.catalog import identifiers_from
+from hiergal.survey.tables.catalog import identifiers_from
 
 __all__ = ["GalaxyFolder", "read_galaxy_folder"]
 

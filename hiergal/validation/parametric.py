@@ -86,7 +86,7 @@ def fit_parametric(
         ValueError: If a kind is unknown, or none is given.
 
     Example:
-        >>> from hiergal.survey.mock import draw_mock
+        >>> from hiergal.survey.mock.galaxies import draw_mock
         >>> twins = fit_parametric(draw_mock(2, seed=1, stamp=48).observation, steps=8)
         >>> twins.profile.shape, twins.table.colnames[:2]
         ((2, 48, 48), ['kind', 'flux'])

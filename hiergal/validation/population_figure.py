@@ -45,7 +45,7 @@ def plot_population(
         The figure; save it with ``savefig``.
 
     Example:
-        >>> from hiergal.survey.mock import draw_mock
+        >>> from hiergal.survey.mock.galaxies import draw_mock
         >>> figure = plot_population(draw_mock(40, seed=1).observation)
         >>> len(figure.axes)
         4

@@ -105,7 +105,7 @@ def samples_of(
         ValueError: If there is not one image for each galaxy.
 
     Example:
-        >>> from hiergal.survey.mock import draw_mock
+        >>> from hiergal.survey.mock.galaxies import draw_mock
         >>> batch = draw_mock(2, seed=1, stamp=48)
         >>> samples = samples_of(batch.truth, batch.observation, profiles=True, key=jax.random.key(0))
         >>> samples.drawn.shape == samples.parametric.shape == (2, 48, 48)
@@ -137,7 +137,7 @@ def observed_again(
         key: PRNG key, or a seed; the noise of a galaxy does not depend on how many there are.
 
     Example:
-        >>> from hiergal.survey.mock import draw_mock
+        >>> from hiergal.survey.mock.galaxies import draw_mock
         >>> batch = draw_mock(3, seed=1, stamp=32)
         >>> observed_again(batch.truth, batch.observation, key=jax.random.key(0)).shape
         (3, 32, 32)

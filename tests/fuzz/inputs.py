@@ -37,9 +37,9 @@ from hiergal.observation import Observation, check_observation
 from hiergal.observation.psf import PSF
 from hiergal.recipe.recipe import load_recipe, recipe_to_toml
 from hiergal.survey import StoreHeader, open_store, write_store
-from hiergal.survey.catalog import read_catalog
-from hiergal.survey.cutout_files import open_folder, read_folder, read_npz
-from hiergal.survey.cutouts import from_arrays
+from hiergal.survey.cutouts.files import open_folder, read_folder, read_npz
+from hiergal.survey.cutouts.survey import from_arrays
+from hiergal.survey.tables.catalog import read_catalog
 
 __all__ = ["DOORS", "Door"]
 

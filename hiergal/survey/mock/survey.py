@@ -24,7 +24,7 @@ def write_mock_survey(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Store:
-    """Draw the mock survey (:mod:`hiergal.survey.mock`) into a store, truths beside the stamps.
+    """Draw the mock survey (:mod:`hiergal.survey.mock.galaxies`) into a store, truths beside the stamps.
 
     The same call goes on with a run that was stopped (:func:`~hiergal.survey.prepare.prepare_store`).
 
@@ -39,7 +39,7 @@ def write_mock_survey(
         progress: Whether to show a progress bar.
     """
     check_seed(seed)
-    from hiergal.survey.mock import draw_batch
+    from hiergal.survey.mock.galaxies import draw_batch
     from hiergal.survey.prepare import prepare_store
 
     choices = {"seed": seed, "stamp": stamp, "noise": noise}

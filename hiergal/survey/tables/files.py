@@ -1,4 +1,4 @@
-"""Tables of all formats, as Astropy tables with units and masks: the readers behind :mod:`hiergal.survey.catalog`.
+"""Tables of all formats, as Astropy tables with units and masks: the readers behind :mod:`hiergal.survey.tables.catalog`.
 
 The content of a file says what it is, not its name. Columns come as the format has them; the catalogue makes them one.
 """
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hiergal.runtime.inputs import input_path
-from hiergal.survey.columns import column_of
-from hiergal.survey.fits_files import open_fits
-from hiergal.survey.table_frames import (
+from hiergal.survey.tables.columns import column_of
+from hiergal.survey.tables.fits_files import open_fits
+from hiergal.survey.tables.frames import (
     UNITS_OF_FRAMES,
     in_short,
     table_from_arrow,

@@ -1,6 +1,6 @@
 """Catalogues of any origin: the one door through which tables come, with their units, masks, identifiers and names.
 
-Files are told by their content (:mod:`hiergal.survey.table_files`). Whatever the format, the same catalogue comes out
+Files are told by their content (:mod:`hiergal.survey.tables.files`). Whatever the format, the same catalogue comes out
 as the same table:
 
 ==============  ========================================================================================================
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Shaped
 
-from hiergal.survey.columns import _unknown, column_of, unit_from
+from hiergal.survey.tables.columns import _unknown, column_of, unit_from
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -71,7 +71,7 @@ def read_catalog(
         >>> table.colnames, table["mag_auto"].tolist()
         (['mag_auto'], [22, 23])
     """
-    from hiergal.survey.table_files import Choice, read_file, table_from
+    from hiergal.survey.tables.files import Choice, read_file, table_from
 
     named = parse_columns(columns)
     wanted = None if names is None else tuple(dict.fromkeys(names))

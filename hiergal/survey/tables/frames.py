@@ -1,4 +1,4 @@
-"""Tables from parquet, Arrow and pandas, with their units and masks (see :mod:`hiergal.survey.table_files`)."""
+"""Tables from parquet, Arrow and pandas, with their units and masks (see :mod:`hiergal.survey.tables.files`)."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hiergal.survey.columns import column_of
+from hiergal.survey.tables.columns import column_of
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -138,7 +138,7 @@ def table_of_columns(columns: Mapping[str, tuple[Any, Any]]) -> "Table":
     """A plain table of columns and their units, which may be words."""
     from astropy.table import Column, MaskedColumn, Table
 
-    from hiergal.survey.columns import unit_from
+    from hiergal.survey.tables.columns import unit_from
 
     table = Table()
     for name, (values, unit) in columns.items():

@@ -1,6 +1,6 @@
 """The noise that a survey states: given with its stamps, or measured in them, and what tells the two apart.
 
-Galaxies of one exposure or mosaic share a noise spectrum, so they are stacked (:mod:`hiergal.survey.noise_spectrum`)
+Galaxies of one exposure or mosaic share a noise spectrum, so they are stacked (:mod:`hiergal.survey.noise.spectrum`)
 group by group: in catalogues of real galaxies the groups are those with one correlation file, in cutouts those with
 one value of a catalogue column. A group with too few source-free pixels takes the spectrum of all groups together.
 
@@ -19,12 +19,7 @@ from jaxtyping import Float
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise
 from hiergal.observation.stationary import StationaryNoise
-from hiergal.survey.noise_spectrum import (
-    NoiseSpectrum,
-    NoiseStack,
-    add_observation,
-    given_correlation,
-)
+from hiergal.survey.noise.spectrum import NoiseSpectrum, NoiseStack, add_observation, given_correlation
 
 if TYPE_CHECKING:
     import galsim

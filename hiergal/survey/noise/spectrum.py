@@ -5,7 +5,7 @@ function that comes with a survey was measured elsewhere on the sky, or before s
 images over their given noise level, so that galaxies can be stacked, in three steps:
 
 1. **Sources are masked**, and the edge of what is left is apodised over two pixels
-   (:mod:`hiergal.survey.source_masks`).
+   (:mod:`hiergal.survey.noise.source_masks`).
 2. **Products of pairs of pixels are stacked**: for each lag the sum of products of weighted pixels over the sum of
    products of weights. That is unbiased for any mask: the window is divided out exactly. Each stamp's mean is taken
    off first, and what this takes from the noise's own correlation is restored. So is what correlations lose as peaks
@@ -15,11 +15,11 @@ images over their given noise level, so that galaxies can be stacked, in three s
    measured level) is multiplied by a taper: 1 up to half the longest lag, 0 beyond it. The longest lag is the largest
    that keeps the random error of a Fourier mode below 5 %, and at most half a stamp.
 
-The spectrum of a stamp is then the expected periodogram (:func:`hiergal.survey.correlation.expected_power`), which is
-what :class:`~hiergal.observation.stationary.StationaryNoise` takes for stamps of a larger field. Errors are jackknife
-estimates over up to 32 groups of galaxies. Under galaxies like those of COSMOS bands are unbiased to 1 %. What no
-mask removes is the light of sources below the detection limit: COSMOS counts between magnitudes 25.4 and 29 add 3 %
-to the power of ACS noise below 0.06 cycles per pixel, and less than 1 % above, and act as noise in a fit as well. A
+The spectrum of a stamp is then the expected periodogram (:func:`hiergal.survey.noise.correlation.expected_power`),
+which is what :class:`~hiergal.observation.stationary.StationaryNoise` takes for stamps of a larger field. Errors are
+jackknife estimates over up to 32 groups of galaxies. Under galaxies like those of COSMOS bands are unbiased to 1 %.
+What no mask removes is the light of sources below the detection limit: COSMOS counts between magnitudes 25.4 and 29 add
+3 % to the power of ACS noise below 0.06 cycles per pixel, and less than 1 % above, and act as noise in a fit as well. A
 sky that differs from stamp to stamp is not part of the spectrum; its scatter is recorded as ``sky``.
 """
 
@@ -31,8 +31,8 @@ from jaxtyping import Bool, Float
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.noise import NoiseModel
-from hiergal.survey.correlation import correlation_of_power, expected_power
-from hiergal.survey.source_masks import noise_scatter, source_free
+from hiergal.survey.noise.correlation import correlation_of_power, expected_power
+from hiergal.survey.noise.source_masks import noise_scatter, source_free
 
 __all__ = [
     "NoiseSpectrum",
@@ -257,7 +257,7 @@ def measure_noise(observation: Observation, *, max_lag_pix: int | None = None) -
         ValueError: If too few pixels are free of sources.
 
     Example:
-        >>> from hiergal.survey.cutouts import from_arrays
+        >>> from hiergal.survey.cutouts.survey import from_arrays
         >>> stamps = np.random.default_rng(1).normal(size=(20, 32, 32))
         >>> observation = from_arrays(stamps, psf=np.ones((3, 3)) / 9, rms=np.ones(20), pixel_scale_arcsec=0.2)
         >>> abs(measure_noise(observation).level - 1) < 0.05

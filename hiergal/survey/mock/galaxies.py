@@ -25,11 +25,11 @@ from hiergal.observation.psf import PSF
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.pytree import Array, Record, record
 from hiergal.runtime.seeds import check_seed
-from hiergal.survey.correlation import noise_power
-from hiergal.survey.optics import PIXEL_SCALE_ARCSEC, draw_psf, psf_bank
-from hiergal.survey.population import draw_population, random_stream
-from hiergal.survey.profiles import render
-from hiergal.survey.structure import build_galaxy
+from hiergal.survey.mock.optics import PIXEL_SCALE_ARCSEC, draw_psf, psf_bank
+from hiergal.survey.mock.population import draw_population, random_stream
+from hiergal.survey.mock.profiles import render
+from hiergal.survey.mock.structure import build_galaxy
+from hiergal.survey.noise.correlation import noise_power
 
 __all__ = ["MockBatch", "cosmos_noise_power", "draw_batch", "draw_mock"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from hiergal.survey.population import population_parameters
-from hiergal.survey.profiles import BULGE_INDEX, Arms, Component, half_light_radius
+from hiergal.survey.mock.population import population_parameters
+from hiergal.survey.mock.profiles import BULGE_INDEX, Arms, Component, half_light_radius
 
 __all__ = ["build_galaxy"]
 
@@ -27,15 +27,16 @@ def build_galaxy(
     """Decide on the structure of one galaxy.
 
     Args:
-        row: One row of :func:`hiergal.survey.population.draw_population`.
+        row: One row of :func:`hiergal.survey.mock.population.draw_population`.
         rng: Source of randomness.
-        parameters: Numbers of the population, as :func:`~hiergal.survey.population.population_parameters` gives them.
+        parameters: Numbers of the population, as :func:`~hiergal.survey.mock.population.population_parameters` gives
+            them.
 
     Returns:
         Components whose fluxes add up to the galaxy's.
 
     Example:
-        >>> from hiergal.survey.population import draw_population
+        >>> from hiergal.survey.mock.population import draw_population
         >>> row = {name: column[0] for name, column in draw_population(1, seed=2).items()}
         >>> parts = build_galaxy(row, np.random.default_rng(0))
         >>> bool(np.isclose(sum(part.flux for part in parts), row["flux"]))

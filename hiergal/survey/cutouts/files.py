@@ -1,4 +1,4 @@
-"""Reading cutouts from disk: the folders and ``.npz`` files that :mod:`hiergal.survey.cutouts` describes."""
+"""Reading cutouts from disk: the folders and ``.npz`` files that :mod:`hiergal.survey.cutouts.survey` describes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +9,13 @@ import numpy as np
 from hiergal.observation.psf import same_scale
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.pytree import brief
-from hiergal.survey.catalog import IDENTIFIER, identifiers_from, read_catalog
-from hiergal.survey.columns import column_of
-from hiergal.survey.fits_files import open_fits
-from hiergal.survey.layouts import ROLES, find_roles, stamp_of
-from hiergal.survey.mask_planes import bad_pixels
-from hiergal.survey.psf_stamps import psf_scale, resampled_psf
+from hiergal.survey.cutouts.layouts import ROLES, find_roles, stamp_of
+from hiergal.survey.cutouts.mask_planes import bad_pixels
+from hiergal.survey.cutouts.psf_stamps import psf_scale, resampled_psf
 from hiergal.survey.sky import SKY_COLUMNS, SkyPlace, scale_of, sky_of
+from hiergal.survey.tables.catalog import IDENTIFIER, identifiers_from, read_catalog
+from hiergal.survey.tables.columns import column_of
+from hiergal.survey.tables.fits_files import open_fits
 
 __all__ = [
     "NOISE_NAMES",
@@ -38,8 +38,8 @@ class Layout(NamedTuple):
     """How the files of a survey are laid out, where they do not say it.
 
     Attributes:
-        extensions: Extension of each role (:func:`hiergal.survey.layouts.parse_extensions`).
-        bad_bits: Bits of a mask that mean bad (:func:`hiergal.survey.mask_planes.parse_bad_bits`).
+        extensions: Extension of each role (:func:`hiergal.survey.cutouts.layouts.parse_extensions`).
+        bad_bits: Bits of a mask that mean bad (:func:`hiergal.survey.cutouts.mask_planes.parse_bad_bits`).
         psf: A file with one PSF for all, or a folder with one for each galaxy, of the name of its image; None for those
             in the files.
         rms: Standard deviation of the noise of every pixel [flux per pixel]; None for the maps in the files.
@@ -137,7 +137,7 @@ def open_folder(path: Path, pixel_scale_arcsec: float | None, layout: Layout | N
 
 
 def read_folder(folder: CutoutFolder) -> Iterator[tuple[list[Path], dict[str, Any]]]:
-    """Read a folder batch by batch: files, and arguments of :func:`~hiergal.survey.cutouts.from_arrays`."""
+    """Read a folder batch by batch: files, and arguments of :func:`~hiergal.survey.cutouts.survey.from_arrays`."""
     shared = _shared_psf(folder.layout.psf)
     for first in range(0, len(folder.files), BATCH_GALAXIES):
         rows = slice(first, first + BATCH_GALAXIES)
@@ -149,7 +149,7 @@ def read_folder(folder: CutoutFolder) -> Iterator[tuple[list[Path], dict[str, An
 
 
 def read_npz(path: Path, pixel_scale_arcsec: float | None) -> dict[str, Any]:
-    """Read a file of arrays: keyword arguments of :func:`~hiergal.survey.cutouts.from_arrays`."""
+    """Read a file of arrays: keyword arguments of :func:`~hiergal.survey.cutouts.survey.from_arrays`."""
     if pixel_scale_arcsec is None:
         raise ValueError(
             f"expected pixel_scale_arcsec with arrays, which hold no WCS, got none for {path}; give it"

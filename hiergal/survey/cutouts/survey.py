@@ -12,8 +12,8 @@ extensions
 ``MASK`` (optional)              pixels to exclude are 1; of bits, those that mean bad
 ===============================  =====================================================================================
 
-or the names of other surveys (:mod:`hiergal.survey.layouts`), and, if there is one, a table ``catalog.csv``, ``.ecsv``,
-``.fits`` or of another format (:mod:`hiergal.survey.catalog`) with a column ``file`` (name of each
+or the names of other surveys (:mod:`hiergal.survey.cutouts.layouts`), and, if there is one, a table ``catalog.csv``,
+``.ecsv``, ``.fits`` or of another format (:mod:`hiergal.survey.tables.catalog`) with a column ``file`` (name of each
 galaxy's file), perhaps ``identifier``, and any numbers to keep (``mag_auto``, ``zphot``, ...). Five lines of
 Astropy write a galaxy::
 
@@ -26,7 +26,7 @@ Astropy write a galaxy::
 Arrays in memory, or an ``.npz`` file of them with the same names in lower case, do as well
 (:func:`from_arrays`). Pixels without data end up masked. Noise is taken as independent between pixels, as
 variance maps have it; drizzled and resampled images are not like that. ``noise_spectrum="measured"`` measures
-how the noise of the stamps is correlated (:mod:`hiergal.survey.noise_spectrum`): each galaxy then has stationary
+how the noise of the stamps is correlated (:mod:`hiergal.survey.noise.spectrum`): each galaxy then has stationary
 noise, the measured spectrum scaled to the galaxy's own level, which for a variance map is its median.
 """
 
@@ -46,7 +46,7 @@ from hiergal.observation.psf import same_scale
 from hiergal.runtime.identity import digest_of_arrays, digest_of_files
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.pytree import Array
-from hiergal.survey.cutout_files import (
+from hiergal.survey.cutouts.files import (
     NOISE_NAMES,
     CutoutFolder,
     Layout,
@@ -54,15 +54,15 @@ from hiergal.survey.cutout_files import (
     read_folder,
     read_npz,
 )
-from hiergal.survey.layouts import parse_extensions
-from hiergal.survey.mask_planes import parse_bad_bits
-from hiergal.survey.noise_choice import (
+from hiergal.survey.cutouts.layouts import parse_extensions
+from hiergal.survey.cutouts.mask_planes import parse_bad_bits
+from hiergal.survey.cutouts.plausible import MapCheck
+from hiergal.survey.noise.choice import (
     check_source,
     measured_in_cutouts,
     measured_or_why,
     with_measured_noise,
 )
-from hiergal.survey.plausible import MapCheck
 from hiergal.survey.store import Store, StoreHeader, write_store
 
 __all__ = ["from_arrays", "without_empty", "write_cutouts_survey"]
@@ -160,12 +160,12 @@ def write_cutouts_survey(
         pixel_scale_arcsec: Width of a pixel [arcsec]; None to take it from the WCS (or the observations).
         noise_spectrum: ``given`` for independent pixels, as variance maps have it; ``measured`` for stationary noise of
             the spectrum that the source-free pixels of the stamps show. Either way the survey records both
-            (:mod:`hiergal.survey.noise_choice`).
+            (:mod:`hiergal.survey.noise.choice`).
         noise_group: Column of the catalogue with one value for each exposure or mosaic, whose galaxies are measured
             together; None for one spectrum for all.
-        extensions: Which extension of the files is what, ``image=SCI,rms=ERR`` (:mod:`hiergal.survey.layouts`).
+        extensions: Which extension of the files is what, ``image=SCI,rms=ERR`` (:mod:`hiergal.survey.cutouts.layouts`).
         bad_bits: Bits of the masks that mean bad: their sum, names of planes, or ``all``
-            (:mod:`hiergal.survey.mask_planes`).
+            (:mod:`hiergal.survey.cutouts.mask_planes`).
         psf: A FITS file with one PSF for all, or a folder with one for each galaxy, of the name of its image.
         rms: Standard deviation of the noise of every pixel [flux per pixel], for files without noise.
         progress: Show a progress bar.

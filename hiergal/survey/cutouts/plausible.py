@@ -14,7 +14,7 @@ import numpy as np
 
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise
-from hiergal.survey.psf_stamps import centre_offset
+from hiergal.survey.cutouts.psf_stamps import centre_offset
 
 __all__ = ["MapCheck"]
 
