@@ -20,7 +20,7 @@ from scipy import stats
 
 from hiergal.flow_stage import fit_flow_stage
 from hiergal.hub import GalaxyModel, load_model
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
 from hiergal.recipe.recipe import Recipe, load_recipe

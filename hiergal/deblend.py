@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Shaped
 from hiergal.conditions import given_conditions, has_columns
 from hiergal.hub import GalaxyModel, check_model
 from hiergal.laplace import misfit
-from hiergal.morphology import ProfileSummary, summarize_profile
+from hiergal.measure.profile import ProfileSummary, summarize_profile
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.noise import used_pixels
 from hiergal.posterior_checks import check_counts, check_geometry, check_psf

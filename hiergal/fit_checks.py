@@ -162,7 +162,7 @@ def check_fits(
         >>> table[table["p_pixels"] < 0.01]  # second sources, artefacts, wrong noise  # doctest: +SKIP
     """
     check_not_forked()
-    from hiergal.validation.power import rings_of  # heavier than what else is imported here
+    from hiergal.measure.power_spectrum import rings_of  # heavier than what else is imported here
 
     if replicates < 1 or bins < 1:
         raise ValueError(f"replicates, bins: expected at least 1 of each, got {replicates} and {bins}")

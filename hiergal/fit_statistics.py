@@ -33,7 +33,7 @@ LEAST_WEIGHT = 0.01  # of a point source, relative to that where it is seen best
 
 
 class RingWeights(NamedTuple):
-    """Rings of the Fourier plane (:func:`hiergal.validation.power.rings_of`).
+    """Rings of the Fourier plane (:func:`hiergal.measure.power_spectrum.rings_of`).
 
     Attributes:
         share: Share of each mode of the half plane in the mean of each ring, [half, bins].

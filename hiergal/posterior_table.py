@@ -37,7 +37,7 @@ from astropy.table import Table
 from astropy.units import Unit
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.morphology import ProfileSummary
+from hiergal.measure.profile import ProfileSummary
 from hiergal.observation.photometry import UNSTATED, table_unit
 from hiergal.posterior import CHECKS, METHODS, STATISTICS, Flag, Posterior
 from hiergal.posterior.provenance import CARDS, cards_of

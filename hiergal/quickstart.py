@@ -15,6 +15,7 @@ import numpy as np
 from hiergal.flow_stage import fit_flow_stage
 from hiergal.history import read_history
 from hiergal.hub import GalaxyModel
+from hiergal.measure.moments import measure_moments
 from hiergal.observation import Observation
 from hiergal.observation.psf import gaussian_transfer
 from hiergal.posterior import Posterior
@@ -31,7 +32,6 @@ from hiergal.stages import TRAINING, train_stage
 from hiergal.survey import Store
 from hiergal.survey.mock.survey import write_mock_survey
 from hiergal.survey.split import split_of
-from hiergal.validation.moments import measure_moments
 
 __all__ = [
     "run_quickstart",

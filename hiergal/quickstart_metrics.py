@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from astropy.table import Table
 
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior, interval
 from hiergal.runtime.pytree import brief

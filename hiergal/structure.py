@@ -1,7 +1,7 @@
 """How light is distributed in noise-free images: concentration, Gini and M20, in batches on the device.
 
 For draws from posteriors, of which there are hundreds for each galaxy; noisy stamps with neighbours are measured by
-``hiergal.validation.morphology``. The definitions are those of Lotz et al. (2004, Eqs. 6 to 10) for an image without
+``hiergal.measure.morphology``. The definitions are those of Lotz et al. (2004, Eqs. 6 to 10) for an image without
 noise, sky or neighbours, in circles about its centroid. With r_p the Petrosian radius, at which the mean brightness of
 a ring falls to a fifth of that inside it,
 

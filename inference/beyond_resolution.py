@@ -19,6 +19,7 @@ import numpy as np
 from hiergal import figures
 from hiergal.flow_stage import fit_flow_stage
 from hiergal.hub import GalaxyModel, load_model
+from hiergal.measure.power_spectrum import band_limit, mean_spectrum
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
@@ -28,7 +29,6 @@ from hiergal.stages import train_stage
 from hiergal.survey import Store, open_store
 from hiergal.survey.degrade import degrade_survey
 from hiergal.survey.split import split_of
-from hiergal.validation.power import band_limit, mean_spectrum
 from hiergal.validation.spectra import beyond_band_test
 
 NAMES = ("resolution.json", "resolution.png", "resolution.pdf")

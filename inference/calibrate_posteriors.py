@@ -26,7 +26,7 @@ from hiergal.calibration import (
 )
 from hiergal.guide_flow import simulate
 from hiergal.hub import GalaxyModel, load_model
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.posterior import METHODS, Posterior, interval
 from hiergal.posterior.infer import infer
 from hiergal.prior import prior_of

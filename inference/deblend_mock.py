@@ -19,7 +19,7 @@ import numpy as np
 from hiergal import figures
 from hiergal.deblend import deblend
 from hiergal.hub import load_model
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.posterior import interval
 from hiergal.prior import prior_of
 from hiergal.runtime.files import write_json

@@ -19,8 +19,8 @@ from astropy.table import Table
 from scipy import optimize, special, stats
 
 import hiergal.survey.mock.population as population
+from hiergal.measure.moments import measure_moments
 from hiergal.survey.mock.galaxies import draw_mock
-from hiergal.validation.moments import measure_moments
 from hiergal.validation.reference import SMOOTHED, ks_distance, read_paper_curves
 
 PACKAGE = Path(population.__file__).parents[1]

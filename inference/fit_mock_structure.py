@@ -17,8 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 import hiergal.survey.mock.population as population
+from hiergal.measure.morphology import measure_paper_morphology
 from hiergal.survey.mock.galaxies import draw_mock
-from hiergal.validation.morphology import measure_paper_morphology
 from hiergal.validation.morphology_reference import (
     morphology_distances,
     morphology_reference,

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 import hiergal
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior.verdict import count_flags
 from hiergal.survey import StoreHeader, write_store

@@ -26,7 +26,7 @@ import numpy as np
 
 from hiergal.guide_flow import simulate
 from hiergal.hub import GalaxyModel, load_model
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF, convolve, gaussian_psf

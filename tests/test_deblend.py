@@ -22,7 +22,7 @@ from toys import (
 )
 
 from hiergal.deblend import deblend
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF, convolve, gaussian_psf

@@ -12,7 +12,7 @@ from hiergal import figures
 from hiergal.figures.style import bright_to_faint, stretch
 from hiergal.fit_checks import FitChecks
 from hiergal.history import TrainInfo
-from hiergal.morphology import ProfileSummary
+from hiergal.measure.profile import ProfileSummary
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.stationary import StationaryNoise

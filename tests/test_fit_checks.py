@@ -15,9 +15,9 @@ from toys import SCALE, affine_flow, bare_posterior, covariance_matrix, exact_dr
 
 from hiergal.fit_checks import COLUMNS, check_fits
 from hiergal.fit_statistics import point_significance, statistics_of_draws, statistics_of_noise
+from hiergal.measure.power_spectrum import radial_power
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
-from hiergal.validation.power import radial_power
 
 SHAPE, N, D = (8, 16), 200, 8
 P_VALUES = ["p_chi_square", "p_coherent", "p_spectrum", "p_prior"]

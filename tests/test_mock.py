@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hiergal.measure.moments import measure_moments
+from hiergal.measure.morphology import measure_paper_morphology
 from hiergal.observation import check_observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import convolve
@@ -16,8 +18,6 @@ from hiergal.survey.mock.optics import draw_psf, psf_bank
 from hiergal.survey.mock.population import draw_population, population_parameters
 from hiergal.survey.mock.profiles import Arms, Component, render
 from hiergal.survey.mock.structure import build_galaxy
-from hiergal.validation.moments import measure_moments
-from hiergal.validation.morphology import measure_paper_morphology
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
 from hiergal.validation.reference import cosmos_reference, ks_distance, read_paper_curves
 

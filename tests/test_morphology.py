@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 
 SCALE = 0.05
 SHAPE = (71, 90)

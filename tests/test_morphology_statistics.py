@@ -5,11 +5,11 @@ import pytest
 from photutils.geometry import elliptical_overlap_grid
 from scipy import ndimage, special
 
-from hiergal.validation import cas, mid
-from hiergal.validation.gini_m20 import gini, m20
-from hiergal.validation.morphology import Flag, measure_morphology, measure_paper_morphology
-from hiergal.validation.petrosian import Ellipse, overlap, petrosian_radius, radius_of_fraction
-from hiergal.validation.segmentation import central_clump, main_clump
+from hiergal.measure import cas, mid
+from hiergal.measure.gini_m20 import gini, m20
+from hiergal.measure.morphology import Flag, measure_morphology, measure_paper_morphology
+from hiergal.measure.petrosian import Ellipse, overlap, petrosian_radius, radius_of_fraction
+from hiergal.measure.segmentation import central_clump, main_clump
 
 SCALE = 0.03
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.hub import GalaxyModel
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.nets import Encoder, Generator
 from hiergal.nets.layers import PATCH_KERNEL, depth_to_space, smooth_patches, space_to_depth
 from hiergal.nets.stages import _drop_out

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from astropy.table import Table, vstack
 
+from hiergal.measure.moments import measure_moments
+from hiergal.measure.morphology import measure_paper_morphology
 from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.survey.mock.population import PIXEL, PSF_RADIUS, draw_population, population_parameters
-from hiergal.validation.moments import measure_moments
-from hiergal.validation.morphology import measure_paper_morphology
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
 
 GALAXIES, STAMP = 1500, 64

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from conftest import awkward_psf
 
+from hiergal.measure.parametric import fit_parametric
+from hiergal.measure.sersic import sersic_profile
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF, convolve
-from hiergal.validation.parametric import fit_parametric
-from hiergal.validation.sersic import sersic_profile
 
 SHAPE, SCALE = (60, 71), 0.03
 TRUTH = {

@@ -8,8 +8,8 @@ from conftest import awkward_psf
 from toys import tiny_model, tiny_survey
 
 from hiergal import figures
+from hiergal.measure.morphology import measure_paper_morphology
 from hiergal.survey.mock.galaxies import draw_mock
-from hiergal.validation.morphology import measure_paper_morphology
 from hiergal.validation.morphology_reference import morphology_reference
 from hiergal.validation.samples import halves, make_samples, observed_again
 

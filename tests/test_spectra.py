@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from hiergal.measure.power_spectrum import band_limit, mean_spectrum, radial_power
 from hiergal.observation.psf import PSF, convolve
 from hiergal.survey.mock.galaxies import draw_mock
-from hiergal.validation.power import band_limit, mean_spectrum, radial_power
 from hiergal.validation.spectra import beyond_band_test, residual_spectrum_test
 
 SCALE = 0.03

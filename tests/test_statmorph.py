@@ -11,10 +11,10 @@ import joblib
 import numpy as np
 import pytest
 
+from hiergal.measure import mid
+from hiergal.measure.morphology import measure_morphology
+from hiergal.measure.segmentation import detect, main_clump
 from hiergal.survey.mock.galaxies import draw_mock
-from hiergal.validation import mid
-from hiergal.validation.morphology import measure_morphology
-from hiergal.validation.segmentation import detect, main_clump
 
 statmorph = pytest.importorskip("statmorph", reason="the other implementation")
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hiergal.morphology import summarize_profile
+from hiergal.measure.moments import measure_moments
+from hiergal.measure.profile import summarize_profile
 from hiergal.runtime.verdict import ALPHA
 from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.survey.mock.population import population_parameters
 from hiergal.validation.conditional import conditional_test
-from hiergal.validation.moments import measure_moments
 from hiergal.validation.samples import observed_again
 from hiergal.validation.suite import compare, measure, statistics_of
 from hiergal.validation.two_sample import mean_test, wasserstein_test

@@ -16,7 +16,7 @@ from hiergal.architecture import encoder_of, generator_of
 from hiergal.flow import ConditionalFlow
 from hiergal.guide import output_count
 from hiergal.hub import GalaxyModel, Provenance
-from hiergal.morphology import ProfileSummary
+from hiergal.measure.profile import ProfileSummary
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.psf import PSF

@@ -31,7 +31,7 @@ def morphology_curves(
     """Compare distributions of M, I and D (paper, Fig. 8), all smoothed by the same rule.
 
     Args:
-        samples: Measurements by :func:`~hiergal.validation.morphology.measure_paper_morphology`, by what to call them;
+        samples: Measurements by :func:`~hiergal.measure.morphology.measure_paper_morphology`, by what to call them;
             at most three.
         references: Published samples, by what to call them; at most three.
         title: Title of the figure.

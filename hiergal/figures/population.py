@@ -95,7 +95,7 @@ def sizes_and_ellipticities(
     """Compare the second moments of drawn and survey galaxies, measured alike (paper, Fig. 6).
 
     Args:
-        survey: Moments of survey galaxies, from :func:`hiergal.validation.moments.measure_moments`.
+        survey: Moments of survey galaxies, from :func:`hiergal.measure.moments.measure_moments`.
         drawn: Moments of drawn galaxies with the same PSFs and noise.
         parametric: Moments of parametric fits to the survey galaxies, made alike, if there are any.
         title: Title of the figure.

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.hub import GalaxyModel, check_model
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.noise import used_pixels
 from hiergal.observation.psf import PSF

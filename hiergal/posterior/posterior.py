@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from hiergal.morphology import ProfileSummary
+from hiergal.measure.profile import ProfileSummary
 from hiergal.runtime.pytree import Array, Record, record
 from hiergal.samplers.methods import METHODS, Method
 

@@ -11,7 +11,7 @@ import numpy as np
 from hiergal.batches import Galaxies
 from hiergal.guide import posterior_from
 from hiergal.hub import GalaxyModel
-from hiergal.morphology import summarize_profile
+from hiergal.measure.profile import summarize_profile
 from hiergal.observation import Observation
 from hiergal.posterior.verdict import psf_width_arcsec
 

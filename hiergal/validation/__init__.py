@@ -9,10 +9,10 @@ reconstructions; ``conditional`` asks whether drawn galaxies have what was asked
 ``morphology_reference``, ``population_figure``.
 """
 
-from hiergal.validation.moments import measure_moments
-from hiergal.validation.morphology import measure_morphology, measure_paper_morphology
+from hiergal.measure.moments import measure_moments
+from hiergal.measure.morphology import measure_morphology, measure_paper_morphology
+from hiergal.measure.parametric import fit_parametric
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
-from hiergal.validation.parametric import fit_parametric
 from hiergal.validation.reference import cosmos_reference, ks_distance
 
 __all__ = [

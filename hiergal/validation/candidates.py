@@ -6,12 +6,12 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float, Int
 
+from hiergal.measure.morphology import PAPER_PIX, measure_paper_morphology
+from hiergal.measure.power_spectrum import band_limit
 from hiergal.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, brief
-from hiergal.validation.morphology import PAPER_PIX, measure_paper_morphology
-from hiergal.validation.power import band_limit
 from hiergal.validation.shear import measure_shear
 from hiergal.validation.suite import Measured, measure
 

@@ -40,7 +40,7 @@ def conditional_residuals(
     """Compute relative differences between drawn galaxies and the real ones whose conditions they were drawn for.
 
     Args:
-        real: Moments of real stamps, from :func:`~hiergal.validation.moments.measure_moments`.
+        real: Moments of real stamps, from :func:`~hiergal.measure.moments.measure_moments`.
         drawn: Moments of the drawn galaxies, row for row.
         condition: The condition of each row.
         quantity: ``size`` (adaptive sigma) or ``flux`` (amplitude of the adaptive moments).
@@ -70,7 +70,7 @@ def conditional_test(
     that of Wilcoxon's signed ranks (Wilcoxon 1945).
 
     Args:
-        real: Moments of real stamps, from :func:`~hiergal.validation.moments.measure_moments`.
+        real: Moments of real stamps, from :func:`~hiergal.measure.moments.measure_moments`.
         drawn: Moments of the drawn galaxies, row for row.
         quantity: ``size`` or ``flux``.
         seed: Seed of the bootstrap that gives the error.

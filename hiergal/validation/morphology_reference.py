@@ -2,7 +2,7 @@
 
 From Figs. 8 and 9 of Lanusse et al. (2020): distributions of log10 M, log10 I and D, smoothed as there
 (:func:`~hiergal.validation.reference.smoothed_cdf`), and counts in the planes of M20 and Gini, and of D and log10 I.
-Compare only what :func:`~hiergal.validation.morphology.measure_paper_morphology` measured on stamps of 0.03 arcsec with
+Compare only what :func:`~hiergal.measure.morphology.measure_paper_morphology` measured on stamps of 0.03 arcsec with
 PSF and noise. The package ships quantiles and counts; :func:`read_paper_morphology` reads the full curves.
 """
 
@@ -139,7 +139,7 @@ def morphology_samples(
     """Select galaxies as each panel of Figs. 8 and 9 does.
 
     Args:
-        morphology: Measurements of :func:`~hiergal.validation.morphology.measure_paper_morphology`.
+        morphology: Measurements of :func:`~hiergal.measure.morphology.measure_paper_morphology`.
         good: Galaxies whose moments are good, too, which all panels but I-D ask for; None for all.
 
     Returns:

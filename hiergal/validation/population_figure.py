@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.table import Table
 
+from hiergal.measure.moments import measure_moments
 from hiergal.observation import Observation
-from hiergal.validation.moments import measure_moments
 from hiergal.validation.reference import ReferenceCurve, cosmos_reference, ks_distance, smoothed_cdf
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def plot_population(
     Args:
         observation: Galaxies with ``mag_auto`` and ``flux_radius`` in the catalogue, on 128x128 stamps if their
             measured sizes and ellipticities are to be comparable.
-        moments: Their moments, from :func:`~hiergal.validation.moments.measure_moments`; measured here if None.
+        moments: Their moments, from :func:`~hiergal.measure.moments.measure_moments`; measured here if None.
         curves: References by name, or None for the ones that the package ships.
 
     Returns:

@@ -5,7 +5,7 @@ and noise, nothing corrected. The curves of Fig. 6 are kernel density estimates,
 rule (:func:`smoothed_cdf`) before it is compared. The package ships a compact table of quantiles; whoever has the full
 curves reads them with :func:`read_paper_curves`.
 
-Only images made and measured in the same way may be compared: see :mod:`hiergal.validation.moments`.
+Only images made and measured in the same way may be compared: see :mod:`hiergal.measure.moments`.
 """
 
 import csv

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from hiergal import figures
+from hiergal.measure.power_spectrum import Spectrum, mean_spectrum, radial_power
 from hiergal.validation.candidates import fit_chi_square, limit_of
 from hiergal.validation.conditional import Residuals, conditional_residuals
 from hiergal.validation.morphology_reference import morphology_reference
-from hiergal.validation.power import Spectrum, mean_spectrum, radial_power
 from hiergal.validation.run import Validation
 
 __all__ = ["LEAST_FIGURE", "figures_of", "parametric_fits", "residuals_of"]

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.hub import GalaxyModel
+from hiergal.measure.parametric import ParametricTwins, fit_parametric
 from hiergal.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 from hiergal.simulate import draw_profiles
-from hiergal.validation.parametric import ParametricTwins, fit_parametric
 
 __all__ = ["Samples", "halves", "make_samples", "observed_again", "samples_of"]
 

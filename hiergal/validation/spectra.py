@@ -4,16 +4,14 @@
 missing; a fit can only absorb power, so power above one is structure that was not fitted. *Beyond the band limit*: a
 PSF hides the finest structure, and what a generative model puts there comes from its architecture and its priors, not
 from data (an open question of Lanusse et al. 2020, Sec. 6); here it is compared with the truth of a mock survey, or
-with a sharper survey. Conventions are those of :mod:`hiergal.validation.power`.
+with a sharper survey. Conventions are those of :mod:`hiergal.measure.power_spectrum`.
 """
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from hiergal.runtime.pytree import Array
-from hiergal.runtime.verdict import ALPHA, Verdict, exchange_verdict, verdict_of
-from hiergal.validation.power import (
+from hiergal.measure.power_spectrum import (
     BANDS,
     FLOOR,
     checked_images,
@@ -22,6 +20,8 @@ from hiergal.validation.power import (
     power_of,
     radial_power,
 )
+from hiergal.runtime.pytree import Array
+from hiergal.runtime.verdict import ALPHA, Verdict, exchange_verdict, verdict_of
 
 __all__ = ["beyond_band_test", "residual_spectrum_test"]
 

@@ -13,6 +13,9 @@ from astropy.table import Table
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from hiergal.measure.moments import measure_moments
+from hiergal.measure.morphology import measure_morphology
+from hiergal.measure.segmentation import detect
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.verdict import ALPHA, Verdict, holm, verdict_of
 from hiergal.validation.learned_tests import (
@@ -21,9 +24,6 @@ from hiergal.validation.learned_tests import (
     memorisation_test,
     pqmass_test,
 )
-from hiergal.validation.moments import measure_moments
-from hiergal.validation.morphology import measure_morphology
-from hiergal.validation.segmentation import detect
 from hiergal.validation.two_sample import energy_test, mean_test, wasserstein_test
 
 __all__ = ["Measured", "Statistics", "cells_for", "compare", "measure", "statistics_of"]

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage, optimize
 
-from hiergal.validation.petrosian import Ellipse, overlap
+from hiergal.measure.petrosian import Ellipse, overlap
 
 __all__ = ["Centre", "asymmetry", "asymmetry_centre", "clumpiness", "sky_box", "turned"]
 

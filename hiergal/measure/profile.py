@@ -2,7 +2,7 @@
 
 Everything is measured inside the stamp, and batched: the same functions measure posterior draws and, where a survey
 knows it, the truth. All but the half-light radius, a bisection, are differentiable. (Noisy images are measured by
-``hiergal.validation.moments``.)
+``hiergal.measure.moments``.)
 """
 
 import jax

@@ -21,12 +21,12 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
+from hiergal.measure.moments import measure_moments
+from hiergal.measure.sersic import sersic_profile
 from hiergal.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.least_squares import sharpen
 from hiergal.runtime.pytree import Array, brief
-from hiergal.validation.moments import measure_moments
-from hiergal.validation.sersic import sersic_profile
 
 __all__ = ["ParametricTwins", "fit_parametric"]
 

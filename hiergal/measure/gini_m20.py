@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from hiergal.validation.petrosian import ANNULUS_PIX, Ellipse, overlap
-from hiergal.validation.segmentation import label
+from hiergal.measure.petrosian import ANNULUS_PIX, Ellipse, overlap
+from hiergal.measure.segmentation import label
 
 __all__ = ["gini", "m20", "petrosian_region"]
 

@@ -1,7 +1,7 @@
 """M, I and D: how many parts a galaxy has, how bright the second is, and how far the brightest is from the centroid.
 
 Multimode, intensity and deviation of Freeman et al. (2013), of an image that is zero outside the galaxy's region
-(:mod:`hiergal.validation.segmentation`). With A1 >= A2 the areas of the two largest connected regions above a
+(:mod:`hiergal.measure.segmentation`). With A1 >= A2 the areas of the two largest connected regions above a
 threshold, n the number of the galaxy's pixels, F1 >= F2 the fluxes of its two brightest groups, p the peak of
 the brightest group and c the centroid of the light,
 
@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import ndimage
 
+from hiergal.measure.segmentation import CORNERS, label
 from hiergal.runtime.pytree import brief
-from hiergal.validation.segmentation import CORNERS, label
 
 SMALLEST = 1e-9  # of the brightest pixel: less is no light
 

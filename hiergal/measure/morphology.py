@@ -14,11 +14,11 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Bool, Float
 
+from hiergal.measure import cas, mid
+from hiergal.measure.gini_m20 import gini, m20, petrosian_region
+from hiergal.measure.petrosian import Ellipse, ellipse_of, petrosian_radius, radius_of_fraction
+from hiergal.measure.segmentation import central_clump, detect, main_clump
 from hiergal.runtime.pytree import Array
-from hiergal.validation import cas, mid
-from hiergal.validation.gini_m20 import gini, m20, petrosian_region
-from hiergal.validation.petrosian import Ellipse, ellipse_of, petrosian_radius, radius_of_fraction
-from hiergal.validation.segmentation import central_clump, detect, main_clump
 
 __all__ = ["Flag", "measure_morphology", "measure_paper_morphology"]
 
