@@ -24,12 +24,13 @@ import numpyro.distributions as dist
 import typer
 from numpyro.infer import MCMC, NUTS
 
-from hiergal.guide import posterior_from
-from hiergal.hub import GalaxyModel, load_model
+from hiergal.hub import load_model
+from hiergal.model.guide import posterior_from
+from hiergal.model.prior import prior_of
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
 from hiergal.posterior_images import posterior_images
-from hiergal.prior import prior_of
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.samplers.methods import MAP_STEPS, mode_of
 from hiergal.samplers.nuts import smallest_ess

@@ -27,7 +27,8 @@ import numpy as np
 import typer
 
 from hiergal.catalog_sampling import sample_catalog
-from hiergal.hub import GalaxyModel, load_model
+from hiergal.hub import load_model
+from hiergal.model.trained import GalaxyModel
 from hiergal.renderer import renderer_for
 from hiergal.simulate import base_for_rows, block_size, light_profiles, profiles_from_base, stamps_from_base
 from hiergal.survey_presets import survey_conditions, survey_psf

@@ -13,8 +13,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch_twin import copy_weights, encoder_twin, generator_twin
 
-from hiergal.aids import HIGHEST_CEILING
-from hiergal.guide import LOG_SCALE_RANGE
+from hiergal.model.guide import LOG_SCALE_RANGE
+from hiergal.model.nets.training_aids import HIGHEST_CEILING
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.noise import LOG_2PI

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiergal.guide import output_count
-from hiergal.nets.encoder import APERTURES_PIX, PSF_WINDOW_PIX
-from hiergal.nets.generator import CORE_PIX, ELLIPSE, ellipse_limits
-from hiergal.nets.layers import PATCH_KERNEL
-from hiergal.nets.pyramid import tukey_taper
+from hiergal.model.guide import output_count
+from hiergal.model.nets.encoder import APERTURES_PIX, PSF_WINDOW_PIX
+from hiergal.model.nets.generator import CORE_PIX, ELLIPSE, ellipse_limits
+from hiergal.model.nets.layers import PATCH_KERNEL
+from hiergal.model.nets.pyramid import tukey_taper
 from hiergal.recipe.recipe import Recipe
 
 __all__ = [
@@ -167,7 +167,7 @@ class SeparableBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Twin of :class:`hiergal.nets.Encoder`."""
+    """Twin of :class:`hiergal.model.nets.Encoder`."""
 
     flax_names = {
         "templates": "Dense_0",
@@ -224,7 +224,7 @@ class Encoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """Twin of :class:`hiergal.nets.Generator`."""
+    """Twin of :class:`hiergal.model.nets.Generator`."""
 
     flax_names = {
         "first": "Dense_0",
@@ -290,7 +290,7 @@ class Generator(nn.Module):
 
 
 class PyramidEncoder(nn.Module):
-    """Twin of :class:`hiergal.nets.PyramidEncoder`; in training it returns the features too."""
+    """Twin of :class:`hiergal.model.nets.PyramidEncoder`; in training it returns the features too."""
 
     def __init__(self, config, outputs: int, shape: tuple[int, int]):
         super().__init__()
@@ -316,7 +316,7 @@ class PyramidEncoder(nn.Module):
 
 
 class Aided(NamedTuple):
-    """What the generator returns in training: see :class:`hiergal.nets.pyramid.Aided`."""
+    """What the generator returns in training: see :class:`hiergal.model.nets.pyramid.Aided`."""
 
     profile: Tensor
     bottleneck: Tensor
@@ -324,7 +324,7 @@ class Aided(NamedTuple):
 
 
 class PyramidGenerator(nn.Module):
-    """Twin of :class:`hiergal.nets.PyramidGenerator`."""
+    """Twin of :class:`hiergal.model.nets.PyramidGenerator`."""
 
     flax_names = {"up": "double"}
 
@@ -362,7 +362,7 @@ class PyramidGenerator(nn.Module):
 
 
 def centred(stamp: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Crop or pad PSFs to another shape: see :func:`hiergal.nets.encoder.centred`."""
+    """Crop or pad PSFs to another shape: see :func:`hiergal.model.nets.encoder.centred`."""
     (py, px), (ny, nx) = stamp.shape[-2:], shape
     y, x = ny // 2 - py // 2, nx // 2 - px // 2
     return F.pad(stamp, (x, nx - px - x, y, ny - py - y))

@@ -30,8 +30,8 @@ import typer
 from numpyro.infer import SVI
 
 from hiergal import svi
-from hiergal.architecture import encoder_of, generator_of, programs_of
 from hiergal.batches import batches_from, order_of
+from hiergal.model.architecture import encoder_of, generator_of, programs_of
 from hiergal.observation import Observation
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.devices import everywhere, put

@@ -19,8 +19,9 @@ import numpy as np
 from scipy import stats
 
 from hiergal.flow_stage import fit_flow_stage
-from hiergal.hub import GalaxyModel, load_model
+from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
 from hiergal.recipe.recipe import Recipe, load_recipe

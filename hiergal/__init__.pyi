@@ -1,6 +1,7 @@
 from .fit_checks import FitChecks, check_fits
 from .galsim_model import GenerativeGalaxyModel
-from .hub import GalaxyModel, load_model, save_model
+from .hub import load_model, save_model
+from .model.trained import GalaxyModel
 from .observation import Observation, check_observation
 from .observation.independent import PixelNoise, WhiteNoise
 from .observation.psf import PSF, convolve

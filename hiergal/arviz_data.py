@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from hiergal.arviz_files import for_arviz, load_arviz, save_arviz, tree_of
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS, Posterior
 from hiergal.posterior.provenance import provenance_of

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from hiergal.nets.encoder import rough_flux
+from hiergal.model.nets.encoder import rough_flux
 from hiergal.observation import Observation
 from hiergal.runtime.devices import everywhere, put, spread
 from hiergal.runtime.pytree import Array

@@ -7,11 +7,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.conditions import Catalog, complete_conditions, condition_names, conditions_for, conditions_from
-from hiergal.hub import GalaxyModel
+from hiergal.model.conditions import (
+    Catalog,
+    complete_conditions,
+    condition_names,
+    conditions_for,
+    conditions_from,
+)
+from hiergal.model.trained import GalaxyModel
+from hiergal.model.trained_range import check_outside, check_range
 from hiergal.runtime.identities import hashed
 from hiergal.runtime.pytree import Array
-from hiergal.trained_range import check_outside, check_range
 
 __all__ = ["IDENTIFIERS", "AskedGalaxies", "Exact", "asked_galaxies"]
 
@@ -89,7 +95,7 @@ def asked_galaxies(
         catalog: Columns with names, or None for some of the model's population.
         galaxies: How many, without a catalogue.
         seed: Seed of the choice from the population.
-        outside: As for :func:`~hiergal.trained_range.check_outside`.
+        outside: As for :func:`~hiergal.model.trained_range.check_outside`.
         identifier: A column that random numbers follow, or None for places.
         exact: Columns of exact values.
         zero_point: Of the output [mag].

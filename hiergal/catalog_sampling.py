@@ -17,11 +17,12 @@ import msgspec
 import numpy as np
 
 from hiergal.catalog_request import IDENTIFIERS, AskedGalaxies, Exact, asked_galaxies
-from hiergal.conditions import Catalog, condition_names, read_catalog
 from hiergal.exact_galaxies import Sky, exact_profiles, exact_stamps
 from hiergal.galaxy_files import CHUNK, SUFFIXES, GalaxyHeader, create_galaxies, tidy_galaxies, write_galaxies
-from hiergal.hub import GalaxyModel, load_model, locate
+from hiergal.hub import load_model, locate
 from hiergal.hub.digest import digest_of_model
+from hiergal.model.conditions import Catalog, condition_names, read_catalog
+from hiergal.model.trained import GalaxyModel
 from hiergal.renderer import Renderer, renderer_for
 from hiergal.runtime.files import remove
 from hiergal.runtime.fork import check_not_forked
@@ -91,15 +92,15 @@ def sample_catalog(
 
     Args:
         model: ``hub:NAME``, a path or an address.
-        catalog: Columns of conditions, or a file of them (:func:`~hiergal.conditions.read_catalog`); None for
+        catalog: Columns of conditions, or a file of them (:func:`~hiergal.model.conditions.read_catalog`); None for
             ``galaxies`` of the model's population.
         out: A file ``.fits`` or ``.hdf5``, or a folder ``.zarr``.
         seed: Seed of galaxies and noise.
         galaxies: How many, without a catalogue.
         observing: How a survey sees them, in electrons of its full exposure; default unconvolved light profiles.
-        outside: What to do with galaxies outside the trained range (:mod:`hiergal.trained_range`): ``warn`` draws them,
-            except those far outside, whose images are NaN; ``raise`` refuses them; ``ignore`` draws all. Rows whose
-            conditions are no numbers are never drawn. The columns ``outside`` and ``drawn`` say which.
+        outside: What to do with galaxies outside the trained range (:mod:`hiergal.model.trained_range`): ``warn`` draws
+            them, except those far outside, whose images are NaN; ``raise`` refuses them; ``ignore`` draws all. Rows
+            whose conditions are no numbers are never drawn. The columns ``outside`` and ``drawn`` say which.
         identifier: A column that tells galaxies apart (integers or text): each galaxy, and its noise, follows that, and
             stays the same when other rows are dropped, added or sorted.
         flux: A column of exact total fluxes, in the unit of the output.

@@ -18,8 +18,8 @@ from hiergal.runtime.formatting import plain
 from hiergal.runtime.log import say
 
 if TYPE_CHECKING:
-    from hiergal.hub import GalaxyModel
     from hiergal.hub.names import Offer
+    from hiergal.model.trained import GalaxyModel
 
 __all__ = ["models"]
 
@@ -66,7 +66,8 @@ def models_info(
     ],
 ) -> None:
     """Print what a recipe or a model describes, and how many parameters its networks have."""
-    from hiergal.hub import load_model, locate, parameter_counts
+    from hiergal.hub import load_model, locate
+    from hiergal.model.trained import parameter_counts
     from hiergal.recipe.recipe import load_recipe
 
     path = locate(name)
@@ -228,7 +229,7 @@ def _published(path: Path) -> list[tuple[str, str]]:
 
 def _origin(model: "GalaxyModel") -> list[tuple[str, str]]:
     """What a model was trained on, and what it can be asked."""
-    from hiergal.hub.galaxy_model import DENSITIES
+    from hiergal.model.trained import DENSITIES
 
     origin = model.provenance
     width = origin.psf_fwhm_arcsec

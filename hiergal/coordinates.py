@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from hiergal.hub import GalaxyModel
-from hiergal.prior import Prior
+from hiergal.model.prior import Prior
+from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array, Record, record
 from hiergal.samplers.problem import Problem

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.conditions import given_conditions, has_columns
-from hiergal.hub import GalaxyModel, check_model
 from hiergal.laplace import misfit
 from hiergal.measure.profile import ProfileSummary, summarize_profile
+from hiergal.model.conditions import given_conditions, has_columns
+from hiergal.model.prior import prior_of
+from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.noise import used_pixels
 from hiergal.posterior_checks import check_counts, check_geometry, check_psf
-from hiergal.prior import prior_of
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior, inflate, sharpen
 from hiergal.runtime.progress import progress_bar

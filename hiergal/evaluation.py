@@ -10,11 +10,11 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.sharding import Mesh
 
-from hiergal.architecture import encoder_of, generator_of, renderer_of
 from hiergal.batches import Galaxies
 from hiergal.elbo import divergence_per_latent
-from hiergal.guide import posterior_from
-from hiergal.likelihood import NoisyImage, chosen_noise
+from hiergal.model.architecture import encoder_of, generator_of, renderer_of
+from hiergal.model.guide import posterior_from
+from hiergal.model.likelihood import NoisyImage, chosen_noise
 from hiergal.observation import Observation
 from hiergal.observation.noise import used_pixels
 from hiergal.recipe.recipe import Recipe

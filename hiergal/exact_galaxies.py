@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.galsim_objects import build_galaxies
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
 from hiergal.renderer import Renderer
 from hiergal.runtime.pytree import Array
 from hiergal.simulate import add_noise_to, stamps_of_profiles

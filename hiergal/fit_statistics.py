@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from hiergal.hub import GalaxyModel
+from hiergal.model.prior import Prior
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.observation.stationary import StationaryNoise
-from hiergal.prior import Prior
 from hiergal.runtime.pytree import Array, brief
 from hiergal.samplers.problem import Problem
 

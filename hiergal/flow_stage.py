@@ -6,11 +6,11 @@ import jax
 import msgspec
 import numpy as np
 
-from hiergal.architecture import marginal_config
-from hiergal.conditions import conditions_from
-from hiergal.flow import FlowFit, fit_flow
-from hiergal.guide import posterior_from
-from hiergal.hub import GalaxyModel
+from hiergal.model.architecture import marginal_config
+from hiergal.model.conditions import conditions_from
+from hiergal.model.flow.density import FlowFit, fit_flow
+from hiergal.model.guide import posterior_from
+from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.seeds import FLOW, FLOW_DRAWS, MARGINAL, POPULATION_ROWS, check_seed, key_for
 from hiergal.survey import Store
 from hiergal.survey.split import split_of

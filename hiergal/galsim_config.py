@@ -13,7 +13,7 @@ Fields of the galaxy are the model's conditions; ``flux`` and ``half_light_radiu
 ``magnitude_zero_point``, ``pad_factor``, ``x_interpolant``, ``k_interpolant``, ``noise_pad`` (a variance, or a file
 with an image of noise) with ``noise_pad_size`` as for :meth:`hiergal.GenerativeGalaxyModel.sample`;
 ``missing: population`` draws conditions that are not named. Fields of the input are ``file_name`` and ``outside``: what
-is done with galaxies outside the trained range (:mod:`hiergal.trained_range`): ``warn`` (those far outside are
+is done with galaxies outside the trained range (:mod:`hiergal.model.trained_range`): ``warn`` (those far outside are
 skipped), ``raise``, or ``ignore``. An object whose conditions are not finite fails, and no other one with it.
 
 The configuration's own random numbers decide everything. The network computes all galaxies of an image (or of a block
@@ -39,7 +39,6 @@ import galsim
 import galsim.config as gc
 import numpy as np
 
-from hiergal.conditions import condition_names, conditions_for
 from hiergal.galsim_model import GenerativeGalaxyModel
 from hiergal.galsim_objects import build_galaxies, warn_of_narrow_psf
 from hiergal.galsim_requests import (
@@ -50,9 +49,10 @@ from hiergal.galsim_requests import (
     take_deviates_of_one,
 )
 from hiergal.galsim_surveys import register_survey_types
+from hiergal.model.conditions import condition_names, conditions_for
+from hiergal.model.trained_range import RangeCheck, can_be_computed, check_outside, check_range
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.fork import check_not_forked, jax_is_in_use
-from hiergal.trained_range import RangeCheck, can_be_computed, check_outside, check_range
 
 __all__ = ["GenerativeModel"]
 

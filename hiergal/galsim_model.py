@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.conditions import Catalog, complete_conditions, condition_names
 from hiergal.galsim_objects import build_galaxies, warn_of_narrow_psf
 from hiergal.galsim_requests import Request, request_galaxies
-from hiergal.hub import GalaxyModel, load_model
+from hiergal.hub import load_model
+from hiergal.model.conditions import Catalog, complete_conditions, condition_names
+from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.pytree import Array
 from hiergal.simulate import drawn_profiles
@@ -131,9 +132,9 @@ class GenerativeGalaxyModel:
                 [arcsec].
             magnitude_zero_point: Zero point that fluxes shall have; default the model's. A ``flux`` stays as it is.
             psf: A PSF to convolve with; a warning is given if it is narrower than the training survey's.
-            outside: What to do with conditions outside the trained range (:mod:`hiergal.trained_range`): ``warn`` draws
-                them with a warning, except those far outside (99 or -99 for "not measured"), which give objects of flux
-                0; ``raise`` refuses them, and takes no random numbers; ``ignore`` draws all.
+            outside: What to do with conditions outside the trained range (:mod:`hiergal.model.trained_range`): ``warn``
+                draws them with a warning, except those far outside (99 or -99 for "not measured"), which give objects
+                of flux 0; ``raise`` refuses them, and takes no random numbers; ``ignore`` draws all.
             missing: What to do if the catalogue lacks a condition: ``population`` draws it from the model's population,
                 of galaxies that are like what is known.
             squeeze: Whether to return a bare object for a single galaxy, as galsim_hub did.

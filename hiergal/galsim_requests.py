@@ -7,18 +7,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr
 
-from hiergal.conditions import (
+from hiergal.model.conditions import (
     Catalog,
     complete_conditions,
     condition_names,
     conditions_for,
     conditions_from,
 )
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
+from hiergal.model.trained_range import OUTSIDE, check_outside
 from hiergal.runtime.fork import check_not_forked, is_fork
 from hiergal.runtime.identities import identities, identity_normals
 from hiergal.runtime.pytree import brief
-from hiergal.trained_range import OUTSIDE, check_outside
 
 if TYPE_CHECKING:
     import galsim
@@ -75,7 +75,8 @@ def request_galaxies(
             takes none.
         n: Number of galaxies, where the catalogue does not say it.
         missing: ``raise``, or ``population`` to draw conditions that the catalogue lacks.
-        outside: What to do with galaxies outside the trained range (:func:`~hiergal.trained_range.check_outside`).
+        outside: What to do with galaxies outside the trained range
+            (:func:`~hiergal.model.trained_range.check_outside`).
         identifier: A column that tells galaxies apart: their numbers follow it, and the generator gives one number for
             the whole catalogue.
         stacklevel: Of warnings, as for ``warnings.warn``.

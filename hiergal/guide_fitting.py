@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.architecture import guide_flow_config
 from hiergal.coordinates import coordinates_of
-from hiergal.flow import FlowFit, fit_flow
 from hiergal.guide_flow import guide_features, simulate
-from hiergal.hub import GalaxyModel
+from hiergal.model.architecture import guide_flow_config
+from hiergal.model.flow.density import FlowFit, fit_flow
+from hiergal.model.prior import Prior
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
-from hiergal.prior import Prior
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.progress import progress_bar

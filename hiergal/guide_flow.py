@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.coordinates import Coordinates, coordinates_of
-from hiergal.guide import posterior_from
-from hiergal.hub import GalaxyModel
+from hiergal.model.guide import posterior_from
+from hiergal.model.prior import Prior
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
-from hiergal.prior import Prior
 from hiergal.runtime.least_squares import GaussianPosterior, sharpen
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key

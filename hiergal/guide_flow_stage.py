@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hiergal.conditions import condition_factors, conditions_from
-from hiergal.flow import FlowFit
 from hiergal.guide_fitting import fit_guide_flow
-from hiergal.hub import GalaxyModel
+from hiergal.model.conditions import condition_factors, conditions_from
+from hiergal.model.flow.density import FlowFit
+from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.seeds import GUIDE_FLOW, check_seed, key_for
 from hiergal.survey import Store
 from hiergal.survey.split import split_of

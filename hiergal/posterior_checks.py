@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.conditions import condition_factors, condition_names, given_conditions
-from hiergal.hub import GalaxyModel
+from hiergal.model.conditions import condition_factors, condition_names, given_conditions
+from hiergal.model.trained import GalaxyModel
+from hiergal.model.trained_range import check_range
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.psf import PSF, check_wider, same_scale
 from hiergal.posterior.verdict import Flag
 from hiergal.runtime.pytree import Array, brief
 from hiergal.samplers.methods import METHODS
 from hiergal.samplers.nuts import FEWEST_DRAWS
-from hiergal.trained_range import check_range
 
 __all__ = [
     "JudgedConditions",
@@ -151,7 +151,7 @@ def judged_conditions(model: GalaxyModel, conditions: Any, n: int) -> JudgedCond
 
     Args:
         model: A trained model.
-        conditions: As for :func:`hiergal.conditions.given_conditions`; None where nothing is known.
+        conditions: As for :func:`hiergal.model.conditions.given_conditions`; None where nothing is known.
         n: Number of galaxies.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.fft import next_fast_len
 
-from hiergal.hub import GalaxyModel, check_model
+from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.psf import PSF
 from hiergal.posterior import Posterior
 from hiergal.posterior_checks import check_counts, check_psf, rows_of_psf

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from hiergal.hub import GalaxyModel
 from hiergal.hub.packing import digest_of as digest_of_arrays
 from hiergal.hub.packing import flatten
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Method, Posterior
 from hiergal.posterior.infer import infer

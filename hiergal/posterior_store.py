@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 from jaxtyping import Bool, Int
 
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
 from hiergal.posterior import Posterior
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.hub import GalaxyModel, check_model
+from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.independent import PixelNoise
 from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, unmasked, used_pixels

@@ -14,8 +14,8 @@ import numpy as np
 
 from hiergal.flow_stage import fit_flow_stage
 from hiergal.history import read_history
-from hiergal.hub import GalaxyModel
 from hiergal.measure.moments import measure_moments
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.psf import gaussian_transfer
 from hiergal.posterior import Posterior

@@ -8,8 +8,8 @@ import numpy as np
 
 from hiergal import figures
 from hiergal.history import TrainInfo
-from hiergal.hub import GalaxyModel
 from hiergal.measure.profile import summarize_profile
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.recipe.recipe import recipe_to_toml

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Complex, Float
 
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation.psf import FWHM_PER_SIGMA
 from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.runtime.seeds import as_key

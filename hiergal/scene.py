@@ -19,11 +19,11 @@ from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 from scipy.fft import next_fast_len
 
-from hiergal.likelihood import NoisyImage
+from hiergal.model.likelihood import NoisyImage
+from hiergal.model.weights import warn_of_new_weights
 from hiergal.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.runtime.pytree import Array
-from hiergal.weights import warn_of_new_weights
 
 __all__ = ["render_sources", "scene_model"]
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from hiergal.guide import posterior_from
-from hiergal.hub import GalaxyModel
+from hiergal.model.guide import posterior_from
+from hiergal.model.prior import Prior
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
-from hiergal.prior import Prior
 from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.scene import render_sources
 

@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.conditions import Catalog, condition_names, conditions_for
 from hiergal.edge_light import warn_of_edge_light
-from hiergal.hub import GalaxyModel
+from hiergal.model.conditions import Catalog, condition_names, conditions_for
+from hiergal.model.trained import GalaxyModel
+from hiergal.model.trained_range import check_outside
 from hiergal.recipe.recipe import Recipe
 from hiergal.renderer import Renderer, add_noise
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.identities import identities
 from hiergal.runtime.pytree import Array
 from hiergal.runtime.seeds import as_key
-from hiergal.trained_range import check_outside
 
 if TYPE_CHECKING:
     import galsim
@@ -65,11 +65,11 @@ def draw_profiles(
 
     Args:
         model: A trained model with a flow.
-        catalog: Columns of conditions (:mod:`hiergal.conditions`), in the units of the training survey or with their
-            own.
+        catalog: Columns of conditions (:mod:`hiergal.model.conditions`), in the units of the training survey or with
+            their own.
         key: PRNG key, or a seed; the galaxy of a row depends on the key, its conditions and the row's place alone.
-        outside: What to do with rows outside the trained range (:mod:`hiergal.trained_range`): ``warn`` draws them with
-            a warning, except those far outside, ``raise`` refuses them, ``ignore`` draws all.
+        outside: What to do with rows outside the trained range (:mod:`hiergal.model.trained_range`): ``warn`` draws
+            them with a warning, except those far outside, ``raise`` refuses them, ``ignore`` draws all.
         identifier: A column that tells galaxies apart, integers or text: a galaxy then depends on that in place of the
             row's place, and stays the same when other rows are dropped, added or sorted.
 
@@ -143,7 +143,7 @@ def profiles_from_base(
     Args:
         model: A model with a flow.
         base: Unit-normal numbers, as many for each galaxy as the model has latents.
-        conditions: As :func:`~hiergal.conditions.conditions_for` gives them.
+        conditions: As :func:`~hiergal.model.conditions.conditions_for` gives them.
 
     Returns:
         Unconvolved light profiles [flux per pixel], in which no galaxy depends on the others.

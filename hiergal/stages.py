@@ -17,7 +17,8 @@ import numpy as np
 from hiergal.batches import Galaxies, rough_fluxes
 from hiergal.flow_stage import CHUNK
 from hiergal.history import read_history
-from hiergal.hub import GalaxyModel, Provenance, load_model, save_model
+from hiergal.hub import load_model, save_model
+from hiergal.model.trained import GalaxyModel, Provenance
 from hiergal.observation.psf import check_wider, same_scale
 from hiergal.recipe.config import GeneratorConfig
 from hiergal.recipe.recipe import Recipe

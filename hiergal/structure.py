@@ -16,8 +16,8 @@ common centroid. A ring and a circle cut pixels softly, over a pixel's width.
 import jax
 import numpy as np
 
-from hiergal.hub import GalaxyModel
 from hiergal.measure.structure import Structure, measure_structure
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation.psf import PSF
 from hiergal.posterior import Posterior
 from hiergal.posterior_images import posterior_images

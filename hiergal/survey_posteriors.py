@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 from astropy.table import Table, vstack
 
-from hiergal.hub import GalaxyModel, load_model, locate
+from hiergal.hub import load_model, locate
+from hiergal.model.trained import GalaxyModel
 from hiergal.posterior import Posterior
 from hiergal.posterior.infer import infer
 from hiergal.posterior.provenance import cards_of, provenance_of

@@ -23,14 +23,14 @@ from jax.sharding import Mesh
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
-from hiergal.aids import aids_at
-from hiergal.architecture import programs_of
 from hiergal.augment import augmented
 from hiergal.batches import Galaxies, bare, batches_from, chances_of, checksum_of, order_of
 from hiergal.checkpoints import Checkpoints
 from hiergal.elbo import FreeBitsELBO
 from hiergal.evaluation import evaluator
 from hiergal.history import History, TrainInfo
+from hiergal.model.architecture import programs_of
+from hiergal.model.nets.training_aids import aids_at
 from hiergal.observation import Observation
 from hiergal.recipe.config import TrainingConfig
 from hiergal.recipe.recipe import Recipe

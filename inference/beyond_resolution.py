@@ -18,8 +18,9 @@ import numpy as np
 
 from hiergal import figures
 from hiergal.flow_stage import fit_flow_stage
-from hiergal.hub import GalaxyModel, load_model
+from hiergal.hub import load_model
 from hiergal.measure.power_spectrum import band_limit, mean_spectrum
+from hiergal.model.trained import GalaxyModel
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for

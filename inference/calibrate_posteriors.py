@@ -25,11 +25,12 @@ from hiergal.calibration import (
     z_scores_and_contraction,
 )
 from hiergal.guide_flow import simulate
-from hiergal.hub import GalaxyModel, load_model
+from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
+from hiergal.model.prior import prior_of
+from hiergal.model.trained import GalaxyModel
 from hiergal.posterior import METHODS, Posterior, interval
 from hiergal.posterior.infer import infer
-from hiergal.prior import prior_of
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for

@@ -20,8 +20,8 @@ from hiergal import figures
 from hiergal.deblend import deblend
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
+from hiergal.model.prior import prior_of
 from hiergal.posterior import interval
-from hiergal.prior import prior_of
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_observation import broken, with_value
 
-from hiergal.conditions import conditions_from
+from hiergal.model.conditions import conditions_from
 from hiergal.observation import check_observation
 from hiergal.recipe.recipe import recipe_from
 from hiergal.survey import StoreHeader, open_store, write_store

@@ -7,7 +7,7 @@ from conftest import awkward_psf
 from toys import tiny_survey
 
 from hiergal.batches import batches_from, chances_of, checksum_of, order_of, rough_fluxes
-from hiergal.nets.encoder import rough_flux
+from hiergal.model.nets.encoder import rough_flux
 from hiergal.runtime.devices import galaxy_mesh
 from hiergal.survey import StoreHeader, write_store
 

@@ -14,8 +14,8 @@ from conftest import awkward_noise, awkward_psf
 from numpyro.handlers import seed, substitute, trace
 from toys import pyramid_recipe, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal.aids import aids_at
-from hiergal.architecture import encoder_of, generator_of, programs_of
+from hiergal.model.architecture import encoder_of, generator_of, programs_of
+from hiergal.model.nets.training_aids import aids_at
 from hiergal.svi import _objective, _optimizer
 
 torch = pytest.importorskip("torch", reason="the other side of the benchmarks")

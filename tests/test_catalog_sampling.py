@@ -17,8 +17,8 @@ from astropy.table import Table
 
 from hiergal import catalog_sampling, galaxy_files
 from hiergal.catalog_sampling import Observing, sample_catalog
-from hiergal.conditions import read_catalog
 from hiergal.hub import load_model, save_model
+from hiergal.model.conditions import read_catalog
 from hiergal.renderer import renderer_for
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import draw_profiles

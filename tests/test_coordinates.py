@@ -8,8 +8,8 @@ from toys import SCALE, exact_posterior, linear_model, plain_recipe, tiny_model,
 
 from hiergal.coordinates import coordinates_of
 from hiergal.guide_flow import laplace_of
+from hiergal.model.prior import prior_of
 from hiergal.observation import Observation
-from hiergal.prior import prior_of
 from hiergal.runtime.least_squares import inflate, sharpen
 from hiergal.samplers.problem import Problem
 

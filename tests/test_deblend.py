@@ -23,10 +23,10 @@ from toys import (
 
 from hiergal.deblend import deblend
 from hiergal.measure.profile import summarize_profile
+from hiergal.model.prior import prior_of
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF, convolve, gaussian_psf
-from hiergal.prior import prior_of
 from hiergal.runtime.pytree import record
 from hiergal.scene import render_sources, scene_model
 from hiergal.scene_problem import SceneProblem, start_of

@@ -12,8 +12,8 @@ from numpyro.infer import SVI, TraceMeanField_ELBO
 from toys import SCALE, LinearGenerator, TableEncoder, linear_params
 
 from hiergal.elbo import FreeBitsELBO, divergence_per_latent
-from hiergal.guide import galaxy_guide, output_count, posterior_from
-from hiergal.model import galaxy_model
+from hiergal.model.guide import galaxy_guide, output_count, posterior_from
+from hiergal.model.program import galaxy_model
 
 D, SHAPE = 4, (5, 7)
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiergal.autoregression import MaskedAutoregression
-from hiergal.flow import ConditionalFlow, fit_flow
+from hiergal.model.flow.autoregressive import MaskedAutoregression
+from hiergal.model.flow.density import ConditionalFlow, fit_flow
 from hiergal.recipe.config import FlowConfig
 
 from_base, log_prob = jax.jit(ConditionalFlow.from_base), jax.jit(ConditionalFlow.log_prob)

@@ -20,12 +20,13 @@ from numpyro.infer.util import initialize_model, log_density
 from toys import SCALE, bare_posterior, tiny_model, tiny_survey
 
 import hiergal
-from hiergal.architecture import programs_of
 from hiergal.arviz_data import load_arviz, pixels_of, posterior_to_arviz, save_arviz
-from hiergal.conditions import condition_names
 from hiergal.deblend import deblend
 from hiergal.fit_checks import FitChecks
 from hiergal.hub.packing import digest_of, fill, flatten
+from hiergal.model.architecture import programs_of
+from hiergal.model.conditions import condition_names
+from hiergal.model.prior import prior_of
 from hiergal.observation import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.posterior import METHODS, STATISTICS, Flag
@@ -33,7 +34,6 @@ from hiergal.posterior_checks import judged_conditions
 from hiergal.posterior_images import posterior_images
 from hiergal.posterior_stages import infer_stage
 from hiergal.posterior_table import posterior_table, read_table, write_table
-from hiergal.prior import prior_of
 from hiergal.runtime.seeds import as_key
 from hiergal.samplers import nuts
 from hiergal.samplers.problem import Problem
@@ -219,7 +219,7 @@ def test_conditions_that_cannot_be_used_are_refused(model, galaxies):
         "missing: zphot": {name: columns[name] for name in ("mag_auto", "flux_radius")},
         r"expected shape \(3, 3\)": Table(columns)[:2],
         "flux_radius: expected a column in": QTable(columns | {"flux_radius": np.ones(N) * u.s}),
-        "read it first: hiergal.conditions.read_catalog": "catalog.fits",
+        "read it first: hiergal.model.conditions.read_catalog": "catalog.fits",
     }
     for words, given in wrong.items():
         with pytest.raises((ValueError, TypeError), match=words):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiergal.nets.gradients import depthwise, layer_norm, product, shifted
-from hiergal.nets.layers import Conv, Dense, LayerNorm, ResidualBlock
-from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableBlock
+from hiergal.model.nets.fast_gradients import depthwise, layer_norm, product, shifted
+from hiergal.model.nets.layers import Conv, Dense, LayerNorm, ResidualBlock
+from hiergal.model.nets.resampling import DoublingConv, HalvingConv, SeparableBlock
 
 OPERATIONS = {
     "product": (product, [(7, 3), (3, 5)]),

@@ -27,9 +27,9 @@ from toys import (
 
 from hiergal import laplace
 from hiergal.elbo import FreeBitsELBO
-from hiergal.guide import galaxy_guide, output_count, posterior_from
 from hiergal.laplace import misfit
-from hiergal.model import galaxy_model, render
+from hiergal.model.guide import galaxy_guide, output_count, posterior_from
+from hiergal.model.program import galaxy_model, render
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 

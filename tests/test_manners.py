@@ -17,7 +17,7 @@ from toys import tiny_model, tiny_survey
 
 import hiergal
 from hiergal import cli
-from hiergal.flow import FlowFit
+from hiergal.model.flow.density import FlowFit
 from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
 from hiergal.report import Finding, verdict_lines

@@ -10,8 +10,8 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import log_density
 from toys import SCALE, LinearGenerator, convolution_matrix, linear_params
 
-from hiergal.likelihood import NoisyImage
-from hiergal.model import galaxy_model, render, total_variation
+from hiergal.model.likelihood import NoisyImage
+from hiergal.model.program import galaxy_model, render, total_variation
 from hiergal.observation.independent import WhiteNoise
 
 D, SHAPE = 3, (5, 8)

@@ -8,11 +8,12 @@ import pytest
 from scipy import ndimage
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal.hub import GalaxyModel
 from hiergal.measure.profile import summarize_profile
-from hiergal.nets import Encoder, Generator
-from hiergal.nets.layers import PATCH_KERNEL, depth_to_space, smooth_patches, space_to_depth
-from hiergal.nets.stages import _drop_out
+from hiergal.model.nets.encoder import Encoder
+from hiergal.model.nets.generator import Generator
+from hiergal.model.nets.layers import PATCH_KERNEL, depth_to_space, smooth_patches, space_to_depth
+from hiergal.model.nets.resampling import _drop_out
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation.independent import PixelNoise
 from hiergal.recipe.config import GeneratorConfig
 

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import multivariate_normal
 from toys import covariance_matrix
 
-from hiergal.likelihood import NoisyImage
+from hiergal.model.likelihood import NoisyImage
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.stationary import StationaryNoise
 

@@ -9,12 +9,12 @@ from conftest import awkward_psf
 from numpyro.handlers import seed, trace
 from toys import pyramid_recipe, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal.architecture import encoder_of, generator_of, programs_of
-from hiergal.autoregression import MaskedAutoregression
-from hiergal.flow import ConditionalFlow
 from hiergal.flow_stage import aggregate_posterior
-from hiergal.likelihood import chosen_noise
-from hiergal.model import total_variation
+from hiergal.model.architecture import encoder_of, generator_of, programs_of
+from hiergal.model.flow.autoregressive import MaskedAutoregression
+from hiergal.model.flow.density import ConditionalFlow
+from hiergal.model.likelihood import chosen_noise
+from hiergal.model.program import total_variation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.psf import PSF, convolve, convolve_by_modulus
 from hiergal.observation.stationary import StationaryNoise

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toys import SCALE, tiny_model, tiny_recipe
 
-from hiergal.model import render
+from hiergal.model.program import render
 from hiergal.observation.psf import PSF, check_wider, convolve, gaussian_transfer
 from hiergal.quickstart import blurred_truth
 from hiergal.simulate import draw_galsim, draw_profiles

@@ -8,9 +8,9 @@ import pytest
 from conftest import awkward_psf
 from toys import SCALE, bare_posterior, plain_recipe, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal.guide import posterior_from
-from hiergal.hub import GalaxyModel
-from hiergal.model import render
+from hiergal.model.guide import posterior_from
+from hiergal.model.program import render
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import gaussian_psf

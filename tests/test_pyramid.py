@@ -9,12 +9,12 @@ import pytest
 from conftest import awkward_psf
 from toys import pyramid_recipe, tiny_survey
 
-from hiergal.aids import aids_at
-from hiergal.architecture import encoder_of, generator_of, programs_of
-from hiergal.hub import parameter_counts
-from hiergal.nets.encoder import centred, visible
-from hiergal.nets.pyramid import PyramidEncoder, Transverse, tukey_taper
-from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableConv, _drop_out
+from hiergal.model.architecture import encoder_of, generator_of, programs_of
+from hiergal.model.nets.encoder import centred, visible
+from hiergal.model.nets.pyramid import PyramidEncoder, Transverse, tukey_taper
+from hiergal.model.nets.resampling import DoublingConv, HalvingConv, SeparableConv, _drop_out
+from hiergal.model.nets.training_aids import aids_at
+from hiergal.model.trained import parameter_counts
 from hiergal.recipe.config import AidsConfig
 from hiergal.recipe.recipe import Recipe, load_recipe, recipe_from
 

@@ -14,11 +14,11 @@ from toys import SCALE, affine_flow, exact_posterior, linear_model, plain_recipe
 
 from hiergal.guide_fitting import fit_guide_flow, shapes_of_survey
 from hiergal.guide_flow import laplace_of, simulate
+from hiergal.model.prior import Prior, prior_of
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS
 from hiergal.posterior import posterior as posteriors
 from hiergal.posterior.infer import infer
-from hiergal.prior import Prior, prior_of
 from hiergal.samplers import methods
 from hiergal.samplers.importance import pareto_smoothed, resampled, sample_by_importance
 from hiergal.samplers.nuts import sample_by_nuts, smallest_ess

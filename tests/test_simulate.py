@@ -6,7 +6,7 @@ import pytest
 from astropy.table import Table
 from toys import plain_recipe, tiny_model
 
-from hiergal.conditions import conditions_from
+from hiergal.model.conditions import conditions_from
 from hiergal.simulate import draw_galsim, draw_profiles
 
 SHAPE = (16, 24)

@@ -11,9 +11,9 @@ from toys import drawing_model, tiny_model
 
 import hiergal
 from hiergal import GenerativeGalaxyModel
-from hiergal.conditions import outside_range
+from hiergal.model.conditions import outside_range
+from hiergal.model.trained_range import check_outside, check_range, percent
 from hiergal.survey.mock.population import draw_population
-from hiergal.trained_range import check_outside, check_range, percent
 
 NAMES = ("mag_auto", "flux_radius", "zphot")
 SENTINELS = {

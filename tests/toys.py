@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from hiergal.architecture import encoder_of, generator_of
-from hiergal.flow import ConditionalFlow
-from hiergal.guide import output_count
-from hiergal.hub import GalaxyModel, Provenance
 from hiergal.measure.profile import ProfileSummary
+from hiergal.model.architecture import encoder_of, generator_of
+from hiergal.model.flow.density import ConditionalFlow
+from hiergal.model.guide import output_count
+from hiergal.model.trained import GalaxyModel, Provenance
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.psf import PSF

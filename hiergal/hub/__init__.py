@@ -1,8 +1,8 @@
 """Trained models as files: bundles that hold everything needed to use a model, and run nothing when loaded."""
 
 from hiergal.hub.bundle import load_model, read_card, read_metrics, save_model
-from hiergal.hub.galaxy_model import GalaxyModel, ParameterCounts, Provenance, check_model, parameter_counts
 from hiergal.hub.names import locate
+from hiergal.model.trained import GalaxyModel, ParameterCounts, Provenance, check_model, parameter_counts
 
 __all__ = [
     "GalaxyModel",

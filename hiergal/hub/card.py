@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hiergal.hub.galaxy_model import GalaxyModel, parameter_counts
 from hiergal.hub.published import Published
+from hiergal.model.trained import GalaxyModel, parameter_counts
 from hiergal.posterior.verdict import NOISE_ROOM, PSF_ROOM
 
 __all__ = ["render_card"]

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.hub import GalaxyModel, check_model
 from hiergal.measure.profile import summarize_profile
+from hiergal.model.prior import Prior, prior_of
+from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.noise import used_pixels
 from hiergal.observation.psf import PSF
@@ -25,7 +26,6 @@ from hiergal.posterior_checks import (
     judged_conditions,
     rows_of_psf,
 )
-from hiergal.prior import Prior, prior_of
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array

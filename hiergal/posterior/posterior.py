@@ -13,7 +13,7 @@ method           draws come from
                  proposals are fewer than the draws asked for
 ===============  =====================================================================================
 
-The prior is the model's flow given conditions, if they are given, and its marginal if not (:mod:`hiergal.prior`);
+The prior is the model's flow given conditions, if they are given, and its marginal if not (:mod:`hiergal.model.prior`);
 ``amortized`` alone knows nothing of it. Galaxies go through one compiled program in batches of one size, and only
 summaries of the images are kept, so memory does not grow with the number of draws.
 """

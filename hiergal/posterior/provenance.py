@@ -19,8 +19,8 @@ Names of a table are those of FITS cards, of eight letters, in every format.
 
 from collections.abc import Mapping
 
-from hiergal.hub import GalaxyModel
 from hiergal.hub.packing import digest_of, flatten
+from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.version import __version__
 
 __all__ = ["cards_of", "provenance_of"]

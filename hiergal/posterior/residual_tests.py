@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.noise import unmasked
 from hiergal.runtime.pytree import Array

@@ -6,7 +6,7 @@ bit                    set where
 BAD_OBSERVATION        1: nothing was inferred: pixels, PSF or noise level that cannot be used, or all is masked
 BAD_CONDITIONS         2: conditions that are no numbers, or placeholders such as 99 and -99, far from those of all
                        training galaxies: they were not used, and the posterior is that without conditions
-CONDITIONS_OUTSIDE     4: conditions outside the trained range, but not far (:mod:`hiergal.trained_range`): used
+CONDITIONS_OUTSIDE     4: conditions outside the trained range, but not far (:mod:`hiergal.model.trained_range`): used
 NOT_FINITE             8: a number of the posterior is NaN or infinite
 NOT_CONVERGED          16: the mode was not found (more than ``FARTHEST`` standard deviations left), k-hat is above 0.7,
                        or R-hat above ``LARGEST_R_HAT``
@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.posterior.residual_tests import RESIDUAL_TESTS

@@ -167,9 +167,9 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         free_bits: The lambda of Eq. (10) [nats].
         reduction: What lambda bounds: see :class:`hiergal.elbo.FreeBitsELBO`.
         total_variation_weight: Weight of the total variation of the profile.
-        inflate: Whether misfit counts as noise in training: see :class:`hiergal.likelihood.NoisyImage`.
+        inflate: Whether misfit counts as noise in training: see :class:`hiergal.model.likelihood.NoisyImage`.
         divergence_weight: Factor on the divergence, free bits included.
-        noise: Which noise the likelihood takes: see :func:`hiergal.likelihood.chosen_noise`.
+        noise: Which noise the likelihood takes: see :func:`hiergal.model.likelihood.chosen_noise`.
         noise_sigma: Standard deviation of ``constant`` noise [flux per pixel].
         blur: ``exact``, or ``modulus``: see :func:`hiergal.observation.psf.convolve_by_modulus`.
     """

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hiergal.guide import posterior_from
 from hiergal.guide_flow import draws_of_guide, laplace_of
-from hiergal.hub import GalaxyModel
 from hiergal.laplace import misfit
+from hiergal.model.guide import posterior_from
+from hiergal.model.prior import Prior
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
-from hiergal.prior import Prior
 from hiergal.runtime.least_squares import GaussianPosterior, inflate
 from hiergal.runtime.pytree import brief
 from hiergal.samplers.importance import sample_by_importance

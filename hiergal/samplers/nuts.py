@@ -22,10 +22,10 @@ from jaxtyping import Float
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer.hmc import hmc
 
-from hiergal.flow import ConditionalFlow
-from hiergal.hub import GalaxyModel
+from hiergal.model.flow.density import ConditionalFlow
+from hiergal.model.prior import Prior
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
-from hiergal.prior import Prior
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array
 from hiergal.samplers.importance import fitted

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from hiergal.hub import GalaxyModel
+from hiergal.model.prior import Prior
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
-from hiergal.prior import Prior
 from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = ["Draws", "Problem"]

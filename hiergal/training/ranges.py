@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from hiergal.batches import Galaxies
-from hiergal.guide import posterior_from
-from hiergal.hub import GalaxyModel
 from hiergal.measure.profile import summarize_profile
+from hiergal.model.guide import posterior_from
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior.verdict import psf_width_arcsec
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from hiergal.flow import FlowFit
-from hiergal.hub import GalaxyModel, load_model, save_model
+from hiergal.hub import load_model, save_model
 from hiergal.hub.packing import digest_of as digest_of_arrays
 from hiergal.hub.packing import flatten
+from hiergal.model.flow.density import FlowFit
+from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.identity import digest_of
 from hiergal.runtime.output import owned
 from hiergal.runtime.version import __version__

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from hiergal.conditions import condition_names, conditions_from
-from hiergal.guide import posterior_from
-from hiergal.hub import GalaxyModel
+from hiergal.model.conditions import condition_names, conditions_from
+from hiergal.model.guide import posterior_from
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.seeds import as_key

@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from hiergal.nets.layers import Conv, Dense, LayerNorm, space_to_depth
+from hiergal.model.nets.layers import Conv, Dense, LayerNorm, space_to_depth
 from hiergal.runtime.pytree import Array
 from hiergal.runtime.verdict import ALPHA, Verdict, checked, verdict_of
 

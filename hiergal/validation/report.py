@@ -18,7 +18,7 @@ import numpy as np
 from astropy.table import Table
 from scipy import stats
 
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
 from hiergal.recipe.recipe import recipe_to_toml
 from hiergal.report import Finding, check_report_folder, package_versions, write_report
 from hiergal.runtime.files import write_json, write_whole

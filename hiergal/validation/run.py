@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 from jaxtyping import Int
 
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.posterior.infer import infer

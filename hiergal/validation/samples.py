@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.hub import GalaxyModel
 from hiergal.measure.parametric import ParametricTwins, fit_parametric
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.pytree import Array, brief

@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
-from hiergal.aids import Aids
+from hiergal.model.nets.training_aids import Aids
 from hiergal.observation import Observation
 from hiergal.recipe.config import Covariance
 

@@ -17,9 +17,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from hiergal.nets.encoder import centred, visible
-from hiergal.nets.layers import Dense, LayerNorm
-from hiergal.nets.stages import DoublingConv, HalvingConv, SeparableBlock
+from hiergal.model.nets.encoder import centred, visible
+from hiergal.model.nets.layers import Dense, LayerNorm
+from hiergal.model.nets.resampling import DoublingConv, HalvingConv, SeparableBlock
 from hiergal.observation import Observation
 from hiergal.recipe.config import PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.runtime.pytree import brief

@@ -4,7 +4,7 @@ Eqs. (11)-(15) of Lanusse et al. (2020). The flow learns the aggregate posterior
 unit-normal prior always departs, and makes it conditional; it is fitted in seconds, and again for other conditions,
 without touching the rest. Latents and conditions are standardised inside.
 
-Its layers are those of :mod:`hiergal.autoregression`.
+Its layers are those of :mod:`hiergal.model.flow.autoregressive`.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from hiergal.autoregression import AutoregressiveStack
+from hiergal.model.flow.autoregressive import AutoregressiveStack
 from hiergal.recipe.config import FlowConfig
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.optimizer import learning_rate_at

@@ -4,9 +4,9 @@
 (:mod:`.pyramid`) is the paper's.
 """
 
-from hiergal.nets.encoder import Encoder
-from hiergal.nets.generator import Generator
-from hiergal.nets.pyramid import PyramidEncoder, PyramidGenerator
+from hiergal.model.nets.encoder import Encoder
+from hiergal.model.nets.generator import Generator
+from hiergal.model.nets.pyramid import PyramidEncoder, PyramidGenerator
 from hiergal.recipe.config import (
     EncoderConfig,
     GeneratorConfig,

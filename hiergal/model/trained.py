@@ -9,22 +9,22 @@ import jax.numpy as jnp
 import msgspec
 from jaxtyping import Float
 
-from hiergal.architecture import (
+from hiergal.model.architecture import (
     encoder_of,
     generator_of,
     guide_flow_config,
     marginal_config,
     renderer_of,
 )
-from hiergal.flow import ConditionalFlow
-from hiergal.model import Program, galaxy_model
+from hiergal.model.flow.density import ConditionalFlow
+from hiergal.model.program import Program, galaxy_model
+from hiergal.model.weights import with_weights
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import Array, Record, record, static
-from hiergal.weights import with_weights
 
 __all__ = [
     "DENSITIES",
@@ -110,7 +110,7 @@ class GalaxyModel(Record):
         return generator_of(self.recipe).apply({"params": self.params["generator$params"]}, z)
 
     def render(self, profile: Float[Array, "*n y x"], psf: PSF) -> Float[jax.Array, "*n y x"]:
-        """Return noise-free stamps of profiles at PSFs [flux per pixel]: see :func:`hiergal.model.render`."""
+        """Return noise-free stamps of profiles at PSFs [flux per pixel]: see :func:`hiergal.model.program.render`."""
         return renderer_of(self.recipe)(profile, psf)
 
     def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:

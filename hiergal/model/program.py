@@ -17,13 +17,13 @@ import numpyro.distributions as dist
 from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
-from hiergal.aids import Aids, aided_profile
-from hiergal.likelihood import NoisyImage, chosen_noise
+from hiergal.model.likelihood import NoisyImage, chosen_noise
+from hiergal.model.nets.training_aids import Aids, aided_profile
+from hiergal.model.weights import warn_of_new_weights
 from hiergal.observation import Observation
 from hiergal.observation.psf import PSF, convolve, convolve_by_modulus, same_scale
 from hiergal.recipe.config import Blur, NoiseChoice
 from hiergal.runtime.pytree import Array
-from hiergal.weights import warn_of_new_weights
 
 __all__ = ["galaxy_model", "render", "total_variation"]
 
@@ -57,9 +57,9 @@ def galaxy_model(
         population: Number of galaxies that the batch stands for, by which all its terms are scaled; default
             the batch itself.
         total_variation_weight: Weight of the penalty on the total variation of the profile (Sec. 4.2.1).
-        inflate: Whether misfit counts as noise: see :class:`~hiergal.likelihood.NoisyImage`.
+        inflate: Whether misfit counts as noise: see :class:`~hiergal.model.likelihood.NoisyImage`.
         blur: How profiles are convolved: see :func:`render`.
-        noise: Which noise the likelihood takes: see :func:`~hiergal.likelihood.chosen_noise`.
+        noise: Which noise the likelihood takes: see :func:`~hiergal.model.likelihood.chosen_noise`.
         noise_sigma: Standard deviation of ``"constant"`` noise [flux per pixel].
 
     The weights of the generator come from the handlers around it. With those of a trained model, for NUTS and

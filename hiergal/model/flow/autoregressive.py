@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.nets.layers import Dense
+from hiergal.model.nets.layers import Dense
 from hiergal.recipe.config import FlowConfig
 
 __all__ = ["AutoregressiveStack", "MaskedAutoregression"]

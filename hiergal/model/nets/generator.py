@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.nets.layers import Dense, LayerNorm, ResidualBlock, depth_to_space, smooth_patches
+from hiergal.model.nets.layers import Dense, LayerNorm, ResidualBlock, depth_to_space, smooth_patches
 from hiergal.recipe.config import GeneratorConfig
 
 __all__ = [

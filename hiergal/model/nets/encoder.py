@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.nets.layers import Dense, ResidualBlock, space_to_depth
+from hiergal.model.nets.layers import Dense, ResidualBlock, space_to_depth
 from hiergal.observation import Observation
 from hiergal.recipe.config import EncoderConfig
 

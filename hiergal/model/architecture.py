@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from msgspec.structs import replace
 
-from hiergal.guide import galaxy_guide, output_count
-from hiergal.model import Program, galaxy_model, render
-from hiergal.nets import Encoder, Generator, PyramidEncoder, PyramidGenerator
+from hiergal.model.guide import galaxy_guide, output_count
+from hiergal.model.nets.encoder import Encoder
+from hiergal.model.nets.generator import Generator
+from hiergal.model.nets.pyramid import PyramidEncoder, PyramidGenerator
+from hiergal.model.program import Program, galaxy_model, render
 from hiergal.observation.psf import PSF
 from hiergal.recipe.config import FlowConfig, PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.recipe.recipe import Recipe
@@ -55,7 +57,7 @@ def encoder_of(recipe: Recipe, training: bool = False) -> Encoder | PyramidEncod
 
 
 def renderer_of(recipe: Recipe) -> Callable[[jax.Array, PSF], jax.Array]:
-    """Return :func:`hiergal.model.render` for the profiles of a recipe: a function of profiles and PSFs."""
+    """Return :func:`hiergal.model.program.render` for the profiles of a recipe: a function of profiles and PSFs."""
     return partial(
         render,
         pixel_scale_arcsec=recipe.pixel_scale_arcsec,

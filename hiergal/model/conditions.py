@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.hub import GalaxyModel, check_model
+from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.survey.tables.columns import column_of, unit_from
 
 __all__ = [
@@ -192,7 +192,7 @@ def given_conditions(model: GalaxyModel, conditions: Any, n: int) -> Float[np.nd
     if isinstance(conditions, str | Path):
         raise TypeError(
             f"conditions: expected numbers or columns with names, got {str(conditions)!r}; read it first: "
-            f"hiergal.conditions.read_catalog({str(conditions)!r})"
+            f"hiergal.model.conditions.read_catalog({str(conditions)!r})"
         )
     if has_columns(conditions):
         conditions = conditions_for(model, conditions, unknown="keep")
@@ -236,13 +236,13 @@ def condition_names(model: GalaxyModel) -> tuple[str, ...]:
 
 
 def outside_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, "n"]:
-    """Tell which rows ask for what the model has not been trained on (:mod:`hiergal.trained_range`).
+    """Tell which rows ask for what the model has not been trained on (:mod:`hiergal.model.trained_range`).
 
     Args:
         model: A model with a flow.
         conditions: As :func:`conditions_for` gives them.
     """
-    from hiergal.trained_range import check_range
+    from hiergal.model.trained_range import check_range
 
     condition_names(model)
     return check_range(model, conditions).outside

@@ -2,7 +2,7 @@
 
 Strided and transposed convolutions have slow gradients on CPUs, so resolution changes by space-to-depth and
 depth-to-space; convolutions have stride one. What they are made of has gradients written out for training
-(:mod:`hiergal.nets.gradients`), and then no forward mode. Images are ``[..., y, x, channel]`` here.
+(:mod:`hiergal.model.nets.fast_gradients`), and then no forward mode. Images are ``[..., y, x, channel]`` here.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from hiergal.nets.gradients import layer_norm, product, shifted
+from hiergal.model.nets.fast_gradients import layer_norm, product, shifted
 
 __all__ = [
     "Conv",

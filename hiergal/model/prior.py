@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.conditions import condition_names
-from hiergal.flow import ConditionalFlow
-from hiergal.hub import GalaxyModel
+from hiergal.model.conditions import condition_names
+from hiergal.model.flow.density import ConditionalFlow
+from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = ["Prior", "prior_of"]

@@ -1,7 +1,7 @@
 """What a stage of the paper's networks is made of: a change of resolution, and a residual block.
 
-Images are ``[n, y, x, channel]``. With ``training=True`` gradients take the forms of :mod:`hiergal.nets.gradients`,
-and there is no forward mode.
+Images are ``[n, y, x, channel]``. With ``training=True`` gradients take the forms of
+:mod:`hiergal.model.nets.fast_gradients`, and there is no forward mode.
 """
 
 import math
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.nets.gradients import depthwise, product, shifted
-from hiergal.nets.layers import Dense, LayerNorm, convolve, depth_to_space, space_to_depth
+from hiergal.model.nets.fast_gradients import depthwise, product, shifted
+from hiergal.model.nets.layers import Dense, LayerNorm, convolve, depth_to_space, space_to_depth
 
 __all__ = ["DoublingConv", "HalvingConv", "SeparableBlock", "SeparableConv"]
 

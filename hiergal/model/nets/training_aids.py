@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpyro
 from jaxtyping import Float
 
-from hiergal.nets.pyramid import Aided, Transverse
+from hiergal.model.nets.pyramid import Aided, Transverse
 from hiergal.recipe.config import AidsConfig
 from hiergal.runtime.pytree import Array, Record, record
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.hub import GalaxyModel
+from hiergal.model.trained import GalaxyModel
 
 __all__ = ["OUTSIDE", "RangeCheck", "can_be_computed", "check_outside", "check_range", "percent"]
 
@@ -68,7 +68,7 @@ def check_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> Ran
 
     Args:
         model: A model with a flow.
-        conditions: As :func:`~hiergal.conditions.conditions_for` gives them; some may be NaN or infinite.
+        conditions: As :func:`~hiergal.model.conditions.conditions_for` gives them; some may be NaN or infinite.
 
     Example:
         >>> check = check_range(model, np.array([[25.0, 40.0, 0.9]], np.float32))  # doctest: +SKIP
@@ -108,7 +108,7 @@ def check_outside(
 
     Args:
         model: A model with a flow.
-        conditions: As :func:`~hiergal.conditions.conditions_for` gives them; some may be NaN or infinite.
+        conditions: As :func:`~hiergal.model.conditions.conditions_for` gives them; some may be NaN or infinite.
         outside: ``warn``: rows outside are drawn, with a warning, but for those that are far outside, which are not;
             ``raise``: any is an error; ``ignore``: all that can be computed with is drawn.
         found: What :func:`check_range` found, if that is known.
