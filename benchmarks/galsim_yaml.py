@@ -23,12 +23,12 @@ RUN = """
 import sys, time
 start = time.perf_counter()
 import galsim.config
-import hiergal.galsim_config, hiergal.simulate
+import hiergal.galsim_config, hiergal.simulate.profiles
 variant, config, model, side, survey, band, out = sys.argv[1:]
 if variant != "image":
     hiergal.galsim_config._orders_ahead = lambda *_: []  # nor does it look for others
 if variant == "one":
-    hiergal.simulate.BLOCK_OF_CPU = hiergal.simulate.BLOCK_OF_ACCELERATOR = 1
+    hiergal.simulate.profiles.BLOCK_OF_CPU = hiergal.simulate.profiles.BLOCK_OF_ACCELERATOR = 1
 (content,) = galsim.config.ReadConfig(config)
 content["input"]["generative_model"]["file_name"] = model
 content["eval_variables"] = {"ssurvey": survey, "sband": band}

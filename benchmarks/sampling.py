@@ -26,12 +26,18 @@ import joblib
 import numpy as np
 import typer
 
-from hiergal.catalog_sampling import sample_catalog
 from hiergal.hub import load_model
 from hiergal.model.trained import GalaxyModel
-from hiergal.renderer import renderer_for
-from hiergal.simulate import base_for_rows, block_size, light_profiles, profiles_from_base, stamps_from_base
-from hiergal.survey_presets import survey_conditions, survey_psf
+from hiergal.simulate.catalog import sample_catalog
+from hiergal.simulate.profiles import (
+    base_for_rows,
+    block_size,
+    light_profiles,
+    profiles_from_base,
+    stamps_from_base,
+)
+from hiergal.simulate.renderer import renderer_for
+from hiergal.simulate.survey_presets import survey_conditions, survey_psf
 
 BUSY, GIB, MILLION = 0.5, 2**30, 10**6
 STAMPS = {"HST": ("COSMOS", "f814w", 64), "LSST": ("LSST", "i", 64)}

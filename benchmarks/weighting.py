@@ -25,7 +25,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
 from hiergal.recipe.recipe import Recipe, load_recipe
-from hiergal.simulate import draw_profiles
+from hiergal.simulate.profiles import draw_profiles
 from hiergal.stages import train_stage
 from hiergal.survey import Store, open_store
 from hiergal.survey.mock.survey import write_mock_survey

@@ -10,7 +10,7 @@ from .posterior import Posterior, interval
 from .posterior.infer import infer
 from .predictive import Prediction, predict
 from .recipe.recipe import Recipe, load_recipe
-from .simulate import draw_galsim, draw_profiles
+from .simulate.profiles import draw_galsim, draw_profiles
 from .survey import open_store
 
 __all__ = [

@@ -82,7 +82,7 @@ def sample(
     The output holds images, and beside them what each galaxy was asked for, its identifier where the catalogue has
     one, and whether it is outside the trained range ('outside') and was drawn ('drawn': images are NaN where not).
     """
-    from hiergal.catalog_sampling import Observing, sample_catalog
+    from hiergal.simulate.catalog import Observing, sample_catalog
 
     if (survey is None) != (band is None):
         raise ValueError(f"expected both --survey and --band, or neither, got {survey} and {band}")

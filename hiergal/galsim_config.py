@@ -40,7 +40,6 @@ import galsim.config as gc
 import numpy as np
 
 from hiergal.galsim_model import GenerativeGalaxyModel
-from hiergal.galsim_objects import build_galaxies, warn_of_narrow_psf
 from hiergal.galsim_requests import (
     Request,
     deviates_each,
@@ -53,6 +52,7 @@ from hiergal.model.conditions import condition_names, conditions_for
 from hiergal.model.trained_range import RangeCheck, can_be_computed, check_outside, check_range
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.fork import check_not_forked, jax_is_in_use
+from hiergal.simulate.galsim_objects import build_galaxies, warn_of_narrow_psf
 
 __all__ = ["GenerativeModel"]
 

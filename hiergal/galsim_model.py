@@ -2,8 +2,8 @@
 
 Random numbers are the caller's ``galsim.BaseDeviate``: each galaxy takes a fixed number of normal deviates from it, so
 that the same generator gives the same galaxies, drawn one at a time or together, in any process. Together is faster:
-one takes as long as a block (:mod:`hiergal.simulate`). Galaxies are unconvolved ``GSObject``s; shear, rotation,
-convolution and drawing are GalSim's.
+one takes as long as a block (:mod:`hiergal.simulate.profiles`). Galaxies are unconvolved ``GSObject``s; shear,
+rotation, convolution and drawing are GalSim's.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.galsim_objects import build_galaxies, warn_of_narrow_psf
 from hiergal.galsim_requests import Request, request_galaxies
 from hiergal.hub import load_model
 from hiergal.model.conditions import Catalog, complete_conditions, condition_names
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.pytree import Array
-from hiergal.simulate import drawn_profiles
+from hiergal.simulate.galsim_objects import build_galaxies, warn_of_narrow_psf
+from hiergal.simulate.profiles import drawn_profiles
 
 if TYPE_CHECKING:
     import galsim

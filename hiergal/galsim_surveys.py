@@ -16,7 +16,7 @@ from typing import Any
 import galsim
 import galsim.config as gc
 
-from hiergal.survey_presets import survey_conditions, survey_psf
+from hiergal.simulate.survey_presets import survey_conditions, survey_psf
 
 __all__ = [
     "register_survey_types",

@@ -27,7 +27,7 @@ from hiergal.runtime.files import write_json
 from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.seeds import check_seed, key_for
 from hiergal.runtime.version import __version__
-from hiergal.simulate import draw_profiles
+from hiergal.simulate.profiles import draw_profiles
 from hiergal.stages import TRAINING, train_stage
 from hiergal.survey import Store
 from hiergal.survey.mock.survey import write_mock_survey

@@ -25,7 +25,7 @@ from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
-from hiergal.simulate import draw_profiles
+from hiergal.simulate.profiles import draw_profiles
 from hiergal.stages import train_stage
 from hiergal.survey import Store, open_store
 from hiergal.survey.degrade import degrade_survey

@@ -32,10 +32,10 @@ def main(words: list[str] | None = None) -> None:
     if args.distributed:
         join_processes()  # before anything else of JAX
 
-    from hiergal.catalog_sampling import sample_catalog
     from hiergal.flow_stage import fit_flow_stage
     from hiergal.posterior_stages import infer_stage
     from hiergal.recipe.recipe import Recipe, load_recipe
+    from hiergal.simulate.catalog import sample_catalog
     from hiergal.stages import train_stage
     from hiergal.survey import open_store
     from hiergal.survey.split import split_of

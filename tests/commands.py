@@ -351,7 +351,8 @@ def import_everything(part: int, numbers: str) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     if part:
-        from hiergal import catalog_sampling, survey_posteriors
+        from hiergal import survey_posteriors
+        from hiergal.simulate import catalog as catalog_sampling
         from hiergal.survey import prepare, writer
 
         writer.SHARD_GALAXIES = survey_posteriors.PART = catalog_sampling.PART = prepare.TASK_GALAXIES = part

@@ -15,14 +15,15 @@ import zarr
 from astropy.io import fits
 from astropy.table import Table
 
-from hiergal import catalog_sampling, galaxy_files
-from hiergal.catalog_sampling import Observing, sample_catalog
 from hiergal.hub import load_model, save_model
 from hiergal.model.conditions import read_catalog
-from hiergal.renderer import renderer_for
 from hiergal.runtime.seeds import SAMPLE, key_for
-from hiergal.simulate import draw_profiles
-from hiergal.survey_presets import survey_conditions, survey_psf
+from hiergal.simulate import catalog as catalog_sampling
+from hiergal.simulate import files as galaxy_files
+from hiergal.simulate.catalog import Observing, sample_catalog
+from hiergal.simulate.profiles import draw_profiles
+from hiergal.simulate.renderer import renderer_for
+from hiergal.simulate.survey_presets import survey_conditions, survey_psf
 
 N, PART = 21, 8
 HOW = {"seed": 4, "progress": False}
@@ -148,10 +149,10 @@ def test_journals_of_other_runs_are_refused(folder, catalog, tmp_path, monkeypat
 
 RUN = """
 import sys
-from hiergal import catalog_sampling, galaxy_files
+from hiergal.simulate import catalog as catalog_sampling, files as galaxy_files
 catalog_sampling.PART = galaxy_files.CHUNK = 8
 if __name__ == "__main__":
-    from hiergal.catalog_sampling import sample_catalog
+    from hiergal.simulate.catalog import sample_catalog
     sample_catalog(sys.argv[1], None, sys.argv[2], seed=4, galaxies=4000, progress=False, workers=int(sys.argv[3]))
 """
 

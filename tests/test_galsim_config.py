@@ -18,7 +18,7 @@ from toys import drawing_model
 
 import hiergal.galsim_config as module
 from hiergal import GenerativeGalaxyModel, save_model
-from hiergal.survey_presets import survey_conditions, survey_psf
+from hiergal.simulate.survey_presets import survey_conditions, survey_psf
 
 
 @pytest.fixture(scope="module")

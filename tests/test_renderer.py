@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from toys import drawing_model
 
-from hiergal.renderer import add_noise, renderer_for
-from hiergal.simulate import (
+from hiergal.simulate.profiles import (
     base_for_rows,
     draw_profiles,
     light_profiles,
     profiles_from_base,
     stamps_from_base,
 )
-from hiergal.survey_presets import survey_conditions, survey_psf
+from hiergal.simulate.renderer import add_noise, renderer_for
+from hiergal.simulate.survey_presets import survey_conditions, survey_psf
 
 N = 6
 CATALOG = {

@@ -14,13 +14,14 @@ from astropy.table import Table
 from typer.testing import CliRunner
 
 import hiergal
-from hiergal import catalog_sampling, galaxy_files
-from hiergal.catalog_sampling import Observing, sample_catalog
 from hiergal.cli import app
 from hiergal.hub import load_model
 from hiergal.runtime.seeds import SAMPLE, key_for
-from hiergal.simulate import draw_profiles, light_profiles
-from hiergal.survey_presets import compare_bands, survey_conditions, survey_psf
+from hiergal.simulate import catalog as catalog_sampling
+from hiergal.simulate import files as galaxy_files
+from hiergal.simulate.catalog import Observing, sample_catalog
+from hiergal.simulate.profiles import draw_profiles, light_profiles
+from hiergal.simulate.survey_presets import compare_bands, survey_conditions, survey_psf
 
 N, PART = 12, 8
 HOW = {"seed": 4, "progress": False}

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hiergal.catalog_sampling import sample_catalog
 from hiergal.cli import app
 from hiergal.runtime.seeds import SEEDS, as_key, check_seed, key_for
+from hiergal.simulate.catalog import sample_catalog
 from hiergal.survey.mock.population import draw_population
 
 BAD = [-1, SEEDS, 2**63, 2**64, -(2**70)]

@@ -7,7 +7,7 @@ from astropy.table import Table
 from toys import plain_recipe, tiny_model
 
 from hiergal.model.conditions import conditions_from
-from hiergal.simulate import draw_galsim, draw_profiles
+from hiergal.simulate.profiles import draw_galsim, draw_profiles
 
 SHAPE = (16, 24)
 CATALOG = {

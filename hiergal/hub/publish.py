@@ -286,7 +286,7 @@ def _measured(file: Path, kind: type) -> dict[str, Any]:
 
 def _drawn(model: GalaxyModel, stored: GalaxyModel) -> tuple[dict[str, float], dict[str, Any]]:
     """What half precision changes, and how often stamps cut galaxies off: of some of the population's."""
-    from hiergal.simulate import profiles_from_base
+    from hiergal.simulate.profiles import profiles_from_base
 
     conditions = np.asarray(model.population)[:CHECKED]
     base = np.random.default_rng(0).normal(size=(len(conditions), model.recipe.generator.latents))

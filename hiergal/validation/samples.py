@@ -20,7 +20,7 @@ from hiergal.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
-from hiergal.simulate import draw_profiles
+from hiergal.simulate.profiles import draw_profiles
 
 __all__ = ["Samples", "halves", "make_samples", "observed_again", "samples_of"]
 

@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.edge_light import warn_of_edge_light
 from hiergal.model.conditions import Catalog, condition_names, conditions_for
 from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import check_outside
 from hiergal.recipe.recipe import Recipe
-from hiergal.renderer import Renderer, add_noise
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.identities import identities
 from hiergal.runtime.pytree import Array
 from hiergal.runtime.seeds import as_key
+from hiergal.simulate.edge_light import warn_of_edge_light
+from hiergal.simulate.renderer import Renderer, add_noise
 
 if TYPE_CHECKING:
     import galsim
@@ -174,7 +174,7 @@ def stamps_from_base(
 
     Args:
         model: A model with a flow.
-        renderer: What :func:`~hiergal.renderer.renderer_for` made for the survey's PSF and pixels.
+        renderer: What :func:`~hiergal.simulate.renderer.renderer_for` made for the survey's PSF and pixels.
         base: As for :func:`profiles_from_base`.
         conditions: As for :func:`profiles_from_base`.
         flux_scale: Factor on the fluxes, such as one that makes them electrons.

@@ -1,10 +1,10 @@
 """Galaxies for a whole catalogue: by parts, in any number of processes, from where an interrupted run stopped.
 
 Rows are cut into parts of ``PART``. Each is one task: its galaxies are drawn, and put into their places in a file
-(:mod:`hiergal.galaxy_files`), which takes the output's name when it is whole (:mod:`hiergal.runtime.output`). What is
+(:mod:`hiergal.simulate.files`), which takes the output's name when it is whole (:mod:`hiergal.runtime.output`). What is
 done is noted in a journal, so that the same command goes on. The galaxy of a row, and its noise, depend on the seed,
 on the row (or on its identifier, where a column of these is named) and on what is asked of it alone
-(:mod:`hiergal.catalog_request`). In memory are the conditions of all rows, and the images of some parts.
+(:mod:`hiergal.simulate.catalog_request`). In memory are the conditions of all rows, and the images of some parts.
 """
 
 import warnings
@@ -16,14 +16,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hiergal.catalog_request import IDENTIFIERS, AskedGalaxies, Exact, asked_galaxies
-from hiergal.exact_galaxies import Sky, exact_profiles, exact_stamps
-from hiergal.galaxy_files import CHUNK, SUFFIXES, GalaxyHeader, create_galaxies, tidy_galaxies, write_galaxies
 from hiergal.hub import load_model, locate
 from hiergal.hub.digest import digest_of_model
 from hiergal.model.conditions import Catalog, condition_names, read_catalog
 from hiergal.model.trained import GalaxyModel
-from hiergal.renderer import Renderer, renderer_for
 from hiergal.runtime.files import remove
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.marks import KIND, RUN
@@ -32,7 +28,18 @@ from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.seeds import SAMPLE, check_seed, key_for
 from hiergal.runtime.version import __version__
 from hiergal.runtime.workers import check_workers, finished_parts
-from hiergal.simulate import base_for_rows, profiles_from_base, stamps_from_base
+from hiergal.simulate.catalog_request import IDENTIFIERS, AskedGalaxies, Exact, asked_galaxies
+from hiergal.simulate.exact_galaxies import Sky, exact_profiles, exact_stamps
+from hiergal.simulate.files import (
+    CHUNK,
+    SUFFIXES,
+    GalaxyHeader,
+    create_galaxies,
+    tidy_galaxies,
+    write_galaxies,
+)
+from hiergal.simulate.profiles import base_for_rows, profiles_from_base, stamps_from_base
+from hiergal.simulate.renderer import Renderer, renderer_for
 
 __all__ = ["PART", "Observing", "sample_catalog"]
 
@@ -263,8 +270,8 @@ def _read(source: Any, names: tuple[str, ...], with_identifiers: bool, columns: 
 
 def _check_survey(model: GalaxyModel, observing: Observing, exact: Exact) -> None:
     """See to it that a survey shows nothing that the model does not know, or say so."""
-    from hiergal.galsim_objects import warn_of_narrow_psf
-    from hiergal.survey_presets import compare_bands
+    from hiergal.simulate.galsim_objects import warn_of_narrow_psf
+    from hiergal.simulate.survey_presets import compare_bands
 
     own = model.provenance.band
     bands = compare_bands(observing.survey, observing.band, own)
@@ -326,14 +333,14 @@ def _rows(run: _Run, number: int) -> np.ndarray:
 
 
 def _survey(observing: Observing):
-    from hiergal.survey_presets import survey_conditions
+    from hiergal.simulate.survey_presets import survey_conditions
 
     return survey_conditions(observing.survey, observing.band)
 
 
 @lru_cache(maxsize=2)
 def _psf(observing: Observing):
-    from hiergal.survey_presets import survey_psf
+    from hiergal.simulate.survey_presets import survey_psf
 
     return survey_psf(observing.survey, observing.band)
 

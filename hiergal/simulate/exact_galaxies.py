@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.galsim_objects import build_galaxies
 from hiergal.model.trained import GalaxyModel
-from hiergal.renderer import Renderer
 from hiergal.runtime.pytree import Array
-from hiergal.simulate import add_noise_to, stamps_of_profiles
+from hiergal.simulate.galsim_objects import build_galaxies
+from hiergal.simulate.profiles import add_noise_to, stamps_of_profiles
+from hiergal.simulate.renderer import Renderer
 
 if TYPE_CHECKING:
     import galsim

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.recipe.recipe import Recipe
-from hiergal.simulate import light_profiles
+from hiergal.simulate.profiles import light_profiles
 
 if TYPE_CHECKING:
     import galsim
