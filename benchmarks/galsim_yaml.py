@@ -23,10 +23,10 @@ RUN = """
 import sys, time
 start = time.perf_counter()
 import galsim.config
-import hiergal.galsim_config, hiergal.simulate.profiles
+import hiergal.galsim.config, hiergal.simulate.profiles
 variant, config, model, side, survey, band, out = sys.argv[1:]
 if variant != "image":
-    hiergal.galsim_config._orders_ahead = lambda *_: []  # nor does it look for others
+    hiergal.galsim.config._orders_ahead = lambda *_: []  # nor does it look for others
 if variant == "one":
     hiergal.simulate.profiles.BLOCK_OF_CPU = hiergal.simulate.profiles.BLOCK_OF_ACCELERATOR = 1
 (content,) = galsim.config.ReadConfig(config)

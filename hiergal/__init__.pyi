@@ -1,5 +1,5 @@
 from .fit_checks import FitChecks, check_fits
-from .galsim_model import GenerativeGalaxyModel
+from .galsim.model import GenerativeGalaxyModel
 from .hub import load_model, save_model
 from .model.trained import GalaxyModel
 from .observation import Observation, check_observation

@@ -1,7 +1,7 @@
 """Names of hiergal's types in GalSim's configurations, registered without loading what they need.
 
 ``modules: [hiergal]`` imports the package, which is light: the types stand in for those of
-:mod:`hiergal.galsim_config`, and load it when a configuration uses one. ``modules: [hiergal.galsim_config]`` does the
+:mod:`hiergal.galsim.config`, and load it when a configuration uses one. ``modules: [hiergal.galsim.config]`` does the
 same at once, and also where hiergal was imported before GalSim.
 """
 
@@ -20,7 +20,7 @@ def register_types() -> None:
         return
 
     class Later(gc.InputLoader):
-        """Loads :mod:`hiergal.galsim_config`, which takes its place, when something is asked of it."""
+        """Loads :mod:`hiergal.galsim.config`, which takes its place, when something is asked of it."""
 
         def __init__(self) -> None:
             super().__init__(None)
@@ -31,7 +31,7 @@ def register_types() -> None:
             return object.__getattribute__(self, name)
 
     def _loaded() -> gc.InputLoader:
-        import hiergal.galsim_config  # noqa: F401 (registers its own)
+        import hiergal.galsim.config  # noqa: F401 (registers its own)
 
         return gc.valid_input_types[INPUT]
 
@@ -39,7 +39,7 @@ def register_types() -> None:
         _loaded()
         return gc.valid_gsobject_types[GALAXY](*arguments)
 
-    from hiergal.galsim_surveys import register_survey_types
+    from hiergal.galsim.survey_types import register_survey_types
 
     gc.RegisterInputType(INPUT, Later())
     gc.RegisterObjectType(GALAXY, build_galaxy, input_type=INPUT)

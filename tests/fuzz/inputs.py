@@ -484,7 +484,7 @@ def make_configuration(folder: Path) -> Path:
 
 def read_configuration(path: Path) -> Any:
     """Draw it. What GalSim refuses before hiergal is called, in whatever words, is refused."""
-    import hiergal.galsim_config  # noqa: F401
+    import hiergal.galsim.config  # noqa: F401
 
     try:
         tree = galsim.config.ReadConfig(str(path))[0]

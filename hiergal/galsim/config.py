@@ -1,6 +1,6 @@
 """Galaxies of a trained model in GalSim's configuration files, as galsim_hub had them (Lanusse et al. 2020, App. A).
 
-    modules: [hiergal.galsim_config]    # or hiergal, in a process that has loaded GalSim before hiergal
+    modules: [hiergal.galsim.config]    # or hiergal, in a process that has loaded GalSim before hiergal
     input:
         generative_model: {file_name: 'hub:mock-acs'}
     gal:
@@ -39,15 +39,9 @@ import galsim
 import galsim.config as gc
 import numpy as np
 
-from hiergal.galsim_model import GenerativeGalaxyModel
-from hiergal.galsim_requests import (
-    Request,
-    deviates_each,
-    noise_seeds,
-    request_from,
-    take_deviates_of_one,
-)
-from hiergal.galsim_surveys import register_survey_types
+from hiergal.galsim.model import GenerativeGalaxyModel
+from hiergal.galsim.requests import Request, deviates_each, noise_seeds, request_from, take_deviates_of_one
+from hiergal.galsim.survey_types import register_survey_types
 from hiergal.model.conditions import condition_names, conditions_for
 from hiergal.model.trained_range import RangeCheck, can_be_computed, check_outside, check_range
 from hiergal.recipe.recipe import Recipe

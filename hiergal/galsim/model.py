@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.galsim_requests import Request, request_galaxies
+from hiergal.galsim.requests import Request, request_galaxies
 from hiergal.hub import load_model
 from hiergal.model.conditions import Catalog, complete_conditions, condition_names
 from hiergal.model.trained import GalaxyModel
