@@ -29,12 +29,12 @@ from hiergal.model.guide import posterior_from
 from hiergal.model.prior import prior_of
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
+from hiergal.posterior.images import posterior_images
 from hiergal.posterior.infer import infer
-from hiergal.posterior_images import posterior_images
+from hiergal.posterior.samplers.methods import MAP_STEPS, mode_of
+from hiergal.posterior.samplers.nuts import smallest_ess
+from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.host_memory import keep_freed_memory
-from hiergal.samplers.methods import MAP_STEPS, mode_of
-from hiergal.samplers.nuts import smallest_ess
-from hiergal.samplers.problem import Problem
 from hiergal.survey import open_store
 from hiergal.survey.split import split_of
 

@@ -1,4 +1,3 @@
-from .fit_checks import FitChecks, check_fits
 from .galsim.model import GenerativeGalaxyModel
 from .hub import load_model, save_model
 from .model.trained import GalaxyModel
@@ -7,8 +6,9 @@ from .observation.independent import PixelNoise, WhiteNoise
 from .observation.psf import PSF, convolve
 from .observation.stationary import StationaryNoise
 from .posterior import Posterior, interval
+from .posterior.fit_checks import FitChecks, check_fits
 from .posterior.infer import infer
-from .predictive import Prediction, predict
+from .posterior.predictive import Prediction, predict
 from .recipe.recipe import Recipe, load_recipe
 from .simulate.profiles import draw_galsim, draw_profiles
 from .survey import open_store

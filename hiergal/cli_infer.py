@@ -80,7 +80,7 @@ def infer(
     import numpy as np
 
     if out.suffix not in DRAWS_IN:
-        from hiergal.survey_posteriors import infer_survey
+        from hiergal.posterior.survey import infer_survey
 
         table = infer_survey(
             model,
@@ -104,7 +104,7 @@ def infer(
                 f"--out: expected a table (.fits, .parquet) with --images, --workers or --scheduler, got {out}"
             )
         from hiergal.hub import load_model
-        from hiergal.posterior_stages import infer_stage
+        from hiergal.posterior.stages import infer_stage
         from hiergal.survey import open_store
 
         opened = open_store(store)

@@ -1,10 +1,10 @@
 """Fitting the conditional-flow guide: from simulated galaxies, and refined on those of the survey.
 
-The flow of :mod:`hiergal.guide_flow` learns where w lies. Galaxies that the model itself simulates, with the PSFs,
-noise, masks and conditions of a survey, have a known z (neural posterior estimation, Papamakarios & Murray 2016), and
-the faint, the bright, the crowded come as often as they do there. What no simulation shows is a galaxy that the model
-cannot quite follow: for galaxies of the survey, draws by importance sampling, which are right whatever the guide, take
-the place of the truth, where they can be trusted.
+The flow of :mod:`hiergal.posterior.samplers.posterior_flow` learns where w lies. Galaxies that the model itself
+simulates, with the PSFs, noise, masks and conditions of a survey, have a known z (neural posterior estimation,
+Papamakarios & Murray 2016), and the faint, the bright, the crowded come as often as they do there. What no simulation
+shows is a galaxy that the model cannot quite follow: for galaxies of the survey, draws by importance sampling, which
+are right whatever the guide, take the place of the truth, where they can be trusted.
 """
 
 from typing import NamedTuple
@@ -14,21 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.coordinates import coordinates_of
-from hiergal.guide_flow import guide_features, simulate
 from hiergal.model.architecture import guide_flow_config
 from hiergal.model.flow.density import FlowFit, fit_flow
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
+from hiergal.posterior.samplers.importance import LARGEST_K_HAT
+from hiergal.posterior.samplers.methods import draw_latents, find_mode
+from hiergal.posterior.samplers.posterior_flow import guide_features, simulate
+from hiergal.posterior.samplers.randomize_then_optimize import coordinates_of
+from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
-from hiergal.samplers.importance import LARGEST_K_HAT
-from hiergal.samplers.methods import draw_latents, find_mode
-from hiergal.samplers.problem import Problem
 
 __all__ = ["Shapes", "fit_guide_flow", "shapes_of_simulations", "shapes_of_survey"]
 

@@ -19,7 +19,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.psf import gaussian_transfer
 from hiergal.posterior import Posterior
-from hiergal.posterior_stages import infer_stage
+from hiergal.posterior.stages import infer_stage
 from hiergal.quickstart_metrics import Drawn, drawn_metrics, posterior_metrics, real_metrics
 from hiergal.recipe.recipe import Recipe
 from hiergal.report import verdict_lines

@@ -1,6 +1,6 @@
 """The stages of a study, each from files to files: what the ``hiergal`` command runs, and scripts may.
 
-    survey -> train -> flow -> infer (:mod:`hiergal.posterior_stages`)
+    survey -> train -> flow -> infer (:mod:`hiergal.posterior.stages`)
                           `-> sample (:mod:`hiergal.simulate.catalog`)
 
 Every stage writes beside its target and renames, so that what lies on disk is whole; the same seed gives the same

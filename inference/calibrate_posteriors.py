@@ -24,18 +24,18 @@ from hiergal.calibration import (
     tarp_coverage,
     z_scores_and_contraction,
 )
-from hiergal.guide_flow import simulate
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.prior import prior_of
 from hiergal.model.trained import GalaxyModel
 from hiergal.posterior import METHODS, Posterior, interval
 from hiergal.posterior.infer import infer
+from hiergal.posterior.samplers.importance import LARGEST_K_HAT
+from hiergal.posterior.samplers.posterior_flow import simulate
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
-from hiergal.samplers.importance import LARGEST_K_HAT
 from hiergal.survey import Store, open_store
 from hiergal.survey.split import split_of
 

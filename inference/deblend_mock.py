@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from hiergal import figures
-from hiergal.deblend import deblend
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.prior import prior_of
 from hiergal.posterior import interval
+from hiergal.posterior.scenes.deblend import deblend
+from hiergal.posterior.scenes.program import render_sources
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
-from hiergal.scene import render_sources
 from hiergal.survey import open_store
 from hiergal.survey.split import split_of
 

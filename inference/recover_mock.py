@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hiergal.guide_flow import simulate
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.prior import prior_of
@@ -33,8 +32,9 @@ from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF, convolve, gaussian_psf
 from hiergal.posterior import METHODS, interval
+from hiergal.posterior.images import posterior_images
 from hiergal.posterior.infer import infer
-from hiergal.posterior_images import posterior_images
+from hiergal.posterior.samplers.posterior_flow import simulate
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for

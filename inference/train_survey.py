@@ -33,7 +33,7 @@ def main(words: list[str] | None = None) -> None:
         join_processes()  # before anything else of JAX
 
     from hiergal.flow_stage import fit_flow_stage
-    from hiergal.posterior_stages import infer_stage
+    from hiergal.posterior.stages import infer_stage
     from hiergal.recipe.recipe import Recipe, load_recipe
     from hiergal.simulate.catalog import sample_catalog
     from hiergal.stages import train_stage

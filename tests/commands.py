@@ -351,7 +351,7 @@ def import_everything(part: int, numbers: str) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     if part:
-        from hiergal import survey_posteriors
+        from hiergal.posterior import survey as survey_posteriors
         from hiergal.simulate import catalog as catalog_sampling
         from hiergal.survey import prepare, writer
 
@@ -367,7 +367,8 @@ def remember_numbers(numbers: str) -> None:
     """Have fits of one seed computed once, and training compiled once: what counts here is what happens to files."""
     import jax
 
-    from hiergal import posterior_stages, stages, svi
+    from hiergal import stages, svi
+    from hiergal.posterior import stages as posterior_stages
     from hiergal.runtime.files import write_whole
     from hiergal.validation import report, run
 

@@ -20,11 +20,11 @@ from toys import (
     tiny_survey,
 )
 
-from hiergal.arviz_data import load_arviz, pixels_of, posterior_to_arviz, save_arviz
 from hiergal.observation import Observation
 from hiergal.posterior import CHECKS, METHODS
 from hiergal.posterior.infer import infer
-from hiergal.predictive import predict
+from hiergal.posterior.predictive import predict
+from hiergal.posterior.to_arviz import load_arviz, pixels_of, posterior_to_arviz, save_arviz
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from toys import SCALE, exact_posterior, linear_model, plain_recipe, tiny_model, tiny_survey
 
-from hiergal.coordinates import coordinates_of
-from hiergal.guide_flow import laplace_of
 from hiergal.model.prior import prior_of
 from hiergal.observation import Observation
+from hiergal.posterior.samplers.posterior_flow import laplace_of
+from hiergal.posterior.samplers.randomize_then_optimize import coordinates_of
+from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.least_squares import inflate, sharpen
-from hiergal.samplers.problem import Problem
 
 SHAPE, D, N = (8, 16), 8, 3
 

@@ -12,9 +12,9 @@ from conftest import awkward_psf
 from toys import SCALE, bare_posterior, drawing_model, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal import cli
-from hiergal.arviz_data import posterior_to_arviz, save_arviz
 from hiergal.hub import save_model
-from hiergal.posterior_table import write_table
+from hiergal.posterior.table import write_table
+from hiergal.posterior.to_arviz import posterior_to_arviz, save_arviz
 from hiergal.recipe.recipe import recipe_to_toml
 from hiergal.report import write_report
 from hiergal.survey import StoreHeader, write_store

@@ -21,15 +21,15 @@ from toys import (
     tiny_survey,
 )
 
-from hiergal.deblend import deblend
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.prior import prior_of
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF, convolve, gaussian_psf
+from hiergal.posterior.scenes.deblend import deblend
+from hiergal.posterior.scenes.program import render_sources, scene_model
+from hiergal.posterior.scenes.target import SceneProblem, start_of
 from hiergal.runtime.pytree import record
-from hiergal.scene import render_sources, scene_model
-from hiergal.scene_problem import SceneProblem, start_of
 
 MODEL, D = (8, 16), 8
 POSITIONS = np.array([[[-3.0, 1.0], [4.0, -2.0]], [[0.0, 0.0], [5.0, 3.0]]], np.float32)

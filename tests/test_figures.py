@@ -10,13 +10,13 @@ from conftest import awkward_psf
 
 from hiergal import figures
 from hiergal.figures.style import bright_to_faint, stretch
-from hiergal.fit_checks import FitChecks
 from hiergal.history import TrainInfo
 from hiergal.measure.profile import ProfileSummary
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior import Posterior
+from hiergal.posterior.fit_checks import FitChecks
 from hiergal.runtime.plotting import BLACK, ORANGE
 
 N, SHAPE, DRAWS = 7, (16, 21), 12

@@ -13,11 +13,11 @@ from scipy import stats
 from test_noise import double
 from toys import SCALE, affine_flow, bare_posterior, covariance_matrix, exact_draws, linear_model
 
-from hiergal.fit_checks import COLUMNS, check_fits
-from hiergal.fit_statistics import point_significance, statistics_of_draws, statistics_of_noise
 from hiergal.measure.power_spectrum import radial_power
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.posterior.fit_checks import COLUMNS, check_fits
+from hiergal.posterior.fit_statistics import point_significance, statistics_of_draws, statistics_of_noise
 
 SHAPE, N, D = (8, 16), 200, 8
 P_VALUES = ["p_chi_square", "p_coherent", "p_spectrum", "p_prior"]

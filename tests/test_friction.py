@@ -20,9 +20,6 @@ from numpyro.infer.util import initialize_model, log_density
 from toys import SCALE, bare_posterior, tiny_model, tiny_survey
 
 import hiergal
-from hiergal.arviz_data import load_arviz, pixels_of, posterior_to_arviz, save_arviz
-from hiergal.deblend import deblend
-from hiergal.fit_checks import FitChecks
 from hiergal.hub.packing import digest_of, fill, flatten
 from hiergal.model.architecture import programs_of
 from hiergal.model.conditions import condition_names
@@ -30,15 +27,18 @@ from hiergal.model.prior import prior_of
 from hiergal.observation import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.posterior import METHODS, STATISTICS, Flag
-from hiergal.posterior_checks import judged_conditions
-from hiergal.posterior_images import posterior_images
-from hiergal.posterior_stages import infer_stage
-from hiergal.posterior_table import posterior_table, read_table, write_table
+from hiergal.posterior.fit_checks import FitChecks
+from hiergal.posterior.images import posterior_images
+from hiergal.posterior.input_checks import judged_conditions
+from hiergal.posterior.samplers import nuts
+from hiergal.posterior.samplers.target import Problem
+from hiergal.posterior.scenes.deblend import deblend
+from hiergal.posterior.stages import infer_stage
+from hiergal.posterior.survey import infer_survey
+from hiergal.posterior.table import posterior_table, read_table, write_table
+from hiergal.posterior.to_arviz import load_arviz, pixels_of, posterior_to_arviz, save_arviz
 from hiergal.runtime.seeds import as_key
-from hiergal.samplers import nuts
-from hiergal.samplers.problem import Problem
 from hiergal.survey import StoreHeader, open_store, write_store
-from hiergal.survey_posteriors import infer_survey
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
@@ -208,7 +208,7 @@ def test_checks_leave_out_the_same_rows(model, galaxies, posterior, monkeypatch)
         label = observation.identifier + (0.5 if prior.conditions.shape[1] else 0.0)
         return {name: np.tile(label[:, None], 10) if name.startswith("power") else label for name in names}
 
-    monkeypatch.setattr("hiergal.fit_checks._check_batch", check)
+    monkeypatch.setattr("hiergal.posterior.fit_checks._check_batch", check)
     found = hiergal.check_fits(model, galaxies, posterior, key=5, conditions=table, batch=4)
     np.testing.assert_array_equal(found.p_prior, galaxies.identifier + np.array([0.0, 0.5, 0.5]))
 
@@ -236,7 +236,7 @@ def test_sources_of_scenes_may_have_a_table(model, galaxies, monkeypatch):
         asked.append((n, conditions))
         raise KeyboardInterrupt  # the rest takes half a minute to compile
 
-    monkeypatch.setattr("hiergal.deblend.prior_of", prior_of)
+    monkeypatch.setattr("hiergal.posterior.scenes.deblend.prior_of", prior_of)
     for given in (numbers, table):
         with pytest.raises(KeyboardInterrupt):
             deblend(model, galaxies[:1], positions, key=2, conditions=given)
@@ -381,7 +381,7 @@ def test_other_methods_have_no_divergences(posterior):
 
 @pytest.mark.parametrize("suffix", [".fits", ".parquet"])
 def test_tables_say_where_they_come_from(model, survey, suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr("hiergal.survey_posteriors.infer", partial(hiergal.infer, verdict=False))
+    monkeypatch.setattr("hiergal.posterior.survey.infer", partial(hiergal.infer, verdict=False))
     hiergal.save_model(model, tmp_path / "model")
     out = tmp_path / f"table{suffix}"
     choices = {"method": "amortized", "draws": 10, "seed": 7}
@@ -422,7 +422,7 @@ def test_columns_have_units_where_files_can_hold_them(galaxies, flux_unit, insid
 
 
 def test_arviz_files_say_where_they_come_from(model, survey, tmp_path, monkeypatch):
-    monkeypatch.setattr("hiergal.posterior_stages.infer", partial(hiergal.infer, verdict=False))
+    monkeypatch.setattr("hiergal.posterior.stages.infer", partial(hiergal.infer, verdict=False))
     infer_stage(
         model, open_store(survey), tmp_path / "d.nc", seed=7, method="amortized", draws=10, progress=False
     )

@@ -13,9 +13,9 @@ import zarr
 from conftest import awkward_psf
 from toys import bare_posterior, tiny_model, tiny_survey
 
-from hiergal.arviz_data import load_arviz, posterior_to_arviz, save_arviz
-from hiergal.arviz_files import tree_of
 from hiergal.hub import load_model, save_model
+from hiergal.posterior.arviz_files import tree_of
+from hiergal.posterior.to_arviz import load_arviz, posterior_to_arviz, save_arviz
 from hiergal.recipe.recipe import load_recipe, parse_recipe
 from hiergal.runtime.containers import check_hdf5, check_zarr
 from hiergal.runtime.texts import parse_toml, read_text

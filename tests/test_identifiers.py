@@ -9,14 +9,14 @@ from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 import hiergal
 from hiergal import stages
-from hiergal.arviz_data import load_arviz, posterior_to_arviz, save_arviz
-from hiergal.arviz_files import tree_of
 from hiergal.hub import save_model
-from hiergal.posterior_store import IMAGES
-from hiergal.posterior_table import posterior_table, read_table, write_table
+from hiergal.posterior.arviz_files import tree_of
+from hiergal.posterior.image_store import IMAGES
+from hiergal.posterior.survey import infer_survey
+from hiergal.posterior.table import posterior_table, read_table, write_table
+from hiergal.posterior.to_arviz import load_arviz, posterior_to_arviz, save_arviz
 from hiergal.survey import StoreHeader, write_store
 from hiergal.survey.arrays import LONGEST_TEXT
-from hiergal.survey_posteriors import infer_survey
 
 SHAPE = (16, 24)
 NAMES = np.array(
@@ -68,7 +68,7 @@ def test_posteriors_are_those_of_numbered_galaxies(store, model, key):
 
 
 def test_names_and_columns_compile_nothing_again(store, model, key):
-    from hiergal.samplers.methods import mode_of
+    from hiergal.posterior.samplers.methods import mode_of
 
     observation = store.read()
     hiergal.infer(model, observation, key=key, draws=6)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiergal import laplace
-from hiergal.laplace import misfit
 from hiergal.observation.psf import PSF
+from hiergal.posterior.samplers import laplace
+from hiergal.posterior.samplers.laplace import misfit
 
 sharpen = jax.jit(laplace.sharpen, static_argnames=("residual", "steps"))
 

@@ -16,8 +16,8 @@ from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import gaussian_psf
 from hiergal.posterior import interval
 from hiergal.posterior import posterior as posteriors
+from hiergal.posterior.images import posterior_images
 from hiergal.posterior.infer import infer
-from hiergal.posterior_images import posterior_images
 
 SHAPE, DRAWS, BATCH = (16, 24), 99, 4  # the same everywhere, so that the programs compile once
 

@@ -7,8 +7,8 @@ import pytest
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.observation.psf import gaussian_psf
+from hiergal.posterior.images import posterior_images, view
 from hiergal.posterior.infer import infer
-from hiergal.posterior_images import posterior_images, view
 
 SHAPE = (16, 24)
 

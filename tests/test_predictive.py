@@ -23,7 +23,7 @@ from toys import (
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.posterior.infer import infer
-from hiergal.predictive import BLOCK, pixel_log_prob, predict, spread_draws
+from hiergal.posterior.predictive import BLOCK, pixel_log_prob, predict, spread_draws
 
 SHAPE, N = (8, 16), 3
 CASES = [("white", False), ("white", True), ("pixel", True), ("stationary", False), ("stationary", True)]
@@ -140,7 +140,7 @@ def test_batches_and_draws_do_not_matter(key, few):
 
 
 def test_compiles_once(key, few):
-    from hiergal.predictive import _predict
+    from hiergal.posterior.predictive import _predict
 
     model, observation, posterior = few
     _predict.clear_cache()

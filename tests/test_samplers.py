@@ -13,16 +13,16 @@ from numpyro.diagnostics import effective_sample_size
 from toys import SCALE, affine_flow, exact_posterior, linear_model, plain_recipe, tiny_model, tiny_survey
 
 from hiergal.guide_fitting import fit_guide_flow, shapes_of_survey
-from hiergal.guide_flow import laplace_of, simulate
 from hiergal.model.prior import Prior, prior_of
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS
 from hiergal.posterior import posterior as posteriors
 from hiergal.posterior.infer import infer
-from hiergal.samplers import methods
-from hiergal.samplers.importance import pareto_smoothed, resampled, sample_by_importance
-from hiergal.samplers.nuts import sample_by_nuts, smallest_ess
-from hiergal.samplers.problem import Problem
+from hiergal.posterior.samplers import methods
+from hiergal.posterior.samplers.importance import pareto_smoothed, resampled, sample_by_importance
+from hiergal.posterior.samplers.nuts import sample_by_nuts, smallest_ess
+from hiergal.posterior.samplers.posterior_flow import laplace_of, simulate
+from hiergal.posterior.samplers.target import Problem
 
 SHAPE, D, N = (8, 16), 8, 3
 CENTER = np.stack([np.linspace(-0.5, 0.5, D), np.linspace(0.6, 1.2, D)])

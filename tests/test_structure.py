@@ -9,7 +9,7 @@ from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 from hiergal.measure.morphology import measure_morphology
 from hiergal.measure.structure import measure_structure
 from hiergal.posterior.infer import infer
-from hiergal.structure import posterior_structure
+from hiergal.posterior.structure import posterior_structure
 
 SIZE = 101
 

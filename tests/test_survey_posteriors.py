@@ -17,16 +17,17 @@ import zarr
 from conftest import awkward_psf
 from toys import SCALE, drawing_model, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal import posterior_stages, survey_posteriors
-from hiergal.arviz_files import load_arviz
 from hiergal.hub import load_model, save_model
 from hiergal.posterior import interval
+from hiergal.posterior import stages as posterior_stages
+from hiergal.posterior import survey as survey_posteriors
+from hiergal.posterior.arviz_files import load_arviz
 from hiergal.posterior.infer import infer
-from hiergal.posterior_stages import infer_stage
-from hiergal.posterior_table import Flag, read_table, write_table
+from hiergal.posterior.stages import infer_stage
+from hiergal.posterior.survey import infer_survey
+from hiergal.posterior.table import Flag, read_table, write_table
 from hiergal.runtime.seeds import INFER, key_for
 from hiergal.survey import StoreHeader, open_store, write_store
-from hiergal.survey_posteriors import infer_survey
 
 SHAPE, N, PART, DRAWS, BATCH = (16, 24), 11, 4, 9, 4
 HEADER = StoreHeader(survey="tiny", band="F814W", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)

@@ -12,19 +12,19 @@ from conftest import awkward_psf
 from toys import SCALE, bare_posterior, drawing_model, tiny_model, tiny_recipe, tiny_survey
 
 import hiergal
-from hiergal.arviz_data import posterior_to_arviz
-from hiergal.arviz_files import tree_of
 from hiergal.hub import load_model, save_model
 from hiergal.observation.independent import WhiteNoise
 from hiergal.posterior import CHECKS, Flag
+from hiergal.posterior.arviz_files import tree_of
 from hiergal.posterior.infer import infer
 from hiergal.posterior.residual_tests import residual_tests
+from hiergal.posterior.samplers import methods
+from hiergal.posterior.stages import infer_stage
+from hiergal.posterior.survey import infer_survey
+from hiergal.posterior.table import posterior_table, read_table
+from hiergal.posterior.to_arviz import posterior_to_arviz
 from hiergal.posterior.verdict import count_flags, flags_of
-from hiergal.posterior_stages import infer_stage
-from hiergal.posterior_table import posterior_table, read_table
-from hiergal.samplers import methods
 from hiergal.survey import Store, StoreHeader, write_store
-from hiergal.survey_posteriors import infer_survey
 from hiergal.training.ranges import measure_trained_ranges
 
 SHAPE = (16, 24)

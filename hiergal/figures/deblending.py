@@ -20,7 +20,7 @@ from hiergal.runtime.pytree import Array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from hiergal.deblend import Deblended
+    from hiergal.posterior.scenes.deblend import Deblended
 
 __all__ = ["deblended_scenes"]
 

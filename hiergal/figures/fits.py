@@ -16,9 +16,9 @@ from hiergal.figures.style import (
     show_signed,
     show_stamp,
 )
-from hiergal.fit_checks import FitChecks
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
+from hiergal.posterior.fit_checks import FitChecks
 from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, TITLE_SIZE, plain_axes
 
 if TYPE_CHECKING:

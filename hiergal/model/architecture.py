@@ -72,7 +72,7 @@ def marginal_config(recipe: Recipe) -> FlowConfig:
 
 
 def guide_flow_config(recipe: Recipe) -> FlowConfig:
-    """Return how the shape of posteriors is modelled: see :mod:`hiergal.guide_flow`."""
+    """Return how the shape of posteriors is modelled: see :mod:`hiergal.posterior.samplers.posterior_flow`."""
     d = recipe.generator.latents
     names = (*(f"mean_{i}" for i in range(d)), *(f"log_scale_{i}" for i in range(d)), "given")
     return replace(recipe.guide_flow, conditions=names)

@@ -91,8 +91,8 @@ class GalaxyModel(Record):
         recipe: How the networks are built.
         provenance: What the model was trained on.
         marginal: Density of the latents where no conditions are known, or None before it is fitted.
-        guide_flow: Shape of posteriors beyond their Laplace approximation (:mod:`hiergal.guide_flow`), or None before
-            it is fitted.
+        guide_flow: Shape of posteriors beyond their Laplace approximation
+            (:mod:`hiergal.posterior.samplers.posterior_flow`), or None before it is fitted.
         population: Conditions of some of the training galaxies, a fair sample, columns as in
             ``flow.config.conditions``; None for a model without a flow, or of an old bundle.
     """

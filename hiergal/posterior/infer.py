@@ -15,10 +15,7 @@ from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.noise import used_pixels
 from hiergal.observation.psf import PSF
-from hiergal.posterior.posterior import STATISTICS, Posterior, _join
-from hiergal.posterior.residual_tests import residual_tests
-from hiergal.posterior.verdict import DRAWS, P_VALUES, REPLICATES, flags_of
-from hiergal.posterior_checks import (
+from hiergal.posterior.input_checks import (
     check_counts,
     check_geometry,
     check_method,
@@ -26,12 +23,15 @@ from hiergal.posterior_checks import (
     judged_conditions,
     rows_of_psf,
 )
+from hiergal.posterior.posterior import STATISTICS, Posterior, _join
+from hiergal.posterior.residual_tests import residual_tests
+from hiergal.posterior.samplers.importance import LARGEST_K_HAT
+from hiergal.posterior.samplers.methods import METHODS, Method, draw_latents
+from hiergal.posterior.verdict import DRAWS, P_VALUES, REPLICATES, flags_of
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array
 from hiergal.runtime.seeds import as_key
-from hiergal.samplers.importance import LARGEST_K_HAT
-from hiergal.samplers.methods import METHODS, Method, draw_latents
 from hiergal.survey.given import galaxies_of
 
 __all__ = [
@@ -143,8 +143,8 @@ def _judged(
     """Add p-values and bits to posteriors that have statistics of their residuals."""
     from scipy.stats import chi2
 
-    from hiergal.fit_checks import check_fits  # which looks at posteriors
-    from hiergal.predictive import spread_draws
+    from hiergal.posterior.fit_checks import check_fits  # which looks at posteriors
+    from hiergal.posterior.predictive import spread_draws
 
     found = check_fits(
         model,

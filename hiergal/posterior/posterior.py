@@ -5,10 +5,10 @@ method           draws come from
 ===============  =====================================================================================
 ``amortized``    the guide of the training, in one pass
 ``map``          no draws: the best-fitting galaxy
-``laplace``      a Gaussian at the mode, by Gauss-Newton steps (:mod:`hiergal.laplace`)
-``flow``         a flow at the mode, trained on simulations (:mod:`hiergal.guide_flow`)
-``importance``   that flow, weighted (:mod:`hiergal.samplers.importance`): exact if k-hat < 0.7
-``nuts``         the No-U-Turn sampler (:mod:`hiergal.samplers.nuts`): exact if R-hat is near 1
+``laplace``      a Gaussian at the mode, by Gauss-Newton steps (:mod:`hiergal.posterior.samplers.laplace`)
+``flow``         a flow at the mode, trained on simulations (:mod:`hiergal.posterior.samplers.posterior_flow`)
+``importance``   that flow, weighted (:mod:`hiergal.posterior.samplers.importance`): exact if k-hat < 0.7
+``nuts``         the No-U-Turn sampler (:mod:`hiergal.posterior.samplers.nuts`): exact if R-hat is near 1
 ``auto``         ``importance``, and ``nuts`` for galaxies whose k-hat is too large, or whose effective
                  proposals are fewer than the draws asked for
 ===============  =====================================================================================
@@ -25,8 +25,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from hiergal.measure.profile import ProfileSummary
+from hiergal.posterior.samplers.methods import METHODS, Method
 from hiergal.runtime.pytree import Array, Record, record
-from hiergal.samplers.methods import METHODS, Method
 
 __all__ = [
     "METHODS",
@@ -50,7 +50,8 @@ class Posterior(Record):
         profile_std: Its standard deviation [flux per pixel].
         image_mean: Mean of the profile convolved with the galaxy's PSF: the denoised image [flux per pixel].
         chi_square: Reduced chi-square of ``image_mean`` against the data.
-        misfit: How far the fit is worse than noise explains (:func:`hiergal.laplace.misfit`); NaN for ``amortized``.
+        misfit: How far the fit is worse than noise explains (:func:`hiergal.posterior.samplers.laplace.misfit`); NaN
+            for ``amortized``.
         variance_factor: What the variance of the noise was multiplied by: ``misfit`` where that exceeds one
             significantly, else one.
         method: Which method the draws of each galaxy come from, a place in ``METHODS``.

@@ -18,7 +18,7 @@ NOISE_OUTSIDE          256: noise more than ``NOISE_ROOM`` times below or above 
 PSF_OUTSIDE            512: PSF more than ``PSF_ROOM`` times narrower or wider than those of the training galaxies
 MASKED_CENTER          1024: half or more of the pixels at the centre, or ``MOST_MASKED`` of the light, is masked
 NEIGHBOR               2048: another source is suspected: a blob of light that the fit leaves, or a fit that is
-                       brightest away from the centre; try :func:`hiergal.deblend`
+                       brightest away from the centre; try :func:`hiergal.posterior.scenes.deblend`
 SKY                    4096: a sky was left in: a level, a gradient or one side of the border
 NOISE_LEVEL            8192: far from the galaxy, noise is not as strong as stated
 NOISE_CORRELATION      16384: whitened residuals are correlated: the noise has another spectrum than stated
@@ -29,10 +29,10 @@ UNUSUAL                65536: latents less probable than all draws from the prio
 =====================  ===============================================================================================
 
 The statistics are in ``checks`` of a :class:`~hiergal.posterior.Posterior`, columns of its table, and ArviZ's
-``sample_stats``: those of :mod:`hiergal.posterior.residual_tests`, and of :mod:`hiergal.fit_checks` (p-values, of
-``DRAWS`` draws against ``REPLICATES`` replicates). Thresholds are from 384 Sersic galaxies that are not the model's and
-have nothing wrong (``inference/own_data.py``, other seeds). A bright galaxy always shows structure that a small
-generator lacks: thresholds on residuals grow with its signal-to-noise ratio, and a ``misfit`` between one and
+``sample_stats``: those of :mod:`hiergal.posterior.residual_tests`, and of :mod:`hiergal.posterior.fit_checks`
+(p-values, of ``DRAWS`` draws against ``REPLICATES`` replicates). Thresholds are from 384 Sersic galaxies that are not
+the model's and have nothing wrong (``inference/own_data.py``, other seeds). A bright galaxy always shows structure that
+a small generator lacks: thresholds on residuals grow with its signal-to-noise ratio, and a ``misfit`` between one and
 ``LARGEST_MISFIT``, which widens its posterior (``variance_factor``), is no flag.
 
 Limits of flux, size, noise and PSF are those of the training survey, measured at training, in the model's card; a model
@@ -49,7 +49,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.posterior.residual_tests import RESIDUAL_TESTS
-from hiergal.samplers.importance import LARGEST_K_HAT
+from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 
 if TYPE_CHECKING:
     from hiergal.posterior.posterior import Posterior

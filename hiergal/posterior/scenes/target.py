@@ -14,8 +14,8 @@ from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
+from hiergal.posterior.scenes.program import render_sources
 from hiergal.runtime.pytree import Array, Record, record, static
-from hiergal.scene import render_sources
 
 __all__ = ["SceneProblem", "start_of"]
 

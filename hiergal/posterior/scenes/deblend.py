@@ -1,10 +1,10 @@
 """Deblending: the posteriors of several overlapping galaxies together, each with the learned prior.
 
 The latents of all sources of a scene, and their offsets where positions are uncertain, are one vector. It is inferred
-as one galaxy is (:mod:`hiergal.laplace`, :mod:`hiergal.coordinates`): Gauss-Newton steps find the mode of the joint
-posterior and its curvature; w = Q^T R, whitened residuals of scene and prior projected on the directions that the fit
-can move in, is nearly unit normal, and draws of w are turned into draws of the latents. So light that may belong to
-either of two sources is uncertain in both, and the draws say how.
+as one galaxy is (:mod:`hiergal.posterior.samplers.laplace`, :mod:`hiergal.posterior.samplers.randomize_then_optimize`):
+Gauss-Newton steps find the mode of the joint posterior and its curvature; w = Q^T R, whitened residuals of scene and
+prior projected on the directions that the fit can move in, is nearly unit normal, and draws of w are turned into draws
+of the latents. So light that may belong to either of two sources is uncertain in both, and the draws say how.
 """
 
 from functools import partial
@@ -15,21 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.laplace import misfit
 from hiergal.measure.profile import ProfileSummary, summarize_profile
 from hiergal.model.conditions import given_conditions, has_columns
 from hiergal.model.prior import prior_of
 from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.noise import used_pixels
-from hiergal.posterior_checks import check_counts, check_geometry, check_psf
+from hiergal.posterior.input_checks import check_counts, check_geometry, check_psf
+from hiergal.posterior.samplers.laplace import misfit
+from hiergal.posterior.samplers.methods import SIGNIFICANT
+from hiergal.posterior.scenes.target import SceneProblem, start_of
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior, inflate, sharpen
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, Record, record
 from hiergal.runtime.seeds import as_key
-from hiergal.samplers.methods import SIGNIFICANT
-from hiergal.scene_problem import SceneProblem, start_of
 from hiergal.survey.given import galaxies_of
 
 __all__ = ["Deblended", "deblend"]

@@ -22,9 +22,9 @@ from astropy.table import Table, vstack
 from hiergal.hub import load_model, locate
 from hiergal.model.trained import GalaxyModel
 from hiergal.posterior import Posterior
+from hiergal.posterior.image_store import create_images, write_images
 from hiergal.posterior.infer import infer
-from hiergal.posterior.provenance import cards_of, provenance_of
-from hiergal.posterior_checks import (
+from hiergal.posterior.input_checks import (
     bad_observations,
     catalog_conditions,
     check_catalog,
@@ -32,8 +32,9 @@ from hiergal.posterior_checks import (
     check_geometry,
     check_method,
 )
-from hiergal.posterior_store import create_images, write_images
-from hiergal.posterior_table import (
+from hiergal.posterior.provenance import cards_of, provenance_of
+from hiergal.posterior.survey_run import SurveyRun, identity_of
+from hiergal.posterior.table import (
     TABLE,
     blank_rows,
     check_table_name,
@@ -50,7 +51,6 @@ from hiergal.runtime.seeds import INFER, check_seed, key_for
 from hiergal.runtime.workers import check_workers, finished_parts
 from hiergal.survey import Store, open_store
 from hiergal.survey.sky import SKY_COLUMNS
-from hiergal.survey_run import SurveyRun, identity_of
 
 __all__ = ["PART", "SurveyRun", "infer_survey"]
 
@@ -83,7 +83,7 @@ def infer_survey(
         model: A trained model: ``hub:NAME``, a folder, a file or an address; all workers have to see its files, the
             store and the output.
         store: The survey.
-        out: The table, ``.fits`` or ``.parquet``: see :mod:`hiergal.posterior_table`.
+        out: The table, ``.fits`` or ``.parquet``: see :mod:`hiergal.posterior.table`.
         seed: Seed of the draws.
         method: As for :func:`hiergal.posterior.infer`.
         draws: Posterior draws of each galaxy.

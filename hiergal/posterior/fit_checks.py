@@ -35,20 +35,20 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.fit_statistics import (
+from hiergal.model.prior import Prior, prior_of
+from hiergal.model.trained import GalaxyModel, check_model
+from hiergal.observation import Observation, check_observation
+from hiergal.observation.noise import used_pixels
+from hiergal.posterior import Posterior
+from hiergal.posterior.fit_statistics import (
     BLOCK,
     FitStatistics,
     RingWeights,
     statistics_of_draws,
     statistics_of_noise,
 )
-from hiergal.model.prior import Prior, prior_of
-from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation import Observation, check_observation
-from hiergal.observation.noise import used_pixels
-from hiergal.posterior import Posterior
-from hiergal.posterior_checks import judged_conditions
-from hiergal.predictive import check_same_galaxies, spread_draws
+from hiergal.posterior.input_checks import judged_conditions
+from hiergal.posterior.predictive import check_same_galaxies, spread_draws
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, Record, record

@@ -1,8 +1,8 @@
 """Posteriors as data with names, for ArviZ: one small adapter for both of its generations.
 
 ArviZ 0.23 keeps groups of arrays in an ``InferenceData``, ArviZ 1 in xarray's ``DataTree``. Here everything is built,
-written and read (:mod:`hiergal.arviz_files`) as a tree of xarray datasets, which is turned into an ``InferenceData``
-where ArviZ asks for one; a file written under one generation loads under the other.
+written and read (:mod:`hiergal.posterior.arviz_files`) as a tree of xarray datasets, which is turned into an
+``InferenceData`` where ArviZ asks for one; a file written under one generation loads under the other.
 
 Random draws have the dimensions chain and draw. If all galaxies were sampled by NUTS, there are its two chains (one, if
 the number of draws is odd). The draws of other methods are independent, and count as one chain; so do those of
@@ -24,9 +24,10 @@ group                     holds
                           [galaxy]
 ========================  ==========================================================================================
 
-The second and the third are there with a prediction (:func:`hiergal.predictive.predict`), with the draws that it took.
-Axes y and x are offsets from the centre of the stamp [arcsec]; psf_y and psf_x are offsets from the central pixel of
-the PSF's stamp [arcsec]. Attributes of each group say where it comes from (:mod:`hiergal.posterior.provenance`).
+The second and the third are there with a prediction (:func:`hiergal.posterior.predictive.predict`), with the draws that
+it took. Axes y and x are offsets from the centre of the stamp [arcsec]; psf_y and psf_x are offsets from the central
+pixel of the PSF's stamp [arcsec]. Attributes of each group say where it comes from
+(:mod:`hiergal.posterior.provenance`).
 
 Leave-one-out: ``arviz.loo(pixels_of(data, galaxy))`` asks how well each pixel of a galaxy is predicted by all others,
 masked ones left out; with correlated noise its terms are those of whitened residuals, and only their sum compares
@@ -40,13 +41,13 @@ from typing import Any
 
 import numpy as np
 
-from hiergal.arviz_files import for_arviz, load_arviz, save_arviz, tree_of
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS, Posterior
+from hiergal.posterior.arviz_files import for_arviz, load_arviz, save_arviz, tree_of
+from hiergal.posterior.predictive import Prediction, check_same_galaxies
 from hiergal.posterior.provenance import provenance_of
-from hiergal.predictive import Prediction, check_same_galaxies
-from hiergal.samplers.nuts import CHAINS
+from hiergal.posterior.samplers.nuts import CHAINS
 
 __all__ = ["load_arviz", "pixels_of", "posterior_to_arviz", "save_arviz"]
 
@@ -68,7 +69,7 @@ def posterior_to_arviz(
         posterior: Posteriors of some galaxies.
         observation: The same galaxies, in the same order.
         model: The model that inferred them; its magnitude zero point turns fluxes into magnitudes.
-        predictive: What the posteriors predict (:func:`hiergal.predictive.predict`), for two more groups.
+        predictive: What the posteriors predict (:func:`hiergal.posterior.predictive.predict`), for two more groups.
         about: What else the attributes of each group shall say beside :mod:`hiergal.posterior.provenance`: the seed.
 
     Returns:

@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hiergal.guide_flow import draws_of_guide, laplace_of
-from hiergal.laplace import misfit
 from hiergal.model.guide import posterior_from
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
+from hiergal.posterior.samplers.importance import sample_by_importance
+from hiergal.posterior.samplers.laplace import misfit
+from hiergal.posterior.samplers.nuts import sample_by_nuts
+from hiergal.posterior.samplers.posterior_flow import draws_of_guide, laplace_of
+from hiergal.posterior.samplers.target import Draws, Problem
 from hiergal.runtime.least_squares import GaussianPosterior, inflate
 from hiergal.runtime.pytree import brief
-from hiergal.samplers.importance import sample_by_importance
-from hiergal.samplers.nuts import sample_by_nuts
-from hiergal.samplers.problem import Draws, Problem
 
 __all__ = ["METHODS", "Drawn", "Method", "Mode", "draw_latents", "find_mode", "mode_of"]
 

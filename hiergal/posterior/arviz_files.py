@@ -39,7 +39,7 @@ def save_arviz(data: Any, path: str | Path, *, overwrite: bool = False) -> None:
     """Write posteriors to a netCDF file or a zarr store; it is whole, or not written.
 
     Args:
-        data: What :func:`~hiergal.arviz_data.posterior_to_arviz` returned.
+        data: What :func:`~hiergal.posterior.to_arviz.posterior_to_arviz` returned.
         path: The file, ``.nc``, or the folder, ``.zarr``.
         overwrite: Whether to replace posteriors that are there; anything else is never replaced.
 

@@ -5,7 +5,7 @@ With z the latents, p(z) their prior and g the generator, the posterior of a gal
     p(z | x)  ~  p(z) Normal(x; PSF * g(z), f Sigma),
 
 Eqs. (1)-(5) of Lanusse et al. (2020). The factor f is one, unless the generator cannot reproduce the galaxy
-(:func:`hiergal.laplace.misfit`): its misfit then counts as noise.
+(:func:`hiergal.posterior.samplers.laplace.misfit`): its misfit then counts as noise.
 """
 
 import jax

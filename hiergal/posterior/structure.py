@@ -20,7 +20,7 @@ from hiergal.measure.structure import Structure, measure_structure
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.psf import PSF
 from hiergal.posterior import Posterior
-from hiergal.posterior_images import posterior_images
+from hiergal.posterior.images import posterior_images
 from hiergal.runtime.fork import check_not_forked
 
 __all__ = [
@@ -38,7 +38,7 @@ def posterior_structure(
     Args:
         model: The model that inferred the posterior.
         posterior: Posteriors of n galaxies.
-        psf: PSFs to see them at, as for :func:`~hiergal.posterior_images.posterior_images`; default none: deconvolved.
+        psf: PSFs to see them at, as for :func:`~hiergal.posterior.images.posterior_images`; default none: deconvolved.
         draws: How many of the draws; default all.
 
     Returns:

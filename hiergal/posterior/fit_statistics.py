@@ -1,4 +1,4 @@
-"""Statistics of residuals of a batch of galaxies, and of noise in their place: what :mod:`hiergal.fit_checks` compares.
+"""Statistics of residuals of a batch of galaxies, and of noise in their place: what :mod:`hiergal.posterior.fit_checks` compares.
 
 Stamps are [s, n, y, x]: s draws, or s noise stamps, for each of n galaxies. Everything that is compared is computed by
 one function, masks included, so that noise and residuals differ in nothing else.
@@ -16,8 +16,8 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.observation.stationary import StationaryNoise
+from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.pytree import Array, brief
-from hiergal.samplers.problem import Problem
 
 __all__ = [
     "BLOCK",

@@ -1,7 +1,7 @@
 """Coordinates in which the posterior of any galaxy is nearly a unit normal.
 
 With R(z) the whitened residuals of data and prior together, of which the posterior is exp(-R^2 / 2) (but for the slow
-factor |du/dz|), and Q the orthonormal directions in which they change at the mode (:mod:`hiergal.laplace`),
+factor |du/dz|), and Q the orthonormal directions in which they change at the mode (:mod:`hiergal.posterior.samplers.laplace`),
 
     w(z) = Q^T R(z)
 
@@ -19,9 +19,9 @@ from jaxtyping import Float
 
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
+from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array, Record, record
-from hiergal.samplers.problem import Problem
 
 __all__ = ["Coordinates", "coordinates_of"]
 

@@ -1,9 +1,10 @@
 """The conditional-flow guide: posteriors that a Gaussian does not describe, q(z | image, PSF, noise).
 
-Gauss-Newton steps from the amortised guide (:mod:`hiergal.laplace`) give the mode and the scale of a galaxy's
-posterior, and with them coordinates w(z) in which it is nearly a unit normal (:mod:`hiergal.coordinates`). What is
-left is learnt (:mod:`hiergal.guide_fitting`): a masked autoregressive flow describes the distribution of w given the
-mode, the scales, and whether conditions were known.
+Gauss-Newton steps from the amortised guide (:mod:`hiergal.posterior.samplers.laplace`) give the mode and the scale of a
+galaxy's posterior, and with them coordinates w(z) in which it is nearly a unit normal
+(:mod:`hiergal.posterior.samplers.randomize_then_optimize`). What is left is learnt (:mod:`hiergal.guide_fitting`): a
+masked autoregressive flow describes the distribution of w given the mode, the scales, and whether conditions were
+known.
 """
 
 from typing import NamedTuple
@@ -13,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.coordinates import Coordinates, coordinates_of
 from hiergal.model.guide import posterior_from
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
+from hiergal.posterior.samplers.randomize_then_optimize import Coordinates, coordinates_of
+from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.least_squares import GaussianPosterior, sharpen
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
-from hiergal.samplers.problem import Problem
 
 __all__ = ["Simulated", "draws_of_guide", "guide_features", "laplace_of", "simulate"]
 

@@ -3,7 +3,7 @@
 Chains run on w = L^(-1) (z - m), with centre m and scale L of draws of the galaxy's guide: there a posterior is nearly
 a unit normal, whatever the galaxy's flux, so that one compiled kernel serves all, and warm-up has a step size alone to
 find. Not on the base variables of the prior: the flow bends long, thin posteriors of bright galaxies, and Gaussian ones
-become curved (see :mod:`hiergal.laplace`).
+become curved (see :mod:`hiergal.posterior.samplers.laplace`).
 
 All chains of all galaxies take each step together, and wait for the longest trajectory. Trajectories of seven steps,
 of half a standard deviation each, reach the other side of a unit normal; longer ones are not allowed, as some chain
@@ -26,10 +26,10 @@ from hiergal.model.flow.density import ConditionalFlow
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
+from hiergal.posterior.samplers.importance import fitted
+from hiergal.posterior.samplers.target import Draws, Problem
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array
-from hiergal.samplers.importance import fitted
-from hiergal.samplers.problem import Draws, Problem
 
 __all__ = ["CHAINS", "FEWEST_DRAWS", "sample_by_nuts", "smallest_ess"]
 

@@ -4,7 +4,7 @@ With draws z of a galaxy's posterior, a replicated stamp is x_rep = PSF * g(z) +
 log-likelihood is log p(x_i | z) of each pixel i. Where misfit counted as noise in the inference, the variance of the
 noise is multiplied here by the same factor (``variance_factor`` of :class:`~hiergal.posterior.Posterior`): these are
 predictions of the model that was inferred with. To ask whether the survey's own noise explains the residuals, see
-:mod:`hiergal.fit_checks`.
+:mod:`hiergal.posterior.fit_checks`.
 
 Correlated noise has no log-likelihood of a pixel that adds up to that of the stamp. There, each value is that of a
 whitened residual, an independent unit normal, with an equal share of the log-determinant: whitening is symmetric, so

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import gammaln, logsumexp
 
+from hiergal.posterior.samplers.target import Draws, Problem
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array, brief
-from hiergal.samplers.problem import Draws, Problem
 
 __all__ = ["LARGEST_K_HAT", "Student", "fitted", "pareto_smoothed", "resampled", "sample_by_importance"]
 

@@ -11,10 +11,10 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import check_range
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.psf import PSF, check_wider, same_scale
+from hiergal.posterior.samplers.methods import METHODS
+from hiergal.posterior.samplers.nuts import FEWEST_DRAWS
 from hiergal.posterior.verdict import Flag
 from hiergal.runtime.pytree import Array, brief
-from hiergal.samplers.methods import METHODS
-from hiergal.samplers.nuts import FEWEST_DRAWS
 
 __all__ = [
     "JudgedConditions",

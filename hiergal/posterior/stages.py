@@ -12,8 +12,8 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation, check_observation
 from hiergal.posterior import Method, Posterior
 from hiergal.posterior.infer import infer
+from hiergal.posterior.input_checks import bad_observations, catalog_conditions
 from hiergal.posterior.posterior import OF_DRAWS
-from hiergal.posterior_checks import bad_observations, catalog_conditions
 from hiergal.runtime.output import owned
 from hiergal.runtime.seeds import INFER, check_seed, key_for
 from hiergal.runtime.version import __version__
@@ -62,8 +62,8 @@ def infer_stage(
         FileExistsError: If something is there that may not be replaced (:mod:`hiergal.runtime.output`).
         OSError: If it cannot be written.
     """
-    from hiergal.arviz_data import posterior_to_arviz
-    from hiergal.arviz_files import DRAWS, check_arviz_name, write_arviz
+    from hiergal.posterior.arviz_files import DRAWS, check_arviz_name, write_arviz
+    from hiergal.posterior.to_arviz import posterior_to_arviz
 
     check_seed(seed)
 
