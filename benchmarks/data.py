@@ -19,14 +19,14 @@ import msgspec
 import numpy as np
 import zarr
 
-from hiergal.batches import batches_from, order_of
-from hiergal.history import read_history
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.devices import galaxy_mesh
-from hiergal.stages import measure_flux_scale
 from hiergal.survey import Store, open_store
 from hiergal.survey.split import split_of
-from hiergal.svi import fit
+from hiergal.training.batches import batches_from, order_of
+from hiergal.training.history import read_history
+from hiergal.training.svi import fit
+from hiergal.training.train_model import measure_flux_scale
 
 GIB = 2**30
 

@@ -1,4 +1,4 @@
-"""One step of training in PyTorch: what :mod:`hiergal.svi` compiles, as a user of PyTorch would write it.
+"""One step of training in PyTorch: what :mod:`hiergal.training.svi` compiles, as a user of PyTorch would write it.
 
 Same networks, draw, convolution, likelihood, penalties and optimisers; what hiergal's step can do beyond the
 recipes that are compared (masks, augmentation, averages) is refused.

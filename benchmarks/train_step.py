@@ -29,14 +29,14 @@ import numpy as np
 import typer
 from numpyro.infer import SVI
 
-from hiergal import svi
-from hiergal.batches import batches_from, order_of
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
 from hiergal.observation import Observation
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.devices import everywhere, put
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.survey.mock.galaxies import draw_mock
+from hiergal.training import svi
+from hiergal.training.batches import batches_from, order_of
 
 SEED, CHECKED, TOLERANCE = 1, 4, 1e-4
 GIB, HOUR = 2**30, 3600

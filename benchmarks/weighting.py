@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 from scipy import stats
 
-from hiergal.flow_stage import fit_flow_stage
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.trained import GalaxyModel
@@ -26,9 +25,10 @@ from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.simulate.profiles import draw_profiles
-from hiergal.stages import train_stage
 from hiergal.survey import Store, open_store
 from hiergal.survey.mock.survey import write_mock_survey
+from hiergal.training.fit_prior import fit_flow_stage
+from hiergal.training.train_model import train_stage
 
 RESAMPLINGS = 1000
 METHODS = {"laplace": "sharpened", "amortized": "the guide alone"}

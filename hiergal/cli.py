@@ -149,8 +149,8 @@ def train(
     if distributed:
         join_processes()  # before anything else of JAX
     from hiergal.recipe.recipe import Recipe, load_recipe
-    from hiergal.stages import train_stage
     from hiergal.survey import open_store
+    from hiergal.training.train_model import train_stage
 
     plan = load_recipe(recipe) if recipe else Recipe()
     if steps is not None:
@@ -185,8 +185,8 @@ def flow(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit the density of the latents given magnitude, size and redshift, or other columns."""
-    from hiergal.flow_stage import fit_flow_stage
     from hiergal.survey import open_store
+    from hiergal.training.fit_prior import fit_flow_stage
 
     conditions = tuple(condition) if condition else None
     _, fitted = fit_flow_stage(

@@ -30,8 +30,8 @@ def guide(
     overwrite: Overwrite = False,
 ) -> None:
     """Learn the shapes of posteriors, for `hiergal infer` by flow, importance and auto."""
-    from hiergal.guide_flow_stage import fit_guide_flow_stage
     from hiergal.survey import open_store
+    from hiergal.training.fit_posterior_flow import fit_guide_flow_stage
 
     _, fitted = fit_guide_flow_stage(
         model, open_store(store), seed=seed, simulations=simulations, refine_on=refine, overwrite=overwrite

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from hiergal.flow_stage import fit_flow_stage
-from hiergal.history import read_history
 from hiergal.measure.moments import measure_moments
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
@@ -28,10 +26,12 @@ from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.seeds import check_seed, key_for
 from hiergal.runtime.version import __version__
 from hiergal.simulate.profiles import draw_profiles
-from hiergal.stages import TRAINING, train_stage
 from hiergal.survey import Store
 from hiergal.survey.mock.survey import write_mock_survey
 from hiergal.survey.split import split_of
+from hiergal.training.fit_prior import fit_flow_stage
+from hiergal.training.history import read_history
+from hiergal.training.train_model import TRAINING, train_stage
 
 __all__ = [
     "run_quickstart",

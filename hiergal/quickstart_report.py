@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hiergal import figures
-from hiergal.history import TrainInfo
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
@@ -16,6 +15,7 @@ from hiergal.recipe.recipe import recipe_to_toml
 from hiergal.report import Finding, package_versions, write_report
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.survey import Store
+from hiergal.training.history import TrainInfo
 from hiergal.validation.model_tests import sample_latents
 
 if TYPE_CHECKING:

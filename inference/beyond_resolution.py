@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from hiergal import figures
-from hiergal.flow_stage import fit_flow_stage
 from hiergal.hub import load_model
 from hiergal.measure.power_spectrum import band_limit, mean_spectrum
 from hiergal.model.trained import GalaxyModel
@@ -26,10 +25,11 @@ from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.simulate.profiles import draw_profiles
-from hiergal.stages import train_stage
 from hiergal.survey import Store, open_store
 from hiergal.survey.degrade import degrade_survey
 from hiergal.survey.split import split_of
+from hiergal.training.fit_prior import fit_flow_stage
+from hiergal.training.train_model import train_stage
 from hiergal.validation.spectra import beyond_band_test
 
 NAMES = ("resolution.json", "resolution.png", "resolution.pdf")

@@ -32,13 +32,13 @@ def main(words: list[str] | None = None) -> None:
     if args.distributed:
         join_processes()  # before anything else of JAX
 
-    from hiergal.flow_stage import fit_flow_stage
     from hiergal.posterior.stages import infer_stage
     from hiergal.recipe.recipe import Recipe, load_recipe
     from hiergal.simulate.catalog import sample_catalog
-    from hiergal.stages import train_stage
     from hiergal.survey import open_store
     from hiergal.survey.split import split_of
+    from hiergal.training.fit_prior import fit_flow_stage
+    from hiergal.training.train_model import train_stage
 
     recipe = load_recipe(args.recipe) if args.recipe else Recipe()
     if args.steps:

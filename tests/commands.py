@@ -208,10 +208,10 @@ def make_inputs(folder: Path) -> None:
     from test_publish import ABOUT, CALIBRATION, VALIDATION, complete_model
     from toys import SCALE, drawing_model, tiny_model, tiny_recipe, tiny_survey
 
-    from hiergal import stages
     from hiergal.hub import save_model
     from hiergal.recipe.recipe import recipe_to_toml
     from hiergal.survey import StoreHeader, write_store
+    from hiergal.training import train_model as stages
 
     header = StoreHeader(survey="tiny", band="F814W", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)
     write_store(folder / "s.zarr", header, [(tiny_survey(ROWS, SHAPE, awkward_psf(ROWS)), None)])
@@ -367,9 +367,10 @@ def remember_numbers(numbers: str) -> None:
     """Have fits of one seed computed once, and training compiled once: what counts here is what happens to files."""
     import jax
 
-    from hiergal import stages, svi
     from hiergal.posterior import stages as posterior_stages
     from hiergal.runtime.files import write_whole
+    from hiergal.training import svi
+    from hiergal.training import train_model as stages
     from hiergal.validation import report, run
 
     def once(module, name: str, key_of, fresh=lambda value: value) -> None:

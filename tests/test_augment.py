@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import awkward_noise, awkward_psf
 
-from hiergal.augment import augmented, reoriented, shifted
 from hiergal.observation import Observation
 from hiergal.observation.psf import PSF, convolve
 from hiergal.recipe.config import AugmentationConfig
+from hiergal.training.augment import augmented, reoriented, shifted
 
 EIGHT = [(y, x, t) for y in (False, True) for x in (False, True) for t in (False, True)]
 

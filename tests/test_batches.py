@@ -6,10 +6,10 @@ import pytest
 from conftest import awkward_psf
 from toys import tiny_survey
 
-from hiergal.batches import batches_from, chances_of, checksum_of, order_of, rough_fluxes
 from hiergal.model.nets.encoder import rough_flux
 from hiergal.runtime.devices import galaxy_mesh
 from hiergal.survey import StoreHeader, write_store
+from hiergal.training.batches import batches_from, chances_of, checksum_of, order_of, rough_fluxes
 
 STEPS, SHAPE = 60, (16, 24)
 
@@ -71,7 +71,7 @@ def test_a_part_of_a_store_is_read_when_it_is_asked_for(store):
 
 
 def test_fluxes_are_measured_a_part_at_a_time(store, monkeypatch):
-    monkeypatch.setattr("hiergal.batches.CHUNK", 16)
+    monkeypatch.setattr("hiergal.training.batches.CHUNK", 16)
     whole = store.read()
     np.testing.assert_allclose(rough_fluxes(store.subset(slice(None))), jax.jit(rough_flux)(whole), rtol=1e-5)
 

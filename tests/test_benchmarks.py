@@ -16,7 +16,7 @@ from toys import pyramid_recipe, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
 from hiergal.model.nets.training_aids import aids_at
-from hiergal.svi import _objective, _optimizer
+from hiergal.training.svi import _objective, _optimizer
 
 torch = pytest.importorskip("torch", reason="the other side of the benchmarks")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

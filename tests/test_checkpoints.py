@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiergal.checkpoints import Checkpoints
+from hiergal.training.checkpoints import Checkpoints
 
 RUN = {"recipe": {"name": "toy", "shape": (16, 24)}, "key": [0, 1]}  # a tuple: JSON knows lists alone
 

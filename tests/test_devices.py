@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from training_job import write_survey
 
-from hiergal.history import read_history
+from hiergal.training.history import read_history
 
 TESTS = Path(__file__).parent
 

@@ -11,9 +11,9 @@ import pytest
 from numpyro.infer import SVI, TraceMeanField_ELBO
 from toys import SCALE, LinearGenerator, TableEncoder, linear_params
 
-from hiergal.elbo import FreeBitsELBO, divergence_per_latent
 from hiergal.model.guide import galaxy_guide, output_count, posterior_from
 from hiergal.model.program import galaxy_model
+from hiergal.training.elbo import FreeBitsELBO, divergence_per_latent
 
 D, SHAPE = 4, (5, 7)
 

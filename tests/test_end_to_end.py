@@ -18,10 +18,11 @@ from astropy.table import Table
 from typer.testing import CliRunner
 
 import hiergal
-from hiergal import cli, stages
+from hiergal import cli
 from hiergal.quickstart import run_quickstart
 from hiergal.quickstart_metrics import PROBABILITIES, QUANTITIES
 from hiergal.recipe.recipe import Recipe, recipe_from, recipe_to_toml
+from hiergal.training import train_model as stages
 
 ROOT = Path(__file__).parents[1]
 GALAXIES, SEED = 120, 3

@@ -10,7 +10,6 @@ from conftest import awkward_psf
 
 from hiergal import figures
 from hiergal.figures.style import bright_to_faint, stretch
-from hiergal.history import TrainInfo
 from hiergal.measure.profile import ProfileSummary
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
@@ -18,6 +17,7 @@ from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior import Posterior
 from hiergal.posterior.fit_checks import FitChecks
 from hiergal.runtime.plotting import BLACK, ORANGE
+from hiergal.training.history import TrainInfo
 
 N, SHAPE, DRAWS = 7, (16, 21), 12
 MAGNITUDES = np.array([24.0, 21.5, 23.0, 25.0, 22.0, 24.5, 20.0], np.float32)

@@ -8,7 +8,6 @@ from conftest import awkward_psf
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 import hiergal
-from hiergal import stages
 from hiergal.hub import save_model
 from hiergal.posterior.arviz_files import tree_of
 from hiergal.posterior.image_store import IMAGES
@@ -17,6 +16,7 @@ from hiergal.posterior.table import posterior_table, read_table, write_table
 from hiergal.posterior.to_arviz import load_arviz, posterior_to_arviz, save_arviz
 from hiergal.survey import StoreHeader, write_store
 from hiergal.survey.arrays import LONGEST_TEXT
+from hiergal.training import train_model as stages
 
 SHAPE = (16, 24)
 NAMES = np.array(

@@ -25,13 +25,13 @@ from toys import (
     linear_params,
 )
 
-from hiergal.elbo import FreeBitsELBO
 from hiergal.model.guide import galaxy_guide, output_count, posterior_from
 from hiergal.model.program import galaxy_model, render
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.posterior.samplers import laplace
 from hiergal.posterior.samplers.laplace import misfit
+from hiergal.training.elbo import FreeBitsELBO
 
 D, SHAPE, N = 3, (6, 9), 3
 PARAMS = linear_params(D, SHAPE)

@@ -26,7 +26,7 @@ from hiergal.runtime.exits import exit_code_of, require_extra
 from hiergal.runtime.log import LOGGER, log_to_stderr
 from hiergal.runtime.progress import Interrupted, Stopped, interruptions, progress_bar
 from hiergal.runtime.pytree import Record, brief
-from hiergal.svi import Fit
+from hiergal.training.svi import Fit
 
 LINES = 30
 

@@ -9,7 +9,6 @@ from conftest import awkward_psf
 from numpyro.handlers import seed, trace
 from toys import pyramid_recipe, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal.flow_stage import aggregate_posterior
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
 from hiergal.model.flow.autoregressive import MaskedAutoregression
 from hiergal.model.flow.density import ConditionalFlow
@@ -24,7 +23,8 @@ from hiergal.recipe.recipe import load_recipe, recipe_from
 from hiergal.runtime.optimizer import adafactor, learning_rate_at
 from hiergal.survey import StoreHeader, write_store
 from hiergal.survey.split import split_of
-from hiergal.svi import _optimizer, fit
+from hiergal.training.fit_prior import aggregate_posterior
+from hiergal.training.svi import _optimizer, fit
 
 SHAPE = (16, 24)
 HEADER = StoreHeader(survey="tiny", band="V", pixel_scale_arcsec=0.03, magnitude_zero_point=25.0)

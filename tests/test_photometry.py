@@ -7,11 +7,11 @@ from conftest import awkward_psf
 from toys import linear_model, tiny_model, tiny_recipe, tiny_survey
 
 import hiergal
-from hiergal.flow_stage import fit_flow_stage
 from hiergal.hub import save_model
 from hiergal.observation import Observation, Photometry
 from hiergal.observation.photometry import photometry_from
 from hiergal.survey import StoreHeader, write_store
+from hiergal.training.fit_prior import fit_flow_stage
 
 CONDITIONS = (("mag_auto", 21.0, 25.0), ("flux_radius", 4.0, 12.0), ("zphot", 0.2, 2.0))
 

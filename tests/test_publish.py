@@ -17,7 +17,7 @@ from hiergal.hub.published import read_published
 from hiergal.hub.registry import read_registry
 from hiergal.model.architecture import guide_flow_config
 from hiergal.model.flow.density import ConditionalFlow
-from hiergal.stages import _rounded
+from hiergal.training.train_model import _rounded
 
 ABOUT = """
 name = "toy"

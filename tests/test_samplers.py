@@ -12,7 +12,6 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 from toys import SCALE, affine_flow, exact_posterior, linear_model, plain_recipe, tiny_model, tiny_survey
 
-from hiergal.guide_fitting import fit_guide_flow, shapes_of_survey
 from hiergal.model.prior import Prior, prior_of
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS
@@ -23,6 +22,7 @@ from hiergal.posterior.samplers.importance import pareto_smoothed, resampled, sa
 from hiergal.posterior.samplers.nuts import sample_by_nuts, smallest_ess
 from hiergal.posterior.samplers.posterior_flow import laplace_of, simulate
 from hiergal.posterior.samplers.target import Problem
+from hiergal.training.posterior_flow import fit_guide_flow, shapes_of_survey
 
 SHAPE, D, N = (8, 16), 8, 3
 CENTER = np.stack([np.linspace(-0.5, 0.5, D), np.linspace(0.6, 1.2, D)])

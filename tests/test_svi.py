@@ -14,9 +14,9 @@ import pytest
 from conftest import awkward_psf
 from toys import tiny_recipe, tiny_survey
 
-from hiergal.history import read_history
 from hiergal.runtime.progress import Stopped
-from hiergal.svi import fit
+from hiergal.training.history import read_history
+from hiergal.training.svi import fit
 
 SHAPE, N = (16, 24), 64
 RECIPE = tiny_recipe(SHAPE, learning_rate=5e-3)
@@ -24,7 +24,7 @@ SCRIPT = """
 import sys
 import jax
 from test_svi import RECIPE, survey
-from hiergal.svi import fit
+from hiergal.training.svi import fit
 fit(jax.random.key(4), RECIPE, *survey(), folder=sys.argv[1], progress=False)
 """
 

@@ -13,12 +13,13 @@ from toys import tiny_model, tiny_recipe, tiny_survey
 from typer.testing import CliRunner
 
 import hiergal
-from hiergal import cli, stages
+from hiergal import cli
 from hiergal.figures import conditional_scatter, mean_ellipticity
 from hiergal.hub import save_model
 from hiergal.observation.psf import convolve
 from hiergal.runtime.verdict import ALPHA
 from hiergal.survey.mock.galaxies import draw_mock
+from hiergal.training import train_model as stages
 from hiergal.validation.candidates import fit_chi_square
 from hiergal.validation.conditional import Residuals
 from hiergal.validation.galaxy_folder import read_galaxy_folder

@@ -13,7 +13,7 @@ from toys import pyramid_recipe, tiny_recipe, tiny_survey
 
 from hiergal.runtime.devices import join_processes
 from hiergal.survey import Store, StoreHeader, open_store, write_store
-from hiergal.svi import fit
+from hiergal.training.svi import fit
 
 SHAPE, GALAXIES, VALIDATION = (16, 24), 64, 16
 KEY = 11

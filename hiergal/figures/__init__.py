@@ -12,13 +12,13 @@ from hiergal.figures.morphology import morphology_curves, morphology_planes
 from hiergal.figures.population import latent_corner, sizes_and_ellipticities
 from hiergal.figures.reconstruction import reconstruction_pages, reconstructions
 from hiergal.figures.stamps import drawn_galaxies, survey_stamps
-from hiergal.figures.training import rate_and_distortion, training_curves
 from hiergal.figures.validation import (
     conditional_scatter,
     fits_side_by_side,
     mean_ellipticity,
     power_spectra,
 )
+from hiergal.training.figures import rate_and_distortion, training_curves
 
 __all__ = [
     "checked_fits",

@@ -1,4 +1,4 @@
-"""Stages of a study that infer: the conditional-flow guide, and posteriors into files (see :mod:`hiergal.stages`)."""
+"""Stages of a study that infer: the conditional-flow guide, and posteriors into files (see :mod:`hiergal.training.train_model`)."""
 
 from pathlib import Path
 from typing import Any

@@ -165,7 +165,7 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         free_bits: The lambda of Eq. (10) [nats].
-        reduction: What lambda bounds: see :class:`hiergal.elbo.FreeBitsELBO`.
+        reduction: What lambda bounds: see :class:`hiergal.training.elbo.FreeBitsELBO`.
         total_variation_weight: Weight of the total variation of the profile.
         inflate: Whether misfit counts as noise in training: see :class:`hiergal.model.likelihood.NoisyImage`.
         divergence_weight: Factor on the divergence, free bits included.

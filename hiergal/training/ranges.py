@@ -8,12 +8,12 @@ measure them: nobody knows the truth of a real survey.
 import jax
 import numpy as np
 
-from hiergal.batches import Galaxies
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.guide import posterior_from
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior.verdict import psf_width_arcsec
+from hiergal.training.batches import Galaxies
 
 __all__ = ["measure_trained_ranges"]
 

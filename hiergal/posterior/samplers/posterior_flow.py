@@ -2,9 +2,9 @@
 
 Gauss-Newton steps from the amortised guide (:mod:`hiergal.posterior.samplers.laplace`) give the mode and the scale of a
 galaxy's posterior, and with them coordinates w(z) in which it is nearly a unit normal
-(:mod:`hiergal.posterior.samplers.randomize_then_optimize`). What is left is learnt (:mod:`hiergal.guide_fitting`): a
-masked autoregressive flow describes the distribution of w given the mode, the scales, and whether conditions were
-known.
+(:mod:`hiergal.posterior.samplers.randomize_then_optimize`). What is left is learnt
+(:mod:`hiergal.training.posterior_flow`): a masked autoregressive flow describes the distribution of w given the mode,
+the scales, and whether conditions were known.
 """
 
 from typing import NamedTuple

@@ -14,9 +14,6 @@ import jax
 import msgspec
 import numpy as np
 
-from hiergal.batches import Galaxies, rough_fluxes
-from hiergal.flow_stage import CHUNK
-from hiergal.history import read_history
 from hiergal.hub import load_model, save_model
 from hiergal.model.trained import GalaxyModel, Provenance
 from hiergal.observation.psf import check_wider, same_scale
@@ -31,8 +28,11 @@ from hiergal.runtime.work import settle
 from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
 from hiergal.survey.split import split_of
-from hiergal.svi import Fit, fit
+from hiergal.training.batches import Galaxies, rough_fluxes
+from hiergal.training.fit_prior import CHUNK
+from hiergal.training.history import read_history
 from hiergal.training.ranges import measure_trained_ranges
+from hiergal.training.svi import Fit, fit
 
 __all__ = [
     "measure_flux_scale",
@@ -153,8 +153,8 @@ def _draw_history(folder: Path, fitted: Fit) -> None:
     """Draw the curves of a training, where matplotlib, an extra, is installed."""
     if not find_spec("matplotlib"):
         return
-    from hiergal.figures import rate_and_distortion, training_curves
     from hiergal.runtime.plotting import png_of
+    from hiergal.training.figures import rate_and_distortion, training_curves
 
     write_whole(folder / "training.png", png_of(training_curves(fitted.history)))
     write_whole(folder / "rate_and_distortion.png", png_of(rate_and_distortion(fitted.history)))

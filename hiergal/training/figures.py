@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiergal.history import TrainInfo
 from hiergal.runtime.plotting import BLUE, GREY, plain_axes, plain_figure
+from hiergal.training.history import TrainInfo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def training_curves(
     """Show the bound, the reduced chi-square and the divergence at each evaluation.
 
     Args:
-        history: Evaluations, as :func:`hiergal.svi.fit` returns them.
+        history: Evaluations, as :func:`hiergal.training.svi.fit` returns them.
         title: Title of the figure.
 
     Returns:
@@ -64,7 +64,7 @@ def rate_and_distortion(
     """Show what the latents cost, each by itself, and what they buy.
 
     Args:
-        history: Evaluations, as :func:`hiergal.svi.fit` returns them.
+        history: Evaluations, as :func:`hiergal.training.svi.fit` returns them.
         title: Title of the figure.
 
     Returns:

@@ -10,8 +10,6 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.sharding import Mesh
 
-from hiergal.batches import Galaxies
-from hiergal.elbo import divergence_per_latent
 from hiergal.model.architecture import encoder_of, generator_of, renderer_of
 from hiergal.model.guide import posterior_from
 from hiergal.model.likelihood import NoisyImage, chosen_noise
@@ -19,12 +17,14 @@ from hiergal.observation import Observation
 from hiergal.observation.noise import used_pixels
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import everywhere, put, spread
+from hiergal.training.batches import Galaxies
+from hiergal.training.elbo import divergence_per_latent
 
 __all__ = ["Evaluation", "evaluator"]
 
 
 class Evaluation(NamedTuple):
-    """What :class:`~hiergal.history.TrainInfo` says of a set of galaxies."""
+    """What :class:`~hiergal.training.history.TrainInfo` says of a set of galaxies."""
 
     bound: float
     distortion: float

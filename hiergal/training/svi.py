@@ -1,9 +1,9 @@
 """Fitting the model and its guide: a loop of our own over NumPyro's ``SVI``.
 
 Each step is one compiled program whose state is donated, and no step waits for numbers to come back from a device. The
-galaxies of a step are a function of the seed and the number of the step (:mod:`hiergal.batches`), so that a run that
-was stopped goes on as if nothing had happened. ``TrainState`` is what the next step needs;
-:class:`~hiergal.history.TrainInfo` is what a person wants to see.
+galaxies of a step are a function of the seed and the number of the step (:mod:`hiergal.training.batches`), so that a
+run that was stopped goes on as if nothing had happened. ``TrainState`` is what the next step needs;
+:class:`~hiergal.training.history.TrainInfo` is what a person wants to see.
 """
 
 import math
@@ -23,12 +23,6 @@ from jax.sharding import Mesh
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
-from hiergal.augment import augmented
-from hiergal.batches import Galaxies, bare, batches_from, chances_of, checksum_of, order_of
-from hiergal.checkpoints import Checkpoints
-from hiergal.elbo import FreeBitsELBO
-from hiergal.evaluation import evaluator
-from hiergal.history import History, TrainInfo
 from hiergal.model.architecture import programs_of
 from hiergal.model.nets.training_aids import aids_at
 from hiergal.observation import Observation
@@ -41,6 +35,12 @@ from hiergal.runtime.optimizer import adafactor, learning_rate_at
 from hiergal.runtime.progress import Stopped, progress_bar, stop_requested
 from hiergal.runtime.pytree import Record, brief, record
 from hiergal.runtime.seeds import as_key
+from hiergal.training.augment import augmented
+from hiergal.training.batches import Galaxies, bare, batches_from, chances_of, checksum_of, order_of
+from hiergal.training.checkpoints import Checkpoints
+from hiergal.training.elbo import FreeBitsELBO
+from hiergal.training.evaluation import evaluator
+from hiergal.training.history import History, TrainInfo
 
 __all__ = ["Fit", "TrainState", "fit"]
 
