@@ -5,8 +5,8 @@
 
 Draws galaxies from the model's own prior, observes them with PSFs and noise of the survey's galaxies, infers their
 posteriors, and tests ranks, coverage and z-scores of every latent, flux, size and ellipticity, and the coverage of
-these four together (``hiergal.calibration``). Simulations depend on the seed alone, so that methods are compared on the
-same galaxies. Writes ``calibration.json`` with each verdict, and three figures.
+these four together (``hiergal.validation.calibration.checks``). Simulations depend on the seed alone, so that methods
+are compared on the same galaxies. Writes ``calibration.json`` with each verdict, and three figures.
 """
 
 import argparse
@@ -17,13 +17,6 @@ import jax
 import numpy as np
 
 from hiergal import figures
-from hiergal.calibration import (
-    PROBABILITIES,
-    calibration_tests,
-    sbc_ranks,
-    tarp_coverage,
-    z_scores_and_contraction,
-)
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.prior import prior_of
@@ -38,6 +31,13 @@ from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study
 from hiergal.survey import Store, open_store
 from hiergal.survey.split import split_of
+from hiergal.validation.calibration.checks import (
+    PROBABILITIES,
+    calibration_tests,
+    sbc_ranks,
+    tarp_coverage,
+    z_scores_and_contraction,
+)
 
 NAMES = (
     "calibration.json",

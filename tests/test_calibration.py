@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hiergal import figures
-from hiergal.calibration import (
+from hiergal.validation.calibration.checks import (
     calibration_tests,
     coverage_test,
     sbc_ranks,
@@ -16,7 +16,7 @@ from hiergal.calibration import (
     z_score_test,
     z_scores_and_contraction,
 )
-from hiergal.calibration_ranks import checked_draws
+from hiergal.validation.calibration.ranks import checked_draws
 
 REPETITIONS, ALPHA = 200, 0.05
 # Five standard deviations above the mean of a binomial of 200 trials at 0.05; the chance of more is 1e-5.

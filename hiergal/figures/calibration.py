@@ -137,7 +137,7 @@ def rank_histograms(
     """Show whether ranks are uniform: a slope is a bias, a U posteriors too narrow, a hump posteriors too wide.
 
     Args:
-        ranks: For each quantity, the ranks of :func:`hiergal.calibration.sbc_ranks`.
+        ranks: For each quantity, the ranks of :func:`hiergal.validation.calibration.checks.sbc_ranks`.
         draws: Number of posterior draws of each galaxy, the largest rank.
         title: Title of the figure.
 
@@ -188,7 +188,8 @@ def expected_coverage(
     """Show how often regions of a probability hold the truth, minus that probability.
 
     Args:
-        shares: For each posterior or group of quantities, the values of :func:`hiergal.calibration.tarp_coverage`.
+        shares: For each posterior or group of quantities, the values of
+            :func:`hiergal.validation.calibration.checks.tarp_coverage`.
         title: Title of the figure.
 
     Returns:
@@ -235,7 +236,7 @@ def z_scores(
     quantity: str = "total flux",
     title: str = "How far from the truth, and how much was learnt",
 ) -> "Figure":
-    """Show z-scores of posteriors against their contraction, as :func:`hiergal.calibration.z_scores_and_contraction`.
+    """Show z-scores of posteriors against their contraction, as :func:`hiergal.validation.calibration.checks.z_scores_and_contraction`.
 
     Args:
         z_score: Posterior mean minus truth [posterior standard deviations].

@@ -2,8 +2,8 @@
 
 Draws are arrays [s, n] or [s, n, d]: s draws for each of n galaxies, of one quantity or of d; truths are [n] or [n, d].
 For exact posteriors the ranks are uniform; spread evenly over [0, 1], exactly so, however few the draws. Part of
-``hiergal.calibration``, which says more. Ranks: Talts et al. (2018), arXiv:1804.06788. Joint coverage: Lemos et al.
-(2023), arXiv:2302.03026. The test: Neyman (1937), as in Rayner & Best (1989).
+``hiergal.validation.calibration.checks``, which says more. Ranks: Talts et al. (2018), arXiv:1804.06788. Joint
+coverage: Lemos et al. (2023), arXiv:2302.03026. The test: Neyman (1937), as in Rayner & Best (1989).
 """
 
 from typing import NamedTuple

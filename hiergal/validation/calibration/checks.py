@@ -17,7 +17,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from hiergal.calibration_ranks import (
+from hiergal.runtime.pytree import brief
+from hiergal.runtime.verdict import ALPHA, Verdict, holm, verdict_of
+from hiergal.validation.calibration.ranks import (
     Draws,
     Truth,
     checked_draws,
@@ -26,8 +28,6 @@ from hiergal.calibration_ranks import (
     tarp_coverage,
     tarp_test,
 )
-from hiergal.runtime.pytree import brief
-from hiergal.runtime.verdict import ALPHA, Verdict, holm, verdict_of
 
 __all__ = [
     "PosteriorScores",
