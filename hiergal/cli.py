@@ -242,12 +242,12 @@ def validate(
     """Compare drawn galaxies with those of a survey, and write a report. The exit status is 1 if a test fails."""
     from hiergal.hub import load_model, locate
     from hiergal.hub.digest import digest_of_model
+    from hiergal.reports.validation import FILES, summary_of, write_validation
     from hiergal.runtime.folder import owned_folder
     from hiergal.runtime.identity import digest_of_files
     from hiergal.runtime.version import __version__
     from hiergal.survey import open_store
     from hiergal.survey.schema import digest_of_store
-    from hiergal.validation.report import FILES, summary_of, write_validation
     from hiergal.validation.run import validate as run
 
     require_extra("plot", "the report of the validation")

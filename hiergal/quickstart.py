@@ -20,7 +20,7 @@ from hiergal.posterior import Posterior
 from hiergal.posterior.stages import infer_stage
 from hiergal.quickstart_metrics import Drawn, drawn_metrics, posterior_metrics, real_metrics
 from hiergal.recipe.recipe import Recipe
-from hiergal.report import verdict_lines
+from hiergal.reports.page import verdict_lines
 from hiergal.runtime.files import write_json
 from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.seeds import check_seed, key_for

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hiergal import figures
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior import Posterior
 from hiergal.recipe.recipe import recipe_to_toml
-from hiergal.report import Finding, package_versions, write_report
+from hiergal.reports import figures
+from hiergal.reports.page import Finding, package_versions, write_report
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.survey import Store
 from hiergal.training.history import TrainInfo

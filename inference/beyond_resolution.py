@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hiergal import figures
 from hiergal.hub import load_model
 from hiergal.measure.power_spectrum import band_limit, mean_spectrum
 from hiergal.model.trained import GalaxyModel
 from hiergal.recipe.recipe import Recipe, load_recipe
+from hiergal.reports import figures
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.runtime.study import owned_study

@@ -16,7 +16,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from hiergal import figures
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.prior import prior_of
@@ -25,6 +24,7 @@ from hiergal.posterior import METHODS, Posterior, interval
 from hiergal.posterior.infer import infer
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 from hiergal.posterior.samplers.posterior_flow import simulate
+from hiergal.reports import figures
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for

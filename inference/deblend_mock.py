@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hiergal import figures
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.prior import prior_of
 from hiergal.posterior import interval
 from hiergal.posterior.scenes.deblend import deblend
 from hiergal.posterior.scenes.program import render_sources
+from hiergal.reports import figures
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hiergal import figures
 from hiergal.hub import load_model
 from hiergal.posterior import METHODS
 from hiergal.posterior.fit_checks import check_fits
@@ -20,6 +19,7 @@ from hiergal.posterior.infer import infer
 from hiergal.posterior.provenance import provenance_of
 from hiergal.posterior.table import posterior_table, write_table
 from hiergal.posterior.to_arviz import posterior_to_arviz, save_arviz
+from hiergal.reports import figures
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import INFER, key_for
 from hiergal.runtime.study import owned_study

@@ -368,10 +368,11 @@ def remember_numbers(numbers: str) -> None:
     import jax
 
     from hiergal.posterior import stages as posterior_stages
+    from hiergal.reports import validation as report
     from hiergal.runtime.files import write_whole
     from hiergal.training import svi
     from hiergal.training import train_model as stages
-    from hiergal.validation import report, run
+    from hiergal.validation import run
 
     def once(module, name: str, key_of, fresh=lambda value: value) -> None:
         real, known = getattr(module, name), {}

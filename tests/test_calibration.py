@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from hiergal import figures
+from hiergal.reports import figures
 from hiergal.validation.calibration.checks import (
     calibration_tests,
     coverage_test,

@@ -16,7 +16,7 @@ from hiergal.hub import save_model
 from hiergal.posterior.table import write_table
 from hiergal.posterior.to_arviz import posterior_to_arviz, save_arviz
 from hiergal.recipe.recipe import recipe_to_toml
-from hiergal.report import write_report
+from hiergal.reports.page import write_report
 from hiergal.survey import StoreHeader, write_store
 
 SHAPE = (16, 24)

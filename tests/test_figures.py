@@ -8,14 +8,14 @@ import pytest
 from astropy.table import Table
 from conftest import awkward_psf
 
-from hiergal import figures
-from hiergal.figures.style import bright_to_faint, stretch
 from hiergal.measure.profile import ProfileSummary
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior import Posterior
 from hiergal.posterior.fit_checks import FitChecks
+from hiergal.reports import figures
+from hiergal.reports.figures.style import bright_to_faint, stretch
 from hiergal.runtime.plotting import BLACK, ORANGE
 from hiergal.training.history import TrainInfo
 
@@ -64,7 +64,7 @@ def test_stretch_is_linear_in_the_noise_and_odd():
 
 
 def test_importing_figures_does_not_load_matplotlib():
-    code = "import sys, hiergal.figures, hiergal.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, hiergal.reports.figures, hiergal.reports.page; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

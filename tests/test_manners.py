@@ -20,7 +20,7 @@ from hiergal import cli
 from hiergal.model.flow.density import FlowFit
 from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
-from hiergal.report import Finding, verdict_lines
+from hiergal.reports.page import Finding, verdict_lines
 from hiergal.runtime import progress
 from hiergal.runtime.exits import exit_code_of, require_extra
 from hiergal.runtime.log import LOGGER, log_to_stderr

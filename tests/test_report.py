@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiergal.report import Finding, package_versions, write_report
+from hiergal.reports.page import Finding, package_versions, write_report
 from hiergal.runtime.formatting import format_number, format_share
 
 VOID = {"meta", "img", "br", "link", "input"}

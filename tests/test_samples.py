@@ -7,8 +7,8 @@ from astropy.table import Table
 from conftest import awkward_psf
 from toys import tiny_model, tiny_survey
 
-from hiergal import figures
 from hiergal.measure.morphology import measure_paper_morphology
+from hiergal.reports import figures
 from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.validation.morphology_reference import morphology_reference
 from hiergal.validation.samples import halves, make_samples, observed_again

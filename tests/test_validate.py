@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 import hiergal
 from hiergal import cli
-from hiergal.figures import conditional_scatter, mean_ellipticity
 from hiergal.hub import save_model
 from hiergal.observation.psf import convolve
+from hiergal.reports.figures.validation import conditional_scatter, mean_ellipticity
 from hiergal.runtime.verdict import ALPHA
 from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.training import train_model as stages

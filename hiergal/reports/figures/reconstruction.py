@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.figures.stamps import visible_pixels
-from hiergal.figures.style import (
+from hiergal.observation import Observation
+from hiergal.posterior import Posterior
+from hiergal.reports.figures.stamps import visible_pixels
+from hiergal.reports.figures.style import (
     bright_to_faint,
     label_stamp,
     scale_bar,
@@ -15,8 +17,6 @@ from hiergal.figures.style import (
     show_stamp,
     stamp_grid,
 )
-from hiergal.observation import Observation
-from hiergal.posterior import Posterior
 from hiergal.runtime.plotting import TEXT_SIZE
 from hiergal.runtime.pytree import Array
 

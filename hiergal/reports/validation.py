@@ -20,19 +20,14 @@ from scipy import stats
 
 from hiergal.model.trained import GalaxyModel
 from hiergal.recipe.recipe import recipe_to_toml
-from hiergal.report import Finding, check_report_folder, package_versions, write_report
+from hiergal.reports.page import Finding, check_report_folder, package_versions, write_report
+from hiergal.reports.validation_figures import LEAST_FIGURE, figures_of, parametric_fits, residuals_of
 from hiergal.runtime.files import write_json, write_whole
 from hiergal.runtime.formatting import format_number
 from hiergal.runtime.verdict import ALPHA, Verdict
 from hiergal.survey import StoreHeader
 from hiergal.validation.conditional import binned
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
-from hiergal.validation.report_figures import (
-    LEAST_FIGURE,
-    figures_of,
-    parametric_fits,
-    residuals_of,
-)
 from hiergal.validation.run import Validation
 from hiergal.validation.shear import shear_bias
 

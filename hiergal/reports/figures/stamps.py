@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.figures.style import bright_to_faint, label_stamp, scale_bar, show_stamp, stamp_grid
 from hiergal.observation import Observation
+from hiergal.reports.figures.style import bright_to_faint, label_stamp, scale_bar, show_stamp, stamp_grid
 from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:

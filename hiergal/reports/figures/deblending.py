@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.figures.style import (
+from hiergal.observation import Observation
+from hiergal.reports.figures.style import (
     label_stamp,
     scale_bar,
     show_noiseless,
@@ -13,7 +14,6 @@ from hiergal.figures.style import (
     show_stamp,
     stamp_grid,
 )
-from hiergal.observation import Observation
 from hiergal.runtime.plotting import TEXT_SIZE
 from hiergal.runtime.pytree import Array
 

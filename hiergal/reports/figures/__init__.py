@@ -5,14 +5,20 @@ remembered, and matplotlib loads only when one is called. Stamps are drawn with 
 light, on an arcsinh stretch in units of the noise. Colours stay apart for colour-blind readers.
 """
 
-from hiergal.figures.calibration import coverage, expected_coverage, intervals, rank_histograms, z_scores
-from hiergal.figures.deblending import deblended_scenes
-from hiergal.figures.fits import checked_fits
-from hiergal.figures.morphology import morphology_curves, morphology_planes
-from hiergal.figures.population import latent_corner, sizes_and_ellipticities
-from hiergal.figures.reconstruction import reconstruction_pages, reconstructions
-from hiergal.figures.stamps import drawn_galaxies, survey_stamps
-from hiergal.figures.validation import (
+from hiergal.reports.figures.calibration import (
+    coverage,
+    expected_coverage,
+    intervals,
+    rank_histograms,
+    z_scores,
+)
+from hiergal.reports.figures.deblending import deblended_scenes
+from hiergal.reports.figures.fits import checked_fits
+from hiergal.reports.figures.morphology import morphology_curves, morphology_planes
+from hiergal.reports.figures.population import latent_corner, sizes_and_ellipticities
+from hiergal.reports.figures.reconstruction import reconstruction_pages, reconstructions
+from hiergal.reports.figures.stamps import drawn_galaxies, survey_stamps
+from hiergal.reports.figures.validation import (
     conditional_scatter,
     fits_side_by_side,
     mean_ellipticity,

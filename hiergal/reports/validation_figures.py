@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from hiergal import figures
 from hiergal.measure.power_spectrum import Spectrum, mean_spectrum, radial_power
+from hiergal.reports import figures
 from hiergal.validation.candidates import fit_chi_square, limit_of
 from hiergal.validation.conditional import Residuals, conditional_residuals
 from hiergal.validation.morphology_reference import morphology_reference

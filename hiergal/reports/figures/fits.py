@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
-from hiergal.figures.reconstruction import RESIDUAL_LIMIT, residual_bar, whitened_residual
-from hiergal.figures.stamps import visible_pixels
-from hiergal.figures.style import (
+from hiergal.observation import Observation
+from hiergal.posterior import Posterior
+from hiergal.posterior.fit_checks import FitChecks
+from hiergal.reports.figures.reconstruction import RESIDUAL_LIMIT, residual_bar, whitened_residual
+from hiergal.reports.figures.stamps import visible_pixels
+from hiergal.reports.figures.style import (
     GUTTER_INCH,
     bright_to_faint,
     label_stamp,
@@ -16,9 +19,6 @@ from hiergal.figures.style import (
     show_signed,
     show_stamp,
 )
-from hiergal.observation import Observation
-from hiergal.posterior import Posterior
-from hiergal.posterior.fit_checks import FitChecks
 from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, TITLE_SIZE, plain_axes
 
 if TYPE_CHECKING:

@@ -1,0 +1,3 @@
+"""Reports: pages and figures of runs."""
+
+__all__: list[str] = []
