@@ -35,8 +35,8 @@ def publish(
     overwrite: Overwrite = False,
 ) -> None:
     """Publish a trained model with its card; an incomplete one is refused."""
-    from hiergal.hub.publish import add_to_registry
-    from hiergal.hub.publish import publish as publish_run
+    from hiergal.publish.publish import add_to_registry
+    from hiergal.publish.publish import publish as publish_run
 
     folder = publish_run(
         run, about, validation=validation, calibrations=list(calibration), out=out, overwrite=overwrite

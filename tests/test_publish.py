@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from hiergal import cli
 from hiergal.hub import load_model, read_card, read_metrics, save_model
-from hiergal.hub.publish import add_to_registry, publish
 from hiergal.hub.published import read_published
 from hiergal.hub.registry import read_registry
 from hiergal.model.architecture import guide_flow_config
 from hiergal.model.flow.density import ConditionalFlow
+from hiergal.publish.publish import add_to_registry, publish
 from hiergal.training.train_model import _rounded
 
 ABOUT = """

@@ -1,7 +1,7 @@
 """What a published model says of itself, beside its bundle: ``published.toml``.
 
 A published model is a folder of the bundle's files, ``published.toml``, ``CARD.md`` and the card's figures
-(:mod:`hiergal.hub.publish`).
+(:mod:`hiergal.publish.publish`).
 """
 
 from pathlib import Path

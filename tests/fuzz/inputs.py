@@ -29,12 +29,12 @@ from toys import bare_posterior, drawing_model, tiny_model, tiny_recipe, tiny_su
 
 from hiergal.hub import load_model, save_model
 from hiergal.hub.bundle import read_metrics
-from hiergal.hub.publish import read_published
 from hiergal.hub.registry import read_registry
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.psf import PSF
 from hiergal.posterior.arviz_files import tree_of
 from hiergal.posterior.to_arviz import load_arviz, posterior_to_arviz, save_arviz
+from hiergal.publish.publish import read_published
 from hiergal.recipe.recipe import load_recipe, recipe_to_toml
 from hiergal.survey import StoreHeader, open_store, write_store
 from hiergal.survey.cutouts.files import open_folder, read_folder, read_npz

@@ -26,7 +26,7 @@ def render_card(model: GalaxyModel, published: Published, metrics: Mapping[str, 
     Args:
         model: The model.
         published: What its authors say of it.
-        metrics: What was measured (:func:`hiergal.hub.publish.publish`).
+        metrics: What was measured (:func:`hiergal.publish.publish.publish`).
     """
     parts = [
         f"# {published.name} {published.version}",

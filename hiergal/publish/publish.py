@@ -17,10 +17,10 @@ import msgspec
 import numpy as np
 
 from hiergal.hub.bundle import CARD, METADATA, load_model, read_card, read_metrics, save_model, texts_of
-from hiergal.hub.card import render_card
 from hiergal.hub.published import PUBLISHED, Published, read_published
 from hiergal.hub.registry import INDEX, Entry, read_registry
 from hiergal.model.trained import GalaxyModel
+from hiergal.publish.card import render_card
 from hiergal.runtime.files import locked, resolved, write_whole
 from hiergal.runtime.marks import PUBLISHED_AS
 from hiergal.runtime.output import owned
