@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from hiergal.cli.study import owned_study
 from hiergal.hub import load_model
 from hiergal.measure.power_spectrum import band_limit, mean_spectrum
 from hiergal.model.trained import GalaxyModel
@@ -23,7 +24,6 @@ from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.reports import figures
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
-from hiergal.runtime.study import owned_study
 from hiergal.simulate.profiles import draw_profiles
 from hiergal.survey import Store, open_store
 from hiergal.survey.degrade import degrade_survey

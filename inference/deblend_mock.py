@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hiergal.cli.study import owned_study
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.prior import prior_of
@@ -26,7 +27,6 @@ from hiergal.reports import figures
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
-from hiergal.runtime.study import owned_study
 from hiergal.survey import open_store
 from hiergal.survey.split import split_of
 

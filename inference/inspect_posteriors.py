@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hiergal.cli.study import owned_study
 from hiergal.hub import load_model
 from hiergal.posterior import METHODS
 from hiergal.posterior.fit_checks import check_fits
@@ -22,7 +23,6 @@ from hiergal.posterior.to_arviz import posterior_to_arviz, save_arviz
 from hiergal.reports import figures
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import INFER, key_for
-from hiergal.runtime.study import owned_study
 from hiergal.survey import open_store
 
 CHECKED = 430  # purpose of the seed

@@ -416,7 +416,7 @@ def remember_numbers(numbers: str) -> None:
 
 
 def in_process(words: list[str]) -> Said:
-    from hiergal import cli
+    from hiergal.cli import app as cli
 
     sys.argv, text, began = ["hiergal", *words], io.StringIO(), time.monotonic()
     code = 0

@@ -15,7 +15,7 @@ from registry_server import serve
 from toys import drawing_model, tiny_model, tiny_recipe
 from typer.testing import CliRunner
 
-from hiergal import cli
+from hiergal.cli import app as cli
 from hiergal.hub import cache, load_model, save_model
 from hiergal.hub.published import Published
 from hiergal.recipe.recipe import recipe_to_toml

@@ -11,7 +11,7 @@ from astropy.table import Table
 from conftest import awkward_psf
 from toys import SCALE, bare_posterior, drawing_model, tiny_model, tiny_recipe, tiny_survey
 
-from hiergal import cli
+from hiergal.cli import app as cli
 from hiergal.hub import save_model
 from hiergal.posterior.table import write_table
 from hiergal.posterior.to_arviz import posterior_to_arviz, save_arviz

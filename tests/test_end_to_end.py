@@ -18,9 +18,9 @@ from astropy.table import Table
 from typer.testing import CliRunner
 
 import hiergal
-from hiergal import cli
-from hiergal.quickstart import run_quickstart
-from hiergal.quickstart_metrics import PROBABILITIES, QUANTITIES
+from hiergal.cli import app as cli
+from hiergal.cli.quickstart.metrics import PROBABILITIES, QUANTITIES
+from hiergal.cli.quickstart.run import run_quickstart
 from hiergal.recipe.recipe import Recipe, recipe_from, recipe_to_toml
 from hiergal.training import train_model as stages
 

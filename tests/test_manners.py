@@ -16,7 +16,7 @@ from conftest import awkward_psf
 from toys import tiny_model, tiny_survey
 
 import hiergal
-from hiergal import cli
+from hiergal.cli import app as cli
 from hiergal.model.flow.density import FlowFit
 from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
@@ -109,7 +109,9 @@ def test_codes_of_errors():
 
 def test_extras_are_asked_for_before_the_work(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("hiergal.runtime.exits.find_spec", lambda name: None)
-    monkeypatch.setattr("hiergal.quickstart.run_quickstart", lambda *_, **__: pytest.fail("work for nothing"))
+    monkeypatch.setattr(
+        "hiergal.cli.quickstart.run.run_quickstart", lambda *_, **__: pytest.fail("work for nothing")
+    )
     assert run_main(monkeypatch, "quickstart", "--out", str(tmp_path / "q")) == 3
     assert (
         'expected matplotlib, jinja2 to be installed; `pip install "hiergal[plot]"`'

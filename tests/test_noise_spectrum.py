@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiergal.cli_survey import survey
+from hiergal.cli.survey import survey
 from hiergal.observation.independent import PixelNoise
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.survey.cosmos import open_catalog, read_stamps, write_cosmos_survey

@@ -9,6 +9,7 @@ from conftest import awkward_psf
 from numpyro.handlers import seed, trace
 from toys import pyramid_recipe, tiny_model, tiny_recipe, tiny_survey
 
+from hiergal.cli.quickstart.run import _compared
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
 from hiergal.model.flow.autoregressive import MaskedAutoregression
 from hiergal.model.flow.density import ConditionalFlow
@@ -17,7 +18,6 @@ from hiergal.model.program import total_variation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.psf import PSF, convolve, convolve_by_modulus
 from hiergal.observation.stationary import StationaryNoise
-from hiergal.quickstart import _compared
 from hiergal.recipe.config import FlowConfig, TrainingConfig
 from hiergal.recipe.recipe import load_recipe, recipe_from
 from hiergal.runtime.optimizer import adafactor, learning_rate_at

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from astropy.table import Table
 
+from hiergal.cli.study import owned_study
 from hiergal.runtime import files, work
 from hiergal.runtime import folder as folder_module
 from hiergal.runtime.files import locked, resolved, write_whole
@@ -21,7 +22,6 @@ from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.identity import differences, digest_of
 from hiergal.runtime.marks import foreign_files, mark_of
 from hiergal.runtime.output import check_output, owned
-from hiergal.runtime.study import owned_study
 from hiergal.runtime.work import settle, work_folder
 
 RUN, OTHER = {"seed": 1, "model": "a"}, {"seed": 2, "model": "a"}

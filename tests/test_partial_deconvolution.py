@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from toys import SCALE, tiny_model, tiny_recipe
 
+from hiergal.cli.quickstart.run import blurred_truth
 from hiergal.model.program import render
 from hiergal.observation.psf import PSF, check_wider, convolve, gaussian_transfer
-from hiergal.quickstart import blurred_truth
 from hiergal.simulate.profiles import draw_galsim, draw_profiles
 
 FWHM_PIX, SHAPE = 2.2, (25, 32)

@@ -10,7 +10,7 @@ import pytest
 from toys import drawing_model
 from typer.testing import CliRunner
 
-from hiergal import cli
+from hiergal.cli import app as cli
 from hiergal.hub import load_model, read_card, read_metrics, save_model
 from hiergal.hub.published import read_published
 from hiergal.hub.registry import read_registry

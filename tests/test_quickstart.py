@@ -3,7 +3,7 @@
 import numpy as np
 from astropy.table import Table
 
-from hiergal.quickstart_metrics import drawn_metrics
+from hiergal.cli.quickstart.metrics import drawn_metrics
 
 REPEATS, GALAXIES, DRAWS = 300, 200, 3
 

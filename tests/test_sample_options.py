@@ -14,7 +14,7 @@ from astropy.table import Table
 from typer.testing import CliRunner
 
 import hiergal
-from hiergal.cli import app
+from hiergal.cli.app import app
 from hiergal.hub import load_model
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import catalog as catalog_sampling

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hiergal.cli import app
+from hiergal.cli.app import app
 from hiergal.runtime.seeds import SEEDS, as_key, check_seed, key_for
 from hiergal.simulate.catalog import sample_catalog
 from hiergal.survey.mock.population import draw_population

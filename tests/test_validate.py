@@ -13,7 +13,7 @@ from toys import tiny_model, tiny_recipe, tiny_survey
 from typer.testing import CliRunner
 
 import hiergal
-from hiergal import cli
+from hiergal.cli import app as cli
 from hiergal.hub import save_model
 from hiergal.observation.psf import convolve
 from hiergal.reports.figures.validation import conditional_scatter, mean_ellipticity

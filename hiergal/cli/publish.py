@@ -1,4 +1,4 @@
-"""The verbs ``hiergal models publish`` and ``hiergal models card`` (see :mod:`hiergal.cli`).
+"""The verbs ``hiergal models publish`` and ``hiergal models card`` (see :mod:`hiergal.cli.app`).
 
 hiergal models publish RUN --about about.toml --validation DIR --calibration DIR     a run becomes models/NAME
 hiergal models card hub:NAME        print the card of a published model
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli_options import Overwrite
+from hiergal.cli.options import Overwrite
 from hiergal.runtime.log import say
 
 __all__ = ["card", "publish"]

@@ -19,12 +19,12 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli_infer import guide, infer
-from hiergal.cli_models import models
-from hiergal.cli_options import Overwrite, Seed
-from hiergal.cli_publish import card, publish
-from hiergal.cli_sample import sample
-from hiergal.cli_survey import survey
+from hiergal.cli.infer import guide, infer
+from hiergal.cli.models import models
+from hiergal.cli.options import Overwrite, Seed
+from hiergal.cli.publish import card, publish
+from hiergal.cli.sample import sample
+from hiergal.cli.survey import survey
 from hiergal.runtime.exits import (
     COULD_NOT_RUN,
     DONE,
@@ -107,7 +107,7 @@ def quickstart(
     With HIERGAL_DATA set, the real COSMOS galaxies of its cosmos_dev folder are inferred too. A run that was stopped
     goes on where its files are whole.
     """
-    from hiergal.quickstart import run_quickstart
+    from hiergal.cli.quickstart.run import run_quickstart
     from hiergal.recipe.recipe import Recipe, load_recipe
 
     require_extra("plot", "the report of the quickstart")

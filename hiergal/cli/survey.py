@@ -1,4 +1,4 @@
-"""The verb ``hiergal survey``: stamps of any origin into a store. The others are in :mod:`hiergal.cli`.
+"""The verb ``hiergal survey``: stamps of any origin into a store. The others are in :mod:`hiergal.cli.app`.
 
 hiergal survey mock OUT.zarr              galaxies like those of HST/ACS in COSMOS, of which the truth is known
 hiergal survey cosmos OUT.zarr            the real galaxies that GalSim knows
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli_options import Overwrite, Seed
+from hiergal.cli.options import Overwrite, Seed
 from hiergal.runtime.log import say
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The verbs ``hiergal models``: which models there are, and what they are (see :mod:`hiergal.cli`).
+"""The verbs ``hiergal models``: which models there are, and what they are (see :mod:`hiergal.cli.app`).
 
 hiergal models list                              models in the package, in the cache and in registries
 hiergal models info RECIPE|MODEL|hub:NAME        what a recipe or a model consists of

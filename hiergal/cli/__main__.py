@@ -1,6 +1,6 @@
 """``python -m hiergal`` is the ``hiergal`` command."""
 
-from hiergal.cli import main
+from hiergal.cli.app import main
 
 if __name__ == "__main__":
     main()

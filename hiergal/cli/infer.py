@@ -1,4 +1,4 @@
-"""The verbs ``hiergal guide`` and ``hiergal infer``: what is behind observed stamps (see :mod:`hiergal.cli`).
+"""The verbs ``hiergal guide`` and ``hiergal infer``: what is behind observed stamps (see :mod:`hiergal.cli.app`).
 
 hiergal guide RUN/model SURVEY.zarr                              learn the shapes of posteriors
 hiergal infer SURVEY.zarr --model RUN/model --out table.fits     a row for each galaxy, in any number of processes
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli_options import Overwrite, Seed
+from hiergal.cli.options import Overwrite, Seed
 from hiergal.runtime.log import say
 
 __all__ = ["guide", "infer"]

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from hiergal.cli.quickstart.metrics import Drawn, drawn_metrics, posterior_metrics, real_metrics
 from hiergal.measure.moments import measure_moments
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.psf import gaussian_transfer
 from hiergal.posterior import Posterior
 from hiergal.posterior.stages import infer_stage
-from hiergal.quickstart_metrics import Drawn, drawn_metrics, posterior_metrics, real_metrics
 from hiergal.recipe.recipe import Recipe
 from hiergal.reports.page import verdict_lines
 from hiergal.runtime.files import write_json
@@ -77,7 +77,7 @@ def run_quickstart(
         FileExistsError: If one of :data:`NAMES` is in the folder, and not of this quickstart.
         BlockingIOError: If another process is at work there.
     """
-    from hiergal.quickstart_report import findings_of
+    from hiergal.cli.quickstart.report import findings_of
 
     run = {
         "recipe": msgspec.to_builtins(recipe),
@@ -94,7 +94,7 @@ def run_quickstart(
 def _run_stages(
     out: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool
 ) -> tuple[Path, dict[str, Any]]:
-    from hiergal.quickstart_report import write_quickstart_report
+    from hiergal.cli.quickstart.report import write_quickstart_report
 
     store = _survey(out / "survey.zarr", recipe, galaxies, seed, progress)
     train_stage(store, recipe, out, seed=seed, progress=progress)

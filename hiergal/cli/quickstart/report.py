@@ -19,7 +19,7 @@ from hiergal.training.history import TrainInfo
 from hiergal.validation.model_tests import sample_latents
 
 if TYPE_CHECKING:
-    from hiergal.quickstart_metrics import Drawn
+    from hiergal.cli.quickstart.metrics import Drawn
 
 __all__ = ["findings_of", "write_quickstart_report"]
 

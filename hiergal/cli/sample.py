@@ -1,4 +1,4 @@
-"""The verb ``hiergal sample``: a new galaxy for each row of a catalogue (see :mod:`hiergal.cli`).
+"""The verb ``hiergal sample``: a new galaxy for each row of a catalogue (see :mod:`hiergal.cli.app`).
 
 hiergal sample catalog.fits --model hub:mock-acs --out galaxies.zarr                          light profiles
 hiergal sample catalog.fits --model hub:mock-acs --survey LSST --band i --out stamps.fits     as a survey sees them
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli_options import Overwrite, Seed
+from hiergal.cli.options import Overwrite, Seed
 from hiergal.runtime.log import say
 
 __all__ = ["sample"]

@@ -1,0 +1,3 @@
+"""The ``hiergal`` command."""
+
+__all__: list[str] = []
