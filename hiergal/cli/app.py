@@ -149,7 +149,7 @@ def train(
     if distributed:
         join_processes()  # before anything else of JAX
     from hiergal.recipe.recipe import Recipe, load_recipe
-    from hiergal.survey import open_store
+    from hiergal.survey.store import open_store
     from hiergal.training.train_model import train_stage
 
     plan = load_recipe(recipe) if recipe else Recipe()
@@ -185,7 +185,7 @@ def flow(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit the density of the latents given magnitude, size and redshift, or other columns."""
-    from hiergal.survey import open_store
+    from hiergal.survey.store import open_store
     from hiergal.training.fit_prior import fit_flow_stage
 
     conditions = tuple(condition) if condition else None
@@ -240,14 +240,15 @@ def validate(
     overwrite: Overwrite = False,
 ) -> None:
     """Compare drawn galaxies with those of a survey, and write a report. The exit status is 1 if a test fails."""
-    from hiergal.hub import load_model, locate
+    from hiergal.hub.bundle import load_model
     from hiergal.hub.digest import digest_of_model
+    from hiergal.hub.names import locate
     from hiergal.reports.validation import FILES, summary_of, write_validation
     from hiergal.runtime.folder import owned_folder
     from hiergal.runtime.identity import digest_of_files
     from hiergal.runtime.version import __version__
-    from hiergal.survey import open_store
     from hiergal.survey.schema import digest_of_store
+    from hiergal.survey.store import open_store
     from hiergal.validation.run import validate as run
 
     require_extra("plot", "the report of the validation")

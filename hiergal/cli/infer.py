@@ -30,7 +30,7 @@ def guide(
     overwrite: Overwrite = False,
 ) -> None:
     """Learn the shapes of posteriors, for `hiergal infer` by flow, importance and auto."""
-    from hiergal.survey import open_store
+    from hiergal.survey.store import open_store
     from hiergal.training.fit_posterior_flow import fit_guide_flow_stage
 
     _, fitted = fit_guide_flow_stage(
@@ -103,9 +103,9 @@ def infer(
             raise ValueError(
                 f"--out: expected a table (.fits, .parquet) with --images, --workers or --scheduler, got {out}"
             )
-        from hiergal.hub import load_model
+        from hiergal.hub.bundle import load_model
         from hiergal.posterior.stages import infer_stage
-        from hiergal.survey import open_store
+        from hiergal.survey.store import open_store
 
         opened = open_store(store)
         found = infer_stage(

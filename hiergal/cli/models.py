@@ -66,7 +66,8 @@ def models_info(
     ],
 ) -> None:
     """Print what a recipe or a model describes, and how many parameters its networks have."""
-    from hiergal.hub import load_model, locate
+    from hiergal.hub.bundle import load_model
+    from hiergal.hub.names import locate
     from hiergal.model.trained import parameter_counts
     from hiergal.recipe.recipe import load_recipe
 
@@ -95,9 +96,9 @@ def models_fetch(
     ],
 ) -> None:
     """Fetch models into the cache, and check that they load. What is there already is not fetched again."""
-    from hiergal.hub import load_model, locate
+    from hiergal.hub.bundle import load_model
     from hiergal.hub.cache import cached, discard_damaged
-    from hiergal.hub.names import packaged_models
+    from hiergal.hub.names import locate, packaged_models
 
     for name in names:
         for model in cached():
@@ -122,7 +123,7 @@ def models_verify(
     ] = None,
 ) -> None:
     """Check the models of the package and of the cache. The exit status is 1 if one is not what was published."""
-    from hiergal.hub import load_model
+    from hiergal.hub.bundle import load_model
     from hiergal.hub.cache import cached, strays, verify
     from hiergal.hub.names import packaged_models
 
@@ -261,7 +262,7 @@ def _range(low: float | None, high: float | None) -> str:
 
 def _headlines(path: Path) -> list[tuple[str, str]]:
     """The first numbers among what was measured: those that stand alone, and those one level below."""
-    from hiergal.hub import read_metrics
+    from hiergal.hub.bundle import read_metrics
     from hiergal.runtime.formatting import format_number
 
     found = []

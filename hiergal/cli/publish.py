@@ -53,7 +53,7 @@ def card(
     ],
 ) -> None:
     """Print the card of a published model."""
-    from hiergal.hub import read_card
+    from hiergal.hub.bundle import read_card
     from hiergal.runtime.formatting import plain
 
     for line in read_card(name).splitlines():

@@ -48,8 +48,8 @@ def owned_study(args: argparse.Namespace, kind: str, names: Iterable[str]) -> It
 
 def _content_of(path: Path) -> str:
     """Digest of a survey, a model, or a file."""
-    from hiergal.hub import locate
     from hiergal.hub.digest import digest_of_model
+    from hiergal.hub.names import locate
     from hiergal.survey.schema import MANIFEST, digest_of_store
 
     path = locate(path)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.galsim.requests import Request, request_galaxies
-from hiergal.hub import load_model
+from hiergal.hub.bundle import load_model
 from hiergal.model.conditions import Catalog, complete_conditions, condition_names
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.fork import check_not_forked

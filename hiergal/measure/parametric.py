@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from hiergal.measure.moments import measure_moments
 from hiergal.measure.sersic import sersic_profile
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.least_squares import sharpen
 from hiergal.runtime.pytree import Array, brief

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
 from hiergal.model.nets.training_aids import Aids
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.recipe.config import Covariance
 
 __all__ = [

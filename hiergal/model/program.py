@@ -20,7 +20,7 @@ from numpyro.contrib.module import flax_module
 from hiergal.model.likelihood import NoisyImage, chosen_noise
 from hiergal.model.nets.training_aids import Aids, aided_profile
 from hiergal.model.weights import warn_of_new_weights
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import PSF, convolve, convolve_by_modulus, same_scale
 from hiergal.recipe.config import Blur, NoiseChoice
 from hiergal.runtime.pytree import Array

@@ -19,8 +19,8 @@ from hiergal.model.architecture import (
 from hiergal.model.flow.density import ConditionalFlow
 from hiergal.model.program import Program, galaxy_model
 from hiergal.model.weights import with_weights
-from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.recipe.recipe import Recipe

@@ -37,9 +37,8 @@ from jaxtyping import Float, Int, Shaped
 
 from hiergal.model.prior import Prior, prior_of
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation import Observation, check_observation
 from hiergal.observation.noise import used_pixels
-from hiergal.posterior import Posterior
+from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.fit_statistics import (
     BLOCK,
     FitStatistics,
@@ -48,6 +47,7 @@ from hiergal.posterior.fit_statistics import (
     statistics_of_noise,
 )
 from hiergal.posterior.input_checks import judged_conditions
+from hiergal.posterior.posterior import Posterior
 from hiergal.posterior.predictive import check_same_galaxies, spread_draws
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar

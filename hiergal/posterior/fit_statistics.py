@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior.samplers.target import Problem

@@ -19,7 +19,7 @@ import zarr
 from jaxtyping import Bool, Int
 
 from hiergal.model.trained import GalaxyModel
-from hiergal.posterior import Posterior
+from hiergal.posterior.posterior import Posterior
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output
 from hiergal.survey.arrays import LONGEST_TEXT, identifier_arrays

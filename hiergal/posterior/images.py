@@ -19,8 +19,8 @@ from scipy.fft import next_fast_len
 
 from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.psf import PSF
-from hiergal.posterior import Posterior
 from hiergal.posterior.input_checks import check_counts, check_psf, rows_of_psf
+from hiergal.posterior.posterior import Posterior
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.pytree import Array
 

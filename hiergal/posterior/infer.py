@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.prior import Prior, prior_of
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation import Observation, check_observation
 from hiergal.observation.noise import used_pixels
+from hiergal.observation.observation import Observation, check_observation
 from hiergal.observation.psf import PSF
 from hiergal.posterior.input_checks import (
     check_counts,

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from hiergal.model.conditions import condition_factors, condition_names, given_conditions
 from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import check_range
-from hiergal.observation import Observation, check_observation
+from hiergal.observation.observation import Observation, check_observation
 from hiergal.observation.psf import PSF, check_wider, same_scale
 from hiergal.posterior.samplers.methods import METHODS
 from hiergal.posterior.samplers.nuts import FEWEST_DRAWS

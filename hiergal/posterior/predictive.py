@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation import Observation, check_observation
 from hiergal.observation.independent import PixelNoise
 from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, unmasked, used_pixels
-from hiergal.posterior import Posterior
+from hiergal.observation.observation import Observation, check_observation
+from hiergal.posterior.posterior import Posterior
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, Record, record

@@ -34,8 +34,8 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
 from hiergal.observation.noise import unmasked
+from hiergal.observation.observation import Observation
 from hiergal.runtime.pytree import Array
 
 __all__ = ["RESIDUAL_TESTS", "residual_tests"]

@@ -9,16 +9,15 @@ import numpy as np
 from hiergal.hub.packing import digest_of as digest_of_arrays
 from hiergal.hub.packing import flatten
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation, check_observation
-from hiergal.posterior import Method, Posterior
+from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.infer import infer
 from hiergal.posterior.input_checks import bad_observations, catalog_conditions
-from hiergal.posterior.posterior import OF_DRAWS
+from hiergal.posterior.posterior import OF_DRAWS, Method, Posterior
 from hiergal.runtime.output import owned
 from hiergal.runtime.seeds import INFER, check_seed, key_for
 from hiergal.runtime.version import __version__
-from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
+from hiergal.survey.store import Store
 
 __all__ = [
     "infer_stage",

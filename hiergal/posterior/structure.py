@@ -19,8 +19,8 @@ import numpy as np
 from hiergal.measure.structure import Structure, measure_structure
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.psf import PSF
-from hiergal.posterior import Posterior
 from hiergal.posterior.images import posterior_images
+from hiergal.posterior.posterior import Posterior
 from hiergal.runtime.fork import check_not_forked
 
 __all__ = [

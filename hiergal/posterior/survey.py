@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 from astropy.table import Table, vstack
 
-from hiergal.hub import load_model, locate
+from hiergal.hub.bundle import load_model
+from hiergal.hub.names import locate
 from hiergal.model.trained import GalaxyModel
-from hiergal.posterior import Posterior
 from hiergal.posterior.image_store import create_images, write_images
 from hiergal.posterior.infer import infer
 from hiergal.posterior.input_checks import (
@@ -32,6 +32,7 @@ from hiergal.posterior.input_checks import (
     check_geometry,
     check_method,
 )
+from hiergal.posterior.posterior import Posterior
 from hiergal.posterior.provenance import cards_of, provenance_of
 from hiergal.posterior.survey_run import SurveyRun, identity_of
 from hiergal.posterior.table import (
@@ -49,8 +50,8 @@ from hiergal.runtime.output import Output, check_inputs, owned
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.seeds import INFER, check_seed, key_for
 from hiergal.runtime.workers import check_workers, finished_parts
-from hiergal.survey import Store, open_store
 from hiergal.survey.sky import SKY_COLUMNS
+from hiergal.survey.store import Store, open_store
 
 __all__ = ["PART", "SurveyRun", "infer_survey"]
 

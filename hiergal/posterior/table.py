@@ -39,8 +39,9 @@ from jaxtyping import Float, Int, Shaped
 
 from hiergal.measure.profile import ProfileSummary
 from hiergal.observation.photometry import UNSTATED, table_unit
-from hiergal.posterior import CHECKS, METHODS, STATISTICS, Flag, Posterior
+from hiergal.posterior.posterior import METHODS, STATISTICS, Posterior
 from hiergal.posterior.provenance import CARDS, cards_of
+from hiergal.posterior.verdict import CHECKS, Flag
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.marks import KIND_CARD, RUN_CARD
 from hiergal.runtime.output import Output, owned

@@ -42,9 +42,9 @@ from typing import Any
 import numpy as np
 
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
-from hiergal.posterior import METHODS, Posterior
+from hiergal.observation.observation import Observation
 from hiergal.posterior.arviz_files import for_arviz, load_arviz, save_arviz, tree_of
+from hiergal.posterior.posterior import METHODS, Posterior
 from hiergal.posterior.predictive import Prediction, check_same_galaxies
 from hiergal.posterior.provenance import provenance_of
 from hiergal.posterior.samplers.nuts import CHAINS

@@ -46,7 +46,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.posterior.residual_tests import RESIDUAL_TESTS
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT

@@ -25,7 +25,7 @@ from hiergal.reports.validation_figures import LEAST_FIGURE, figures_of, paramet
 from hiergal.runtime.files import write_json, write_whole
 from hiergal.runtime.formatting import format_number
 from hiergal.runtime.verdict import ALPHA, Verdict
-from hiergal.survey import StoreHeader
+from hiergal.survey.store import StoreHeader
 from hiergal.validation.conditional import binned
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
 from hiergal.validation.run import Validation

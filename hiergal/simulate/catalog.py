@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hiergal.hub import load_model, locate
+from hiergal.hub.bundle import load_model
 from hiergal.hub.digest import digest_of_model
+from hiergal.hub.names import locate
 from hiergal.model.conditions import Catalog, condition_names, read_catalog
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.files import remove

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from hiergal.observation import Observation, check_observation
 from hiergal.observation.arrays import exact_identifiers
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.noise import NoiseModel
+from hiergal.observation.observation import Observation, check_observation
 from hiergal.observation.psf import same_scale
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.identities import hashed

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import FWHM_PER_SIGMA, PSF, gaussian_transfer
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.seeds import check_seed

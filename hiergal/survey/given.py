@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.survey.store import Store, Subset, open_store
 
 __all__ = ["galaxies_of"]

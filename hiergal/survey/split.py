@@ -1,7 +1,7 @@
 """The split of a survey into training, validation and test galaxies, by a seed."""
 
 from hiergal.recipe.recipe import Recipe
-from hiergal.survey import Split, Store
+from hiergal.survey.store import Split, Store
 
 __all__ = [
     "split_of",

@@ -35,9 +35,9 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.noise import NoiseModel
+from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.observation.stationary import StationaryNoise

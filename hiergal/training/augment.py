@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise
 from hiergal.observation.noise import NoiseModel
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.recipe.config import AugmentationConfig

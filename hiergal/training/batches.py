@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from hiergal.model.nets.encoder import rough_flux
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.runtime.devices import everywhere, put, spread
 from hiergal.runtime.pytree import Array
 

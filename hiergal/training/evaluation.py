@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from hiergal.model.architecture import encoder_of, generator_of, renderer_of
 from hiergal.model.guide import posterior_from
 from hiergal.model.likelihood import NoisyImage, chosen_noise
-from hiergal.observation import Observation
 from hiergal.observation.noise import used_pixels
+from hiergal.observation.observation import Observation
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import everywhere, put, spread
 from hiergal.training.batches import Galaxies

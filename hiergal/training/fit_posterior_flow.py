@@ -8,8 +8,8 @@ from hiergal.model.conditions import condition_factors, conditions_from
 from hiergal.model.flow.density import FlowFit
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.seeds import GUIDE_FLOW, check_seed, key_for
-from hiergal.survey import Store
 from hiergal.survey.split import split_of
+from hiergal.survey.store import Store
 from hiergal.training.posterior_flow import fit_guide_flow
 from hiergal.training.update import update_model
 

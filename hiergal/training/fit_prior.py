@@ -12,8 +12,8 @@ from hiergal.model.flow.density import FlowFit, fit_flow
 from hiergal.model.guide import posterior_from
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.seeds import FLOW, FLOW_DRAWS, MARGINAL, POPULATION_ROWS, check_seed, key_for
-from hiergal.survey import Store
 from hiergal.survey.split import split_of
+from hiergal.survey.store import Store
 from hiergal.training.update import update_model
 
 __all__ = [

@@ -18,7 +18,7 @@ from hiergal.model.architecture import guide_flow_config
 from hiergal.model.flow.density import FlowFit, fit_flow
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 from hiergal.posterior.samplers.methods import draw_latents, find_mode
 from hiergal.posterior.samplers.posterior_flow import guide_features, simulate

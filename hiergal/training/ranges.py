@@ -11,7 +11,7 @@ import numpy as np
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.guide import posterior_from
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.posterior.verdict import psf_width_arcsec
 from hiergal.training.batches import Galaxies
 

@@ -25,7 +25,7 @@ from numpyro.infer.svi import SVIState
 
 from hiergal.model.architecture import programs_of
 from hiergal.model.nets.training_aids import aids_at
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.recipe.config import TrainingConfig
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import agreed, everywhere, galaxy_mesh, is_first_process, put, spread

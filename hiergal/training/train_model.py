@@ -14,7 +14,7 @@ import jax
 import msgspec
 import numpy as np
 
-from hiergal.hub import load_model, save_model
+from hiergal.hub.bundle import load_model, save_model
 from hiergal.model.trained import GalaxyModel, Provenance
 from hiergal.observation.psf import check_wider, same_scale
 from hiergal.recipe.config import GeneratorConfig
@@ -25,9 +25,9 @@ from hiergal.runtime.folder import is_finished, owned_folder
 from hiergal.runtime.seeds import TRAIN, check_seed, key_for
 from hiergal.runtime.version import __version__
 from hiergal.runtime.work import settle
-from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
 from hiergal.survey.split import split_of
+from hiergal.survey.store import Store
 from hiergal.training.batches import Galaxies, rough_fluxes
 from hiergal.training.fit_prior import CHUNK
 from hiergal.training.history import read_history

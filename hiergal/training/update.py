@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from hiergal.hub import load_model, save_model
+from hiergal.hub.bundle import load_model, save_model
 from hiergal.hub.packing import digest_of as digest_of_arrays
 from hiergal.hub.packing import flatten
 from hiergal.model.flow.density import FlowFit
@@ -15,8 +15,8 @@ from hiergal.runtime.identity import digest_of
 from hiergal.runtime.output import owned
 from hiergal.runtime.version import __version__
 from hiergal.runtime.work import settle
-from hiergal.survey import Store
 from hiergal.survey.schema import digest_of_store
+from hiergal.survey.store import Store
 
 __all__ = ["update_model"]
 

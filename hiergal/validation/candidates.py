@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from hiergal.measure.morphology import PAPER_PIX, measure_paper_morphology
 from hiergal.measure.power_spectrum import band_limit
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, brief

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.runtime.pytree import Array, brief
-from hiergal.survey import Store
+from hiergal.survey.store import Store
 from hiergal.survey.tables.catalog import identifiers_from
 
 __all__ = ["GalaxyFolder", "read_galaxy_folder"]

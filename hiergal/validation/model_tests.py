@@ -14,7 +14,7 @@ from scipy import stats
 from hiergal.model.conditions import condition_names, conditions_from
 from hiergal.model.guide import posterior_from
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.seeds import as_key
 from hiergal.runtime.verdict import ALPHA, Verdict, verdict_of

@@ -15,17 +15,17 @@ import numpy as np
 from jaxtyping import Int
 
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
-from hiergal.posterior import Posterior
+from hiergal.observation.observation import Observation
 from hiergal.posterior.infer import infer
+from hiergal.posterior.posterior import Posterior
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.seeds import check_seed, key_for
 from hiergal.runtime.verdict import ALPHA, Verdict, holm
-from hiergal.survey import Store
 from hiergal.survey.degrade import DEGRADED
 from hiergal.survey.split import split_of
+from hiergal.survey.store import Store
 from hiergal.validation.candidates import (
     Candidate,
     candidate_of,

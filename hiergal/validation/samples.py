@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from hiergal.measure.parametric import ParametricTwins, fit_parametric
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key

@@ -7,8 +7,8 @@ import numpy as np
 from astropy.table import Table
 
 from hiergal.measure.profile import summarize_profile
-from hiergal.observation import Observation
-from hiergal.posterior import Posterior, interval
+from hiergal.observation.observation import Observation
+from hiergal.posterior.posterior import Posterior, interval
 from hiergal.runtime.pytree import brief
 
 __all__ = [

@@ -8,13 +8,13 @@ import numpy as np
 
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
-from hiergal.posterior import Posterior
+from hiergal.observation.observation import Observation
+from hiergal.posterior.posterior import Posterior
 from hiergal.recipe.recipe import recipe_to_toml
 from hiergal.reports import figures
 from hiergal.reports.page import Finding, package_versions, write_report
 from hiergal.runtime.seeds import SAMPLE, key_for
-from hiergal.survey import Store
+from hiergal.survey.store import Store
 from hiergal.training.history import TrainInfo
 from hiergal.validation.model_tests import sample_latents
 

@@ -15,9 +15,9 @@ import numpy as np
 from hiergal.cli.quickstart.metrics import Drawn, drawn_metrics, posterior_metrics, real_metrics
 from hiergal.measure.moments import measure_moments
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import gaussian_transfer
-from hiergal.posterior import Posterior
+from hiergal.posterior.posterior import Posterior
 from hiergal.posterior.stages import infer_stage
 from hiergal.recipe.recipe import Recipe
 from hiergal.reports.page import verdict_lines
@@ -26,9 +26,9 @@ from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.seeds import check_seed, key_for
 from hiergal.runtime.version import __version__
 from hiergal.simulate.profiles import draw_profiles
-from hiergal.survey import Store
 from hiergal.survey.mock.survey import write_mock_survey
 from hiergal.survey.split import split_of
+from hiergal.survey.store import Store
 from hiergal.training.fit_prior import fit_flow_stage
 from hiergal.training.history import read_history
 from hiergal.training.train_model import TRAINING, train_stage

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.model.nets.layers import Dense, ResidualBlock, space_to_depth
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.recipe.config import EncoderConfig
 
 __all__ = [

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from hiergal.model.nets.encoder import centred, visible
 from hiergal.model.nets.layers import Dense, LayerNorm
 from hiergal.model.nets.resampling import DoublingConv, HalvingConv, SeparableBlock
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.recipe.config import PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.runtime.pytree import brief
 

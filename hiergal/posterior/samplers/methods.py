@@ -10,8 +10,8 @@ import numpy as np
 from hiergal.model.guide import posterior_from
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.importance import sample_by_importance
 from hiergal.posterior.samplers.laplace import misfit
 from hiergal.posterior.samplers.nuts import sample_by_nuts

@@ -25,7 +25,7 @@ from numpyro.infer.hmc import hmc
 from hiergal.model.flow.density import ConditionalFlow
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.importance import fitted
 from hiergal.posterior.samplers.target import Draws, Problem
 from hiergal.runtime.least_squares import GaussianPosterior

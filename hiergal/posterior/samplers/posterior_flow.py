@@ -17,7 +17,7 @@ from jaxtyping import Float
 from hiergal.model.guide import posterior_from
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.randomize_then_optimize import Coordinates, coordinates_of
 from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.least_squares import GaussianPosterior, sharpen

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = ["Draws", "Problem"]

@@ -19,8 +19,8 @@ from hiergal.measure.profile import ProfileSummary, summarize_profile
 from hiergal.model.conditions import given_conditions, has_columns
 from hiergal.model.prior import prior_of
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation import Observation, check_observation
 from hiergal.observation.noise import used_pixels
+from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.input_checks import check_counts, check_geometry, check_psf
 from hiergal.posterior.samplers.laplace import misfit
 from hiergal.posterior.samplers.methods import SIGNIFICANT

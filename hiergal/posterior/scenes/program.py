@@ -21,7 +21,7 @@ from scipy.fft import next_fast_len
 
 from hiergal.model.likelihood import NoisyImage
 from hiergal.model.weights import warn_of_new_weights
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.runtime.pytree import Array
 

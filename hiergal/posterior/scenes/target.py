@@ -12,8 +12,8 @@ from jaxtyping import Float
 from hiergal.model.guide import posterior_from
 from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.observation import Observation
 from hiergal.posterior.scenes.program import render_sources
 from hiergal.runtime.pytree import Array, Record, record, static
 

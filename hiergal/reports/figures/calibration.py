@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.posterior import interval
+from hiergal.posterior.posterior import interval
 from hiergal.runtime.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, plain_axes, plain_figure
 from hiergal.runtime.pytree import Array
 

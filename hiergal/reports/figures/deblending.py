@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.reports.figures.style import (
     label_stamp,
     scale_bar,

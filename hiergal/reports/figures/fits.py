@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
-from hiergal.observation import Observation
-from hiergal.posterior import Posterior
+from hiergal.observation.observation import Observation
 from hiergal.posterior.fit_checks import FitChecks
+from hiergal.posterior.posterior import Posterior
 from hiergal.reports.figures.reconstruction import RESIDUAL_LIMIT, residual_bar, whitened_residual
 from hiergal.reports.figures.stamps import visible_pixels
 from hiergal.reports.figures.style import (

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.observation import Observation
-from hiergal.posterior import Posterior
+from hiergal.observation.observation import Observation
+from hiergal.posterior.posterior import Posterior
 from hiergal.reports.figures.stamps import visible_pixels
 from hiergal.reports.figures.style import (
     bright_to_faint,

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import Table
 
 from hiergal.measure.moments import measure_moments
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.validation.reference import ReferenceCurve, cosmos_reference, ks_distance, smoothed_cdf
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.reports.figures.style import bright_to_faint, label_stamp, scale_bar, show_stamp, stamp_grid
 from hiergal.runtime.pytree import Array
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.runtime.plotting import BLACK, TEXT_SIZE, TITLE_SIZE
 from hiergal.runtime.pytree import Array, brief
 

@@ -11,7 +11,7 @@ from astropy.table import Table
 from jaxtyping import Float
 
 from hiergal.measure.power_spectrum import Spectrum
-from hiergal.observation import Observation
+from hiergal.observation.observation import Observation
 from hiergal.reports.figures.style import label_stamp, scale_bar, show_signed, show_stamp, stamp_grid
 from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
 from hiergal.runtime.pytree import Array

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise
+from hiergal.observation.observation import Observation
 from hiergal.survey.cutouts.psf_stamps import centre_offset
 
 __all__ = ["MapCheck"]

@@ -39,8 +39,8 @@ import jax
 import msgspec
 import numpy as np
 
-from hiergal.observation import Observation, check_observation
 from hiergal.observation.assemble import observation_from_arrays
+from hiergal.observation.observation import Observation, check_observation
 from hiergal.observation.photometry import photometry_from, table_unit
 from hiergal.observation.psf import same_scale
 from hiergal.runtime.identity import digest_of_arrays, digest_of_files

@@ -19,8 +19,8 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Float
 
-from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
+from hiergal.observation.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.pytree import Array, Record, record

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hiergal.runtime.seeds import check_seed
 from hiergal.runtime.version import __version__
-from hiergal.survey import Store, StoreHeader
+from hiergal.survey.store import Store, StoreHeader
 
 __all__ = [
     "write_mock_survey",

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise
+from hiergal.observation.observation import Observation
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.survey.noise.spectrum import NoiseSpectrum, NoiseStack, add_observation, given_correlation
 

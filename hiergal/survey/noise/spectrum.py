@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.noise import NoiseModel
+from hiergal.observation.observation import Observation
 from hiergal.survey.noise.correlation import correlation_of_power, expected_power
 from hiergal.survey.noise.source_masks import noise_scatter, source_free
 
