@@ -119,7 +119,7 @@ def test_processes_change_nothing(tiled, folder, tmp_path):
         path.write_text(
             textwrap.dedent(
                 f"""
-                modules: [hiergal.galsim.config]
+                modules: [hiergal.galsim_config]
                 input: {{generative_model: {{file_name: {folder}}}}}
                 psf: {{type: Gaussian, fwhm: {{type: Random, min: 0.15, max: 0.25}}}}
                 gal:
@@ -473,7 +473,7 @@ def test_a_configuration_that_is_built_again_keeps_its_one_call(tiled, calls):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("name", ["hiergal", "hiergal.galsim.config"])
+@pytest.mark.parametrize("name", ["hiergal", "hiergal.galsim_config"])
 def test_both_modules_register_the_types(folder, tmp_path, name, processes):
     path = tmp_path / "c.yaml"
     path.write_text(

@@ -1,7 +1,7 @@
 """Names of hiergal's types in GalSim's configurations, registered without loading what they need.
 
 ``modules: [hiergal]`` imports the package, which is light: the types stand in for those of
-:mod:`hiergal.galsim.config`, and load it when a configuration uses one. ``modules: [hiergal.galsim.config]`` does the
+:mod:`hiergal.galsim.config`, and load it when a configuration uses one. ``modules: [hiergal.galsim_config]`` does the
 same at once, and also where hiergal was imported before GalSim.
 """
 
