@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hiergal.observation.psf import PSF
-from hiergal.posterior.samplers import laplace
 from hiergal.posterior.samplers.laplace import misfit
+from hiergal.runtime import least_squares
 
-sharpen = jax.jit(laplace.sharpen, static_argnames=("residual", "steps"))
+sharpen = jax.jit(least_squares.sharpen, static_argnames=("residual", "steps"))
 
 
 def test_single_latent_by_hand(x64):

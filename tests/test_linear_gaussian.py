@@ -29,15 +29,15 @@ from hiergal.model.guide import galaxy_guide, output_count, posterior_from
 from hiergal.model.program import galaxy_model, render
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
-from hiergal.posterior.samplers import laplace
 from hiergal.posterior.samplers.laplace import misfit
+from hiergal.runtime import least_squares
 from hiergal.training.elbo import FreeBitsELBO
 
 D, SHAPE, N = 3, (6, 9), 3
 PARAMS = linear_params(D, SHAPE)
 GENERATOR = {"generator$params": PARAMS}
 
-sharpen = jax.jit(laplace.sharpen, static_argnames=("residual", "steps"))
+sharpen = jax.jit(least_squares.sharpen, static_argnames=("residual", "steps"))
 
 
 @pytest.fixture(params=[("white", False), ("pixel", True)], ids=["white", "pixel-masked"])

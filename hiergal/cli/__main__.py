@@ -1,4 +1,4 @@
-"""``python -m hiergal`` is the ``hiergal`` command."""
+"""``python -m hiergal.cli`` is the ``hiergal`` command."""
 
 from hiergal.cli.app import main
 

@@ -7,8 +7,8 @@ import typer
 from hiergal.runtime.seeds import SEEDS
 
 __all__ = [
-    "Seed",
     "Overwrite",
+    "Seed",
 ]
 
 Seed = Annotated[

@@ -15,11 +15,7 @@ __all__ = [
 ]
 
 PETROSIAN, EXTENT = 0.2, 1.5
-
-
 BRIGHTEST = 0.2  # of the flux
-
-
 BISECTIONS = 14
 
 

@@ -1,5 +1,6 @@
 """A trained model: the networks of a recipe with their numbers, the densities over their latents, and its origin."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,10 +169,8 @@ def check_model(model: Any) -> GalaxyModel:
     if isinstance(model, GalaxyModel):
         return model
     if isinstance(model, str | Path):
-        from hiergal.hub.names import is_published
-
         name = str(model)
-        if not Path(name).exists() and is_published(name):
+        if re.fullmatch(r"[\w-]+", name) and not Path(name).exists():  # the name of a published model
             name = f"hub:{name}"
         raise TypeError(
             f"model: expected a trained model, got {str(model)!r}; load it: hiergal.load_model({name!r})"

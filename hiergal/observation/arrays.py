@@ -4,7 +4,7 @@ JAX's fast path, once warm, takes any array of the right shape for one of native
 dropped, big-endian bytes are read backwards, units are forgotten. So nothing foreign may reach it. Records
 (:class:`~hiergal.observation.Observation`, :class:`~hiergal.observation.psf.PSF`, noise models) and public functions
 bring what they are given through :func:`native`; what has masks or units goes through
-:func:`hiergal.observation.assemble.observation_from_arrays`, which joins and converts them.
+:func:`hiergal.observation.assemble.observation_fields`, which joins and converts them.
 
 ========================================  ===========================================================================
 kind                                      becomes

@@ -1,4 +1,4 @@
-"""Observations of arrays of any kind: the door through which people's own data come.
+"""Observations from arrays of any kind: their masks joined, their units made one.
 
 Images, noise, PSFs and masks come from NumPy, ``numpy.ma``, Astropy (Quantity, NDData, CCDData), JAX, lists, pandas and
 xarray (:mod:`hiergal.observation.arrays`), with units or without. Here their masks are joined, their units are made one
@@ -20,7 +20,6 @@ from hiergal.observation.arrays import (
     unpacked,
 )
 from hiergal.observation.independent import PixelNoise, WhiteNoise
-from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import (
     SURFACE_UNIT,
     Photometry,
@@ -30,14 +29,14 @@ from hiergal.observation.photometry import (
 )
 from hiergal.observation.psf import PSF, same_scale
 
-__all__ = ["observation_from_arrays", "padded_psf"]
+__all__ = ["observation_fields", "padded_psf"]
 
 PSF_SUM_WARNING = 0.05
 PSF_STEP = 16  # sizes of PSFs are 15, 31, 47, ...
 NOISE_POWER = {"variance": 2, "rms": 1, "weight": -2}  # of the flux unit
 
 
-def observation_from_arrays(
+def observation_fields(
     image: Any,
     *,
     psf: Any,
@@ -50,8 +49,10 @@ def observation_from_arrays(
     magnitude_zero_point: Any = None,
     catalog: Any = None,
     identifier: Any = None,
-) -> Observation:
-    """Make observations of arrays, with pixels that hold no data masked.
+) -> dict[str, Any]:
+    """Convert arrays into the fields of an :class:`~hiergal.observation.observation.Observation`.
+
+    Pixels that hold no data are masked.
 
     Args:
         image: Stamps [flux per pixel, or surface brightness], [n, y, x], or one, [y, x]; NaN means no data. An NDData
@@ -72,8 +73,8 @@ def observation_from_arrays(
         identifier: Identifiers, [n], whole numbers or text, no two equal; 0, 1, 2, ... if None.
 
     Returns:
-        Observations with noise for each pixel, or white noise where one number was given, and with a mask if any pixel
-        is excluded.
+        The fields by name: noise for each pixel, or white noise where one number was given, and a mask if any pixel is
+        excluded.
 
     Raises:
         TypeError: If an array holds no numbers.
@@ -82,8 +83,8 @@ def observation_from_arrays(
     Example:
         >>> stamps = np.ones((2, 4, 5)); stamps[0, 1, 2] = np.nan
         >>> psf = np.ones((3, 3)) / 9
-        >>> observation = observation_from_arrays(stamps, psf=psf, rms=0.1, pixel_scale_arcsec=0.2)
-        >>> int(observation.mask.sum()), observation.psf.stamp.shape
+        >>> fields = observation_fields(stamps, psf=psf, rms=0.1, pixel_scale_arcsec=0.2)
+        >>> int(fields["mask"].sum()), fields["psf"].stamp.shape
         (1, (2, 3, 3))
     """
     parts = unpacked(image, "image")
@@ -112,7 +113,7 @@ def observation_from_arrays(
         excluded |= ~np.isfinite(sigma) | unseen
         sigma = _filled(sigma, excluded)
     values[excluded] = 0.0
-    return Observation(
+    return dict(
         image=values,
         psf=PSF(_psf_stamps(psf, n), pixel_scale_arcsec=scale),
         noise=(PixelNoise if sigma.ndim == 3 else WhiteNoise)(sigma.astype(values.dtype)),

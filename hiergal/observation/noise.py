@@ -12,13 +12,11 @@ from hiergal.runtime.pytree import Array, Record
 
 __all__ = [
     "NoiseModel",
-    "used_pixels",
     "unmasked",
+    "used_pixels",
 ]
 
 LOG_2PI = float(np.log(2 * np.pi))
-
-
 Mask = Bool[Array, "*#batch y x"] | None
 
 

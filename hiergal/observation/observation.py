@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from hiergal.observation.arrays import exact_identifiers, native, native_mask, pixel_scale_from
+from hiergal.observation.assemble import observation_fields, padded_psf
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.photometry import Photometry
@@ -86,7 +87,7 @@ class Observation(Record):
 
         Args:
             image: Stamps; NaN and masked pixels mean no data.
-            **about: As for :func:`hiergal.observation.assemble.observation_from_arrays`: ``psf``, one of ``rms``,
+            **about: As for :func:`hiergal.observation.assemble.observation_fields`: ``psf``, one of ``rms``,
                 ``variance`` and ``weight``, and ``mask``, ``pixel_scale_arcsec``, ``flux_unit``,
                 ``magnitude_zero_point``, ``catalog``, ``identifier``. PSFs are padded to one of few sizes, so that
                 programs are compiled for few.
@@ -102,10 +103,9 @@ class Observation(Record):
             >>> len(galaxy), str(galaxy.photometry)
             (1, 'nJy at zero point 31.4 mag')
         """
-        from hiergal.observation.assemble import observation_from_arrays, padded_psf
-
-        made = observation_from_arrays(image, **about)
-        return made.replace(psf=padded_psf(made.psf, made.image.shape[1:]))
+        fields = observation_fields(image, **about)
+        fields["psf"] = padded_psf(fields["psf"], fields["image"].shape[1:])
+        return cls(**fields)
 
     def in_photometry(self, photometry: Photometry) -> "Observation":
         """Return the galaxies with images and noise in other units; those that state none are taken to be in these.

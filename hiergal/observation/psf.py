@@ -18,11 +18,11 @@ from hiergal.runtime.pytree import Array, Record, record, static
 __all__ = [
     "PSF",
     "check_wider",
-    "same_scale",
     "convolve",
     "convolve_by_modulus",
     "gaussian_psf",
     "gaussian_transfer",
+    "same_scale",
 ]
 
 FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))

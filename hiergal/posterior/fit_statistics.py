@@ -1,4 +1,4 @@
-"""Statistics of residuals of a batch of galaxies, and of noise in their place: what :mod:`hiergal.posterior.fit_checks` compares.
+"""Statistics of residuals, and of noise in their place, which :mod:`hiergal.posterior.fit_checks` compares.
 
 Stamps are [s, n, y, x]: s draws, or s noise stamps, for each of n galaxies. Everything that is compared is computed by
 one function, masks included, so that noise and residuals differ in nothing else.

@@ -39,11 +39,7 @@ __all__ = [
 ]
 
 BLOCK = 10  # draws decoded together
-
-
 JUDGED = 2**31 - 1  # purpose of a key: no galaxy's place
-
-
 COMPILING = "programs are compiled for these shapes first: up to a minute"
 
 

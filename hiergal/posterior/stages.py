@@ -1,4 +1,4 @@
-"""Stages of a study that infer: the conditional-flow guide, and posteriors into files (see :mod:`hiergal.training.train_model`)."""
+"""Posterior draws of a survey's galaxies in ArviZ's files: ``hiergal infer --out NAME.nc``."""
 
 from pathlib import Path
 from typing import Any

@@ -23,11 +23,7 @@ __all__ = [
 ]
 
 Covariance = Literal["full", "diagonal"]
-
-
 NoiseChoice = Literal["survey", "pixel", "constant"]
-
-
 Blur = Literal["exact", "modulus"]
 
 

@@ -5,16 +5,6 @@ place of another one in one step where the system can exchange two names (Linux)
 :mod:`hiergal.runtime.output` finishes if they were interrupted.
 """
 
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import msgspec
-
-if TYPE_CHECKING:
-    pass
-
 import contextlib
 import ctypes
 import errno
@@ -23,9 +13,12 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 __all__ = [
     "check_room",

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     pass
 
 __all__ = [
-    "format_share",
     "format_number",
+    "format_share",
     "plain",
 ]
 

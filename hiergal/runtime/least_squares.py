@@ -11,13 +11,11 @@ from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = [
     "GaussianPosterior",
-    "sharpen",
     "inflate",
+    "sharpen",
 ]
 
 Residual = Callable[[Float[jax.Array, "n d"]], Float[jax.Array, "n pixels"]]
-
-
 ToBase = Callable[[Float[jax.Array, "n d"]], Float[jax.Array, "n d"]]
 
 

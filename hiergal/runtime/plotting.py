@@ -1,12 +1,7 @@
 """What all figures share: colours, plain axes, and pictures of them."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,32 +13,18 @@ __all__ = [
     "GREY",
     "ORANGE",
     "PURPLE",
+    "TEXT_SIZE",
+    "TITLE_SIZE",
     "plain_axes",
     "plain_figure",
     "png_of",
 ]
 
-DOTS_PER_INCH = 130
-
-
-def png_of(figure: "Figure") -> bytes:
-    """Return a figure as a PNG file."""
-    return _image(figure, "png")
-
-
-def _image(figure: "Figure", kind: str) -> bytes:
-    buffer = io.BytesIO()
-    # Without the time of its making, the same figure gives the same file.
-    metadata = {"CreationDate": None} if kind == "pdf" else None
-    figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
-    return buffer.getvalue()
-
-
 # Okabe & Ito (2008): apart for every kind of colour vision.
 BLACK, BLUE, ORANGE, GREEN, PURPLE, GREY = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
 
-
-TITLE_SIZE, TEXT_SIZE = 12, 9
+TITLE_SIZE, TEXT_SIZE = 12, 9  # points
+DOTS_PER_INCH = 130
 
 
 def plain_figure(width_inch: float, height_inch: float, title: str) -> "Figure":
@@ -61,3 +42,16 @@ def plain_axes(axes: Any, *, xlabel: str = "", ylabel: str = "") -> None:
     axes.set_xlabel(xlabel, fontsize=TEXT_SIZE + 1)
     axes.set_ylabel(ylabel, fontsize=TEXT_SIZE + 1)
     axes.tick_params(labelsize=TEXT_SIZE)
+
+
+def png_of(figure: "Figure") -> bytes:
+    """Return a figure as a PNG file."""
+    return _image(figure, "png")
+
+
+def _image(figure: "Figure", kind: str) -> bytes:
+    buffer = io.BytesIO()
+    # Without the time of its making, the same figure gives the same file.
+    metadata = {"CreationDate": None} if kind == "pdf" else None
+    figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+    return buffer.getvalue()

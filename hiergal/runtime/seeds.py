@@ -4,7 +4,6 @@ import contextlib
 import operator
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 if TYPE_CHECKING:
@@ -14,9 +13,11 @@ __all__ = [
     "SEEDS",
     "as_key",
     "check_seed",
+    "key_for",
 ]
 
 SEEDS = 2**32  # JAX, in its default of 32 bits, drops what is beyond: 2**32 + 1 would be the seed 1 again
+TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, GUIDE_FLOW, POPULATION_ROWS = range(8)  # purposes of a seed
 
 
 def check_seed(seed: Any) -> int:
@@ -84,13 +85,12 @@ def as_key(key: Any) -> "jax.Array":
         ) from None
 
 
-TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, GUIDE_FLOW, POPULATION_ROWS = range(8)  # purposes of a seed
-
-
-def key_for(seed: int, purpose: int) -> jax.Array:
+def key_for(seed: int, purpose: int) -> "jax.Array":
     """Return the PRNG key of a stage: stages of one seed are independent.
 
     Raises:
-        ValueError: If the seed is out of range (:func:`~hiergal.runtime.seeds.check_seed`).
+        ValueError: If the seed is out of range.
     """
+    import jax
+
     return jax.random.fold_in(jax.random.key(check_seed(seed)), purpose)

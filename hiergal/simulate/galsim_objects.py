@@ -12,14 +12,6 @@ from hiergal.simulate.profiles import light_profiles
 if TYPE_CHECKING:
     import galsim
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from jaxtyping import Float
-
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
     "build_galaxies",
     "one_for_each",
@@ -54,8 +46,6 @@ def one_for_each(
 
 
 NARROWER = 0.9  # of the survey's PSF width: what galaxies may be drawn at without a warning
-
-
 PASSED = 0.05  # fraction that the survey's PSF leaves of the waves at which PSFs are compared
 
 

@@ -7,10 +7,10 @@ import galsim
 import numpy as np
 
 __all__ = [
-    "SurveyConditions",
     "BandComparison",
-    "survey_conditions",
+    "SurveyConditions",
     "compare_bands",
+    "survey_conditions",
     "survey_psf",
 ]
 

@@ -47,9 +47,8 @@ from hiergal.runtime.pytree import brief
 from hiergal.runtime.work import settle
 from hiergal.survey.arrays import text_of
 from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, read_attributes
-from hiergal.survey.writer import write_store
 
-__all__ = ["Split", "Store", "StoreHeader", "Subset", "open_store", "write_store"]
+__all__ = ["Split", "Store", "StoreHeader", "Subset", "open_store"]
 
 Rows = slice | int | list[int] | np.ndarray
 DAMAGE = re.compile(

@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,11 +23,9 @@ from hiergal.runtime.output import owned
 from hiergal.runtime.progress import progress_bar
 from hiergal.survey.arrays import Batch, arrays_of, unit_of
 from hiergal.survey.schema import MANIFEST, SCHEMA, SCHEMA_VERSION, StoreHeader, manifest_of
+from hiergal.survey.store import Store, open_store
 
-if TYPE_CHECKING:
-    from hiergal.survey.store import Store
-
-__all__ = ["Columns", "StoreWriter", "written_header", "write_store"]
+__all__ = ["Columns", "StoreWriter", "write_store", "written_header"]
 
 SHARD_GALAXIES = 256
 CHUNK_GALAXIES = 4
@@ -47,7 +45,7 @@ def write_store(
     inputs: Iterable[str | Path | None] = (),
     progress: bool = False,
     overwrite: bool = False,
-) -> "Store":
+) -> Store:
     """Write a survey, and open it.
 
     Args:
@@ -85,8 +83,6 @@ def write_store(
         ...     store, store.read([1]).identifier
         (<Store demo.zarr: 2 galaxies of demo F814W, 8 x 6 at 0.03 arcsec>, array([9]))
     """
-    from hiergal.survey.store import open_store
-
     run = None if run is None else {"header": written_header(header), **run}
     with owned(path, "survey", run=run, inputs=inputs, overwrite=overwrite, resume=False) as own:
         if own.finished:

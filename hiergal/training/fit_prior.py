@@ -21,8 +21,6 @@ __all__ = [
 ]
 
 CHUNK = 512
-
-
 POPULATION = 4096  # galaxies whose conditions a model remembers
 
 

@@ -12,9 +12,9 @@ from hiergal.posterior.posterior import Posterior, interval
 from hiergal.runtime.pytree import brief
 
 __all__ = [
-    "posterior_metrics",
     "coverage",
     "drawn_metrics",
+    "posterior_metrics",
 ]
 
 PROBABILITIES = (0.5, 0.68, 0.9, 0.95)

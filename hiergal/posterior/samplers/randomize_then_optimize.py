@@ -1,7 +1,8 @@
 """Coordinates in which the posterior of any galaxy is nearly a unit normal.
 
-With R(z) the whitened residuals of data and prior together, of which the posterior is exp(-R^2 / 2) (but for the slow
-factor |du/dz|), and Q the orthonormal directions in which they change at the mode (:mod:`hiergal.posterior.samplers.laplace`),
+With R(z) the whitened residuals of data and prior together, of which the posterior is exp(-R^2 / 2) (except for the
+slow factor |du/dz|), and Q the orthonormal directions in which they change at the mode
+(:mod:`hiergal.posterior.samplers.laplace`),
 
     w(z) = Q^T R(z)
 

@@ -236,7 +236,9 @@ def z_scores(
     quantity: str = "total flux",
     title: str = "How far from the truth, and how much was learnt",
 ) -> "Figure":
-    """Show z-scores of posteriors against their contraction, as :func:`hiergal.validation.calibration.checks.z_scores_and_contraction`.
+    """Show z-scores of posteriors against their contraction.
+
+    Both as from :func:`hiergal.validation.calibration.checks.z_scores_and_contraction`.
 
     Args:
         z_score: Posterior mean minus truth [posterior standard deviations].

@@ -39,7 +39,7 @@ import jax
 import msgspec
 import numpy as np
 
-from hiergal.observation.assemble import observation_from_arrays
+from hiergal.observation.assemble import observation_fields
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.observation.photometry import photometry_from, table_unit
 from hiergal.observation.psf import same_scale
@@ -63,7 +63,8 @@ from hiergal.survey.noise.choice import (
     measured_or_why,
     with_measured_noise,
 )
-from hiergal.survey.store import Store, StoreHeader, write_store
+from hiergal.survey.store import Store, StoreHeader
+from hiergal.survey.writer import write_store
 
 __all__ = ["from_arrays", "without_empty", "write_cutouts_survey"]
 
@@ -112,7 +113,7 @@ def from_arrays(
         >>> int(observation.mask.sum()), observation.psf.stamp.shape
         (1, (2, 3, 3))
     """
-    return observation_from_arrays(
+    fields = observation_fields(
         image,
         psf=psf,
         variance=variance,
@@ -125,6 +126,7 @@ def from_arrays(
         flux_unit=flux_unit,
         magnitude_zero_point=magnitude_zero_point,
     )
+    return Observation(**fields)
 
 
 def write_cutouts_survey(

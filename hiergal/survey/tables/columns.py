@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     pass
 
 __all__ = [
-    "unit_from",
     "column_of",
+    "unit_from",
 ]
 
 UNITS = {  # what tables call units that Astropy calls otherwise

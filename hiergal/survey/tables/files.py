@@ -1,4 +1,4 @@
-"""Tables of all formats, as Astropy tables with units and masks: the readers behind :mod:`hiergal.survey.tables.catalog`.
+"""Tables of all formats, as Astropy tables with units and masks, for :mod:`hiergal.survey.tables.catalog`.
 
 The content of a file says what it is, not its name. Columns come as the format has them; the catalogue makes them one.
 """
