@@ -173,12 +173,16 @@ def test_a_planted_circle_is_found(tmp_path):
 
 def main() -> None:
     """Print the picture."""
-    arrows = arrows_of({name: targets for name, targets in imports_of(PACKAGE).items() if name != "hiergal"}, 1)
+    arrows = arrows_of(
+        {name: targets for name, targets in imports_of(PACKAGE).items() if name != "hiergal"}, 1
+    )
     for level, floor in enumerate(FLOORS):
         for folder in floor:
             below = sorted(arrows[folder] & set(LEVEL), key=LEVEL.__getitem__)
             print(f"{level:2d}  {folder:12s} <- {' '.join(below)}")
-    print(f"{len(LEVEL)} folders, {len(FLOORS)} floors, {sum(len(targets) for targets in arrows.values())} arrows")
+    print(
+        f"{len(LEVEL)} folders, {len(FLOORS)} floors, {sum(len(targets) for targets in arrows.values())} arrows"
+    )
 
 
 if __name__ == "__main__":
