@@ -39,8 +39,9 @@ check: lint wheel
 
 # The source distribution is built, the wheel from it, and that is installed in an environment of its own, where every
 # module that it ships has to load and the tests of hub and GalSim to pass, outside the sources.
-WHEEL_TESTS := conftest signature_checks toys registry_server \
-  test_hub test_bundle test_published_model test_galsim_model test_galsim_config test_renderer test_catalog_sampling
+WHEEL_TESTS := conftest places signature_checks toys registry_server hub/test_hub hub/test_bundle \
+  hub/test_published_model galsim/test_galsim_model galsim/test_galsim_config simulate/test_renderer \
+  simulate/test_catalog_sampling
 
 wheel: $(VENV)/.dev
 	rm -rf dist build

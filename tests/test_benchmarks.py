@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import optax
 import pytest
 from conftest import awkward_noise, awkward_psf
 from numpyro.handlers import seed, substitute, trace
+from places import ROOT
 from toys import pyramid_recipe, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
@@ -19,7 +19,7 @@ from hiergal.model.nets.training_aids import aids_at
 from hiergal.training.svi import _objective, _optimizer
 
 torch = pytest.importorskip("torch", reason="the other side of the benchmarks")
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 from torch_step import TorchStep, stamps_from  # noqa: E402
 from torch_twin import parameter_count  # noqa: E402
 

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from astropy.table import Table
+from places import ROOT
 from typer.testing import CliRunner
 
 import hiergal
@@ -24,7 +24,6 @@ from hiergal.cli.quickstart.run import run_quickstart
 from hiergal.recipe.recipe import Recipe, recipe_from, recipe_to_toml
 from hiergal.training import train_model as stages
 
-ROOT = Path(__file__).parents[1]
 GALAXIES, SEED = 120, 3
 TINY = recipe_from(
     {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 from hiergal.measure.moments import measure_moments
 from hiergal.measure.morphology import measure_paper_morphology
@@ -201,7 +202,7 @@ def test_population_is_like_cosmos(batch):
 
 
 def test_shipped_numbers_are_those_that_the_script_fits(hiergal_data):
-    path = Path(__file__).parents[1] / "inference" / "fit_mock_population.py"
+    path = ROOT / "inference" / "fit_mock_population.py"
     script = runpy.run_path(str(path))
     fitted, shipped = script["fit"](hiergal_data), population_parameters()
     assert fitted.keys() == shipped.keys()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from astropy.table import Table
+from places import TESTS
 
 from hiergal.cli.study import owned_study
 from hiergal.runtime import files, work
@@ -277,7 +278,7 @@ def test_killed_at_every_step_and_run_again(tmp_path, exchanged, replaced):
     """Each rename, removal and note is a place to die in: what is there is whole, old or new, and a run heals it."""
     sweep = f"from test_output import kill_at_every_step as f; f({str(tmp_path)!r}, {exchanged}, {replaced})"
     done = subprocess.run(  # a process of its own may fork; this one has the threads of JAX
-        [sys.executable, "-c", sweep], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", sweep], cwd=TESTS, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) > 5
@@ -292,7 +293,7 @@ def kill_at_every_step(folder, exchanged, replaced):
             with owned(out, "demo", run=RUN) as own:
                 folder_result(own, "old")
                 own.put()
-        options = {"tests": str(Path(__file__).parent), "exchanged": exchanged, "out": str(out)}
+        options = {"tests": str(TESTS), "exchanged": exchanged, "out": str(out)}
         done = _run_in_fork(KILLED.format(number=number, **options))
         settle(out)
         there = (out / "a/c/0").read_text() if out.exists() else None
@@ -364,7 +365,7 @@ except BlockingIOError as error:
 
 def test_pairs_at_once(tmp_path):
     """Whoever loses says why, or finds the work done; the file is whole."""
-    tests = str(Path(__file__).parent)
+    tests = str(TESTS)
     for pair in range(3):
         out, at = tmp_path / f"{pair}.fits", str(time.time() + 4)
         both = [

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import awkward_psf
+from places import ROOT, TESTS
 from toys import tiny_recipe, tiny_survey
 
 from hiergal.runtime.progress import Stopped
@@ -114,7 +115,7 @@ def test_same_key_same_result_after_ctrl_c(whole, tmp_path):
 
 @pytest.mark.slow
 def test_same_result_after_kill(whole, tmp_path):
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    paths = os.pathsep.join([str(TESTS), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": paths}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment)
     wait_for_history(tmp_path, lambda: process.poll() is None)

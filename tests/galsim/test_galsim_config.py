@@ -5,7 +5,6 @@ import runpy
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import galsim
 import galsim.config
@@ -14,6 +13,7 @@ import pytest
 import surveycodex
 from astropy.io import fits
 from astropy.table import Table
+from places import ROOT
 from toys import drawing_model
 
 import hiergal.galsim.config as module
@@ -336,7 +336,7 @@ def test_surveys_in_configurations():
 @pytest.mark.parametrize("name", ["tiled", "scene"])
 def test_the_configurations_of_inference_run(folder, tmp_path, name):
     """With the galsim command, in one process and in four, bit for bit the same."""
-    inference = Path(__file__).parents[1] / "inference"
+    inference = ROOT / "inference"
     main = runpy.run_path(str(inference / "scene_catalog.py"))["main"]
     main([str(tmp_path / "runs/scene_catalog.fits"), "--model", str(folder), "--field", "60", "--seed", "3"])
     images = []

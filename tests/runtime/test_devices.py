@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import TESTS
 from training_job import write_survey
 
 from hiergal.training.history import read_history
-
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import TESTS
 
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
@@ -352,7 +353,7 @@ except Stopped as stop:
 def start(path: Path, *, workers: int, seconds: float) -> subprocess.Popen:
     """Run a script without the guard that other process pools need, in a process group of its own."""
     code = COMMAND.format(
-        tests=str(Path(__file__).parent), path=str(path), shard=SHARD, task=TASK, total=TOTAL,
+        tests=str(TESTS), path=str(path), shard=SHARD, task=TASK, total=TOTAL,
         workers=workers, seconds=seconds,
     )  # fmt: skip
     run = subprocess.Popen(
@@ -423,7 +424,7 @@ print(kills)
 
 def test_killed_at_any_moment(tmp_path, expected):
     path = tmp_path / "s.zarr"
-    code = KILLS.format(tests=str(Path(__file__).parent), path=str(path), shard=SHARD, task=TASK, total=TOTAL)
+    code = KILLS.format(tests=str(TESTS), path=str(path), shard=SHARD, task=TASK, total=TOTAL)
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300
     )

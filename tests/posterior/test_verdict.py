@@ -1,7 +1,6 @@
 """Verdicts of posteriors: each bit has a galaxy that must set it and one that must not, through every door."""
 
 import importlib.util
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import awkward_psf
+from places import ROOT
 from toys import SCALE, bare_posterior, drawing_model, tiny_model, tiny_recipe, tiny_survey
 
 import hiergal
@@ -43,7 +43,7 @@ FINE = {  # statistics of a galaxy of which nothing is wrong
 @pytest.fixture(scope="module")
 def script():
     """The script of galaxies that are not the model's."""
-    path = Path(__file__).parents[1] / "inference/own_data.py"
+    path = ROOT / "inference/own_data.py"
     spec = importlib.util.spec_from_file_location("own_data", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

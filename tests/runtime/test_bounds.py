@@ -1,13 +1,12 @@
 """Lower bounds of pyproject.toml: what constraints.txt pins satisfies them, and no unsafe version does."""
 
 import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "pyproject.toml"
 PYTHONS = ("3.11", "3.12", "3.13")
 # Versions that have a known hole, or that compute wrongly.
