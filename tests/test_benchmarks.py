@@ -102,7 +102,7 @@ def test_networks_are_ours(kind, galaxies):
 def test_loss_and_gradient_are_ours(kind, galaxies):
     recipe, params = RECIPES[kind], WEIGHTS[kind]
     programs, key = programs_of(recipe, POPULATION, training=True), jax.random.key(3)
-    aids = (aids_at(STEP, recipe.aids, recipe.encoder.levels),) if recipe.aided else ()
+    aids = (aids_at(STEP, recipe.aids, len(recipe.encoder.transverse_channels)),) if recipe.aided else ()
 
     @jax.jit
     def ours(params):

@@ -22,7 +22,7 @@ import numpy as np
 
 from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, read_texts, write_arrays
 from hiergal.model.trained import DENSITIES, GalaxyModel, Provenance, blank_model, check_model
-from hiergal.recipe.recipe import parse_recipe, recipe_to_toml
+from hiergal.recipe.recipe import network_modules, parse_recipe, recipe_to_toml
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.output import owned
 from hiergal.runtime.texts import read_text
@@ -89,12 +89,13 @@ def save_model(
         weights_sha256=digest_of(arrays),
         population=0 if model.population is None else len(model.population),
         **{name: getattr(model, name) is not None for name in DENSITIES},
+        network_modules=network_modules(model.recipe),
     )
     texts = {RECIPE: recipe_to_toml(model.recipe)}
     if metrics is not None:
         texts[METRICS] = _pretty(metrics)
     metadata = msgspec.structs.replace(metadata, texts_sha256=_digest_of_texts(metadata, texts))
-    texts[METADATA] = _pretty(metadata)
+    texts[METADATA] = _pretty(_described(metadata))
     if card is not None:
         texts[CARD] = card
     with owned(path, "model", overwrite=overwrite) as own:
@@ -130,7 +131,8 @@ def load_model(name: str | Path) -> GalaxyModel:
 
     Raises:
         OSError: If a file is missing or cannot be read.
-        ValueError: If a file is damaged, of a newer schema, or does not fit the recipe.
+        ValueError: If a file is damaged, of a newer schema, does not fit the recipe, or has a network of a kind whose
+            module has not been imported (it is named, not imported: a bundle runs no code).
 
     Example:
         >>> model = load_model("runs/quickstart/model")  # doctest: +SKIP
@@ -141,7 +143,8 @@ def load_model(name: str | Path) -> GalaxyModel:
     path = settle(locate(name))
     texts, one_file = texts_of(path), path.suffix == ONE_FILE
     metadata = _read_metadata(texts[METADATA], f"{path}: {METADATA}" if one_file else str(path / METADATA))
-    recipe = parse_recipe(texts[RECIPE], f"{path}: {RECIPE}" if one_file else str(path / RECIPE))
+    where = f"{path}: {RECIPE}" if one_file else str(path / RECIPE)
+    recipe = parse_recipe(texts[RECIPE], where, metadata.network_modules)
     weights = path if one_file else path / WEIGHTS
     damaged = f"{weights}: its SHA-256 is not the recorded one: the file is damaged; fetch it again"
     if metadata.schema_version == 1 and _sha256(weights) != metadata.weights_sha256:
@@ -222,14 +225,21 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guide_flow: bool = False
     population: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_POPULATION)] = 0
     texts_sha256: str = ""  # of recipe, metrics and these fields but this one; models from before had none
+    network_modules: dict[str, str] = {}  # that define generator and encoder, if they are not of this package
 
 
 def _pretty(content: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
 
 
+def _described(metadata: _Metadata) -> dict[str, Any]:
+    """The fields of a model's description; models whose networks are of this package have no modules."""
+    about = msgspec.to_builtins(metadata)
+    return about if metadata.network_modules else {k: v for k, v in about.items() if k != "network_modules"}
+
+
 def _digest_of_texts(metadata: _Metadata, texts: Mapping[str, str]) -> str:
-    about = msgspec.to_builtins(msgspec.structs.replace(metadata, texts_sha256=""))
+    about = _described(msgspec.structs.replace(metadata, texts_sha256=""))
     # Fields that came later count where they say something: models from before keep their digests.
     for field in msgspec.structs.fields(Provenance)[len(FIRST_FIELDS) :]:
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()

@@ -4,17 +4,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from msgspec.structs import replace
 
 from hiergal.model.guide import galaxy_guide, output_count
-from hiergal.model.nets.encoder import Encoder
-from hiergal.model.nets.generator import Generator
-from hiergal.model.nets.pyramid import PyramidEncoder, PyramidGenerator
+from hiergal.model.nets.registry import build_network
 from hiergal.model.program import Program, galaxy_model, render
 from hiergal.observation.psf import PSF
-from hiergal.recipe.config import FlowConfig, PyramidEncoderConfig, PyramidGeneratorConfig
+from hiergal.recipe.config import FlowConfig
 from hiergal.recipe.recipe import Recipe
 
 __all__ = [
@@ -35,7 +34,7 @@ class Programs(NamedTuple):
     guide: Program
 
 
-def generator_of(recipe: Recipe, training: bool = False) -> Generator | PyramidGenerator:
+def generator_of(recipe: Recipe, training: bool = False) -> nn.Module:
     """Return the generator network that a recipe describes.
 
     Args:
@@ -43,17 +42,14 @@ def generator_of(recipe: Recipe, training: bool = False) -> Generator | PyramidG
         training: Whether gradients take their fast forms, which have no forward mode. The paper's networks do so
             wherever they get their aids.
     """
-    if isinstance(recipe.generator, PyramidGeneratorConfig):
-        return PyramidGenerator(recipe.generator, recipe.shape, _dtype(recipe))
-    return Generator(recipe.generator, recipe.shape, _dtype(recipe), training)
+    return build_network(recipe.generator, shape=recipe.shape, dtype=_dtype(recipe), training=training)
 
 
-def encoder_of(recipe: Recipe, training: bool = False) -> Encoder | PyramidEncoder:
+def encoder_of(recipe: Recipe, training: bool = False) -> nn.Module:
     """Return the network of the guide that a recipe describes; ``training`` as for :func:`generator_of`."""
     outputs = output_count(recipe.generator.latents, recipe.covariance)
-    if isinstance(recipe.encoder, PyramidEncoderConfig):
-        return PyramidEncoder(recipe.encoder, outputs, _dtype(recipe))
-    return Encoder(recipe.encoder, outputs, _dtype(recipe), training)
+    about = {"shape": recipe.shape, "outputs": outputs, "dtype": _dtype(recipe), "training": training}
+    return build_network(recipe.encoder, **about)
 
 
 def renderer_of(recipe: Recipe) -> Callable[[jax.Array, PSF], jax.Array]:

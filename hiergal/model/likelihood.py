@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, used_pixels
 from hiergal.recipe.config import NoiseChoice
 from hiergal.runtime.pytree import Array
@@ -87,6 +87,6 @@ def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> 
         case "survey":
             return noise
         case "pixel":
-            return noise if isinstance(noise, PixelNoise) else WhiteNoise(noise.level())
+            return noise.uncorrelated()
         case _:
             return WhiteNoise(jnp.full(noise.level().shape, sigma))

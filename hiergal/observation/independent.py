@@ -22,7 +22,9 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.observation.arrays import native, native_mask
-from hiergal.observation.noise import Mask, NoiseModel, unmasked
+from hiergal.observation.checks import Parameter
+from hiergal.observation.noise import IndependentNoise, Mask, unmasked
+from hiergal.observation.orientation import reorient_stamps
 from hiergal.runtime.pytree import Array, record
 from hiergal.runtime.seeds import as_key
 
@@ -33,7 +35,7 @@ __all__ = [
 
 
 @record
-class WhiteNoise(NoiseModel):
+class WhiteNoise(IndependentNoise, kind="white"):
     """Independent pixels with one standard deviation for each galaxy.
 
     Attributes:
@@ -51,14 +53,12 @@ class WhiteNoise(NoiseModel):
         """Make native what is foreign."""
         object.__setattr__(self, "sigma", native(self.sigma, "noise.sigma"))
 
-    def scaled(self, factor):  # noqa: D102
-        return WhiteNoise(self.sigma * np.float32(factor))
+    @classmethod
+    def parameters(cls, stamp):  # noqa: D102
+        return {"sigma": Parameter(())}
 
     def whiten(self, residual, mask=None):  # noqa: D102
         return unmasked(residual, mask) / jnp.broadcast_to(self.sigma[..., None, None], residual.shape)
-
-    def unwhiten(self, whitened, mask=None):  # noqa: D102
-        return self.whiten(whitened, mask)  # the square root is diagonal
 
     def log_determinant(self, shape, mask=None):  # noqa: D102
         log_variance = jnp.broadcast_to(2 * jnp.log(self.sigma)[..., None, None], shape)
@@ -71,9 +71,16 @@ class WhiteNoise(NoiseModel):
     def level(self):  # noqa: D102
         return self.sigma
 
+    def reorient(self, orientation):  # noqa: D102
+        return self
+
+    def power_spectrum(self, shape):  # noqa: D102
+        half = (shape[0], shape[1] // 2 + 1)
+        return np.broadcast_to(np.asarray(self.sigma, float)[:, None, None] ** 2, (len(self.sigma), *half))
+
 
 @record
-class PixelNoise(NoiseModel):
+class PixelNoise(IndependentNoise, kind="pixel"):
     """Independent pixels, each with its own standard deviation.
 
     Attributes:
@@ -93,14 +100,12 @@ class PixelNoise(NoiseModel):
         """Make native what is foreign; what is masked is NaN, which a mask of the observation has to exclude."""
         object.__setattr__(self, "sigma", native(self.sigma, "noise.sigma", masked="nan"))
 
-    def scaled(self, factor):  # noqa: D102
-        return PixelNoise(self.sigma * np.float32(factor))
+    @classmethod
+    def parameters(cls, stamp):  # noqa: D102
+        return {"sigma": Parameter(stamp, per_pixel=True)}
 
     def whiten(self, residual, mask=None):  # noqa: D102
         return unmasked(residual, mask) / jnp.broadcast_to(self._safe(mask), residual.shape)
-
-    def unwhiten(self, whitened, mask=None):  # noqa: D102
-        return self.whiten(whitened, mask)  # the square root is diagonal
 
     def log_determinant(self, shape, mask=None):  # noqa: D102
         log_variance = jnp.broadcast_to(2 * jnp.log(self._safe(mask)), shape)
@@ -112,6 +117,16 @@ class PixelNoise(NoiseModel):
 
     def level(self):  # noqa: D102
         return jnp.nanmedian(self.sigma, axis=(-2, -1))  # masked pixels may hold NaN
+
+    def reorient(self, orientation):  # noqa: D102
+        return self.replace(sigma=reorient_stamps(self.sigma, orientation))
+
+    def replace_rms(self, where, rms):  # noqa: D102
+        sigma = np.asarray(self.sigma)
+        return PixelNoise(np.where(where, np.asarray(rms)[:, None, None], sigma).astype(sigma.dtype))
+
+    def log_variance(self, shape, mask=None):  # noqa: D102
+        return jnp.broadcast_to(2 * jnp.log(self._safe(mask)), shape)
 
     def _safe(self, mask: Mask) -> Array:
         """Masked pixels may hold any value, NaN too: keep them out of values and gradients."""

@@ -17,11 +17,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from hiergal.observation.arrays import exact_identifiers, native, native_mask, pixel_scale_from
 from hiergal.observation.assemble import observation_fields, padded_psf
-from hiergal.observation.independent import PixelNoise, WhiteNoise
+from hiergal.observation.checks import bad_rows
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF, same_scale
-from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.pytree import Array, Record, record, static
 
 __all__ = ["Observation", "check_observation"]
@@ -161,6 +160,7 @@ def check_observation(observation: Observation) -> Observation:
 
     Example:
         >>> import numpy as np
+        >>> from hiergal.observation.independent import WhiteNoise
         >>> psf = PSF(np.full((2, 3, 3), 1 / 9), pixel_scale_arcsec=0.03)
         >>> stamps = np.zeros((2, 8, 8)); stamps[1, 4, 4] = np.nan
         >>> noise = WhiteNoise(np.array([0.1, 0.0]))
@@ -188,20 +188,24 @@ def _problems(observation: Observation):
     n = image.shape[0]
     if identifier.shape != (n,):
         yield f"identifier: expected one for each of {n} galaxies, got shape {identifier.shape}"
+        identifier = np.arange(n)
     if mask is not None and (mask.shape != image.shape or mask.dtype != bool):
         yield f"mask: expected booleans of shape {image.shape}, got {mask.dtype} of shape {mask.shape}"
         mask = None
     if mask is not None:
-        yield from _bad_rows(
+        yield from bad_rows(
             "mask", "at least one pixel that is not masked", "none", mask.all(axis=(1, 2)), identifier
         )
     hidden = np.zeros_like(image, bool) if mask is None else mask
     bad = (~np.isfinite(image) & ~hidden).any(axis=(1, 2))
-    yield from _bad_rows("image", "finite pixels", "NaN or infinity", bad, identifier, "; mask those pixels")
+    yield from bad_rows("image", "finite pixels", "NaN or infinity", bad, identifier, "; mask those pixels")
     if not observation.pixel_scale_arcsec > 0:
         yield f"pixel_scale_arcsec: expected a positive width, got {observation.pixel_scale_arcsec}"
     yield from _psf_problems(observation.psf, n, observation.pixel_scale_arcsec, identifier)
-    yield from _noise_problems(observation.noise, image.shape, mask, identifier)
+    if isinstance(observation.noise, NoiseModel):
+        yield from observation.noise.problems(image.shape, mask, identifier)
+    else:
+        yield f"noise: expected a noise model, such as WhiteNoise, got {type(observation.noise).__name__}"
     for name, column in observation.catalog.items():
         if column.shape != (n,):
             yield f"catalog[{name!r}]: expected one value for each of {n} galaxies, got shape {column.shape}"
@@ -224,40 +228,9 @@ def _psf_problems(psf: PSF, n: int, pixel_scale_arcsec: float, identifier: np.nd
         )
     finite = np.isfinite(stamp).all(axis=(1, 2))
     total = np.where(finite[:, None, None], stamp, 0).sum(axis=(1, 2), dtype=float)
-    yield from _bad_rows("psf.stamp", "finite pixels", "NaN or infinity", ~finite, identifier)
+    yield from bad_rows("psf.stamp", "finite pixels", "NaN or infinity", ~finite, identifier)
     bad = finite & ~(np.abs(total - 1) < PSF_SUM_TOLERANCE)
     if bad.any():
         worst = total[bad][np.argmax(np.abs(total[bad] - 1))]
         got, mend = f"sums as far off as {worst:.4g}", "; divide each by its sum"
-        yield from _bad_rows("psf.stamp", "PSFs that sum to 1", got, bad, identifier, mend)
-
-
-def _noise_problems(noise: object, shape: tuple[int, ...], mask: np.ndarray | None, identifier: np.ndarray):
-    n, ny, nx = shape
-    match noise:
-        case WhiteNoise():
-            name, values, expected = "sigma", noise.sigma, (n,)
-        case PixelNoise():
-            name, values, expected = "sigma", noise.sigma, shape
-        case StationaryNoise():
-            name, values, expected = "power", noise.power, (n, ny, nx // 2 + 1)
-            if noise.width != nx:
-                yield f"noise.width: expected the width of the image, {nx}, got {noise.width}"
-        case _:
-            yield f"noise: expected WhiteNoise, PixelNoise or StationaryNoise, got {type(noise).__name__}"
-            return
-    if values.shape != expected:
-        yield f"noise.{name}: expected shape {expected}, got {values.shape}"
-        return
-    wrong = ~(np.isfinite(values) & (values > 0))
-    if isinstance(noise, PixelNoise) and mask is not None:
-        wrong &= ~mask
-    bad = wrong.reshape(n, -1).any(axis=1)
-    yield from _bad_rows(f"noise.{name}", "positive and finite values", "others", bad, identifier)
-
-
-def _bad_rows(what: str, expected: str, got: str, bad: np.ndarray, identifier: np.ndarray, mend: str = ""):
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        first = identifier[first] if identifier.shape == bad.shape else first
-        yield f"{what}: expected {expected}, got {got} in {bad.sum()} of {bad.size} galaxies (first: {first}){mend}"
+        yield from bad_rows("psf.stamp", "PSFs that sum to 1", got, bad, identifier, mend)

@@ -6,7 +6,10 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.observation.arrays import native, native_mask
+from hiergal.observation.checks import Parameter
+from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.noise import NoiseModel, unmasked
+from hiergal.observation.orientation import select_galaxies
 from hiergal.runtime.pytree import Array, record, static
 from hiergal.runtime.seeds import as_key
 
@@ -16,7 +19,7 @@ MOST_STEPS = 200  # of conjugate gradients
 
 
 @record
-class StationaryNoise(NoiseModel):
+class StationaryNoise(NoiseModel, kind="stationary"):
     """Correlated noise whose covariance depends on the lag alone: diagonal in Fourier space (Eq. 5).
 
     The covariance C is circulant on the stamp. The power spectrum lives on the half plane that ``rfft2`` returns;
@@ -47,8 +50,22 @@ class StationaryNoise(NoiseModel):
         object.__setattr__(self, "power", native(self.power, "noise.power"))
         object.__setattr__(self, "width", int(self.width))
 
-    def scaled(self, factor):  # noqa: D102
-        return StationaryNoise(self.power * np.float32(factor**2), width=self.width)
+    @classmethod
+    def parameters(cls, stamp):  # noqa: D102
+        return {"power": Parameter((stamp[0], stamp[1] // 2 + 1), flux_power=2)}
+
+    def problems(self, shape, mask, identifier):  # noqa: D102
+        if self.width != shape[2]:
+            yield f"noise.width: expected the width of the image, {shape[2]}, got {self.width}"
+        yield from super().problems(shape, mask, identifier)
+
+    def header(self):
+        """Return nothing: the width is that of the stamps."""
+        return {}
+
+    @classmethod
+    def from_header(cls, arrays, header, stamp):  # noqa: D102
+        return cls(**arrays, width=stamp[1])
 
     def whiten(self, residual, mask=None):
         """Return C^(-1/2) residual, and if there is a mask, of the stamp filled in: then no pixel is zero."""
@@ -76,6 +93,19 @@ class StationaryNoise(NoiseModel):
     def level(self):  # noqa: D102
         pixels = self.power.shape[-2] * self.width
         return jnp.sqrt(jnp.sum(self._weight() * self.power, axis=(-2, -1)) / pixels)
+
+    def uncorrelated(self):  # noqa: D102
+        return WhiteNoise(self.level())
+
+    def reorient(self, orientation):  # noqa: D102
+        # A spectrum is even, so mirroring along y is the same as along x, and both together change nothing.
+        power = select_galaxies(orientation.flip_y ^ orientation.flip_x, _mirrored(self.power), self.power)
+        if power.shape[-2] == self.width:
+            power = select_galaxies(orientation.transpose, _exchanged(power, self.width), power)
+        return self.replace(power=power)
+
+    def power_spectrum(self, shape):  # noqa: D102
+        return np.asarray(self.power, float)
 
     def _weight(self) -> np.ndarray:
         """How many modes of the full plane each column of the half plane stands for."""
@@ -140,3 +170,15 @@ def _log_determinant_of_hidden(mask: Array, power: Array) -> jax.Array:
 def _filtered(image: Array, response: Array) -> jax.Array:
     spectrum = jnp.fft.rfft2(image)
     return jnp.fft.irfft2(spectrum * jnp.broadcast_to(response, spectrum.shape), s=image.shape[-2:])
+
+
+def _mirrored(power: Array) -> Array:
+    """Frequencies along y with the other sign."""
+    return jnp.roll(power[:, ::-1], 1, axis=1)
+
+
+def _exchanged(power: Array, width: int) -> Array:
+    """The half plane of the spectrum with its axes exchanged."""
+    other = _mirrored(power)[:, :, 1 : (width + 1) // 2][:, :, ::-1]
+    full = jnp.concatenate([power, other], axis=-1)
+    return full.swapaxes(1, 2)[:, :, : power.shape[-1]]

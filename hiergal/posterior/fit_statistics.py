@@ -15,7 +15,6 @@ from hiergal.model.prior import Prior
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
-from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.pytree import Array, brief
 
@@ -149,11 +148,11 @@ def point_significance(
     # Convolution with a PSF that is turned by half a circle is correlation with the PSF.
     turned = psf.replace(stamp=psf.stamp[..., ::-1, ::-1])
     flux = convolve(noise.unwhiten(whitened, mask), turned)
-    if isinstance(noise, StationaryNoise):
+    if noise.independent_pixels:
+        weight = convolve(noise.whiten(noise.whiten(used, mask), mask), turned.replace(stamp=turned.stamp**2))
+    else:
         middle = tuple(size // 2 for size in used.shape[1:])
         point = convolve(jnp.zeros_like(used).at[:, *middle].set(1.0), psf)
         weight = jnp.broadcast_to(noise.chi_square(point)[:, None, None], used.shape)
-    else:
-        weight = convolve(noise.whiten(noise.whiten(used, mask), mask), turned.replace(stamp=turned.stamp**2))
     seen = weight > LEAST_WEIGHT * weight.max(axis=(-2, -1), keepdims=True)
     return jnp.where(seen[None], flux / jnp.sqrt(jnp.where(seen, weight, 1.0))[None], 0.0)

@@ -20,7 +20,6 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation.independent import PixelNoise
 from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, unmasked, used_pixels
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.posterior import Posterior
@@ -128,14 +127,7 @@ def pixel_log_prob(
         >>> bool(jnp.allclose(pixel_log_prob(noise, residual).sum(), noise.log_prob(residual)))
         True
     """
-    if isinstance(noise, PixelNoise):
-        safe = (
-            noise.sigma if mask is None else jnp.where(mask, 1.0, jnp.broadcast_to(noise.sigma, mask.shape))
-        )
-        log_variance = jnp.broadcast_to(2 * jnp.log(safe), residual.shape)
-    else:  # the same for all pixels
-        share = noise.log_determinant(residual.shape, mask) / used_pixels(residual.shape, mask)
-        log_variance = jnp.broadcast_to(share[..., None, None], residual.shape)
+    log_variance = noise.log_variance(residual.shape, mask)
     square = noise.whiten(residual, mask) ** 2
     if mask is not None:  # whitened residuals of correlated noise are not zero there
         hidden = jnp.sum(square - unmasked(square, mask), axis=(-2, -1)) / used_pixels(residual.shape, mask)

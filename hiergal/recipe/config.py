@@ -1,11 +1,15 @@
 """Configurations: every table of a recipe as data, with its bounds; nothing here computes."""
 
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
+from jaxtyping import Float
 from msgspec import Meta
 
 from hiergal.recipe.limits import Blocks, Count, Fraction, NotNegative, Positive, Width, WidthsOfStages
+from hiergal.recipe.network_kinds import EncoderArchitecture, GeneratorArchitecture
 
 __all__ = [
     "AidsConfig",
@@ -28,7 +32,12 @@ Blur = Literal["exact", "modulus"]
 
 
 class GeneratorConfig(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="patches"
+    GeneratorArchitecture,
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="patches",
 ):
     """Architecture of the generator.
 
@@ -51,8 +60,32 @@ class GeneratorConfig(
         """Pixels that a stamp's side must be a multiple of."""
         return 8
 
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence if there are fewer latents than the ellipse has parameters."""
+        if self.latents < 7:
+            yield f"latents: expected at least 7, got {self.latents}"
 
-class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="patches"):
+    def measure_flux(self, log_flux: Callable[[], Float[np.ndarray, "n"]]) -> "GeneratorConfig":
+        """Return it with the flux scale of the training galaxies, where it names none."""
+        if self.log_flux_mean is not None and self.log_flux_spread is not None:
+            return self
+        measured = log_flux()
+        mean, spread = self.log_flux_mean, self.log_flux_spread
+        return msgspec.structs.replace(
+            self,
+            log_flux_mean=float(measured.mean()) if mean is None else mean,
+            log_flux_spread=float(measured.std()) if spread is None else spread,
+        )
+
+
+class EncoderConfig(
+    EncoderArchitecture,
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="patches",
+):
     """Architecture of the encoder.
 
     Attributes:
@@ -74,7 +107,12 @@ class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 
 
 class PyramidGeneratorConfig(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pyramid"
+    GeneratorArchitecture,
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="pyramid",
 ):
     """Architecture of the paper's generator.
 
@@ -95,9 +133,19 @@ class PyramidGeneratorConfig(
         """Pixels that a stamp's side must be a multiple of."""
         return 2 ** len(self.depths)
 
+    @property
+    def transverse_channels(self) -> tuple[int, ...]:
+        """Channels of the maps of each level, full resolution and bottleneck included."""
+        return (*self.depths[::-1], self.depths[0])
+
 
 class PyramidEncoderConfig(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="pyramid"
+    EncoderArchitecture,
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="pyramid",
 ):
     """Architecture of the paper's encoder.
 
@@ -119,9 +167,9 @@ class PyramidEncoderConfig(
         return 2 ** len(self.depths)
 
     @property
-    def levels(self) -> int:
-        """Levels of the features, full resolution and bottleneck included."""
-        return len(self.depths) + 1
+    def transverse_channels(self) -> tuple[int, ...]:
+        """Channels of the features of each level, full resolution and bottleneck included."""
+        return (self.embedding, *self.depths)
 
 
 class AugmentationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,8 +4,10 @@ A recipe is a TOML file; what it does not name keeps its default, and what it mi
 the recipe ``small``: a model of 64x64 stamps that trains in minutes on two cores.
 """
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -18,16 +20,22 @@ from hiergal.recipe.config import (
     GeneratorConfig,
     Name,
     ObjectiveConfig,
-    PyramidEncoderConfig,
-    PyramidGeneratorConfig,
     TrainingConfig,
 )
 from hiergal.recipe.limits import Side
+from hiergal.recipe.network_kinds import (
+    EncoderArchitecture,
+    GeneratorArchitecture,
+    NetworkArchitecture,
+    kind_of,
+    kinds_of,
+)
 from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = [
     "Recipe",
     "load_recipe",
+    "network_modules",
     "parse_recipe",
     "recipe_from",
     "recipe_to_toml",
@@ -61,8 +69,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pixel_scale_arcsec: Annotated[float, Meta(gt=0, le=1e4)] = 0.03
     profile_fwhm_arcsec: Annotated[float, Meta(ge=0, le=1e4)] = 0.0
     covariance: Covariance = "full"
-    generator: GeneratorConfig | PyramidGeneratorConfig = GeneratorConfig()
-    encoder: EncoderConfig | PyramidEncoderConfig = EncoderConfig()
+    generator: GeneratorArchitecture = GeneratorConfig()
+    encoder: EncoderArchitecture = EncoderConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     aids: AidsConfig = AidsConfig()
     training: TrainingConfig = TrainingConfig()
@@ -73,42 +81,43 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Check what types alone do not say."""
-        unit = max(network.resolution_unit for network in (self.generator, self.encoder))
+        networks = {"generator": self.generator, "encoder": self.encoder}
+        unit = math.lcm(*(network.resolution_unit for network in networks.values()))
         if any(side % unit for side in self.shape):
             raise ValueError(f"shape: expected multiples of {unit} pixels, got {self.shape}")
-        if isinstance(self.generator, GeneratorConfig) and self.generator.latents < 7:
-            raise ValueError(f"generator.latents: expected at least 7, got {self.generator.latents}")
-        if self.aided:
-            self._check_mirrored()
-        elif self.aids != AidsConfig():
-            raise ValueError("aids: expected none unless generator and encoder are of kind pyramid")
+        for name, network in networks.items():
+            for problem in network.problems():
+                raise ValueError(f"{name}.{problem}")
+        down, up = self.encoder.transverse_channels, self.generator.transverse_channels
+        if self.aided and up != down:
+            raise ValueError(
+                f"generator: expected the channels of the encoder at each level, {list(down)} from the full resolution "
+                f"to the bottleneck, got {list(up)}; give it the depths of the encoder in reverse order"
+            )
+        if not self.aided and self.aids != AidsConfig():
+            raise ValueError(
+                "aids: expected none unless generator and encoder have transverse connections (kind pyramid)"
+            )
 
     @property
     def aided(self) -> bool:
-        """Whether training goes through the paper's networks and their aids."""
-        return isinstance(self.generator, PyramidGeneratorConfig) and isinstance(
-            self.encoder, PyramidEncoderConfig
-        )
-
-    def _check_mirrored(self) -> None:
-        down = (self.encoder.embedding, *self.encoder.depths)[::-1]
-        up = (self.encoder.depths[-1], *self.generator.depths)
-        if up != down or self.generator.depths[0] != down[0]:
-            raise ValueError(
-                f"generator.depths: expected the encoder's upside down, {list(down[1:])}, after a bottleneck of "
-                f"{down[0]}, got {list(self.generator.depths)}"
-            )
+        """Whether both networks have the transverse connections of the paper, and training its aids."""
+        return bool(self.generator.transverse_channels and self.encoder.transverse_channels)
 
 
-def recipe_from(content: dict[str, Any], where: str = "recipe") -> Recipe:
+def recipe_from(
+    content: dict[str, Any], where: str = "recipe", modules: Mapping[str, str] | None = None
+) -> Recipe:
     """Build a recipe from nested dictionaries.
 
     Args:
         content: What a TOML file holds.
         where: What to call it in an error.
+        modules: Modules that define the networks, as :func:`network_modules` returns them, to be named in an error.
 
     Raises:
-        ValueError: For an unknown key, a wrong type, or a value out of range; it names the key.
+        ValueError: For an unknown key, a wrong type, or a value out of range; it names the key. For a kind of network
+            that has not been defined; it names the module to import.
 
     Example:
         >>> recipe_from({"encoder": {"channel": 10}})
@@ -117,16 +126,33 @@ def recipe_from(content: dict[str, Any], where: str = "recipe") -> Recipe:
         ValueError: recipe: Object contains unknown field `channel` - at `$.encoder`; known there: channels, blocks, \
 templates, features
     """
-    networks = {
-        name: {"kind": "patches"} | table
-        for name, table in content.items()
-        if name in ("generator", "encoder") and isinstance(table, dict)
-    }
-    content = content | networks
+    content = dict(content)
+    for name, base in {"generator": GeneratorArchitecture, "encoder": EncoderArchitecture}.items():
+        if isinstance(content.get(name), dict):
+            module = (modules or {}).get(name, "the module that defines it")
+            content[name] = _network_from(content[name], name, base, where, module)
     try:
         return msgspec.convert(content, Recipe)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{where}: {error}{_known(str(error), content)}") from None
+        raise ValueError(f"{where}: {error}{_known(str(error), Recipe)}") from None
+
+
+def _network_from(
+    table: dict[str, Any], name: str, base: type[NetworkArchitecture], where: str, module: str
+) -> NetworkArchitecture:
+    """Build the architecture of a network, of any kind that has been defined."""
+    kinds = kinds_of(base)
+    kind = table.get("kind", kind_of(getattr(Recipe(), name)))
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(
+            f"{where}: {name}.kind: expected {' or '.join(sorted(kinds))}, got {kind!r}; import {module} first"
+        )
+    try:
+        return msgspec.convert({"kind": kind} | table, kinds[kind])
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$")
+        message = f"{message} - at `$.{name}{place or '`'}"
+        raise ValueError(f"{where}: {message}{_known(message, kinds[kind])}") from None
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -142,12 +168,13 @@ def load_recipe(path: str | Path) -> Recipe:
     return parse_recipe(read_text(path), str(path))
 
 
-def parse_recipe(text: str, where: str = "recipe") -> Recipe:
+def parse_recipe(text: str, where: str = "recipe", modules: Mapping[str, str] | None = None) -> Recipe:
     """Read a recipe from a text in TOML.
 
     Args:
         text: The text.
         where: What to call it in an error.
+        modules: As for :func:`recipe_from`.
 
     Raises:
         ValueError: If it is not TOML, or not a recipe.
@@ -156,7 +183,18 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         >>> parse_recipe('name = "mine"').name
         'mine'
     """
-    return recipe_from(parse_toml(text, where), where)
+    return recipe_from(parse_toml(text, where), where, modules)
+
+
+def network_modules(recipe: Recipe) -> dict[str, str]:
+    """Return the modules that have to be imported before the recipe is read: of networks from outside the package.
+
+    Example:
+        >>> network_modules(Recipe())
+        {}
+    """
+    modules = {name: type(getattr(recipe, name)).__module__ for name in ("generator", "encoder")}
+    return {name: module for name, module in modules.items() if module.partition(".")[0] != "hiergal"}
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
@@ -179,13 +217,10 @@ def _without_none(content: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _known(message: str, content: dict[str, Any]) -> str:
-    """List the keys that exist where an unknown one was found."""
+def _known(message: str, kind: Any) -> str:
+    """List the keys that exist where an unknown one was found, in a struct or inside of it."""
     if "unknown field" not in message:
         return ""
-    kind: Any = Recipe
     for part in message.partition("`$.")[2].rstrip("`").split("."):
         kind = next((f.type for f in msgspec.structs.fields(kind) if f.name == part), kind)
-        if get_args(kind):  # one of several kinds of network
-            kind = next(k for k in get_args(kind) if k.__struct_config__.tag == content[part]["kind"])
     return f"; known there: {', '.join(f.name for f in msgspec.structs.fields(kind))}"

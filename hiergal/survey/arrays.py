@@ -5,18 +5,17 @@ The names and types are those of the table in :mod:`hiergal.survey.store`; :mod:
 
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from hiergal.observation.arrays import exact_identifiers
-from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.observation.psf import same_scale
-from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.identities import hashed
 from hiergal.runtime.pytree import Array
-from hiergal.survey.schema import StoreHeader
+from hiergal.survey.schema import StoreHeader, noise_arrays
 
 __all__ = ["Batch", "arrays_of", "identifier_arrays", "text_of", "unit_of"]
 
@@ -42,10 +41,16 @@ def arrays_of(
         ValueError: If anything is wrong with the galaxies.
     """
     image, truth = (None if a is None else np.asarray(a, np.float32) for a in (observation.image, truth))
-    noise, (kind, field) = observation.noise, _noise_kind(observation.noise)
-    noise = noise.replace(**{field: np.asarray(getattr(noise, field), np.float32)}) if field else noise
+    noise = observation.noise
+    if isinstance(noise, NoiseModel):
+        noise = jax.tree.map(lambda array: np.asarray(array, np.float32), noise)
     psf = observation.psf.replace(stamp=np.asarray(observation.psf.stamp, np.float32))
     check_observation(observation.replace(image=image, psf=psf, noise=noise))
+    if not noise.kind:
+        raise ValueError(
+            f"noise: expected a noise model with a name for surveys on disk, got {type(noise).__name__} without; give "
+            "its class one: `class Mine(NoiseModel, kind=...)`"
+        )
     if not same_scale(observation.pixel_scale_arcsec, header.pixel_scale_arcsec):
         raise ValueError(
             f"expected the pixel scale of the header, {header.pixel_scale_arcsec} arcsec, got "
@@ -61,15 +66,22 @@ def arrays_of(
         raise ValueError(
             f"expected columns named with letters, digits and underscores, got {odd}; rename them"
         )
-    arrays = {"image": image, "psf": psf.stamp, "noise": getattr(noise, field), "truth": truth}
+    arrays = {"image": image, "psf": psf.stamp}
+    arrays |= {
+        name: getattr(noise, one.field) for name, one in noise_arrays(noise.kind, image.shape[1:]).items()
+    }
+    arrays["truth"] = truth
     arrays["mask"] = None if observation.mask is None else np.asarray(observation.mask)
     arrays |= identifier_arrays(observation.identifier)
     arrays |= {
         f"catalog/{name}": np.asarray(column, np.float64) for name, column in observation.catalog.items()
     }
     arrays = {name: block for name, block in arrays.items() if block is not None}
+    about_noise = {"noise_kind": noise.kind, "noise_header": noise.header()}
+    if not type(noise).__module__.startswith("hiergal."):  # whoever reads the survey has to import it
+        about_noise["noise_module"] = type(noise).__module__
     return arrays, {
-        "noise_kind": kind,
+        **{name: value for name, value in about_noise.items() if value},
         "catalog": names,
         "has_mask": "mask" in arrays,
         "has_truth": "truth" in arrays,
@@ -120,22 +132,10 @@ def unit_of(name: str, header: StoreHeader, kind: str) -> str:
     match name:
         case "image" | "truth":
             return per_pixel
-        case "noise":
-            return f"({per_pixel})^2" if kind == "stationary" else per_pixel
+        case _ if name in (noise := noise_arrays(kind, (1, 1))):
+            power = noise[name].parameter.flux_power
+            return {0: "1", 1: per_pixel}.get(power, f"({per_pixel})^{power}")
         case "psf" | "mask" | "identifier" | "identifier_text":
             return "1"
         case _:
             return header.unit_of(name.removeprefix("catalog/"))
-
-
-def _noise_kind(noise: NoiseModel) -> tuple[str, str]:
-    """Return the name of a noise model on disk and the field to write; empty if it has none."""
-    match noise:
-        case WhiteNoise():
-            return "white", "sigma"
-        case PixelNoise():
-            return "pixel", "sigma"
-        case StationaryNoise():
-            return "stationary", "power"
-        case _:
-            return "", ""

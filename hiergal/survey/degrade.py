@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.observation import Observation
 from hiergal.observation.psf import FWHM_PER_SIGMA, PSF, gaussian_transfer
 from hiergal.observation.stationary import StationaryNoise
@@ -52,18 +51,14 @@ def degrade_survey(
         overwrite: Whether to replace a store that is there.
 
     Raises:
-        ValueError: If the width is not positive, the factor below 1, or the noise differs from pixel to pixel.
+        ValueError: If the width is not positive, the factor below 1, or the noise has no power spectrum.
 
     Example:
         >>> degrade_survey("sharp.zarr", "blurred.zarr", fwhm_arcsec=0.15)  # doctest: +SKIP
     """
     check_seed(seed)
     store = open_store(source)
-    if store.noise_kind == "pixel":
-        raise ValueError(
-            f"{store.path.name}: expected white or stationary noise, got noise that differs from pixel to pixel, which "
-            "is no longer a known kind once it is blurred"
-        )
+    _power_of(store.read([0]), store.path.name)
     added = {"fwhm_arcsec": fwhm_arcsec, "noise_factor": noise_factor, "seed": seed}
     provenance = dict(store.header.provenance) | {f"{DEGRADED}{name}": value for name, value in added.items()}
     header = msgspec.structs.replace(store.header, provenance=provenance)
@@ -89,13 +84,13 @@ def degraded(
     widths of the edge of a stamp comes back at the other side.
 
     Args:
-        observation: Galaxies with white or stationary noise.
+        observation: Galaxies with white or stationary noise, or any other that has a power spectrum.
         fwhm_arcsec: Width of the round Gaussian [arcsec].
         noise_factor: Noise of a pixel over what it was, at least 1.
         rng: Source of the added noise.
 
     Raises:
-        ValueError: If the width is not positive, the factor below 1, or the noise of another kind.
+        ValueError: If the width is not positive, the factor below 1, or the noise has no power spectrum.
 
     Example:
         >>> from hiergal.survey.mock.galaxies import draw_mock
@@ -111,15 +106,7 @@ def degraded(
     ny, nx = observation.image.shape[1:]
     fwhm_pix = fwhm_arcsec / observation.pixel_scale_arcsec
     blur, level = gaussian_transfer(fwhm_pix, (ny, nx)), np.asarray(observation.noise.level(), float)
-    match observation.noise:
-        case StationaryNoise(power=power):
-            power = np.asarray(power, float)
-        case WhiteNoise(sigma=sigma):
-            power = np.broadcast_to(np.asarray(sigma, float)[:, None, None] ** 2, (len(level), *blur.shape))
-        case PixelNoise():
-            raise ValueError(
-                "noise: expected white or stationary noise, got PixelNoise; blur needs one spectrum"
-            )
+    power = _power_of(observation, "noise")
     blurred = StationaryNoise((power * blur**2).astype(np.float32), width=nx)
     added = np.sqrt((noise_factor * level) ** 2 - np.asarray(blurred.level(), float) ** 2)
     image = np.fft.irfft2(np.fft.rfft2(np.asarray(observation.image, float)) * blur, s=(ny, nx))
@@ -128,6 +115,17 @@ def degraded(
     return observation.replace(
         image=image.astype(np.float32), noise=noise, psf=_blurred(observation.psf, fwhm_pix)
     )
+
+
+def _power_of(observation: Observation, what: str) -> Float[np.ndarray, "n y fx"]:
+    """The power spectrum of the noise, which a blur multiplies."""
+    power = observation.noise.power_spectrum(observation.image.shape[1:])
+    if power is None:
+        raise ValueError(
+            f"{what}: expected white or stationary noise, or another with a power spectrum, got "
+            f"{type(observation.noise).__name__}, which is of no known kind once it is blurred"
+        )
+    return power
 
 
 def _degraded_batch(first: int, count: int, *, path: str, seed: int, **changes: float) -> Batch:

@@ -12,10 +12,12 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from hiergal.observation.checks import Parameter
+from hiergal.observation.noise import NoiseModel
 from hiergal.observation.photometry import Photometry, check_photometry
 from hiergal.runtime.files import resolved
 from hiergal.runtime.texts import read_text
@@ -31,6 +33,7 @@ __all__ = [
     "digest_of_store",
     "is_store",
     "manifest_of",
+    "noise_arrays",
     "read_attributes",
 ]
 
@@ -187,6 +190,36 @@ def check_manifest(path: Path) -> None:
         )
 
 
+class NoiseArray(NamedTuple):
+    """An array of a store that belongs to the noise.
+
+    Attributes:
+        field: Name of the field of the noise model.
+        parameter: What it has to be like.
+    """
+
+    field: str
+    parameter: Parameter
+
+
+def noise_arrays(kind: str, stamp: tuple[int, int]) -> dict[str, NoiseArray]:
+    """Return the arrays of a kind of noise by their names in a store: ``noise``, and ``noise_FIELD`` for further ones.
+
+    Args:
+        kind: Name of the noise model.
+        stamp: (ny, nx) of the stamps.
+
+    Example:
+        >>> noise_arrays("stationary", (8, 6))["noise"].parameter.shape
+        (8, 4)
+    """
+    fields = NoiseModel.kinds[kind].parameters(tuple(stamp)).items()
+    return {
+        f"noise_{field}" if i else "noise": NoiseArray(field, parameter)
+        for i, (field, parameter) in enumerate(fields)
+    }
+
+
 def array_problems(
     arrays: Mapping[str, Any], names: list[str], attributes: Mapping[str, Any]
 ) -> Iterator[str]:
@@ -199,11 +232,8 @@ def array_problems(
     if len(image) != 3 or image[0] != n:
         yield f"image: expected {n} stamps [n, y, x], got shape {image}"
         return
-    noise = {"white": (n,), "pixel": image, "stationary": (*image[:2], image[2] // 2 + 1)}
-    if kind not in noise:
-        yield f"noise_kind: expected white, pixel or stationary, got {kind!r}"
-        return
-    shapes = {name: image for name in ("image", "mask", "truth")} | {"noise": noise[kind]}
+    noise = {name: (n, *one.parameter.shape) for name, one in noise_arrays(kind, image[1:]).items()}
+    shapes = {name: image for name in ("image", "mask", "truth")} | noise
     shapes["psf"] = (n, *arrays["psf"].shape[1:])
     if "identifier_text" in arrays:
         shapes["identifier_text"] = (n, *arrays["identifier_text"].shape[1:])

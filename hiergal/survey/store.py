@@ -11,6 +11,7 @@ array               shape and type                               unit
 ``image``           [n, y, x] float32                            flux unit per pixel
 ``psf``             [n, py, px] float32, each sums to 1          1
 ``noise``           [n], [n, y, x] or [n, y, x // 2 + 1]         flux unit per pixel (power: squared)
+``noise_NAME``      further arrays of other noise models         as the attribute of the array says
 ``mask``            [n, y, x] bool, True = excluded; optional    1
 ``truth``           [n, y, x] float32, unconvolved; optional     flux unit per pixel
 ``identifier``      [n] int64                                    1
@@ -35,18 +36,17 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.observation.independent import PixelNoise, WhiteNoise
+import hiergal.observation.stationary  # noqa: F401 (its kind can be read)
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF
-from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.containers import check_zarr
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.work import settle
 from hiergal.survey.arrays import text_of
-from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, read_attributes
+from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, noise_arrays, read_attributes
 
 __all__ = ["Split", "Store", "StoreHeader", "Subset", "open_store"]
 
@@ -78,7 +78,7 @@ class Store:
     Attributes:
         path: Where it lies.
         header: What holds for the whole survey.
-        noise_kind: ``white``, ``pixel`` or ``stationary``.
+        noise_kind: ``white``, ``pixel``, ``stationary``, or the name of another noise model.
         photometry: Unit and zero point of what is read: those of the header, unless others are asked for
             (:meth:`in_photometry`).
         shape: (ny, nx) of the stamps.
@@ -91,6 +91,7 @@ class Store:
         self.header = msgspec.convert(attributes["header"], StoreHeader)
         self._stored = self.photometry = self.header.photometry
         self.noise_kind: str = attributes["noise_kind"]
+        self._noise_header: dict[str, Any] = attributes.get("noise_header", {})
         self.shape: tuple[int, int] = tuple(arrays["image"].shape[1:])
         self.has_truth = "truth" in arrays
         self._columns: list[str] = attributes["catalog"]
@@ -155,7 +156,8 @@ class Store:
     @property
     def galaxy_bytes(self) -> int:
         """Bytes that an observed galaxy takes in memory."""
-        names = [name for name in ("image", "psf", "noise", "mask") if name in self._arrays]
+        names = ["image", "psf", *noise_arrays(self.noise_kind, self.shape)]
+        names += ["mask"] * ("mask" in self._arrays)
         return sum(self._arrays[n].dtype.itemsize * math.prod(self._arrays[n].shape[1:]) for n in names)
 
     def truth(self, rows: Rows = slice(None)) -> Float[np.ndarray, "n y x"]:
@@ -250,14 +252,9 @@ class Store:
         return self._readers[name]
 
     def _noise(self, index: np.ndarray) -> NoiseModel:
-        values = self._load("noise", index)
-        match self.noise_kind:
-            case "white":
-                return WhiteNoise(values)
-            case "pixel":
-                return PixelNoise(values)
-            case _:
-                return StationaryNoise(values, width=self.shape[1])
+        arrays = noise_arrays(self.noise_kind, self.shape)
+        values = {one.field: self._load(name, index) for name, one in arrays.items()}
+        return NoiseModel.kinds[self.noise_kind].from_header(values, self._noise_header, self.shape)
 
 
 class Subset:
@@ -293,7 +290,8 @@ def open_store(path: str | Path) -> Store:
 
     Raises:
         OSError: If the folder is missing, incomplete or damaged.
-        ValueError: If it is something else, inconsistent, or was written by a newer version.
+        ValueError: If it is something else, inconsistent, was written by a newer version, or has noise of a kind whose
+            module has not been imported.
 
     Example:
         >>> store = open_store("survey.zarr")  # doctest: +SKIP
@@ -305,14 +303,27 @@ def open_store(path: str | Path) -> Store:
     attributes = read_attributes(path)
     check_manifest(path)
     check_zarr(path)
+    _check_noise_kind(path, attributes)
     root = zarr.open_group(path, mode="r")
-    names = ["image", "psf", "noise", "identifier", *(f"catalog/{name}" for name in attributes["catalog"])]
+    names = ["image", "psf", *noise_arrays(attributes["noise_kind"], (1, 1)), "identifier"]
+    names += [f"catalog/{name}" for name in attributes["catalog"]]
     names += [name for name in ("mask", "truth") if attributes[f"has_{name}"]]
     arrays = {name: root[name] for name in (*names, "identifier_text") if name in root}
     problems = list(array_problems(arrays, names, attributes))
     if problems:
         raise ValueError("\n- ".join([f"{path} is not a consistent survey; write it again:", *problems]))
     return Store(path, attributes, arrays)
+
+
+def _check_noise_kind(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Refuse noise that nobody here knows; its module is named, not imported: a survey runs no code."""
+    kind, known = attributes["noise_kind"], NoiseModel.kinds
+    if kind not in known:
+        module = attributes.get("noise_module", "the module that defines it")
+        raise ValueError(
+            f"{path}: noise_kind: expected {', '.join(sorted(known))}, got {kind!r}; import {module} before the survey "
+            "is opened"
+        )
 
 
 def _words_for(error: Exception, path: Path, name: str) -> str:

@@ -30,7 +30,8 @@ __all__ = ["Columns", "StoreWriter", "write_store", "written_header"]
 SHARD_GALAXIES = 256
 CHUNK_GALAXIES = 4
 COLUMN_CHUNK_GALAXIES = 65536
-LAYOUT = ("noise_kind", "catalog", "has_mask", "has_truth")  # attributes that say which arrays there are
+# Attributes that say which arrays there are; those of the noise where it has any.
+LAYOUT = ("noise_kind", "noise_header", "noise_module", "catalog", "has_mask", "has_truth")
 
 Columns = dict[str, np.ndarray]
 
@@ -168,14 +169,14 @@ class StoreWriter:
             self._root[name].resize((n,))
             self._root[name][:] = column
         schema = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "number_of_galaxies": n}
-        layout = {name: self._kind[name] for name in LAYOUT}
+        layout = {name: self._kind[name] for name in LAYOUT if name in self._kind}
         mark = {KIND: "survey", RUN: run} if run else {}
         self._root.attrs.put({**schema, "header": written_header(self.header), **layout, **mark})
         (self.folder / MANIFEST).write_text(json.dumps({"files": manifest_of(self.folder)}, indent=1))
 
     def _check_kind(self, kind: dict[str, Any]) -> None:
         first = self._kind = self._kind or kind
-        differing = {key: (first[key], kind[key]) for key in kind if first[key] != kind[key]}
+        differing = {key: (first.get(key), kind[key]) for key in kind if first.get(key) != kind[key]}
         if differing:
             raise ValueError(
                 "expected every batch to be like the first, got other values (first, this one): "

@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from hiergal.observation.independent import PixelNoise
-from hiergal.observation.noise import NoiseModel
 from hiergal.observation.observation import Observation
+from hiergal.observation.orientation import Orientation, reorient_stamps
 from hiergal.observation.psf import PSF
-from hiergal.observation.stationary import StationaryNoise
 from hiergal.recipe.config import AugmentationConfig
 from hiergal.runtime.pytree import Array
 
@@ -54,23 +52,17 @@ def reoriented(
         galaxies: A batch.
         flip_y: Which to turn upside down.
         flip_x: Which to mirror left to right.
-        transpose: Whose axes to exchange; ignored unless stamps and PSFs are square.
+        transpose: Whose axes to exchange; ignored unless stamps and PSFs are square, and the noise has no direction.
     """
     stamps = (galaxies.image.shape[-2:], galaxies.psf.stamp.shape[-2:])
-    if any(ny != nx for ny, nx in stamps):
+    if not galaxies.noise.transposable or any(ny != nx for ny, nx in stamps):
         transpose = jnp.zeros_like(transpose)
-
-    def turn(images):
-        images = _where(flip_y, images[:, ::-1], images)
-        images = _where(flip_x, images[:, :, ::-1], images)
-        square = images.shape[1] == images.shape[2]
-        return _where(transpose, images.swapaxes(1, 2), images) if square else images
-
+    orientation = Orientation(flip_y, flip_x, transpose)
     return galaxies.replace(
-        image=turn(galaxies.image),
-        psf=galaxies.psf.replace(stamp=turn(galaxies.psf.stamp)),
-        noise=_turned(galaxies.noise, turn, flip_y ^ flip_x, transpose),
-        mask=None if galaxies.mask is None else turn(galaxies.mask),
+        image=reorient_stamps(galaxies.image, orientation),
+        psf=galaxies.psf.replace(stamp=reorient_stamps(galaxies.psf.stamp, orientation)),
+        noise=galaxies.noise.reorient(orientation),
+        mask=None if galaxies.mask is None else reorient_stamps(galaxies.mask, orientation),
     )
 
 
@@ -86,34 +78,3 @@ def shifted(psf: PSF, shift_pix: Float[Array, "n 2"]) -> PSF:
     phase = phase + shift_pix[:, 1:, None] * jnp.fft.rfftfreq(px)[None, None]
     spectrum = jnp.fft.rfft2(psf.stamp) * jnp.exp(-2j * jnp.pi * phase)
     return psf.replace(stamp=jnp.fft.irfft2(spectrum, s=(py, px)))
-
-
-def _turned(noise: NoiseModel, turn, mirrored: Array, transpose: Array) -> NoiseModel:
-    match noise:
-        case PixelNoise():
-            return noise.replace(sigma=turn(noise.sigma))
-        case StationaryNoise():
-            power = noise.power
-            # A spectrum is even, so mirroring along y is the same as along x, and both together change nothing.
-            power = _where(mirrored, _mirrored(power), power)
-            if power.shape[-2] == noise.width:
-                power = _where(transpose, _exchanged(power, noise.width), power)
-            return noise.replace(power=power)
-        case _:
-            return noise
-
-
-def _mirrored(power: Array) -> Array:
-    """Frequencies along y with the other sign."""
-    return jnp.roll(power[:, ::-1], 1, axis=1)
-
-
-def _exchanged(power: Array, width: int) -> Array:
-    """The half plane of the spectrum with its axes exchanged."""
-    other = _mirrored(power)[:, :, 1 : (width + 1) // 2][:, :, ::-1]
-    full = jnp.concatenate([power, other], axis=-1)
-    return full.swapaxes(1, 2)[:, :, : power.shape[-1]]
-
-
-def _where(chosen: Array, new: Array, old: Array) -> Array:
-    return jnp.where(chosen[:, None, None], new, old)

@@ -191,7 +191,7 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
     A loop of steps inside one program would be slower: XLA runs convolutions inside loops on one core. A batch is
     spread over the devices of the mesh; parameters are on each of them.
     """
-    config, levels = recipe.training, recipe.encoder.levels if recipe.aided else 0
+    config, levels = recipe.training, len(recipe.encoder.transverse_channels) if recipe.aided else 0
     parts = config.accumulate
 
     @partial(jax.jit, donate_argnums=0, out_shardings=everywhere(mesh))

@@ -17,7 +17,6 @@ import numpy as np
 from hiergal.hub.bundle import load_model, save_model
 from hiergal.model.trained import GalaxyModel, Provenance
 from hiergal.observation.psf import check_wider, same_scale
-from hiergal.recipe.config import GeneratorConfig
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import is_first_process
 from hiergal.runtime.files import write_whole
@@ -184,14 +183,7 @@ def room_for_galaxies() -> int:
 
 def measure_flux_scale(recipe: Recipe, galaxies: Galaxies) -> Recipe:
     """Set the flux scale of a generator that has one from training galaxies, unless the recipe names it."""
-    generator = recipe.generator
-    if not isinstance(generator, GeneratorConfig):
-        return recipe
-    log_flux = np.log(rough_fluxes(galaxies))
-    if generator.log_flux_mean is None:
-        generator = msgspec.structs.replace(generator, log_flux_mean=float(log_flux.mean()))
-    if generator.log_flux_spread is None:
-        generator = msgspec.structs.replace(generator, log_flux_spread=float(log_flux.std()))
+    generator = recipe.generator.measure_flux(lambda: np.log(rough_fluxes(galaxies)))
     return msgspec.structs.replace(recipe, generator=generator)
 
 

@@ -165,14 +165,14 @@ def test_profiles_are_positive_and_tapered(networks):
 def test_everything_is_copied_at_first(networks):
     """At probability one the generator's image is the encoder's, whatever the latents are."""
     z, aided, _, _ = networks
-    ones = jnp.ones(RECIPE.encoder.levels)
+    ones = jnp.ones(len(RECIPE.encoder.transverse_channels))
     np.testing.assert_array_equal(aided(z, ones).profile, aided(-z, ones).profile)
 
 
 def test_half_of_the_maps_are_copied_half_way(networks):
     """Whole maps, drawn for each galaxy: the image at full resolution is a mixture of the two, map by map."""
     z, aided, _, _ = networks
-    half = jnp.zeros(RECIPE.encoder.levels).at[0].set(0.5)
+    half = jnp.zeros(len(RECIPE.encoder.transverse_channels)).at[0].set(0.5)
     profiles = np.stack([aided(z, half, seed).profile for seed in range(40)])
     assert np.all(profiles.std(0).max((1, 2)) > 0), "each galaxy should see other maps at other steps"
     ends = [np.asarray(aided(z, jnp.zeros(len(half)).at[0].set(p)).profile) for p in (0.0, 1.0)]
@@ -186,21 +186,21 @@ def test_nothing_is_copied_at_the_end(networks):
     generator = generator_of(recipe)
     params = jax.jit(generator.init)(jax.random.key(0), z)
     keys = {"dropout": jax.random.key(1), "transverse": jax.random.key(2)}
-    done = Transverse(features, jnp.zeros(recipe.encoder.levels))
+    done = Transverse(features, jnp.zeros(len(recipe.encoder.transverse_channels)))
     aided = jax.jit(generator.apply)(params, z, done, rngs=keys)
     np.testing.assert_allclose(aided.profile, jax.jit(generator.apply)(params, z), rtol=1e-5)
 
 
 def test_dropout_acts_in_training_alone(networks):
     z, aided, plain, _ = networks
-    nothing = jnp.zeros(RECIPE.encoder.levels)
+    nothing = jnp.zeros(len(RECIPE.encoder.transverse_channels))
     assert np.abs(aided(z, nothing, 1).profile - aided(z, nothing, 2).profile).max() > 0
     np.testing.assert_array_equal(plain(z), plain(z))
 
 
 def test_the_border_is_what_the_taper_takes(networks):
     z, aided, _, _ = networks
-    out = aided(z, jnp.zeros(RECIPE.encoder.levels))
+    out = aided(z, jnp.zeros(len(RECIPE.encoder.transverse_channels)))
     taper = tukey_taper(SHAPE, RECIPE.generator.taper_pix)
     np.testing.assert_allclose(out.border, (out.profile / taper[None] - out.profile).sum((1, 2)), rtol=1e-4)
 
@@ -225,7 +225,7 @@ def test_the_bottleneck_penalty_has_a_ceiling():
     assert recipe.aids.bottleneck_weight == config.bottleneck_weight
     factors = jax.jit(partial(_factors, recipe, tiny_survey(3, SHAPE, awkward_psf(3))))
     for step, ceiling in ((0, 1000.0), (50, 1000**0.5), (100, 1.0)):
-        terms = factors(aids_at(step, config, recipe.encoder.levels))
+        terms = factors(aids_at(step, config, len(recipe.encoder.transverse_channels)))
         np.testing.assert_allclose(
             terms["bottleneck"], -0.05 * np.minimum(terms["distance"], ceiling), rtol=1e-4
         )
@@ -258,11 +258,14 @@ def _factors(recipe, observation, aids):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"generator": {"depths": [8, 4]}}, "generator.depths: expected the encoder's upside down"),
+        (
+            {"generator": {"depths": [8, 4]}},
+            "generator: expected the channels of the encoder at each level, [4, 6, 8, 8]",
+        ),
         ({"shape": [16, 20]}, "shape: expected multiples of 8 pixels, got (16, 20)"),
         (
             {"encoder": {"kind": "patches"}},
-            "aids: expected none unless generator and encoder are of kind pyramid",
+            "aids: expected none unless generator and encoder have transverse connections",
         ),
         (
             {"generator": {"depth": 3}},

@@ -199,7 +199,7 @@ BAD = [
         "noise levels without a model",
         WHITE,
         {"noise": np.full(N, 0.003)},
-        "noise: expected WhiteNoise, PixelNoise or StationaryNoise, got ndarray",
+        "noise: expected a noise model, such as WhiteNoise, got ndarray",
     ),
     (
         "column of another catalogue",

@@ -1,26 +1,33 @@
 """Flax networks: the generator g(z) and the encoder that amortises its inversion, of two kinds.
 
 ``patches`` (:mod:`.generator`, :mod:`.encoder`) is small and fast, with flux and ellipse explicit; ``pyramid``
-(:mod:`.pyramid`) is the paper's.
+(:mod:`.pyramid`) is the paper's. Both are imported here, which registers them; further kinds register themselves too
+(:mod:`.registry`).
 """
 
 from hiergal.model.nets.encoder import Encoder
 from hiergal.model.nets.generator import Generator
 from hiergal.model.nets.pyramid import PyramidEncoder, PyramidGenerator
+from hiergal.model.nets.registry import build_network, register_network
 from hiergal.recipe.config import (
     EncoderConfig,
     GeneratorConfig,
     PyramidEncoderConfig,
     PyramidGeneratorConfig,
 )
+from hiergal.recipe.network_kinds import EncoderArchitecture, GeneratorArchitecture
 
 __all__ = [
     "Encoder",
+    "EncoderArchitecture",
     "EncoderConfig",
     "Generator",
+    "GeneratorArchitecture",
     "GeneratorConfig",
     "PyramidEncoder",
     "PyramidEncoderConfig",
     "PyramidGenerator",
     "PyramidGeneratorConfig",
+    "build_network",
+    "register_network",
 ]

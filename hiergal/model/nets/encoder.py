@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.model.nets.layers import Dense, ResidualBlock, space_to_depth
+from hiergal.model.nets.registry import register_network
 from hiergal.observation.observation import Observation
 from hiergal.recipe.config import EncoderConfig
 
@@ -29,6 +30,7 @@ APERTURES_PIX = (2.0, 3.5, 6.0, 10.0, 17.0)
 PSF_WINDOW_PIX = 15
 
 
+@register_network(EncoderConfig)
 class Encoder(nn.Module):
     """Network of the guide.
 

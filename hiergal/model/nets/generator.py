@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.model.nets.layers import Dense, LayerNorm, ResidualBlock, depth_to_space, smooth_patches
+from hiergal.model.nets.registry import register_network
 from hiergal.recipe.config import GeneratorConfig
 
 __all__ = [
@@ -44,6 +45,7 @@ SHEAR_LIMIT = 2.0  # of each component: axis ratios down to exp(-4)
 RADIUS_LIMITS = (np.log(0.1), 2.0)  # log(pixels) of the least, log(stamps) of the largest
 
 
+@register_network(GeneratorConfig)
 class Generator(nn.Module):
     """The network g.
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from hiergal.model.nets.encoder import centred, visible
 from hiergal.model.nets.layers import Dense, LayerNorm
+from hiergal.model.nets.registry import register_network
 from hiergal.model.nets.resampling import DoublingConv, HalvingConv, SeparableBlock
 from hiergal.observation.observation import Observation
 from hiergal.recipe.config import PyramidEncoderConfig, PyramidGeneratorConfig
@@ -65,6 +66,7 @@ class Aided(NamedTuple):
     __repr__ = brief
 
 
+@register_network(PyramidEncoderConfig)
 class PyramidEncoder(nn.Module):
     """The paper's recognition network.
 
@@ -101,6 +103,7 @@ class PyramidEncoder(nn.Module):
         return (outputs, tuple(features)) if training else outputs
 
 
+@register_network(PyramidGeneratorConfig)
 class PyramidGenerator(nn.Module):
     """The paper's generator.
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hiergal.observation.independent import PixelNoise
 from hiergal.observation.observation import Observation
 from hiergal.survey.cutouts.psf_stamps import centre_offset
+from hiergal.survey.noise.spectrum import rms_of_pixels
 
 __all__ = ["MapCheck"]
 
@@ -42,20 +42,18 @@ class MapCheck:
         image = np.asarray(observation.image)
         mask = np.zeros(image.shape, bool) if observation.mask is None else np.asarray(observation.mask)
         self.masked += mask.mean(axis=(1, 2)).tolist()
-        if isinstance(observation.noise, PixelNoise):
-            sigma = np.asarray(observation.noise.sigma)
-            level = np.asarray(
-                [np.median(s[~m]) if (~m).any() else np.inf for s, m in zip(sigma, mask, strict=True)]
-            )
-            beyond = (sigma > BEYOND * level[:, None, None]) & ~mask
-            if beyond.any():
-                self.beyond += int(beyond.sum())
-                mask = mask | beyond
-                sigma = np.where(beyond, level[:, None, None], sigma).astype(sigma.dtype)
-                image = np.where(beyond, 0, image).astype(image.dtype)
-                observation = observation.replace(image=image, mask=mask, noise=PixelNoise(sigma))
-        else:
-            sigma = np.broadcast_to(np.asarray(observation.noise.level())[:, None, None], image.shape)
+        sigma = rms_of_pixels(observation)
+        level = np.asarray(
+            [np.median(s[~m]) if (~m).any() else np.inf for s, m in zip(sigma, mask, strict=True)]
+        )
+        beyond = (sigma > BEYOND * level[:, None, None]) & ~mask
+        if beyond.any():
+            self.beyond += int(beyond.sum())
+            mask = mask | beyond
+            image = np.where(beyond, 0, image).astype(image.dtype)
+            noise = observation.noise.replace_rms(beyond, level)
+            observation = observation.replace(image=image, mask=mask, noise=noise)
+            sigma = rms_of_pixels(observation)
         self._scatter(image / sigma, mask)
         self.offsets += [np.abs(centre_offset(stamp)).max() for stamp in np.asarray(observation.psf.stamp)]
         return observation

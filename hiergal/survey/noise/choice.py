@@ -16,10 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.observation.independent import PixelNoise
 from hiergal.observation.observation import Observation
 from hiergal.observation.stationary import StationaryNoise
-from hiergal.survey.noise.spectrum import NoiseSpectrum, NoiseStack, add_observation, given_correlation
+from hiergal.survey.noise.spectrum import (
+    NoiseSpectrum,
+    NoiseStack,
+    add_observation,
+    given_correlation,
+    rms_of_pixels,
+)
 
 if TYPE_CHECKING:
     import galsim
@@ -140,7 +145,7 @@ def measured_in_cutouts(
     whole, seen = None, 0
     for observation in batches:
         shape = observation.image.shape[-2:]
-        whole = whole or NoiseStack(shape, given_correlation(observation.noise))
+        whole = whole or NoiseStack(shape, given_correlation(observation.noise, shape))
         labels = _labels(observation, group)
         for label in np.unique(labels):
             if group is not None and label not in stacks:
@@ -198,10 +203,9 @@ def with_spectrum(observation: Observation, spectrum: NoiseSpectrum) -> Observat
         >>> with_spectrum(observation, measure_noise(observation))  # doctest: +SKIP
     """
     ny, nx = observation.image.shape[-2:]
-    noise = observation.noise
-    level = np.asarray(noise.level(), float)
-    if isinstance(noise, PixelNoise) and observation.mask is not None:
-        seen = np.where(np.asarray(observation.mask), np.nan, np.asarray(noise.sigma, float))
+    level = np.array(observation.noise.level(), float)
+    if observation.mask is not None:
+        seen = np.where(np.asarray(observation.mask), np.nan, rms_of_pixels(observation).astype(float))
         some = np.isfinite(seen).any(axis=(1, 2))
         level[some] = np.nanmedian(seen[some], axis=(1, 2))
     power = level[:, None, None] ** 2 * spectrum.on((ny, nx))
@@ -210,10 +214,7 @@ def with_spectrum(observation: Observation, spectrum: NoiseSpectrum) -> Observat
 
 def map_variation(observation: Observation) -> Float[np.ndarray, "n"]:
     """Return by how much the noise level varies inside each stamp: standard deviation over median."""
-    noise = observation.noise
-    if not isinstance(noise, PixelNoise):
-        return np.zeros(len(observation))
-    sigma = np.asarray(noise.sigma, float)
+    sigma = rms_of_pixels(observation).astype(float)
     if observation.mask is not None:
         sigma = np.where(np.asarray(observation.mask), np.nan, sigma)
     some = np.isfinite(sigma).any(axis=(1, 2))

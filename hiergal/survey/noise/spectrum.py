@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.observation import Observation
 from hiergal.survey.noise.correlation import correlation_of_power, expected_power
@@ -40,6 +39,7 @@ __all__ = [
     "add_observation",
     "given_correlation",
     "measure_noise",
+    "rms_of_pixels",
 ]
 
 FEWEST_PIXELS = 64  # of a stamp that is used
@@ -263,29 +263,47 @@ def measure_noise(observation: Observation, *, max_lag_pix: int | None = None) -
         >>> abs(measure_noise(observation).level - 1) < 0.05
         True
     """
-    stack = NoiseStack(
-        observation.image.shape[-2:], given_correlation(observation.noise), max_lag_pix=max_lag_pix
-    )
+    shape = observation.image.shape[-2:]
+    stack = NoiseStack(shape, given_correlation(observation.noise, shape), max_lag_pix=max_lag_pix)
     add_observation(stack, observation)
     return stack.result()
 
 
 def add_observation(stack: NoiseStack, observation: Observation, rows: Any = slice(None)) -> None:
     """Add the stamps of an observation, over their given noise level, to a stack."""
-    noise = observation.noise
-    sigma = np.asarray(noise.sigma if isinstance(noise, PixelNoise) else noise.level())
-    sigma = sigma if sigma.ndim == 3 else sigma[:, None, None]
+    sigma = rms_of_pixels(observation)
     mask = None if observation.mask is None else np.asarray(observation.mask)[rows]
     with np.errstate(divide="ignore", invalid="ignore"):
         stack.add(np.asarray(observation.image)[rows] / sigma[rows], mask)
 
 
-def given_correlation(noise: NoiseModel) -> np.ndarray | None:
-    """Return the correlation that stationary noise states, averaged over galaxies; None for independent pixels."""
-    if isinstance(noise, PixelNoise | WhiteNoise):
+def rms_of_pixels(observation: Observation) -> Float[np.ndarray, "n y x"]:
+    """Return the standard deviation of the given noise in each pixel [flux per pixel].
+
+    Example:
+        >>> from hiergal.survey.cutouts.survey import from_arrays
+        >>> observation = from_arrays(
+        ...     np.zeros((1, 2, 2)), psf=np.ones((1, 1)), rms=np.array([3.0]), pixel_scale_arcsec=0.2
+        ... )
+        >>> rms_of_pixels(observation).tolist()
+        [[[3.0, 3.0], [3.0, 3.0]]]
+    """
+    sigma = np.asarray(observation.noise.uncorrelated().sigma)
+    return np.broadcast_to(sigma if sigma.ndim == 3 else sigma[:, None, None], observation.image.shape)
+
+
+def given_correlation(noise: NoiseModel, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return the correlation that stationary noise states, averaged over galaxies; None for any other noise.
+
+    Args:
+        noise: The noise.
+        shape: (ny, nx) of the stamps.
+    """
+    power = None if noise.independent_pixels else noise.power_spectrum(shape)
+    if power is None:
         return None
-    power = np.asarray(noise.power, float) / np.asarray(noise.level(), float)[..., None, None] ** 2
-    return correlation_of_power(power.reshape(-1, *power.shape[-2:]).mean(axis=0), noise.width)
+    power = power / np.asarray(noise.level(), float)[..., None, None] ** 2
+    return correlation_of_power(power.mean(axis=0), shape[1])
 
 
 def _autocorrelation(image: np.ndarray, reach: int) -> np.ndarray:

@@ -1,0 +1,68 @@
+"""From the architecture that a recipe names to its network: kinds are registered where they are defined."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import flax.linen as nn
+
+from hiergal.recipe.network_kinds import NetworkArchitecture, kind_of
+
+__all__ = ["build_network", "register_network"]
+
+Network = TypeVar("Network", bound=type[nn.Module])
+NETWORKS: dict[type[NetworkArchitecture], type[nn.Module]] = {}
+
+
+def register_network(architecture: type[NetworkArchitecture]) -> Callable[[Network], Network]:
+    """Decorate a Flax module that is built from an architecture.
+
+    A generator maps latents [n, d] to light profiles [n, y, x]; an encoder maps an
+    :class:`~hiergal.observation.Observation` to [n, outputs]. It is built with those of these attributes that it
+    declares:
+
+    * ``config``: the architecture;
+    * ``shape``: (ny, nx) of the stamps;
+    * ``dtype``: what to compute in; None for the type of the inputs;
+    * ``training``: whether gradients may take fast forms, which have no forward mode;
+    * ``outputs``, of an encoder: how many numbers describe the posterior of a galaxy.
+
+    Args:
+        architecture: Its hyperparameters: see :mod:`hiergal.recipe.network_kinds`.
+
+    Raises:
+        TypeError: If the architecture has no name.
+    """
+    kind_of(architecture)
+
+    def register(network: Network) -> Network:
+        NETWORKS[architecture] = network
+        return network
+
+    return register
+
+
+def build_network(architecture: NetworkArchitecture, **about: Any) -> nn.Module:
+    """Build the network of an architecture.
+
+    Args:
+        architecture: Its hyperparameters.
+        **about: What :func:`register_network` lists, of which it gets what it declares.
+
+    Raises:
+        TypeError: If no network is registered for it.
+
+    Example:
+        >>> from hiergal.recipe.recipe import Recipe
+        >>> type(build_network(Recipe().generator, shape=(64, 64))).__name__
+        'Generator'
+    """
+    network = NETWORKS.get(type(architecture))
+    if network is None:
+        raise TypeError(
+            f"kind {kind_of(architecture)!r}: expected a network for {type(architecture).__name__}, got none; decorate "
+            f"its Flax module with @register_network({type(architecture).__name__})"
+        )
+    declared = {field.name for field in dataclasses.fields(network)}
+    given = {"config": architecture} | about
+    return network(**{name: value for name, value in given.items() if name in declared})
