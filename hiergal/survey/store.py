@@ -318,7 +318,9 @@ def open_store(path: str | Path) -> Store:
 def _check_noise_kind(path: Path, attributes: Mapping[str, Any]) -> None:
     """Refuse noise that nobody here knows; its module is named, not imported: a survey runs no code."""
     kind, known = attributes["noise_kind"], NoiseModel.kinds
-    if kind not in known:
+    if not isinstance(attributes.get("noise_header", {}), dict):
+        raise ValueError(f"{path}: noise_header: expected a JSON object, got another; write the survey again")
+    if not isinstance(kind, str) or kind not in known:
         module = attributes.get("noise_module", "the module that defines it")
         raise ValueError(
             f"{path}: noise_kind: expected {', '.join(sorted(known))}, got {kind!r}; import {module} before the survey "
