@@ -49,6 +49,7 @@ from hiergal.posterior.fit_statistics import (
 from hiergal.posterior.input_checks import judged_conditions
 from hiergal.posterior.posterior import Posterior
 from hiergal.posterior.predictive import check_same_galaxies, spread_draws
+from hiergal.runtime.batching import padded_batches
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, Record, record
@@ -182,15 +183,19 @@ def check_fits(
     with progress_bar("checks of fits", n, shown=progress) as advance:
         for of_group, given in groups:
             prior, count = prior_of(model, len(of_group), given), len(of_group)
-            for first in range(0, count, batch):
-                # The last galaxy is repeated, so that one program serves all.
-                inside = np.minimum(np.arange(first, first + batch), count - 1)
-                rows = of_group[inside]
+            for here in padded_batches(count, batch):
+                rows = of_group[here.rows]
                 summary = _check_batch(
-                    model, observation[rows], prior[inside], rings, latents[:, rows], keys[rows], replicates
+                    model,
+                    observation[rows],
+                    prior[here.rows],
+                    rings,
+                    latents[:, rows],
+                    keys[rows],
+                    replicates,
                 )
-                parts.append({name: value[: count - first] for name, value in summary.items()})
-                advance(min(batch, count - first))
+                parts.append({name: value[: here.kept] for name, value in summary.items()})
+                advance(here.kept)
     order = np.argsort(np.concatenate([rows for rows, _ in groups]))
     values = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
     return FitChecks(identifier=names, frequency=frequency, **values)
@@ -244,8 +249,7 @@ def _share_as_large(found: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 def _blocks(latents: np.ndarray) -> list[np.ndarray]:
     """Blocks of draws of one size; the last draw is repeated."""
-    s = len(latents)
-    return [latents[np.minimum(np.arange(i, i + BLOCK), s - 1)] for i in range(0, s, BLOCK)]
+    return [latents[block.rows] for block in padded_batches(len(latents), BLOCK)]
 
 
 def _joined(parts: list[FitStatistics]) -> FitStatistics:

@@ -21,6 +21,7 @@ from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.psf import PSF
 from hiergal.posterior.input_checks import check_counts, check_psf, rows_of_psf
 from hiergal.posterior.posterior import Posterior
+from hiergal.runtime.batching import padded_batches
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.pytree import Array
 
@@ -89,13 +90,10 @@ def posterior_images(
     latents = posterior.latents[taken].reshape(-1, posterior.latents.shape[-1])
     images = np.empty((len(latents), *shape), np.float32)
     galaxies = np.tile(np.arange(n), len(taken))
-    for first in range(0, len(latents), BLOCK):
-        # The last block repeats its last image, so that one program serves all.
-        rows = np.minimum(np.arange(first, first + BLOCK), len(latents) - 1)
-        these = None if psf is None else rows_of_psf(psf, galaxies[rows])
-        images[first : first + BLOCK] = np.asarray(_images(model, latents[rows], these, scale, shape))[
-            : len(latents) - first
-        ]
+    for batch in padded_batches(len(latents), BLOCK):
+        these = None if psf is None else rows_of_psf(psf, galaxies[batch.rows])
+        block = np.asarray(_images(model, latents[batch.rows], these, scale, shape))
+        images[batch.span] = block[: batch.kept]
     return images.reshape(len(taken), n, *shape)
 
 

@@ -28,6 +28,7 @@ from hiergal.posterior.residual_tests import residual_tests
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 from hiergal.posterior.samplers.methods import METHODS, Method, draw_latents
 from hiergal.posterior.verdict import DRAWS, P_VALUES, REPLICATES, flags_of
+from hiergal.runtime.batching import padded_batches
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array
@@ -193,15 +194,14 @@ def _infer(model, galaxies, method, *, draws, proposals, batch, progress, verdic
     n, parts = len(galaxies.observation), []
     batch = _batch_of(batch, n)
     with progress_bar(f"inference, {method}", n, shown=progress) as advance:
-        for first in range(0, n, batch):
-            # The last batch repeats its last galaxy, so that one program serves all.
-            here = galaxies[np.minimum(np.arange(first, first + batch), n - 1)]
-            if first == 0:
+        for some in padded_batches(n, batch):
+            here = galaxies[some.rows]
+            if some.first == 0:
                 advance(0, note=COMPILING)
             parts.append(
                 jax.tree.map(np.asarray, _infer_batch(model, here, method, draws, proposals, verdict))
             )
-            advance(min(batch, n - first), note="" if first == 0 else None)
+            advance(some.kept, note="" if some.first == 0 else None)
     return _join(parts)[:n]
 
 

@@ -23,6 +23,7 @@ from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, unmasked, used_pixels
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.posterior import Posterior
+from hiergal.runtime.batching import padded_batches
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, Record, record
@@ -95,18 +96,15 @@ def predict(
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
     image, log_likelihood = np.empty((2, count, n, *observation.image.shape[1:]), observation.image.dtype)
     with progress_bar("predictions", n, shown=progress) as advance:
-        for first in range(0, n, batch):
-            # The last galaxy and the last draw are repeated, so that one program serves all.
-            rows = np.minimum(np.arange(first, first + batch), n - 1)
-            kept, here = min(batch, n - first), observation[rows]
-            for start in range(0, count, BLOCK):
-                places = np.minimum(np.arange(start, start + BLOCK), count - 1)
-                latents = posterior.latents[chosen[places]][:, rows]
-                found = _predict(model, here, posterior.variance_factor[rows], latents, keys[rows], start)
-                block = slice(start, min(start + BLOCK, count)), slice(first, first + kept)
+        for galaxies in padded_batches(n, batch):
+            rows = galaxies.rows
+            here, factor = observation[rows], posterior.variance_factor[rows]
+            for block in padded_batches(count, BLOCK):
+                latents = posterior.latents[chosen[block.rows]][:, rows]
+                found = _predict(model, here, factor, latents, keys[rows], block.first)
                 for out, values in zip((image, log_likelihood), found, strict=True):
-                    out[block] = np.asarray(values)[: count - start, :kept]
-            advance(kept)
+                    out[block.span, galaxies.span] = np.asarray(values)[: block.kept, : galaxies.kept]
+            advance(galaxies.kept)
     return Prediction(image, log_likelihood, chosen, names)
 
 

@@ -14,13 +14,13 @@ common centroid. A ring and a circle cut pixels softly, over a pixel's width.
 """
 
 import jax
-import numpy as np
 
 from hiergal.measure.structure import Structure, measure_structure
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.psf import PSF
 from hiergal.posterior.images import posterior_images
 from hiergal.posterior.posterior import Posterior
+from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.fork import check_not_forked
 
 __all__ = [
@@ -51,10 +51,6 @@ def posterior_structure(
     check_not_forked()
     images = posterior_images(model, posterior, psf=psf, draws=draws)
     flat = images.reshape(-1, *images.shape[2:])
-    parts = []
-    for first in range(0, len(flat), BLOCK):
-        rows = np.minimum(
-            np.arange(first, first + BLOCK), len(flat) - 1
-        )  # one program for the last block, too
-        parts.append(jax.tree.map(np.asarray, measure_structure(flat[rows], model.recipe.pixel_scale_arcsec)))
-    return jax.tree.map(lambda *x: np.concatenate(x)[: len(flat)].reshape(images.shape[:2]), *parts)
+    scale = model.recipe.pixel_scale_arcsec
+    parts = [measure_structure(flat[batch.rows], scale) for batch in padded_batches(len(flat), BLOCK)]
+    return jax.tree.map(lambda x: x.reshape(images.shape[:2]), join_batches(parts, len(flat)))

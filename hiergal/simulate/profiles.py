@@ -21,6 +21,7 @@ from hiergal.model.conditions import Catalog, condition_names, conditions_for
 from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import check_outside
 from hiergal.recipe.recipe import Recipe
+from hiergal.runtime.batching import padded_batches
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.identities import identities
 from hiergal.runtime.pytree import Array
@@ -129,9 +130,8 @@ def base_for_rows(model: GalaxyModel, key: jax.Array | int, rows: Array) -> Floa
     check_not_forked()
     key, d, n = as_key(key), model.recipe.generator.latents, len(rows)
     base = np.empty((n, d), np.float32)
-    for first in range(0, n, ROWS):
-        inside = np.minimum(np.arange(first, first + ROWS), n - 1)
-        _take(base, first, _base(key, jnp.asarray(rows[inside]), d))
+    for batch in padded_batches(n, ROWS):
+        _take(base, batch.first, _base(key, jnp.asarray(rows[batch.rows]), d))
     return base
 
 
@@ -325,9 +325,8 @@ def _in_blocks(compute: Callable[..., jax.Array], shape: tuple[int, int], *colum
     block, n = block_size(), len(columns[0])
     columns = tuple(np.asarray(column) for column in columns)
     images, waiting = np.empty((n, *shape), np.float32), []
-    for first in range(0, n, block):
-        inside = np.minimum(np.arange(first, first + block), n - 1)
-        waiting.append((first, compute(*(column[inside] for column in columns))))
+    for batch in padded_batches(n, block):
+        waiting.append((batch.first, compute(*(column[batch.rows] for column in columns))))
         if len(waiting) > 1:  # the device computes one block while the one before is copied
             _take(images, *waiting.pop(0))
     for first, computed in waiting:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from hiergal.model.nets.encoder import rough_flux
 from hiergal.observation.observation import Observation
+from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.devices import everywhere, put, spread
 from hiergal.runtime.pytree import Array
 
@@ -140,11 +141,8 @@ def chances_of(galaxies: Galaxies, power: float) -> Float[np.ndarray, "n"]:
 def rough_fluxes(galaxies: Galaxies) -> Float[np.ndarray, "n"]:
     """Measure the flux of each galaxy under a wide aperture, some galaxies at a time."""
     galaxies, measure, n = bare(galaxies), jax.jit(rough_flux), len(galaxies)
-    parts = []
-    for start in range(0, n, CHUNK):
-        rows = np.minimum(np.arange(start, start + min(CHUNK, n)), n - 1)
-        parts.append(np.asarray(measure(galaxies[rows]), float)[: n - start])
-    return np.concatenate(parts)
+    batches = padded_batches(n, min(CHUNK, n))
+    return join_batches([np.asarray(measure(galaxies[batch.rows]), float) for batch in batches], n)
 
 
 def checksum_of(galaxies: Galaxies) -> int:

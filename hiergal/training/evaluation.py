@@ -16,6 +16,7 @@ from hiergal.model.likelihood import NoisyImage, chosen_noise
 from hiergal.observation.noise import used_pixels
 from hiergal.observation.observation import Observation
 from hiergal.recipe.recipe import Recipe
+from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.devices import everywhere, put, spread
 from hiergal.training.batches import Galaxies
 from hiergal.training.elbo import divergence_per_latent
@@ -63,12 +64,11 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
         n = len(galaxies)
         size = -(-min(n, at_once) // mesh.size) * mesh.size
         parts = []
-        for first in range(0, n, size):
-            rows = np.minimum(np.arange(first, first + size), n - 1)
-            here = put(jax.tree.map(np.asarray, galaxies[rows]), spread(mesh))
-            part = evaluate_some(params, here, jax.random.fold_in(key, first))
-            parts.append(jax.tree.map(lambda x, left=n - first: np.asarray(x, float)[:left], part))
-        likelihood, divergence, chi_square = jax.tree.map(lambda *values: np.concatenate(values), *parts)
+        for batch in padded_batches(n, size):
+            here = put(jax.tree.map(np.asarray, galaxies[batch.rows]), spread(mesh))
+            part = evaluate_some(params, here, jax.random.fold_in(key, batch.first))
+            parts.append(jax.tree.map(lambda x: np.asarray(x, float), part))
+        likelihood, divergence, chi_square = join_batches(parts, n)
         rate = divergence.sum(-1).mean()
         return Evaluation(
             bound=float(likelihood.mean() - rate),

@@ -11,6 +11,7 @@ from hiergal.model.conditions import conditions_from
 from hiergal.model.flow.density import FlowFit, fit_flow
 from hiergal.model.guide import posterior_from
 from hiergal.model.trained import GalaxyModel
+from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.seeds import FLOW, FLOW_DRAWS, MARGINAL, POPULATION_ROWS, check_seed, key_for
 from hiergal.survey.split import split_of
 from hiergal.survey.store import Store
@@ -110,8 +111,7 @@ def aggregate_posterior(
         return q.mean[None] if draws is None else jax.vmap(q.sample)(jax.random.split(key, draws))
 
     parts = []
-    for first in range(0, len(rows), CHUNK):
-        inside = np.minimum(np.arange(first, first + CHUNK), len(rows) - 1)
-        chunk = sample(jax.random.fold_in(key, first), store.read(rows[inside]).bare())
-        parts.append(np.asarray(chunk)[:, : len(rows) - first])
-    return np.concatenate(parts, axis=1)
+    for batch in padded_batches(len(rows), CHUNK):
+        chunk = sample(jax.random.fold_in(key, batch.first), store.read(rows[batch.rows]).bare())
+        parts.append(np.asarray(chunk))
+    return join_batches(parts, len(rows), axis=1)

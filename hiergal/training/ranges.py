@@ -13,6 +13,7 @@ from hiergal.model.guide import posterior_from
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.posterior.verdict import psf_width_arcsec
+from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.training.batches import Galaxies
 
 __all__ = ["measure_trained_ranges"]
@@ -39,11 +40,9 @@ def measure_trained_ranges(model: GalaxyModel, galaxies: Galaxies) -> dict[str, 
         (1.8, 2310.0)
     """
     chosen = np.unique(np.linspace(0, len(galaxies) - 1, min(MOST, len(galaxies))).astype(int))
-    found: dict[str, list[np.ndarray]] = {}
-    for first in range(0, len(chosen), CHUNK):
-        # The last galaxy is repeated, so that one program serves all.
-        rows = np.minimum(np.arange(first, first + min(CHUNK, len(chosen))), len(chosen) - 1)
-        here = galaxies[chosen[rows]].bare()
+    parts = []
+    for batch in padded_batches(len(chosen), min(CHUNK, len(chosen))):
+        here = galaxies[chosen[batch.rows]].bare()
         flux, radius = _fitted(model, here)
         values = {
             "flux": flux,
@@ -51,9 +50,8 @@ def measure_trained_ranges(model: GalaxyModel, galaxies: Galaxies) -> dict[str, 
             "noise_level": here.noise.level(),
             "psf_fwhm_arcsec": psf_width_arcsec(here.psf),
         }
-        for name, value in values.items():
-            found.setdefault(name, []).append(np.asarray(value, float))
-    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+        parts.append({name: np.asarray(value, float) for name, value in values.items()})
+    joined = join_batches(parts, len(chosen))
     joined = {name: values[np.isfinite(values)] for name, values in joined.items()}
     lowest = {"flux": STRAY, "hlr_arcsec": STRAY}  # a guide loses a few of the faintest
     return {

@@ -15,6 +15,7 @@ from hiergal.model.conditions import condition_names, conditions_from
 from hiergal.model.guide import posterior_from
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
+from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.seeds import as_key
 from hiergal.runtime.verdict import ALPHA, Verdict, verdict_of
@@ -61,12 +62,10 @@ def sample_latents(model: GalaxyModel, observation: Observation, *, key: jax.Arr
 
     observation = observation.bare()
     n, parts = len(observation), []
-    for first in range(0, n, BATCH):
-        rows = np.minimum(np.arange(first, first + BATCH), n - 1)
-        parts.append(sample(model, observation[rows], conditions[rows], jax.random.fold_in(key, first)))
-    survey, flow = (
-        np.concatenate([np.asarray(z) for z in several])[:n] for several in zip(*parts, strict=True)
-    )
+    for batch in padded_batches(n, BATCH):
+        key_of_batch = jax.random.fold_in(key, batch.first)
+        parts.append(sample(model, observation[batch.rows], conditions[batch.rows], key_of_batch))
+    survey, flow = join_batches(parts, n)
     return LatentSamples(survey, flow, conditions)
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from hiergal.model.nets.layers import Conv, Dense, LayerNorm, space_to_depth
+from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.pytree import Array
 from hiergal.runtime.verdict import ALPHA, Verdict, checked, verdict_of
 
@@ -239,8 +240,9 @@ def _step(
 
 def _logits(network: _Network, params: Any, images: Float[np.ndarray, "n y x"]) -> Float[np.ndarray, "n"]:
     """Logarithms of odds, averaged over the turns of a stamp."""
-    batches = [np.minimum(np.arange(k, k + BATCH), len(images) - 1) for k in range(0, len(images), BATCH)]
-    return np.concatenate([_turned_logits(network, params, images[rows]) for rows in batches])[: len(images)]
+    n = len(images)
+    parts = [_turned_logits(network, params, images[batch.rows]) for batch in padded_batches(n, BATCH)]
+    return join_batches(parts, n)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -18,6 +18,7 @@ from hiergal.measure.parametric import ParametricTwins, fit_parametric
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
+from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 from hiergal.simulate.profiles import draw_profiles
@@ -145,11 +146,11 @@ def observed_again(
     observation = observation.bare()
     n, key = len(observation), as_key(key)
     parts = []
-    for first in range(0, n, BATCH):
-        rows = np.minimum(np.arange(first, first + BATCH), n - 1)
-        part = jax.tree.map(jnp.asarray, observation[rows])
-        parts.append(np.asarray(_observed(jax.random.fold_in(key, first), jnp.asarray(profile[rows]), part)))
-    return np.concatenate(parts)[:n]
+    for batch in padded_batches(n, BATCH):
+        part = jax.tree.map(jnp.asarray, observation[batch.rows])
+        drawn = _observed(jax.random.fold_in(key, batch.first), jnp.asarray(profile[batch.rows]), part)
+        parts.append(np.asarray(drawn))
+    return join_batches(parts, n)
 
 
 def halves(n: int, *, seed: int = 0) -> tuple[Int[np.ndarray, "half"], Int[np.ndarray, "other"]]:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from hiergal.model.guide import posterior_from
@@ -20,6 +19,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.randomize_then_optimize import Coordinates, coordinates_of
 from hiergal.posterior.samplers.target import Problem
+from hiergal.runtime.batching import padded_batches
 from hiergal.runtime.least_squares import GaussianPosterior, sharpen
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
@@ -101,9 +101,9 @@ def draws_of_guide(
         noise: Unit-normal numbers.
     """
     w, coordinates = _shaped(problem, found, jnp.asarray(noise))
-    # A block of draws at a time: larger ones leave the cache. The last one repeats its last draw.
-    rows = np.minimum(np.arange(-(-len(w) // BLOCK) * BLOCK), len(w) - 1).reshape(-1, BLOCK)
-    return jnp.concatenate([_latents(coordinates, w[block]) for block in rows])[: len(w)]
+    # A block of draws at a time: larger ones leave the cache.
+    blocks = [_latents(coordinates, w[block.rows]) for block in padded_batches(len(w), BLOCK)]
+    return jnp.concatenate(blocks)[: len(w)]
 
 
 @jax.jit

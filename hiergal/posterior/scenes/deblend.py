@@ -25,6 +25,7 @@ from hiergal.posterior.input_checks import check_counts, check_geometry, check_p
 from hiergal.posterior.samplers.laplace import misfit
 from hiergal.posterior.samplers.methods import SIGNIFICANT
 from hiergal.posterior.scenes.target import SceneProblem, start_of
+from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior, inflate, sharpen
 from hiergal.runtime.progress import progress_bar
@@ -129,24 +130,17 @@ def deblend(
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
     parts = []
     with progress_bar("deblending", n, shown=progress) as advance:
-        for first in range(0, n, batch):
-            # The last batch repeats its last scene, so that one program serves all.
-            rows = np.minimum(np.arange(first, first + batch), n - 1)
+        for here in padded_batches(n, batch):
+            rows = here.rows
             of_sources = (rows[:, None] * k + np.arange(k)).ravel()
             problem = SceneProblem(
                 model, observation[rows], prior[of_sources], positions[rows], np.ones(batch, np.float32),
                 position_error_pix=position_error_pix,
             )  # fmt: skip
             parts.append(jax.tree.map(np.asarray, _deblend(problem, keys[rows], draws, method)))
-            advance(min(batch, n - first))
+            advance(here.kept)
     joined = {
-        name: jax.tree.map(
-            lambda *leaves, axis=int(name in IN_DRAWS): np.concatenate(leaves, axis=axis).take(
-                range(n), axis=axis
-            ),
-            *(part[name] for part in parts),
-        )
-        for name in parts[0]
+        name: join_batches([part[name] for part in parts], n, axis=int(name in IN_DRAWS)) for name in parts[0]
     }
     return Deblended(**joined, identifier=names)
 
