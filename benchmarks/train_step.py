@@ -32,7 +32,7 @@ from numpyro.infer import SVI
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
 from hiergal.observation import Observation
 from hiergal.recipe.recipe import Recipe, load_recipe
-from hiergal.runtime.devices import everywhere, put
+from hiergal.runtime.devices import place, replicated
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.training import svi
@@ -111,7 +111,7 @@ def our_step(recipe: Recipe, galaxies: Observation) -> Ours:
     params = jax.tree.map(np.array, inference.get_params(state.svi))
     batches = batches_from(galaxies, order_of(SEED, len(galaxies), batch), 0, mesh)
     step = svi._compile_step(inference, recipe, len(galaxies), key, mesh)
-    now = {"state": put(state, everywhere(mesh)), "number": 0}
+    now = {"state": place(state, replicated(mesh)), "number": 0}
     began = time.perf_counter()
     lowered = step.lower(now["state"], 0, *next(batches))
     program = lowered.compile()
@@ -207,9 +207,9 @@ def timings(takes: dict[str, Take], batch: int, rounds: int, steps: int) -> dict
     for _ in range(rounds):
         for name, take in takes.items():
             rates[name].append(batch * steps / timed(take, steps))
-    result = {name: spread(values) for name, values in rates.items()}
+    result = {name: spread_of(values) for name, values in rates.items()}
     if len(takes) == 2:
-        result["ratio"] = spread(a / b for a, b in zip(*rates.values(), strict=True))
+        result["ratio"] = spread_of(a / b for a, b in zip(*rates.values(), strict=True))
     return result | {"batch": batch, "rounds": rounds, "steps": steps}
 
 
@@ -220,7 +220,7 @@ def timed(take: Take, steps: int) -> float:
     return time.perf_counter() - began
 
 
-def spread(values: Iterable[float]) -> dict[str, Any]:
+def spread_of(values: Iterable[float]) -> dict[str, Any]:
     """Return median, extremes and all of some values."""
     values = list(values)
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "all": values}

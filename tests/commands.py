@@ -205,7 +205,7 @@ def make_inputs(folder: Path) -> None:
     from astropy.io import fits
     from astropy.table import Table
     from conftest import awkward_psf
-    from test_publish import ABOUT, CALIBRATION, VALIDATION, complete_model
+    from published_run import ABOUT, CALIBRATION, VALIDATION, complete_model
     from toys import SCALE, drawing_model, tiny_model, tiny_recipe, tiny_survey
 
     from hiergal.hub import save_model

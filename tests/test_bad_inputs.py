@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from test_observation import broken, with_value
+from toys import broken, with_value
 
 from hiergal.model.conditions import conditions_from
 from hiergal.observation import check_observation

@@ -4,6 +4,7 @@ With a generator that is linear in the latents, profile = offset + z W, and Gaus
 helpers here write the operators out as dense matrices, pixel by pixel, and solve with them.
 """
 
+import copy
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -361,3 +362,35 @@ def affine_flow(recipe: Recipe, center: np.ndarray, conditions: int = 0) -> Cond
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), template.params)
     unit = jnp.stack([jnp.zeros(conditions), jnp.ones(conditions)])
     return ConditionalFlow(params, jnp.asarray(center), unit, config)
+
+
+NOISE_KINDS = ["white", "pixel", "stationary"]
+
+
+def scaled(noise, factor):
+    """The same noise when the unit of flux is divided by a factor."""
+    match noise:
+        case StationaryNoise():
+            return noise.replace(power=noise.power * factor**2)
+        case _:
+            return noise.replace(sigma=noise.sigma * factor)
+
+
+def double(noise):
+    """The same noise in float64."""
+    return jax.tree.map(lambda leaf: leaf.astype(float), noise)
+
+
+def broken(record, **changes):
+    """A copy with some fields changed, past the shape checks of the tests, which users do not have."""
+    twin = copy.copy(record)
+    for name, value in changes.items():
+        object.__setattr__(twin, name, value)
+    return twin
+
+
+def with_value(array, index, value):
+    """A copy of an array with some elements replaced."""
+    array = np.array(array)
+    array[index] = value
+    return array

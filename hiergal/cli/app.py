@@ -168,7 +168,7 @@ def train(
         return
     last = fitted.history[-1]
     say(
-        f"{out / 'model'}: chi-square {last.chi_square:.3f}, ELBO {last.bound:.1f} nats after {last.step} steps"
+        f"{out / 'model'}: chi-square {last.chi_square:.3f}, ELBO {last.elbo:.1f} nats after {last.step} steps"
     )
 
 

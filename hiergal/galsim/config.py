@@ -50,8 +50,8 @@ from hiergal.simulate.galsim_objects import build_galaxies, warn_of_narrow_psf
 
 __all__ = ["GenerativeModel"]
 
-BLOCK = 1024  # objects whose galaxies are computed together
-KEPT = 4 * BLOCK  # galaxies that are remembered until they are built
+GALAXIES_PER_CALL = 1024  # objects whose galaxies are computed together
+KEPT = 4 * GALAXIES_PER_CALL  # galaxies that are remembered until they are built
 INPUT, GALAXY = "generative_model", "GenerativeModelGalaxy"
 AHEAD, RECORD = "_hiergal_ahead", "_hiergal_record"  # first object, blocks done; a rehearsal's galaxies
 SILENT = logging.getLogger("hiergal.rehearsal")
@@ -271,14 +271,14 @@ def _orders_ahead(base: dict[str, Any], model: int, logger: Any) -> list[Order]:
         model,
         base.get("file_num", 0),
         base.get("image_num", 0),
-        (base["obj_num"] - start) // BLOCK,
+        (base["obj_num"] - start) // GALAXIES_PER_CALL,
     )
     stamp = base.get("stamp", {})
     if block in done or "random_seed" not in base.get("image", {}) or not stamp.get("obj_rng", True):
         return []  # once is enough; and random numbers that are not an object's own cannot be foreseen
     done.add(block)
-    first = start + block[-1] * BLOCK
-    last = min(first + BLOCK, start + _objects_of_image(base, logger))
+    first = start + block[-1] * GALAXIES_PER_CALL
+    last = min(first + GALAXIES_PER_CALL, start + _objects_of_image(base, logger))
     copy = gc.CopyConfig(base)
     gc.RemoveCurrent(copy, keep_safe=True)  # or this object's values would not be drawn again
     orders: list[Order] = []

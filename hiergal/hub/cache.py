@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from hiergal.hub.registry import CHUNK, Entry, answer_of, check_address
+from hiergal.hub.registry import CHUNK_BYTES, Entry, answer_of, check_address
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.texts import parse_toml, read_text
@@ -203,7 +203,7 @@ def _download(url: str, part: Path, size: int, advance: Advance) -> None:
                 with _own_file(part, "r+b" if there else "wb") as file:
                     file.seek(there)
                     advance(there)
-                    _write_all(answer.iter_content(CHUNK), file, there, size, url, advance)
+                    _write_all(answer.iter_content(CHUNK_BYTES), file, there, size, url, advance)
     except ConnectionError as error:
         kept = part.stat().st_size if part.exists() else 0
         raise ConnectionError(f"{error}; {kept:,} bytes are kept, run the same again to go on") from None
@@ -214,7 +214,7 @@ def _download(url: str, part: Path, size: int, advance: Advance) -> None:
 
 def _copy(source: Path, part: Path, size: int, advance: Advance) -> None:
     with input_path(source, "a model").open("rb") as file, _own_file(part, "wb") as out:
-        _write_all(iter(lambda: file.read(CHUNK), b""), out, 0, size, str(source), advance)
+        _write_all(iter(lambda: file.read(CHUNK_BYTES), b""), out, 0, size, str(source), advance)
 
 
 def _own_file(path: Path, mode: str) -> BinaryIO:

@@ -52,7 +52,7 @@ __all__ = [
 INDEX = "index.toml"
 SCHEMA_VERSION = 1
 LARGEST_INDEX = 2**22  # bytes
-CHUNK = 2**14  # bytes; of a connection that breaks, less than this is lost
+CHUNK_BYTES = 2**14  # bytes; of a connection that breaks, less than this is lost
 TIMEOUT = 20.0  # seconds without an answer
 VARIABLE = "HIERGAL_REGISTRIES"
 WORD = r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*"  # dots only between other characters: no "..", no hidden file
@@ -286,7 +286,7 @@ def _fetch_index(url: str) -> bytes:
     content = b""
     with answer_of(url) as answer:
         answer.raise_for_status()
-        for chunk in answer.iter_content(CHUNK):
+        for chunk in answer.iter_content(CHUNK_BYTES):
             content += chunk
             if len(content) > LARGEST_INDEX:
                 break

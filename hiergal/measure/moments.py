@@ -15,7 +15,7 @@ from hiergal.runtime.pytree import Array
 __all__ = ["measure_moments"]
 
 COLUMNS = ("sigma", "g1", "g2", "g", "rho4", "amplitude")
-CHUNK = 500
+GALAXIES_PER_TASK = 500
 Images = Float[Array, "n y x"]
 
 
@@ -43,7 +43,7 @@ def measure_moments(images: Images, *, pixel_scale_arcsec: float = 0.03, workers
         raise ValueError(
             f"images: expected stamps of shape [n, y, x], got {images.shape}; add an axis for one stamp"
         )
-    chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+    chunks = [images[i : i + GALAXIES_PER_TASK] for i in range(0, len(images), GALAXIES_PER_TASK)]
     workers = min(workers or joblib.cpu_count(), len(chunks))
     rows = joblib.Parallel(n_jobs=max(workers, 1))(joblib.delayed(_measure)(chunk) for chunk in chunks)
     values = np.concatenate([np.empty((0, len(COLUMNS))), *rows])

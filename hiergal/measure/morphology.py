@@ -26,7 +26,7 @@ Images = Float[Array, "n y x"]
 Image = Float[np.ndarray, "y x"]
 Row = dict[str, float]
 
-CHUNK = 64  # stamps that a process takes at once
+GALAXIES_PER_TASK = 64  # stamps that a process takes at once
 PAPER_PIX = 64
 PAPER_LEVELS = 40
 LEAST_PIXELS = 5  # of a region that says anything
@@ -239,7 +239,7 @@ def _measured(
     progress: Callable[[int], None] | None,
 ) -> list[Row]:
     """Measure stamps, a chunk at a time, in processes where there is work for them."""
-    chunks = [stamps[i : i + CHUNK] for i in range(0, len(stamps), CHUNK)]
+    chunks = [stamps[i : i + GALAXIES_PER_TASK] for i in range(0, len(stamps), GALAXIES_PER_TASK)]
     workers = min(workers or joblib.cpu_count(), len(chunks))
     rows: list[Row] = []
     parallel = joblib.Parallel(n_jobs=max(workers, 1), return_as="generator")

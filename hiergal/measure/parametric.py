@@ -31,9 +31,11 @@ from hiergal.runtime.pytree import Array, brief
 __all__ = ["ParametricTwins", "fit_parametric"]
 
 STEPS = 32
-BATCH = 8  # galaxies in one call: few are left for the later rounds, and the work of few stays in the cache
+GALAXIES_PER_CALL = (
+    8  # galaxies in one call: few are left for the later rounds, and the work of few stays in the cache
+)
 ROUND = 4  # steps after which galaxies that are done are left out
-CHUNK = 16 * BATCH  # galaxies whose rounds are taken together, by one thread
+GALAXIES_PER_TASK = 16 * GALAXIES_PER_CALL  # galaxies whose rounds are taken together, by one thread
 CONVERGED = 0.5  # chi-square that a round may still gain
 MISFIT = 0.2  # part of the light that the best single profile may get wrong
 INDEX = (0.3, 6.0)
@@ -95,7 +97,7 @@ def fit_parametric(
         raise ValueError(f"kinds: expected some of {', '.join(KINDS)}, got {kinds!r}")
     observation = observation.bare()
     starts, bad = _starts(observation)
-    chunks = np.array_split(np.arange(len(observation)), -(-len(observation) // CHUNK))
+    chunks = np.array_split(np.arange(len(observation)), -(-len(observation) // GALAXIES_PER_TASK))
     workers = min(workers or joblib.cpu_count(), len(chunks))
     jobs = (joblib.delayed(_fit_chunk)(kinds, steps, observation[rows], starts[rows]) for rows in chunks)
     found = []
@@ -153,7 +155,7 @@ def _fit_in_rounds(
 ) -> dict[str, np.ndarray]:
     """Fit one model, a batch at a time, in rounds of which the later are for those galaxies that need them."""
     rows = np.arange(len(observation)) if rows is None else rows
-    n, size = len(rows), min(BATCH, len(observation))
+    n, size = len(rows), min(GALAXIES_PER_CALL, len(observation))
     z, chi_square = np.zeros((n, KINDS[kind]), starts.dtype), np.full(n, np.inf)
     todo, fits = np.arange(n), {}
     for done in range(0, steps, ROUND):

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 BANDS = 10
-LEAST = 8  # galaxies, for errors from their scatter
+FEWEST_GALAXIES = 8  # galaxies, for errors from their scatter
 MTF_THRESHOLD = 0.01  # of the squared modulus of the transfer function, the power that gets through
 TAPERED = 0.5  # of the width of a stamp: light cut off at the edges would look like fine structure
 FLOOR = 1e-18  # of the power at frequency zero: far below rounding, so that logarithms are finite
@@ -206,7 +206,7 @@ def normalised(what: str, profiles: Array) -> np.ndarray:
 
 def checked_images(what: str, images: Array) -> np.ndarray:
     """Return images in double precision, if there are enough, and all finite."""
-    if len(images) < LEAST:
+    if len(images) < FEWEST_GALAXIES:
         raise ValueError(f"{what}: expected at least {LEAST} galaxies, got {len(images)}; add more")
     bad = ~np.isfinite(images).all(axis=(1, 2))
     if bad.any():

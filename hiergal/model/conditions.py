@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Catalog = Any  # anything with named columns: not all of these are Mappings
-CHUNK = 2**22  # distances computed together
+DISTANCES_PER_CALL = 2**22  # distances computed together
 PIXELS = r"(?:(?P<scale>[\d.]+) arcsec )?pixels"
 
 
@@ -282,7 +282,10 @@ def complete_conditions(
         raise ValueError(f"catalog: expected {len(choice)} rows, got {len(given)}")
     width = population[:, known].std(axis=0) * len(population) ** (-1 / (len(known) + 4))
     width = np.where(width > 0, width, 1.0)
-    result, rows = np.empty((len(choice), len(names)), np.float32), max(1, CHUNK // len(population))
+    result, rows = (
+        np.empty((len(choice), len(names)), np.float32),
+        max(1, DISTANCES_PER_CALL // len(population)),
+    )
     for first in range(0, len(choice), rows):
         here = slice(first, first + rows)
         squared = (((given[here, None] - population[None, :, known]) / width) ** 2).sum(axis=-1)

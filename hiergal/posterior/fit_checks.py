@@ -40,7 +40,7 @@ from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.noise import used_pixels
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.fit_statistics import (
-    BLOCK,
+    DRAWS_PER_CALL,
     FitStatistics,
     RingWeights,
     statistics_of_draws,
@@ -212,7 +212,7 @@ def _check_batch(
 ) -> dict[str, np.ndarray]:
     s, _, d = latents.shape
     found = _joined([statistics_of_draws(model, observation, prior, rings, z) for z in _blocks(latents)])
-    blocks = range(-(-replicates // BLOCK))
+    blocks = range(-(-replicates // DRAWS_PER_CALL))
     noise = _joined([statistics_of_noise(observation, prior, rings, keys, block, d) for block in blocks])
     pixels = np.asarray(used_pixels(observation.image.shape, observation.mask))
     return _summary(_first(found, s), _first(noise, replicates), pixels)
@@ -249,7 +249,7 @@ def _share_as_large(found: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 def _blocks(latents: np.ndarray) -> list[np.ndarray]:
     """Blocks of draws of one size; the last draw is repeated."""
-    return [latents[block.rows] for block in padded_batches(len(latents), BLOCK)]
+    return [latents[block.rows] for block in padded_batches(len(latents), DRAWS_PER_CALL)]
 
 
 def _joined(parts: list[FitStatistics]) -> FitStatistics:

@@ -19,7 +19,7 @@ from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.pytree import Array, brief
 
 __all__ = [
-    "BLOCK",
+    "DRAWS_PER_CALL",
     "FitStatistics",
     "RingWeights",
     "point_significance",
@@ -27,7 +27,7 @@ __all__ = [
     "statistics_of_noise",
 ]
 
-BLOCK = 20  # stamps of each galaxy looked at together
+DRAWS_PER_CALL = 20  # stamps of each galaxy looked at together
 LEAST_WEIGHT = 0.01  # of a point source, relative to that where it is seen best: beyond, none is looked for
 
 
@@ -87,7 +87,7 @@ def statistics_of_draws(
 def statistics_of_noise(
     observation: Observation, prior: Prior, rings: RingWeights, keys: Array, block: Array | int, d: int
 ) -> FitStatistics:
-    """Return the same of noise alone, and of draws from the prior: ``BLOCK`` for each galaxy.
+    """Return the same of noise alone, and of draws from the prior: ``DRAWS_PER_CALL`` for each galaxy.
 
     Args:
         observation: The galaxies, whose noise, masks and PSFs are used.
@@ -101,7 +101,9 @@ def statistics_of_noise(
 
     def fresh(noise, key):
         of_noise, of_base = jax.random.split(jax.random.fold_in(key, block))
-        return noise.sample(of_noise, (BLOCK, *shape)), jax.random.normal(of_base, (BLOCK, d))
+        return noise.sample(of_noise, (DRAWS_PER_CALL, *shape)), jax.random.normal(
+            of_base, (DRAWS_PER_CALL, d)
+        )
 
     image, base = jax.vmap(fresh, out_axes=1)(observation.noise, keys)
     white = observation.noise.whiten(image, observation.mask)

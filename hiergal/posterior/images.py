@@ -27,7 +27,7 @@ from hiergal.runtime.pytree import Array
 
 __all__ = ["posterior_images", "view"]
 
-BLOCK = 256  # images in one call of the compiled program
+IMAGES_PER_CALL = 256  # images in one call of the compiled program
 
 
 def posterior_images(
@@ -90,7 +90,7 @@ def posterior_images(
     latents = posterior.latents[taken].reshape(-1, posterior.latents.shape[-1])
     images = np.empty((len(latents), *shape), np.float32)
     galaxies = np.tile(np.arange(n), len(taken))
-    for batch in padded_batches(len(latents), BLOCK):
+    for batch in padded_batches(len(latents), IMAGES_PER_CALL):
         these = None if psf is None else rows_of_psf(psf, galaxies[batch.rows])
         block = np.asarray(_images(model, latents[batch.rows], these, scale, shape))
         images[batch.span] = block[: batch.kept]

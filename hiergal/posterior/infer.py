@@ -39,7 +39,7 @@ __all__ = [
     "infer",
 ]
 
-BLOCK = 10  # draws decoded together
+DRAWS_PER_CALL = 10  # draws decoded together
 JUDGED = 2**31 - 1  # purpose of a key: no galaxy's place
 COMPILING = "programs are compiled for these shapes first: up to a minute"
 
@@ -258,8 +258,8 @@ def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals, verdict) 
     latents, statistics = found.draws.latents, found.draws.statistics
     # Squares are of differences from one draw: those of the profiles would hide an error of a thousandth.
     about, first, second, summaries = _decode(model, latents[0]), 0.0, 0.0, []
-    for start in range(0, len(latents), BLOCK):
-        total, squares, summary = _measure(model, latents[start : start + BLOCK], about)
+    for start in range(0, len(latents), DRAWS_PER_CALL):
+        total, squares, summary = _measure(model, latents[start : start + DRAWS_PER_CALL], about)
         first, second = first + total / len(latents), second + squares / len(latents)
         summaries.append(summary)
     mean = about + first

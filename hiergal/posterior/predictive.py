@@ -32,7 +32,7 @@ from hiergal.survey.given import galaxies_of
 
 __all__ = ["Prediction", "check_same_galaxies", "pixel_log_prob", "predict", "spread_draws"]
 
-BLOCK = 10  # draws rendered together
+DRAWS_PER_CALL = 10  # draws rendered together
 
 
 @record
@@ -99,7 +99,7 @@ def predict(
         for galaxies in padded_batches(n, batch):
             rows = galaxies.rows
             here, factor = observation[rows], posterior.variance_factor[rows]
-            for block in padded_batches(count, BLOCK):
+            for block in padded_batches(count, DRAWS_PER_CALL):
                 latents = posterior.latents[chosen[block.rows]][:, rows]
                 found = _predict(model, here, factor, latents, keys[rows], block.first)
                 for out, values in zip((image, log_likelihood), found, strict=True):

@@ -27,7 +27,7 @@ __all__ = [
     "posterior_structure",
 ]
 
-BLOCK = 64
+IMAGES_PER_CALL = 64
 
 
 def posterior_structure(
@@ -52,5 +52,7 @@ def posterior_structure(
     images = posterior_images(model, posterior, psf=psf, draws=draws)
     flat = images.reshape(-1, *images.shape[2:])
     scale = model.recipe.pixel_scale_arcsec
-    parts = [measure_structure(flat[batch.rows], scale) for batch in padded_batches(len(flat), BLOCK)]
+    parts = [
+        measure_structure(flat[batch.rows], scale) for batch in padded_batches(len(flat), IMAGES_PER_CALL)
+    ]
     return jax.tree.map(lambda x: x.reshape(images.shape[:2]), join_batches(parts, len(flat)))

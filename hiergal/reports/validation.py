@@ -21,7 +21,7 @@ from scipy import stats
 from hiergal.model.trained import GalaxyModel
 from hiergal.recipe.recipe import recipe_to_toml
 from hiergal.reports.page import Finding, check_report_folder, package_versions, write_report
-from hiergal.reports.validation_figures import LEAST_FIGURE, figures_of, parametric_fits, residuals_of
+from hiergal.reports.validation_figures import FEWEST_SHOWN, figures_of, parametric_fits, residuals_of
 from hiergal.runtime.files import write_json, write_whole
 from hiergal.runtime.formatting import format_number
 from hiergal.runtime.verdict import ALPHA, Verdict
@@ -180,7 +180,7 @@ def metrics_of(found: Validation) -> dict[str, Any]:
         }
     distances = {}
     for name, sample in found.samples.items():
-        if sample.paper is not None and len(sample) >= LEAST_FIGURE:
+        if sample.paper is not None and len(sample) >= FEWEST_SHOWN:
             good = np.asarray(sample.measured.moments["flag"] == 0)
             distances[name] = {
                 panel: d._asdict()

@@ -11,9 +11,9 @@ from hiergal.validation.conditional import Residuals, conditional_residuals
 from hiergal.validation.morphology_reference import morphology_reference
 from hiergal.validation.run import Validation
 
-__all__ = ["LEAST_FIGURE", "figures_of", "parametric_fits", "residuals_of"]
+__all__ = ["FEWEST_SHOWN", "figures_of", "parametric_fits", "residuals_of"]
 
-LEAST_FIGURE = 10  # galaxies of a distribution that is drawn
+FEWEST_SHOWN = 10  # galaxies of a distribution that is drawn
 SHOWN = 10  # galaxies of Fig. 1
 SIZES = {"flux_radius": 0.03, "hlr_arcsec": 1.0}  # columns of half-light radii, in arcsec
 REFERENCES = {"COSMOS": "cosmos", "parametric fits": "parametric", "published mock": "mock"}
@@ -70,7 +70,7 @@ def figures_of(found: Validation) -> dict[str, tuple[Any, str]]:
             "and both residuals in standard deviations of the noise. Compare Fig. 5.",
         )
     moments = {name: sample.measured.moments for name, sample in samples.items()}
-    if min((table["flag"] == 0).sum() for table in moments.values()) >= LEAST_FIGURE:
+    if min((table["flag"] == 0).sum() for table in moments.values()) >= FEWEST_SHOWN:
         shown["moments"] = (
             figures.sizes_and_ellipticities(
                 moments["survey"], moments["drawn"], moments["parametric"], title="Sizes and ellipticities"
@@ -95,7 +95,7 @@ def figures_of(found: Validation) -> dict[str, tuple[Any, str]]:
             "were asked for. Conditions do not fix a galaxy: nature scatters, too. Compare Fig. 7.",
         )
     paper = {name: sample.paper for name, sample in samples.items() if sample.paper is not None}
-    if len(paper) == len(samples) and len(observation) >= LEAST_FIGURE:
+    if len(paper) == len(samples) and len(observation) >= FEWEST_SHOWN:
         references = {label: morphology_reference(key) for label, key in REFERENCES.items()}
         shown["mid"] = (
             figures.morphology_curves(paper, references),
@@ -124,7 +124,7 @@ def residuals_of(found: Validation) -> dict[str, Residuals]:
             break
     if "mag_auto" in catalog:
         result["flux"] = conditional_residuals(real, drawn, np.asarray(catalog["mag_auto"], float), "flux")
-    return {name: residuals for name, residuals in result.items() if len(residuals.condition) >= LEAST_FIGURE}
+    return {name: residuals for name, residuals in result.items() if len(residuals.condition) >= FEWEST_SHOWN}
 
 
 def parametric_fits(found: Validation) -> tuple[np.ndarray, np.ndarray]:

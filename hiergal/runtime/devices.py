@@ -12,13 +12,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 __all__ = [
-    "agreed",
-    "everywhere",
+    "any_process",
+    "replicated",
     "galaxy_mesh",
     "is_first_process",
     "join_processes",
-    "put",
-    "spread",
+    "place",
+    "batch_sharding",
     "wait",
 ]
 
@@ -59,28 +59,28 @@ def galaxy_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
 
 
-def spread(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the layout in which each device has its part of the galaxies."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def everywhere(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """Return the layout in which each device has all of it."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put(tree: T, layout: NamedSharding) -> T:
+def place(tree: T, layout: NamedSharding) -> T:
     """Put arrays that each process has whole onto the devices."""
     if jax.process_count() == 1:
         return jax.device_put(tree, layout)
 
-    def place(leaf: Any) -> jax.Array:
+    def place_leaf(leaf: Any) -> jax.Array:
         if jax.dtypes.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(place_leaf(jax.random.key_data(leaf)))
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, layout, lambda index: whole[index])
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(place_leaf, tree)
 
 
 def is_first_process() -> bool:
@@ -88,7 +88,7 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def agreed(wish: bool) -> bool:
+def any_process(wish: bool) -> bool:
     """Return whether any of the processes has a wish; all of them have to ask."""
     return (
         wish if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(wish)).any())

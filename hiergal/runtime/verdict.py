@@ -25,7 +25,7 @@ __all__ = [
 ALPHA = 0.01
 EXCHANGES = 9999  # of labels at most: p-values below what Holm asks of dozens of tests
 ENOUGH = 20  # exchanges above the statistic
-BLOCK = 100  # exchanges at once
+EXCHANGES_PER_CALL = 100  # exchanges at once
 
 
 class Verdict(NamedTuple):
@@ -108,7 +108,9 @@ def exchange_verdict(
     found = float(statistic(labels_of(np.arange(total)[None], n))[0])
     values = np.empty(0)
     while len(values) < EXCHANGES:
-        order = np.stack([rng.permutation(total) for _ in range(min(BLOCK, EXCHANGES - len(values)))])
+        order = np.stack(
+            [rng.permutation(total) for _ in range(min(EXCHANGES_PER_CALL, EXCHANGES - len(values)))]
+        )
         values = np.append(values, statistic(labels_of(order, n)))
         above = np.flatnonzero(values >= found * (1 - 1e-12))
         if len(above) >= ENOUGH:

@@ -32,7 +32,7 @@ from hiergal.runtime.workers import check_workers, finished_parts
 from hiergal.simulate.catalog_request import IDENTIFIERS, AskedGalaxies, Exact, asked_galaxies
 from hiergal.simulate.exact_galaxies import Sky, exact_profiles, exact_stamps
 from hiergal.simulate.files import (
-    CHUNK,
+    GALAXIES_PER_CHUNK,
     SUFFIXES,
     GalaxyHeader,
     create_galaxies,
@@ -44,7 +44,7 @@ from hiergal.simulate.renderer import Renderer, renderer_for
 
 __all__ = ["PART", "Observing", "sample_catalog"]
 
-PART = 4 * CHUNK  # galaxies of a task
+PART = 4 * GALAXIES_PER_CHUNK  # galaxies of a task
 GALAXIES = "galaxies"  # what such a file says that it is
 NOISE = 1  # purpose of a key
 

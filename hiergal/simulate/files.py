@@ -5,7 +5,7 @@ suffix         holds
 =============  ======================================================================================================
 ``.fits``      a cube of images, and a table ``CONDITIONS``
 ``.hdf5``      a dataset ``image``, and a group ``conditions`` with a dataset for each
-``.zarr``      an array ``image`` in chunks of ``CHUNK`` galaxies, and a group ``conditions``
+``.zarr``      an array ``image`` in chunks of ``GALAXIES_PER_CHUNK`` galaxies, and a group ``conditions``
 =============  ======================================================================================================
 
 All space is taken when a file is made, so that a disk that is too small is known at once. Images then go to their
@@ -22,9 +22,16 @@ from jaxtyping import Float
 
 from hiergal.runtime.marks import KIND, KIND_CARD, RUN, RUN_CARD
 
-__all__ = ["CHUNK", "SUFFIXES", "GalaxyHeader", "create_galaxies", "tidy_galaxies", "write_galaxies"]
+__all__ = [
+    "GALAXIES_PER_CHUNK",
+    "SUFFIXES",
+    "GalaxyHeader",
+    "create_galaxies",
+    "tidy_galaxies",
+    "write_galaxies",
+]
 
-CHUNK = 256  # galaxies in a chunk of zarr
+GALAXIES_PER_CHUNK = 256  # galaxies in a chunk of zarr
 SUFFIXES = (".fits", ".hdf5", ".zarr")
 
 
@@ -195,7 +202,7 @@ def _create_zarr(
             array[:] = column.astype(object)
         else:
             group.create_array(f"conditions/{name}", data=np.asarray(column))
-    group.create_array("image", shape=shape, chunks=(CHUNK, *shape[1:]), dtype="float32")
+    group.create_array("image", shape=shape, chunks=(GALAXIES_PER_CHUNK, *shape[1:]), dtype="float32")
 
 
 def _take_room(file, size: int) -> None:

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 BLOCK_OF_CPU, BLOCK_OF_ACCELERATOR = 64, 256
-ROWS = 1024  # whose random numbers are drawn together
+ROWS_PER_CALL = 1024  # whose random numbers are drawn together
 
 
 def block_size() -> int:
@@ -130,7 +130,7 @@ def base_for_rows(model: GalaxyModel, key: jax.Array | int, rows: Array) -> Floa
     check_not_forked()
     key, d, n = as_key(key), model.recipe.generator.latents, len(rows)
     base = np.empty((n, d), np.float32)
-    for batch in padded_batches(n, ROWS):
+    for batch in padded_batches(n, ROWS_PER_CALL):
         _take(base, batch.first, _base(key, jnp.asarray(rows[batch.rows]), d))
     return base
 

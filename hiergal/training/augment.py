@@ -17,13 +17,13 @@ from hiergal.recipe.config import AugmentationConfig
 from hiergal.runtime.pytree import Array
 
 __all__ = [
-    "augmented",
-    "reoriented",
-    "shifted",
+    "augment",
+    "reorient",
+    "shift",
 ]
 
 
-def augmented(key: jax.Array, galaxies: Observation, config: AugmentationConfig) -> Observation:
+def augment(key: jax.Array, galaxies: Observation, config: AugmentationConfig) -> Observation:
     """Vary a batch at random. Columns of the catalogue are left out: some of them would be wrong.
 
     Args:
@@ -33,14 +33,14 @@ def augmented(key: jax.Array, galaxies: Observation, config: AugmentationConfig)
     """
     n, (flips_key, shift_key) = len(galaxies), jax.random.split(key)
     if config.symmetries:
-        galaxies = reoriented(galaxies, *jax.random.bernoulli(flips_key, shape=(3, n)))
+        galaxies = reorient(galaxies, *jax.random.bernoulli(flips_key, shape=(3, n)))
     if config.shift_pix:
-        shift = jax.random.uniform(shift_key, (n, 2), minval=-config.shift_pix, maxval=config.shift_pix)
-        galaxies = galaxies.replace(psf=shifted(galaxies.psf, shift))
+        offsets = jax.random.uniform(shift_key, (n, 2), minval=-config.shift_pix, maxval=config.shift_pix)
+        galaxies = galaxies.replace(psf=shift(galaxies.psf, offsets))
     return galaxies.replace(catalog={}) if config != AugmentationConfig() else galaxies
 
 
-def reoriented(
+def reorient(
     galaxies: Observation,
     flip_y: Bool[Array, "n"],
     flip_x: Bool[Array, "n"],
@@ -66,7 +66,7 @@ def reoriented(
     )
 
 
-def shifted(psf: PSF, shift_pix: Float[Array, "n 2"]) -> PSF:
+def shift(psf: PSF, shift_pix: Float[Array, "n 2"]) -> PSF:
     """Move PSFs by (dy, dx), by the phase of their transfer functions.
 
     Args:

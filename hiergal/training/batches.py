@@ -17,16 +17,16 @@ from jaxtyping import Float, Int
 from hiergal.model.nets.encoder import rough_flux
 from hiergal.observation.observation import Observation
 from hiergal.runtime.batching import join_batches, padded_batches
-from hiergal.runtime.devices import everywhere, put, spread
+from hiergal.runtime.devices import batch_sharding, place, replicated
 from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:
     import grain
 
-__all__ = ["Galaxies", "bare", "batches_from", "chances_of", "checksum_of", "order_of", "rough_fluxes"]
+__all__ = ["Galaxies", "bare", "batches_from", "sampling_weights", "checksum_of", "order_of", "rough_fluxes"]
 
 FAINT_QUANTILE = 0.1
-CHUNK = 512
+GALAXIES_PER_CALL = 512
 THREADS, READ_AHEAD = 2, 4
 CHECKED = 16
 
@@ -59,7 +59,7 @@ def bare(galaxies: Galaxies) -> Galaxies:
 
 
 def order_of(
-    seed: int, galaxies: int, batch: int, chances: Float[np.ndarray, "n"] | None = None
+    seed: int, galaxies: int, batch: int, weights: Float[np.ndarray, "n"] | None = None
 ) -> "grain.MapDataset":
     """Return the rows of each step, as a dataset of endless length.
 
@@ -77,9 +77,9 @@ def order_of(
     import grain
 
     rows = grain.MapDataset.range(galaxies).seed(seed)
-    if chances is None:
+    if weights is None:
         return rows.shuffle().repeat().batch(batch)
-    cumulated = np.cumsum(chances / chances.sum())
+    cumulated = np.cumsum(weights / weights.sum())
     cumulated[-1] = 1.0
 
     def draw(_: int, rng: np.random.Generator) -> int:
@@ -105,17 +105,17 @@ def batches_from(
     Yields:
         Galaxies on the devices, and the rows to take of them, or None for all.
     """
-    layout = spread(mesh)
+    layout = batch_sharding(mesh)
     batch = len(order[0])
     if isinstance(galaxies, Observation) and jax.process_count() == 1:
-        galaxies = put(galaxies, everywhere(mesh))
+        galaxies = place(galaxies, replicated(mesh))
         yield from ((galaxies, rows) for rows in _read_ahead(order, first))
     else:
         slices = layout.addressable_devices_indices_map((batch,)).values()
         own = np.concatenate(sorted((np.arange(batch)[part] for part in slices), key=lambda rows: rows[0]))
-        place = partial(jax.make_array_from_process_local_data, layout)
+        assemble = partial(jax.make_array_from_process_local_data, layout)
         for part in _read_ahead(order.map(lambda rows: galaxies[rows[own]]), first):
-            yield jax.tree.map(place, part), None
+            yield jax.tree.map(assemble, part), None
 
 
 def _read_ahead(dataset: "grain.MapDataset", first: int) -> Iterator:
@@ -126,7 +126,7 @@ def _read_ahead(dataset: "grain.MapDataset", first: int) -> Iterator:
     return iterator
 
 
-def chances_of(galaxies: Galaxies, power: float) -> Float[np.ndarray, "n"]:
+def sampling_weights(galaxies: Galaxies, power: float) -> Float[np.ndarray, "n"]:
     """Return the chance of each galaxy: a power of its flux, or of that of the faintest tenth if larger.
 
     Args:
@@ -134,14 +134,14 @@ def chances_of(galaxies: Galaxies, power: float) -> Float[np.ndarray, "n"]:
         power: Power of the flux.
     """
     flux = rough_fluxes(galaxies)
-    chances = np.maximum(flux, np.quantile(flux, FAINT_QUANTILE)) ** power
-    return chances / chances.sum()
+    weights = np.maximum(flux, np.quantile(flux, FAINT_QUANTILE)) ** power
+    return weights / weights.sum()
 
 
 def rough_fluxes(galaxies: Galaxies) -> Float[np.ndarray, "n"]:
     """Measure the flux of each galaxy under a wide aperture, some galaxies at a time."""
     galaxies, measure, n = bare(galaxies), jax.jit(rough_flux), len(galaxies)
-    batches = padded_batches(n, min(CHUNK, n))
+    batches = padded_batches(n, min(GALAXIES_PER_CALL, n))
     return join_batches([np.asarray(measure(galaxies[batch.rows]), float) for batch in batches], n)
 
 

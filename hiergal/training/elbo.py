@@ -7,7 +7,7 @@ from jaxtyping import Float
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer import ELBO
 
-__all__ = ["FreeBitsELBO", "divergence_per_latent"]
+__all__ = ["FreeBitsELBO", "kl_per_latent"]
 
 REDUCTIONS = ("total", "dimension", "mean")
 
@@ -62,7 +62,7 @@ class FreeBitsELBO(ELBO):
 
     def _cost(self, q: dist.Distribution, p: dist.Distribution) -> jax.Array:
         """Divergence of each galaxy's posterior from the prior, with the free bits applied, [n]."""
-        per_latent = divergence_per_latent(q, p)
+        per_latent = kl_per_latent(q, p)
         match self.reduction:
             case "total":
                 return jnp.maximum(self.free_bits, per_latent.sum(-1))
@@ -72,7 +72,7 @@ class FreeBitsELBO(ELBO):
                 return jnp.maximum(self.free_bits, per_latent.mean(-1))
 
 
-def divergence_per_latent(q: dist.Distribution, p: dist.Distribution) -> Float[jax.Array, "*n d"]:
+def kl_per_latent(q: dist.Distribution, p: dist.Distribution) -> Float[jax.Array, "*n d"]:
     """Return the terms of KL(q || p), whose sum over the latents is the divergence [nats].
 
     Args:
@@ -85,7 +85,7 @@ def divergence_per_latent(q: dist.Distribution, p: dist.Distribution) -> Float[j
     Example:
         >>> unit = dist.Normal(jnp.zeros(2), 1.0).to_event(1)
         >>> q = dist.MultivariateNormal(jnp.array([1.0, 0.0]), scale_tril=jnp.eye(2))
-        >>> divergence_per_latent(q, unit).tolist()
+        >>> kl_per_latent(q, unit).tolist()
         [0.5, 0.0]
     """
     offset = (q.mean - p.mean) ** 2 / p.variance

@@ -17,9 +17,9 @@ from hiergal.observation.noise import used_pixels
 from hiergal.observation.observation import Observation
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.batching import join_batches, padded_batches
-from hiergal.runtime.devices import everywhere, put, spread
+from hiergal.runtime.devices import batch_sharding, place, replicated
 from hiergal.training.batches import Galaxies
-from hiergal.training.elbo import divergence_per_latent
+from hiergal.training.elbo import kl_per_latent
 
 __all__ = ["Evaluation", "evaluator"]
 
@@ -27,10 +27,10 @@ __all__ = ["Evaluation", "evaluator"]
 class Evaluation(NamedTuple):
     """What :class:`~hiergal.training.history.TrainInfo` says of a set of galaxies."""
 
-    bound: float
+    elbo: float
     distortion: float
-    divergence: float
-    divergence_per_latent: tuple[float, ...]
+    kl: float
+    kl_per_latent: tuple[float, ...]
     chi_square: float
 
 
@@ -45,7 +45,7 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
     objective, config = recipe.objective, recipe.training
     at_once = config.batch // config.accumulate  # which take less memory than in training
 
-    @partial(jax.jit, out_shardings=everywhere(mesh))
+    @partial(jax.jit, out_shardings=replicated(mesh))
     def evaluate_some(params: dict[str, Any], observation: Observation, key: jax.Array):
         outputs = encoder_of(recipe).apply({"params": params["encoder$params"]}, observation)
         q = posterior_from(outputs, recipe.covariance)
@@ -56,7 +56,7 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
         # As it is trained: a mean over exact likelihoods is a statement about the few brightest galaxies.
         noise = chosen_noise(observation.noise, objective.noise, objective.noise_sigma)
         likelihood = NoisyImage(mean, noise, mask, inflate=objective.inflate).log_prob(observation.image)
-        divergence = divergence_per_latent(q, dist.Normal(jnp.zeros_like(q.mean), 1.0).to_event(1))
+        divergence = kl_per_latent(q, dist.Normal(jnp.zeros_like(q.mean), 1.0).to_event(1))
         chi_square = observation.noise.chi_square(observation.image - mean, mask)
         return likelihood, divergence, chi_square / used_pixels(mean.shape, mask)
 
@@ -65,16 +65,16 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
         size = -(-min(n, at_once) // mesh.size) * mesh.size
         parts = []
         for batch in padded_batches(n, size):
-            here = put(jax.tree.map(np.asarray, galaxies[batch.rows]), spread(mesh))
+            here = place(jax.tree.map(np.asarray, galaxies[batch.rows]), batch_sharding(mesh))
             part = evaluate_some(params, here, jax.random.fold_in(key, batch.first))
             parts.append(jax.tree.map(lambda x: np.asarray(x, float), part))
         likelihood, divergence, chi_square = join_batches(parts, n)
         rate = divergence.sum(-1).mean()
         return Evaluation(
-            bound=float(likelihood.mean() - rate),
+            elbo=float(likelihood.mean() - rate),
             distortion=float(-likelihood.mean()),
-            divergence=float(rate),
-            divergence_per_latent=tuple(divergence.mean(0).tolist()),
+            kl=float(rate),
+            kl_per_latent=tuple(divergence.mean(0).tolist()),
             chi_square=float(np.median(chi_square)),
         )
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["rate_and_distortion", "training_curves"]
 
 LABELS = {
-    "bound": "ELBO [nats per galaxy]",
+    "elbo": "ELBO [nats per galaxy]",
     "chi_square": "reduced χ² of a draw (median)",
-    "divergence": "KL divergence [nats per galaxy]",
+    "kl": "KL divergence [nats per galaxy]",
 }
 LEAST_TO_ZOOM = 8  # evaluations
 
@@ -43,7 +43,7 @@ def training_curves(
     if not history:
         raise ValueError("history: expected at least one evaluation, got none; train for longer")
     step = np.array([info.step for info in history])
-    best = step[np.argmax([info.bound for info in history])]
+    best = step[np.argmax([info.elbo for info in history])]
     figure = plain_figure(10, 3.2, title)
     for axes, (name, label) in zip(figure.subplots(1, 3), LABELS.items(), strict=True):
         values = np.array([getattr(info, name) for info in history])
@@ -53,7 +53,7 @@ def training_curves(
         axes.set_xlim(0, None)
         if name == "chi_square":
             axes.axhline(1, color=GREY, linewidth=1)
-        if len(values) >= LEAST_TO_ZOOM and name != "divergence":
+        if len(values) >= LEAST_TO_ZOOM and name != "kl":
             _leave_out_the_start(axes, values)
     return figure
 
@@ -82,10 +82,8 @@ def rate_and_distortion(
     if not history:
         raise ValueError("history: expected at least one evaluation, got none; train for longer")
     step = np.array([info.step for info in history])
-    each = np.array([info.divergence_per_latent for info in history])
-    rate, distortion = (
-        np.array([getattr(i, name) for i in history]) for name in ("divergence", "distortion")
-    )
+    each = np.array([info.kl_per_latent for info in history])
+    rate, distortion = (np.array([getattr(i, name) for i in history]) for name in ("kl", "distortion"))
     figure = plain_figure(10, 3.2, title)
     left, middle, right = figure.subplots(1, 3)
     left.plot(step, each, color=BLUE, linewidth=1, alpha=0.6)

@@ -21,7 +21,7 @@ __all__ = [
     "fit_flow_stage",
 ]
 
-CHUNK = 512
+GALAXIES_PER_CALL = 512
 POPULATION = 4096  # galaxies whose conditions a model remembers
 
 
@@ -111,7 +111,7 @@ def aggregate_posterior(
         return q.mean[None] if draws is None else jax.vmap(q.sample)(jax.random.split(key, draws))
 
     parts = []
-    for batch in padded_batches(len(rows), CHUNK):
+    for batch in padded_batches(len(rows), GALAXIES_PER_CALL):
         chunk = sample(jax.random.fold_in(key, batch.first), store.read(rows[batch.rows]).bare())
         parts.append(np.asarray(chunk))
     return join_batches(parts, len(rows), axis=1)

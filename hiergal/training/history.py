@@ -11,6 +11,7 @@ from hiergal.runtime.files import write_whole
 __all__ = ["History", "TrainInfo", "read_history"]
 
 HISTORY = "history.jsonl"
+OLD_NAMES = {"bound": "elbo", "divergence": "kl", "divergence_per_latent": "kl_per_latent"}  # of version 0.1
 
 
 class TrainInfo(NamedTuple):
@@ -21,9 +22,9 @@ class TrainInfo(NamedTuple):
         seconds: Time since this process began to train [s].
         loss: Mean loss of the training batches since the evaluation before: penalties and free bits included [nats per
             galaxy].
-        bound: Evidence lower bound, without free bits, with the likelihood that is trained [nats per galaxy].
+        elbo: Evidence lower bound, without free bits, with the likelihood that is trained [nats per galaxy].
         distortion: Mean negative log-likelihood of a posterior draw [nats per galaxy].
-        divergence: Mean divergence of the posteriors from the prior: the rate [nats per galaxy].
+        kl: Mean Kullback-Leibler divergence of the posteriors from the prior: the rate [nats per galaxy].
         divergence_per_latent: What each latent contributes to it [nats per galaxy].
         chi_square: Median reduced chi-square of a posterior draw.
     """
@@ -31,10 +32,10 @@ class TrainInfo(NamedTuple):
     step: int
     seconds: float
     loss: float
-    bound: float
+    elbo: float
     distortion: float
-    divergence: float
-    divergence_per_latent: tuple[float, ...]
+    kl: float
+    kl_per_latent: tuple[float, ...]
     chi_square: float
 
 
@@ -42,10 +43,8 @@ def read_history(folder: str | Path) -> tuple[TrainInfo, ...]:
     """Return the evaluations of a run, from its ``history.jsonl``; none if there is no such file."""
     path = Path(folder) / HISTORY
     lines = path.read_bytes().splitlines() if path.exists() else []
-    rows = (msgspec.json.decode(line) for line in lines)
-    return tuple(
-        TrainInfo(**row | {"divergence_per_latent": tuple(row["divergence_per_latent"])}) for row in rows
-    )
+    rows = ({OLD_NAMES.get(k, k): v for k, v in msgspec.json.decode(line).items()} for line in lines)
+    return tuple(TrainInfo(**row | {"kl_per_latent": tuple(row["kl_per_latent"])}) for row in rows)
 
 
 class History:

@@ -32,7 +32,7 @@ from hiergal.runtime.seeds import as_key
 
 __all__ = ["Shapes", "fit_guide_flow", "shapes_of_simulations", "shapes_of_survey"]
 
-BATCH = 32
+GALAXIES_PER_CALL = 32
 DRAWS, PROPOSALS = 8, 1000  # by importance sampling, of each galaxy of the survey
 FARTHEST = 12.0  # of w: beyond, no step had found the mode
 
@@ -136,12 +136,14 @@ def _shapes(name, one, key, model, survey, conditions, galaxies: int, progress: 
         priors.append(Prior(model.flow, np.asarray(conditions, np.float32)))
     order, parts = rng.permutation(len(survey)), []
     with progress_bar(name, galaxies, shown=progress) as advance:
-        for number in range(-(-galaxies // BATCH)):
-            rows = np.take(order, np.arange(number * BATCH, (number + 1) * BATCH), mode="wrap")
+        for number in range(-(-galaxies // GALAXIES_PER_CALL)):
+            rows = np.take(
+                order, np.arange(number * GALAXIES_PER_CALL, (number + 1) * GALAXIES_PER_CALL), mode="wrap"
+            )
             prior = priors[number % len(priors)]
             found = one(survey[rows], prior[rows], jax.random.fold_in(key, number))
             parts.append([np.asarray(part) for part in found])
-            advance(min(BATCH, galaxies - number * BATCH))
+            advance(min(GALAXIES_PER_CALL, galaxies - number * GALAXIES_PER_CALL))
     w = np.concatenate([part[0] for part in parts], axis=1)[:, :galaxies]
     features, good = (np.concatenate([part[i] for part in parts])[:galaxies] for i in (1, 2))
     good = good & np.isfinite(w).all(axis=(0, 2)) & np.isfinite(features).all(axis=1)

@@ -19,7 +19,7 @@ from hiergal.training.batches import Galaxies
 __all__ = ["measure_trained_ranges"]
 
 MOST = 8192  # galaxies, evenly spread over the survey
-CHUNK = 256
+GALAXIES_PER_CALL = 256
 STRAY = 0.001
 
 
@@ -41,7 +41,7 @@ def measure_trained_ranges(model: GalaxyModel, galaxies: Galaxies) -> dict[str, 
     """
     chosen = np.unique(np.linspace(0, len(galaxies) - 1, min(MOST, len(galaxies))).astype(int))
     parts = []
-    for batch in padded_batches(len(chosen), min(CHUNK, len(chosen))):
+    for batch in padded_batches(len(chosen), min(GALAXIES_PER_CALL, len(chosen))):
         here = galaxies[chosen[batch.rows]].bare()
         flux, radius = _fitted(model, here)
         values = {

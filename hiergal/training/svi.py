@@ -28,15 +28,22 @@ from hiergal.model.nets.training_aids import aids_at
 from hiergal.observation.observation import Observation
 from hiergal.recipe.config import TrainingConfig
 from hiergal.recipe.recipe import Recipe
-from hiergal.runtime.devices import agreed, everywhere, galaxy_mesh, is_first_process, put, spread
+from hiergal.runtime.devices import (
+    any_process,
+    batch_sharding,
+    galaxy_mesh,
+    is_first_process,
+    place,
+    replicated,
+)
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.host_memory import give_back_freed_memory
 from hiergal.runtime.optimizer import adafactor, learning_rate_at
 from hiergal.runtime.progress import Stopped, progress_bar, stop_requested
 from hiergal.runtime.pytree import Record, brief, record
 from hiergal.runtime.seeds import as_key
-from hiergal.training.augment import augmented
-from hiergal.training.batches import Galaxies, bare, batches_from, chances_of, checksum_of, order_of
+from hiergal.training.augment import augment
+from hiergal.training.batches import Galaxies, bare, batches_from, checksum_of, order_of, sampling_weights
 from hiergal.training.checkpoints import Checkpoints
 from hiergal.training.elbo import FreeBitsELBO
 from hiergal.training.evaluation import evaluator
@@ -127,19 +134,19 @@ def fit(
     programs = programs_of(recipe, population=len(train), training=True)
     svi = SVI(*programs, _optimizer(config, len(train)), _objective(recipe))
     start_key, order_key, evaluation_key = jax.random.split(key, 3)
-    chances = chances_of(train, config.favour_bright) if config.favour_bright else None
-    order = order_of(int(jax.random.bits(order_key)), len(train), batch, chances)
+    weights = sampling_weights(train, config.favour_bright) if config.favour_bright else None
+    order = order_of(int(jax.random.bits(order_key)), len(train), batch, weights)
     step = _compiled_at_first(_compile_step(svi, recipe, len(train), order_key, mesh))
     evaluate = evaluator(recipe, evaluation_key, mesh)
-    state = put(_initial_state(svi, start_key, train, averaged=config.average > 0), everywhere(mesh))
-    judge = jax.jit(partial(_judge, svi), out_shardings=everywhere(mesh), donate_argnums=0)
+    state = place(_initial_state(svi, start_key, train, averaged=config.average > 0), replicated(mesh))
+    judge = jax.jit(partial(_judge, svi), out_shardings=replicated(mesh), donate_argnums=0)
 
     history = History(Path(folder))
     checkpoints = Checkpoints(Path(folder) / "checkpoints", _fingerprint(recipe, key, train), history.path)
     with closing(checkpoints):
         done = 0
         if checkpoints.latest is not None:
-            state, done = put(checkpoints.restore(state), everywhere(mesh)), checkpoints.latest
+            state, done = place(checkpoints.restore(state), replicated(mesh)), checkpoints.latest
         if is_first_process():
             history.cut(done)
         batches = batches_from(train, order, done * config.accumulate, mesh)
@@ -148,7 +155,7 @@ def fit(
         shown, alone = progress and is_first_process(), jax.process_count() == 1
         with stop_requested() as asked, progress_bar("training", config.steps, shown=shown) as advance:
             advance(done)
-            while done < config.steps and int(state.stale) < config.patience and not agreed(asked()):
+            while done < config.steps and int(state.stale) < config.patience and not any_process(asked()):
                 until = min(config.steps, (done // config.evaluate_every + 1) * config.evaluate_every)
                 while done < until and not (
                     alone and asked()
@@ -165,21 +172,21 @@ def fit(
                     evaluation = evaluate(_evaluated(svi, state), validation)
                     seconds = time.perf_counter() - began
                     info = TrainInfo(done, seconds, float(state.loss) / parts, **evaluation._asdict())
-                    if not math.isfinite(info.bound):
+                    if not math.isfinite(info.elbo):
                         raise FloatingPointError(
-                            f"the bound became {info.bound} at step {done}: lower training.learning_rate, or check the "
+                            f"the bound became {info.elbo} at step {done}: lower training.learning_rate, or check the "
                             "data with hiergal.check_observation"
                         )
-                    state = judge(state, info.bound)
+                    state = judge(state, info.elbo)
                     if is_first_process():
                         history.add(info)
                     advance(
                         0,
-                        note=f"ELBO {info.bound:.0f}  chi2 {info.chi_square:.3f}  KL {info.divergence:.1f} nats",
+                        note=f"ELBO {info.elbo:.0f}  chi2 {info.chi_square:.3f}  KL {info.kl:.1f} nats",
                     )
                 checkpoints.save(done, state)
                 give_back_freed_memory()
-            stopped = agreed(asked())
+            stopped = any_process(asked())
         if stopped and done < config.steps:
             raise Stopped(f"stopped at step {done} of {config.steps}; the same command goes on from there")
         return Fit(state.best, history.rows())
@@ -194,13 +201,13 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
     config, levels = recipe.training, len(recipe.encoder.transverse_channels) if recipe.aided else 0
     parts = config.accumulate
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=everywhere(mesh))
+    @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh))
     def step(
         state: TrainState, part: jax.Array | int, galaxies: Observation, rows: jax.Array | None
     ) -> TrainState:
         galaxies = galaxies if rows is None else galaxies[rows]
-        galaxies = jax.lax.with_sharding_constraint(galaxies, spread(mesh))
-        galaxies = augmented(jax.random.fold_in(order_key, part), galaxies, config.augmentation)
+        galaxies = jax.lax.with_sharding_constraint(galaxies, batch_sharding(mesh))
+        galaxies = augment(jax.random.fold_in(order_key, part), galaxies, config.augmentation)
         number = part // parts
         aids = (aids_at(number, recipe.aids, levels),) if recipe.aided else ()
         after, loss = svi.update(state.svi, galaxies, *aids)

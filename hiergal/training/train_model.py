@@ -28,7 +28,7 @@ from hiergal.survey.schema import digest_of_store
 from hiergal.survey.split import split_of
 from hiergal.survey.store import Store
 from hiergal.training.batches import Galaxies, rough_fluxes
-from hiergal.training.fit_prior import CHUNK
+from hiergal.training.fit_prior import GALAXIES_PER_CALL
 from hiergal.training.history import read_history
 from hiergal.training.ranges import measure_trained_ranges
 from hiergal.training.svi import Fit, fit
@@ -121,7 +121,7 @@ def _train(
     train = store.read(split.train) if in_memory else store.subset(split.train)
     validation = store.subset(split.validation)
     if recipe.profile_fwhm_arcsec:
-        check_wider(train[np.arange(min(CHUNK, len(train)))].psf, recipe.profile_fwhm_arcsec)
+        check_wider(train[np.arange(min(GALAXIES_PER_CALL, len(train)))].psf, recipe.profile_fwhm_arcsec)
     recipe = measure_flux_scale(recipe, train)
     fitted = fit(key_for(seed, TRAIN), recipe, train, validation, folder=folder, progress=progress)
     header = store.header

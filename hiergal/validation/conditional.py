@@ -22,7 +22,7 @@ __all__ = ["Residuals", "binned", "conditional_residuals", "conditional_test"]
 
 BOOTSTRAPS = 400
 QUANTITIES = {"size": "sigma", "flux": "amplitude"}
-LEAST = 2  # galaxies of a bin that has an error
+FEWEST_GALAXIES = 2  # galaxies of a bin that has an error
 
 
 class Residuals(NamedTuple):
@@ -89,7 +89,7 @@ def conditional_test(
         False
     """
     here, there, _ = _pairs(real, drawn, quantity)
-    if len(here) < LEAST:
+    if len(here) < FEWEST_GALAXIES:
         raise ValueError(f"expected at least {LEAST} pairs with good moments, got {len(here)}")
     log_ratio = np.log(there / here)
     again = np.random.default_rng(seed).choice(log_ratio, (BOOTSTRAPS, len(log_ratio)))
@@ -123,7 +123,7 @@ def binned(residuals: Residuals, edges: Float[np.ndarray, "edge"], *, seed: int 
     rows = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         values = residuals.residual[(residuals.condition >= low) & (residuals.condition < high)]
-        if len(values) < LEAST:
+        if len(values) < FEWEST_GALAXIES:
             rows.append([low, high, len(values), *[np.nan] * 4])
             continue
         again = rng.choice(values, (BOOTSTRAPS, len(values)))

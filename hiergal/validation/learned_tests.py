@@ -20,13 +20,13 @@ from hiergal.runtime.verdict import (
     verdict_of,
 )
 
-__all__ = ["LEAST_CLASSIFIED", "classifier_test", "memorisation_test", "pqmass_test"]
+__all__ = ["FEWEST_CLASSIFIED", "classifier_test", "memorisation_test", "pqmass_test"]
 
 Rows = Float[np.ndarray, "n d"]
 OtherRows = Float[np.ndarray, "m d"]
 
 REFERENCES, TESSELLATIONS = 100, 10
-LEAST_CLASSIFIED = 20  # galaxies of each sample: half of them teach the classifier
+FEWEST_CLASSIFIED = 20  # galaxies of each sample: half of them teach the classifier
 
 
 def classifier_test(
@@ -52,7 +52,7 @@ def classifier_test(
     from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
-    real, other = checked(real, other, least=LEAST_CLASSIFIED)
+    real, other = checked(real, other, least=FEWEST_CLASSIFIED)
     rng = np.random.default_rng(seed)
     size = min(len(real), len(other))
     rows = [sample[rng.permutation(len(sample))[:size]] for sample in (real, other)]

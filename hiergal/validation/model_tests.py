@@ -19,12 +19,12 @@ from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.seeds import as_key
 from hiergal.runtime.verdict import ALPHA, Verdict, verdict_of
-from hiergal.validation.learned_tests import LEAST_CLASSIFIED, classifier_test
+from hiergal.validation.learned_tests import FEWEST_CLASSIFIED, classifier_test
 from hiergal.validation.two_sample import energy_test
 
 __all__ = ["LatentSamples", "latent_tests", "reconstruction_test", "sample_latents"]
 
-BATCH = 128
+GALAXIES_PER_CALL = 128
 BOOTSTRAPS = 400
 
 
@@ -62,7 +62,7 @@ def sample_latents(model: GalaxyModel, observation: Observation, *, key: jax.Arr
 
     observation = observation.bare()
     n, parts = len(observation), []
-    for batch in padded_batches(n, BATCH):
+    for batch in padded_batches(n, GALAXIES_PER_CALL):
         key_of_batch = jax.random.fold_in(key, batch.first)
         parts.append(sample(model, observation[batch.rows], conditions[batch.rows], key_of_batch))
     survey, flow = join_batches(parts, n)
@@ -91,7 +91,7 @@ def latent_tests(latents: LatentSamples, *, seed: int = 0, alpha: float = ALPHA)
         np.concatenate([z, latents.conditions], axis=1).astype(float) for z in (latents.survey, latents.flow)
     )
     verdicts = [energy_test(here, there, "latents and conditions", seed=seed, alpha=alpha)]
-    if len(here) >= LEAST_CLASSIFIED:
+    if len(here) >= FEWEST_CLASSIFIED:
         verdicts.append(classifier_test(here, there, "latents and conditions", seed=seed, alpha=alpha))
     return verdicts
 

@@ -27,7 +27,7 @@ from hiergal.runtime.verdict import ALPHA, Verdict, checked, verdict_of
 __all__ = ["pixel_classifier_test", "pixel_features"]
 
 SOFTENING = 2.0  # the stretch is linear below so many standard deviations of the noise
-EPOCHS, BATCH = 10, 32
+EPOCHS, GALAXIES_PER_CALL = 10, 32
 PATCH = 4
 CHANNELS = (32, 48)
 DROPOUT, LEARNING_RATE = 0.2, 3e-3
@@ -195,7 +195,7 @@ def _train(
     seed: int,
 ) -> Any:
     """Train a network, and return its parameters; programs are compiled once for each size of stamp."""
-    batch = min(BATCH, len(images))
+    batch = min(GALAXIES_PER_CALL, len(images))
     init_key, key = jax.random.split(jax.random.key(seed))
     params = _init(network, init_key, images[:1])
     state = _State(params, OPTIMIZER.init(params))
@@ -241,7 +241,9 @@ def _step(
 def _logits(network: _Network, params: Any, images: Float[np.ndarray, "n y x"]) -> Float[np.ndarray, "n"]:
     """Logarithms of odds, averaged over the turns of a stamp."""
     n = len(images)
-    parts = [_turned_logits(network, params, images[batch.rows]) for batch in padded_batches(n, BATCH)]
+    parts = [
+        _turned_logits(network, params, images[batch.rows]) for batch in padded_batches(n, GALAXIES_PER_CALL)
+    ]
     return join_batches(parts, n)
 
 

@@ -36,7 +36,7 @@ from hiergal.validation.candidates import (
 )
 from hiergal.validation.conditional import conditional_test
 from hiergal.validation.galaxy_folder import read_galaxy_folder
-from hiergal.validation.learned_tests import LEAST_CLASSIFIED, memorisation_test, pqmass_test
+from hiergal.validation.learned_tests import FEWEST_CLASSIFIED, memorisation_test, pqmass_test
 from hiergal.validation.model_tests import (
     LatentSamples,
     latent_tests,
@@ -54,7 +54,7 @@ __all__ = ["GALAXIES", "Validation", "held_out", "validate"]
 
 GALAXIES, TRAINED, RECONSTRUCTED = 2000, 500, 200
 VALIDATE = 200  # purpose of a seed
-LEAST = 10  # galaxies, for anything to be said
+FEWEST_GALAXIES = 10  # galaxies, for anything to be said
 
 
 class Validation(NamedTuple):
@@ -164,7 +164,7 @@ def validate(
         "drawn": (samples["survey"], samples["drawn"]),
         "parametric": (samples["survey"], samples["parametric"]),
     }
-    if len(first) >= LEAST_CLASSIFIED:
+    if len(first) >= FEWEST_CLASSIFIED:
         pairs["floor"] = (samples["survey"][first], samples["survey"][second])
     limit = limit_of(observation)
     verdicts: dict[str, list[Verdict]] = {}
@@ -218,7 +218,7 @@ def held_out(store: Store, model: GalaxyModel) -> tuple[Int[np.ndarray, "n"], In
 
 
 def _enough(galaxies: int) -> None:
-    if galaxies < LEAST:
+    if galaxies < FEWEST_GALAXIES:
         raise ValueError(
             f"expected at least {LEAST} galaxies that the generator has not seen, got {galaxies}; give a larger survey"
         )
@@ -236,7 +236,7 @@ def _compare(
     """All tests of stamps and profiles."""
     chances = {"seed": seed, "alpha": alpha}
     verdicts = compare(real.measured, other.measured, trained=None if seen is None else seen[0], **chances)
-    if min(len(real), len(other)) >= LEAST_CLASSIFIED:
+    if min(len(real), len(other)) >= FEWEST_CLASSIFIED:
         stamps = (real.images, other.images, real.noise_rms, other.noise_rms)
         verdicts.append(pixel_classifier_test(*stamps, **chances))
         pairs = [(real.images, real.noise_rms), (other.images, other.noise_rms)]
@@ -260,7 +260,7 @@ def _compare(
 def _pairwise(real: Candidate, other: Candidate, *, seed: int, alpha: float) -> list[Verdict]:
     """Sizes and fluxes of galaxies that share their conditions."""
     moments = real.measured.moments, other.measured.moments
-    if sum((moments[0]["flag"] == 0) & (moments[1]["flag"] == 0)) < LEAST:
+    if sum((moments[0]["flag"] == 0) & (moments[1]["flag"] == 0)) < FEWEST_GALAXIES:
         return []
     return [conditional_test(*moments, quantity, seed=seed, alpha=alpha) for quantity in ("size", "flux")]
 

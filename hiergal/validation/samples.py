@@ -25,7 +25,7 @@ from hiergal.simulate.profiles import draw_profiles
 
 __all__ = ["Samples", "halves", "make_samples", "observed_again", "samples_of"]
 
-BATCH = 128
+GALAXIES_PER_CALL = 128
 
 
 class Samples(NamedTuple):
@@ -146,7 +146,7 @@ def observed_again(
     observation = observation.bare()
     n, key = len(observation), as_key(key)
     parts = []
-    for batch in padded_batches(n, BATCH):
+    for batch in padded_batches(n, GALAXIES_PER_CALL):
         part = jax.tree.map(jnp.asarray, observation[batch.rows])
         drawn = _observed(jax.random.fold_in(key, batch.first), jnp.asarray(profile[batch.rows]), part)
         parts.append(np.asarray(drawn))

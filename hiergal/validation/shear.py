@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["ShearBias", "ShearFlag", "measure_shear", "shear_bias", "shear_tests"]
 
 COLUMNS = ("response", "difference", "g1", "sigma")
-BATCH = 32  # stamps that a process takes at once
+GALAXIES_PER_TASK = 32  # stamps that a process takes at once
 FAINTEST_TRANSFER = 1e-3  # of a Gaussian, where GalSim cuts it off
 AMPLIFICATION = 1.1  # of a frequency, at most: the faint wings of a PSF are wider than any Gaussian
 SMALLEST_PIX = 1.2  # standard deviation of a Gaussian that pixels sample well
@@ -119,9 +119,9 @@ def measure_shear(
     images = np.asarray(images, float)
     _check(images, psf, setup)
     stamps = zip(images, np.asarray(psf.stamp, float), strict=True)
-    workers = max(1, min(workers or joblib.cpu_count(), math.ceil(len(images) / BATCH)))
+    workers = max(1, min(workers or joblib.cpu_count(), math.ceil(len(images) / GALAXIES_PER_TASK)))
     rows = []
-    parallel = joblib.Parallel(n_jobs=workers, batch_size=BATCH, return_as="generator")
+    parallel = joblib.Parallel(n_jobs=workers, batch_size=GALAXIES_PER_TASK, return_as="generator")
     for row in parallel(joblib.delayed(_row)(setup, *stamp) for stamp in stamps):
         rows.append(row)
         if progress is not None:

@@ -19,7 +19,7 @@ from hiergal.measure.segmentation import detect
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.verdict import ALPHA, Verdict, holm, verdict_of
 from hiergal.validation.learned_tests import (
-    LEAST_CLASSIFIED,
+    FEWEST_CLASSIFIED,
     classifier_test,
     memorisation_test,
     pqmass_test,
@@ -30,7 +30,7 @@ __all__ = ["Measured", "Statistics", "cells_for", "compare", "measure", "statist
 
 MEANS = ("sigma", "g")  # paper, Fig. 6
 LOGARITHMS = ("sigma", "flux", "r50_arcsec", "petrosian_arcsec", "sn_pixel", "intensity", "multimode")
-LEAST = 1e-4  # of intensity and multimode, which may be zero
+SMALLEST_VALUE = 1e-4  # of intensity and multimode, which may be zero
 FROM_MORPHOLOGY = (
     *("gini", "m20", "concentration", "asymmetry", "smoothness", "multimode", "intensity", "deviation"),
     *("r50_arcsec", "petrosian_arcsec", "sn_pixel"),
@@ -111,7 +111,7 @@ def statistics_of(measured: Measured) -> Statistics:
     columns["flux"] = np.asarray(measured.moments["amplitude"], float)
     columns |= {name: np.asarray(measured.morphology[name], float) for name in FROM_MORPHOLOGY}
     for name in ("multimode", "intensity"):
-        columns[name] = np.maximum(columns[name], LEAST)
+        columns[name] = np.maximum(columns[name], SMALLEST_VALUE)
     with np.errstate(invalid="ignore", divide="ignore"):
         rows = np.stack([np.log(v) if name in LOGARITHMS else v for name, v in columns.items()], axis=1)
     flags = (measured.moments["flag"] == 0) & (measured.morphology["flag"] == 0)
@@ -155,7 +155,7 @@ def compare(
             wasserstein_test(*(s[np.isfinite(s)] for s in sky), f"sky {name}", seed=seed, alpha=alpha)
         )
     verdicts.append(energy_test(here.rows, there.rows, "all statistics", seed=seed, alpha=alpha))
-    if min(len(here.rows), len(there.rows)) >= LEAST_CLASSIFIED:
+    if min(len(here.rows), len(there.rows)) >= FEWEST_CLASSIFIED:
         verdicts.append(classifier_test(here.rows, there.rows, "all statistics", seed=seed, alpha=alpha))
     cells = cells_for(len(here.rows) + len(there.rows))
     if cells >= 2:

@@ -79,7 +79,7 @@ def test_one_call_for_an_image(tiled, calls):
 def test_blocks_change_nothing(tiled, calls, monkeypatch, block, expected):
     whole = image_of(tiled)
     calls.clear()
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(module, "GALAXIES_PER_CALL", block)
     np.testing.assert_array_equal(image_of(tiled), whole)
     assert calls == expected
 
@@ -413,7 +413,7 @@ def test_placeholders_are_skipped_and_all_else_is_as_it_was(tiled, tmp_path):
 
 def test_warnings_come_once(tiled, tmp_path, recwarn, monkeypatch):
     """Of ten blocks, and of GalSim's own that a rehearsal would repeat; again when twice as many are outside."""
-    monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(module, "GALAXIES_PER_CALL", 2)
     magnitudes = np.full(20, 22.0)
     magnitudes[::2] = 15.0
     tiled["psf"] = {"type": "Gaussian", "fwhm": 0.05}

@@ -193,7 +193,7 @@ def test_variables_and_the_persons_own_cache(home, monkeypatch, tmp_path):
 
 def test_a_cut_download_goes_on_where_it_stopped(home, server, content, monkeypatch):
     wanted = publish(server, content)
-    half = 2 * registry.CHUNK
+    half = 2 * registry.CHUNK_BYTES
     server.cut[f"/{FILE}"] = half + 1
     with pytest.raises(
         OSError, match=f"{FILE}: cannot be fetched: .*; {half:,} bytes are kept, run the same again"

@@ -92,7 +92,7 @@ def test_failures_are_flagged_and_keep_their_row():
 
 
 def test_processes_change_nothing(monkeypatch):
-    monkeypatch.setattr("hiergal.measure.moments.CHUNK", 2)
+    monkeypatch.setattr("hiergal.measure.moments.GALAXIES_PER_TASK", 2)
     stamps = np.stack([gaussian((33, 35), 2.0 + 0.2 * i, 0.1, 0.3 * i, 1.0) for i in range(5)])
     alone, shared = measure_moments(stamps, workers=1), measure_moments(stamps, workers=2)
     for name in alone.colnames:

@@ -11,29 +11,15 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy.stats import multivariate_normal
-from toys import covariance_matrix
+from toys import NOISE_KINDS as KINDS
+from toys import covariance_matrix, double, scaled
 
 from hiergal.model.likelihood import NoisyImage
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.stationary import StationaryNoise
 
-KINDS = ["white", "pixel", "stationary"]
 SHAPES = [(4, 5), (5, 4), (3, 7), (1, 6), (6, 1)]
 STANDARD_ERRORS = 5
-
-
-def scaled(noise, factor):
-    """The same noise when the unit of flux is divided by a factor."""
-    match noise:
-        case StationaryNoise():
-            return noise.replace(power=noise.power * factor**2)
-        case _:
-            return noise.replace(sigma=noise.sigma * factor)
-
-
-def double(noise):
-    """The same noise in float64."""
-    return jax.tree.map(lambda leaf: leaf.astype(float), noise)
 
 
 def assert_covariance(draws: np.ndarray, expected: np.ndarray):

@@ -1,31 +1,15 @@
 """Observations: one record that JAX can look into, and a table of bad inputs with the sentence that each gives."""
 
-import copy
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toys import broken, with_value
 
 from hiergal.observation import Observation, check_observation
 from hiergal.observation.independent import WhiteNoise
 
 N, NY, NX = 3, 11, 14
-
-
-def broken(record, **changes):
-    """A copy with some fields changed, past the shape checks of the tests, which users do not have."""
-    twin = copy.copy(record)
-    for name, value in changes.items():
-        object.__setattr__(twin, name, value)
-    return twin
-
-
-def with_value(array, index, value):
-    """A copy of an array with some elements replaced."""
-    array = np.array(array)
-    array[index] = value
-    return array
 
 
 def messages(observation) -> list[str]:

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from test_noise import double
-from toys import SCALE, affine_flow, bare_posterior, covariance_matrix, exact_draws, linear_model
+from toys import SCALE, affine_flow, bare_posterior, covariance_matrix, double, exact_draws, linear_model
 
 from hiergal.measure.power_spectrum import radial_power
 from hiergal.observation import Observation

@@ -9,21 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
-from test_noise import KINDS, double, scaled
+from toys import NOISE_KINDS as KINDS
 from toys import (
     SCALE,
     bare_posterior,
     convolution_matrix,
     covariance_matrix,
+    double,
     exact_draws,
     exact_posterior,
     linear_model,
+    scaled,
 )
 
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.posterior.infer import infer
-from hiergal.posterior.predictive import BLOCK, pixel_log_prob, predict, spread_draws
+from hiergal.posterior.predictive import DRAWS_PER_CALL, pixel_log_prob, predict, spread_draws
 
 SHAPE, N = (8, 16), 3
 CASES = [("white", False), ("white", True), ("pixel", True), ("stationary", False), ("stationary", True)]
@@ -66,7 +68,9 @@ def test_log_likelihood_is_that_of_the_noise_that_was_used(key, rng, make_psf, m
     """With a factor on the variance of the noise of each galaxy."""
     observation = linear_observation(make_psf, make_noise(kind, N, SHAPE), masked)
     model, factor = linear_model(SHAPE), np.array([1.0, 4.0, 9.0], np.float32)
-    posterior = bare_posterior(rng.normal(size=(BLOCK + 3, N, 8)), observation, variance_factor=factor)
+    posterior = bare_posterior(
+        rng.normal(size=(DRAWS_PER_CALL + 3, N, 8)), observation, variance_factor=factor
+    )
     found = predict(model, observation, posterior, key=key, batch=2)
     assert np.isfinite(found.image).all() and np.isfinite(found.log_likelihood).all()
     profile = model.decode(posterior.latents.reshape(-1, 8)).reshape(-1, N, *SHAPE)

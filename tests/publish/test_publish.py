@@ -7,55 +7,14 @@ import jax
 import msgspec
 import numpy as np
 import pytest
-from toys import drawing_model
+from published_run import ABOUT, CALIBRATION, VALIDATION, complete_model
 from typer.testing import CliRunner
 
 from hiergal.cli import app as cli
 from hiergal.hub import load_model, read_card, read_metrics, save_model
 from hiergal.hub.published import read_published
 from hiergal.hub.registry import read_registry
-from hiergal.model.architecture import guide_flow_config
-from hiergal.model.flow.density import ConditionalFlow
 from hiergal.publish.publish import add_to_registry, publish
-from hiergal.training.train_model import _rounded
-
-ABOUT = """
-name = "toy"
-version = "1.0"
-licence = "MIT"
-description = "Galaxies of a toy survey."
-intended_use = "Tests."
-limits = "Not for science."
-citation = "Nobody et al."
-"""
-VERDICT = {"statistic": 0.51, "error": 0.01, "expected": 0.5, "p_value": 0.3, "passed": True}
-LEVELS = {"0.50": 0.51, "0.68": 0.67, "0.90": 0.9, "0.95": 0.96}
-VALIDATION = {
-    "galaxies": 100,
-    "passed": False,
-    "verdicts": {
-        "drawn": {"mean sigma": VERDICT, "classifier": VERDICT | {"statistic": 0.7, "passed": False}},
-        "parametric": {"mean sigma": VERDICT},
-    },
-}
-CALIBRATION = {
-    "method": "flow",
-    "galaxies": 200,
-    "draws": 99,
-    "seed": 0,
-    "passed": False,
-    "used": {"flow": 200},
-    "coverage": {"flux": LEVELS, "z0": LEVELS, "z1": LEVELS | {"0.90": 0.8}},
-    "joint_coverage": {"joint: flux": LEVELS},
-    "verdicts": [{"passed": True, "words": "fine"}, {"passed": False, "words": "z1: too narrow"}],
-}
-
-
-def complete_model():
-    model = drawing_model()
-    config = guide_flow_config(model.recipe)
-    guide = ConditionalFlow.untrained(jax.random.key(0), config, model.recipe.generator.latents)
-    return model.replace(guide_flow=guide, params=jax.tree.map(_rounded, model.params))
 
 
 @pytest.fixture

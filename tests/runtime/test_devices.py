@@ -41,7 +41,7 @@ def finish(*processes):
 
 
 def losses(folder: Path) -> np.ndarray:
-    return np.array([(row.loss, row.bound, row.chi_square) for row in read_history(folder)])
+    return np.array([(row.loss, row.elbo, row.chi_square) for row in read_history(folder)])
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from astropy.table import Table
-from places import TESTS
+from places import ROOT, TESTS
 
 from hiergal.cli.study import owned_study
 from hiergal.runtime import files, work
@@ -24,6 +24,8 @@ from hiergal.runtime.identity import differences, digest_of
 from hiergal.runtime.marks import foreign_files, mark_of
 from hiergal.runtime.output import check_output, owned
 from hiergal.runtime.work import settle, work_folder
+
+PATHS = [str(Path(__file__).parent), str(TESTS)]  # what other processes import from
 
 RUN, OTHER = {"seed": 1, "model": "a"}, {"seed": 2, "model": "a"}
 
@@ -241,7 +243,7 @@ def test_folders_are_replaced(tmp_path, monkeypatch, exchanged):
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from pathlib import Path
 from hiergal.runtime import files, output, work
 from test_output import folder_result, OTHER
@@ -278,7 +280,11 @@ def test_killed_at_every_step_and_run_again(tmp_path, exchanged, replaced):
     """Each rename, removal and note is a place to die in: what is there is whole, old or new, and a run heals it."""
     sweep = f"from test_output import kill_at_every_step as f; f({str(tmp_path)!r}, {exchanged}, {replaced})"
     done = subprocess.run(  # a process of its own may fork; this one has the threads of JAX
-        [sys.executable, "-c", sweep], cwd=TESTS, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", sweep],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*PATHS, str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) > 5
@@ -293,7 +299,7 @@ def kill_at_every_step(folder, exchanged, replaced):
             with owned(out, "demo", run=RUN) as own:
                 folder_result(own, "old")
                 own.put()
-        options = {"tests": str(TESTS), "exchanged": exchanged, "out": str(out)}
+        options = {"tests": PATHS, "exchanged": exchanged, "out": str(out)}
         done = _run_in_fork(KILLED.format(number=number, **options))
         settle(out)
         there = (out / "a/c/0").read_text() if out.exists() else None
@@ -351,8 +357,8 @@ def test_one_process_at_a_time(tmp_path):
 
 
 RACE = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
+import os, sys, time
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 from test_output import write
 while time.time() < float(sys.argv[3]):
     pass
@@ -365,7 +371,7 @@ except BlockingIOError as error:
 
 def test_pairs_at_once(tmp_path):
     """Whoever loses says why, or finds the work done; the file is whole."""
-    tests = str(TESTS)
+    tests = os.pathsep.join(PATHS)
     for pair in range(3):
         out, at = tmp_path / f"{pair}.fits", str(time.time() + 4)
         both = [

@@ -31,7 +31,7 @@ NAMES = ("mag_auto", "flux_radius", "zphot")
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     monkeypatch.setattr(catalog_sampling, "PART", PART)
-    monkeypatch.setattr(galaxy_files, "CHUNK", PART)
+    monkeypatch.setattr(galaxy_files, "GALAXIES_PER_CHUNK", PART)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from hiergal.survey import StoreHeader, open_store, workers, write_store, writer
 from hiergal.survey import prepare as prepare_module
 from hiergal.survey.prepare import prepare_store
 
+PATHS = [str(Path(__file__).parent), str(TESTS)]  # what other processes import from
+
 HEADER = StoreHeader(
     survey="test", band="F814W", pixel_scale_arcsec=0.03, magnitude_zero_point=25.94, provenance={"seed": 1}
 )
@@ -335,7 +337,7 @@ def test_two_runs_do_not_meet(tmp_path, expected):
 
 COMMAND = """
 import functools, sys
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = {tests!r}
 from hiergal.survey import prepare, workers, writer
 writer.SHARD_GALAXIES, prepare.TASK_GALAXIES, workers.TASK_GALAXIES = {shard}, {task}, {task}
 import test_prepare
@@ -353,7 +355,7 @@ except Stopped as stop:
 def start(path: Path, *, workers: int, seconds: float) -> subprocess.Popen:
     """Run a script without the guard that other process pools need, in a process group of its own."""
     code = COMMAND.format(
-        tests=str(TESTS), path=str(path), shard=SHARD, task=TASK, total=TOTAL,
+        tests=PATHS, path=str(path), shard=SHARD, task=TASK, total=TOTAL,
         workers=workers, seconds=seconds,
     )  # fmt: skip
     run = subprocess.Popen(
@@ -404,7 +406,7 @@ def test_workers_end_with_a_killed_parent(tmp_path, expected):
 
 KILLS = """
 import functools, os, random, signal, sys, time
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = {tests!r}
 from hiergal.survey import prepare, workers, writer
 writer.SHARD_GALAXIES, prepare.TASK_GALAXIES, workers.TASK_GALAXIES = {shard}, {task}, {task}
 import test_prepare, zarr
@@ -424,7 +426,7 @@ print(kills)
 
 def test_killed_at_any_moment(tmp_path, expected):
     path = tmp_path / "s.zarr"
-    code = KILLS.format(tests=str(TESTS), path=str(path), shard=SHARD, task=TASK, total=TOTAL)
+    code = KILLS.format(tests=PATHS, path=str(path), shard=SHARD, task=TASK, total=TOTAL)
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300
     )

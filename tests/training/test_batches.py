@@ -9,7 +9,7 @@ from toys import tiny_survey
 from hiergal.model.nets.encoder import rough_flux
 from hiergal.runtime.devices import galaxy_mesh
 from hiergal.survey import StoreHeader, write_store
-from hiergal.training.batches import batches_from, chances_of, checksum_of, order_of, rough_fluxes
+from hiergal.training.batches import batches_from, checksum_of, order_of, rough_fluxes, sampling_weights
 
 STEPS, SHAPE = 60, (16, 24)
 
@@ -37,19 +37,19 @@ def test_seeds_have_orders_of_their_own():
 
 def test_favoured_galaxies_come_as_often_as_their_chances_say():
     """20,000 draws: five binomial standard errors for each of five galaxies (one failure in 300,000)."""
-    chances = np.array([0.1, 0.2, 0.0, 0.3, 0.4])
-    order = order_of(3, 5, 50, 7.0 * chances)
+    weights = np.array([0.1, 0.2, 0.0, 0.3, 0.4])
+    order = order_of(3, 5, 50, 7.0 * weights)
     counts = np.bincount(np.concatenate([order[step] for step in range(400)]), minlength=5)
-    assert np.all(np.abs(counts - 20_000 * chances) <= 5 * np.sqrt(20_000 * chances * (1 - chances)))
+    assert np.all(np.abs(counts - 20_000 * weights) <= 5 * np.sqrt(20_000 * weights * (1 - weights)))
 
 
 def test_chances_grow_with_flux():
     survey = tiny_survey(50, SHAPE, awkward_psf(50))
-    each = chances_of(survey, 0.5)
+    each = sampling_weights(survey, 0.5)
     assert abs(each.sum() - 1) < 1e-5 and each.min() > 0
     bright = np.argsort(survey.catalog["mag_auto"])[:5]
     assert each[bright].mean() > 1.5 * each.mean()
-    np.testing.assert_allclose(chances_of(survey, 0.0), 1 / 50, rtol=1e-4)
+    np.testing.assert_allclose(sampling_weights(survey, 0.0), 1 / 50, rtol=1e-4)
 
 
 @pytest.mark.parametrize("first", [0, 7])
@@ -71,7 +71,7 @@ def test_a_part_of_a_store_is_read_when_it_is_asked_for(store):
 
 
 def test_fluxes_are_measured_a_part_at_a_time(store, monkeypatch):
-    monkeypatch.setattr("hiergal.training.batches.CHUNK", 16)
+    monkeypatch.setattr("hiergal.training.batches.GALAXIES_PER_CALL", 16)
     whole = store.read()
     np.testing.assert_allclose(rough_fluxes(store.subset(slice(None))), jax.jit(rough_flux)(whole), rtol=1e-5)
 

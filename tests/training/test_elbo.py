@@ -13,7 +13,7 @@ from toys import SCALE, LinearGenerator, TableEncoder, linear_params
 
 from hiergal.model.guide import galaxy_guide, output_count, posterior_from
 from hiergal.model.program import galaxy_model
-from hiergal.training.elbo import FreeBitsELBO, divergence_per_latent
+from hiergal.training.elbo import FreeBitsELBO, kl_per_latent
 
 D, SHAPE = 4, (5, 7)
 
@@ -126,7 +126,7 @@ def test_divergence_of_a_full_covariance_is_that_of_numpyro(x64, rng, outputs):
         1
     )
     twin = dist.MultivariateNormal(p.mean, covariance_matrix=jax.vmap(jnp.diag)(p.variance))
-    found = divergence_per_latent(q, p)
+    found = kl_per_latent(q, p)
     assert found.shape == (5, D)
     np.testing.assert_allclose(found.sum(-1), dist.kl_divergence(q, twin), rtol=1e-10)
 
@@ -134,10 +134,10 @@ def test_divergence_of_a_full_covariance_is_that_of_numpyro(x64, rng, outputs):
 def test_divergence_of_a_diagonal_covariance_latent_by_latent(x64, outputs):
     table = jnp.asarray(outputs(5), float)
     p = dist.Normal(jnp.zeros((5, D)), 1.0).to_event(1)
-    found = divergence_per_latent(posterior_from(table, "diagonal"), p)
+    found = kl_per_latent(posterior_from(table, "diagonal"), p)
     np.testing.assert_allclose(found, divergences(table), rtol=1e-10)
     full = jnp.concatenate([table, jnp.zeros((5, D * (D - 1) // 2))], axis=-1)
-    np.testing.assert_allclose(found, divergence_per_latent(posterior_from(full, "full"), p), rtol=1e-10)
+    np.testing.assert_allclose(found, kl_per_latent(posterior_from(full, "full"), p), rtol=1e-10)
 
 
 def test_works_under_svi(key, make_observation, outputs):
@@ -163,4 +163,4 @@ def test_bad_arguments(arguments, message):
 def test_only_normals_have_a_divergence():
     unit = dist.Normal(jnp.zeros((1, 2)), 1.0).to_event(1)
     with pytest.raises(TypeError, match=r"expected a guide of \(multivariate\) normals, got Normal"):
-        divergence_per_latent(dist.Normal(jnp.zeros((1, 2)), 1.0), unit)
+        kl_per_latent(dist.Normal(jnp.zeros((1, 2)), 1.0), unit)

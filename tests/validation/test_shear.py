@@ -220,7 +220,7 @@ def test_failures_are_flagged_and_keep_their_row():
 
 @pytest.mark.slow
 def test_processes_change_nothing(monkeypatch):
-    monkeypatch.setattr("hiergal.validation.shear.BATCH", 1)
+    monkeypatch.setattr("hiergal.validation.shear.GALAXIES_PER_TASK", 1)
     images, psf = observed()[:2], psf_of(ODD_PSF, 2)
     done = []
     alone = measure_shear(images, psf, workers=1)

@@ -26,7 +26,7 @@ from hiergal.runtime.pytree import Array, brief
 __all__ = ["LARGEST_K_HAT", "Student", "fitted", "pareto_smoothed", "resampled", "sample_by_importance"]
 
 LARGEST_K_HAT = 0.7
-BLOCK = 25  # proposals of each galaxy rendered together
+PROPOSALS_PER_CALL = 25  # proposals of each galaxy rendered together
 PARTS = 4
 FREEDOM = 8.0  # degrees of freedom of the t distributions
 POWERS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # of weights that a t distribution is fitted to
@@ -77,8 +77,8 @@ def sample_by_importance(
     Returns:
         The draws, with ``k_hat`` and ``ess``, the effective number of proposals, as statistics.
     """
-    blocks = -(-proposals // BLOCK)
-    sizes = [len(part) * BLOCK for part in np.array_split(np.arange(blocks), min(PARTS, blocks))]
+    blocks = -(-proposals // PROPOSALS_PER_CALL)
+    sizes = [len(part) * PROPOSALS_PER_CALL for part in np.array_split(np.arange(blocks), min(PARTS, blocks))]
     rngs = [np.random.default_rng(np.asarray(seed)) for seed in np.asarray(jax.random.key_data(keys))]
     known = np.asarray(_standardized(found, pilot), float)
     components = [fitted(known, np.zeros(known.shape[:2]))]
@@ -142,7 +142,8 @@ def resampled(
 def _targets(problem: Problem, found: GaussianPosterior, v: np.ndarray) -> np.ndarray:
     """Logarithm of the posterior at v, but for a constant, block by block."""
     parts = [
-        _target(problem, found, v[i : i + BLOCK].astype(found.mean.dtype)) for i in range(0, len(v), BLOCK)
+        _target(problem, found, v[i : i + PROPOSALS_PER_CALL].astype(found.mean.dtype))
+        for i in range(0, len(v), PROPOSALS_PER_CALL)
     ]
     return np.concatenate([np.asarray(part, float) for part in parts])
 

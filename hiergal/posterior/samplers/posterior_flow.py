@@ -28,7 +28,7 @@ __all__ = ["Simulated", "draws_of_guide", "guide_features", "laplace_of", "simul
 
 SHARPENING_STEPS = 3
 MODE_LIMIT, LOG_SCALE_LIMITS = 3.0, (-7.0, 0.5)
-BLOCK = 5  # draws of each galaxy decoded together
+DRAWS_PER_CALL = 5  # draws of each galaxy decoded together
 
 
 class Simulated(NamedTuple):
@@ -102,7 +102,7 @@ def draws_of_guide(
     """
     w, coordinates = _shaped(problem, found, jnp.asarray(noise))
     # A block of draws at a time: larger ones leave the cache.
-    blocks = [_latents(coordinates, w[block.rows]) for block in padded_batches(len(w), BLOCK)]
+    blocks = [_latents(coordinates, w[block.rows]) for block in padded_batches(len(w), DRAWS_PER_CALL)]
     return jnp.concatenate(blocks)[: len(w)]
 
 

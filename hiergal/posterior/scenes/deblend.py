@@ -37,7 +37,7 @@ __all__ = ["Deblended", "deblend"]
 
 STEPS = 12
 CORRECTIONS = 4
-BLOCK = 10  # draws decoded together
+DRAWS_PER_CALL = 10  # draws decoded together
 LONGEST_STEP = 6.0  # standard deviations
 CLOSEST_PIX = 0.5
 IN_DRAWS = ("latents", "positions", "summary")
@@ -149,11 +149,11 @@ def _deblend(problem: SceneProblem, keys: jax.Array, draws: int, method: str) ->
     """All that is inferred of a batch of scenes, by its name in :class:`Deblended`."""
     problem, found, excess = _mode(problem)
     about = _images(problem, found.mean)
-    blocks = [_draw(problem, found, about, keys, start, method) for start in range(0, draws, BLOCK)]
+    blocks = [_draw(problem, found, about, keys, start, method) for start in range(0, draws, DRAWS_PER_CALL)]
     draws_t = jnp.concatenate([block[0] for block in blocks])[:draws]
     summary = jax.tree.map(lambda *x: jnp.concatenate(x)[:draws], *(block[1] for block in blocks))
     # Blocks are whole: the last one's surplus draws count in the means, which are none the worse for it.
-    count = len(blocks) * BLOCK
+    count = len(blocks) * DRAWS_PER_CALL
     first, second = (jax.tree.map(lambda *x: sum(x) / count, *(block[i] for block in blocks)) for i in (2, 3))
     mean = jax.tree.map(jnp.add, about, first)
     spread = jax.tree.map(lambda square, away: jnp.sqrt(jnp.maximum(square - away**2, 0.0)), second, first)
@@ -201,7 +201,7 @@ def _draw(
     """A block of draws, their measurements, and sums of their images less others, and of the squares of that."""
     n, size = found.mean.shape
     keys = jax.vmap(lambda key: jax.random.fold_in(key, start))(keys)
-    w = jax.vmap(lambda key: jax.random.normal(key, (BLOCK, size)), out_axes=1)(keys)
+    w = jax.vmap(lambda key: jax.random.normal(key, (DRAWS_PER_CALL, size)), out_axes=1)(keys)
 
     def moved(by):
         return jnp.einsum("nij,snj->sni", found.scale, by)

@@ -25,7 +25,7 @@ __all__ = ["conditional_scatter", "fits_side_by_side", "mean_ellipticity", "powe
 RESIDUAL_LIMIT = 4.0  # standard deviations
 HEADINGS = ("observed", "model", "parametric", "residual, model", "residual, param.")
 LOOKS = ((BLACK, "o", "-"), (ORANGE, "s", "--"), (BLUE, "^", "-."), (GREY, "D", ":"))
-LEAST = 5  # galaxies in a bin that is drawn
+FEWEST_GALAXIES = 5  # galaxies in a bin that is drawn
 QUANTILE_BINS = 9
 REACH = {"size": 0.75, "flux": 1.0}  # of the residuals, as in the paper
 
@@ -126,7 +126,7 @@ def mean_ellipticity(
             points = []
             for low, high, w in zip(edges[:-1], edges[1:], width, strict=True):
                 g = np.asarray(table["g"])[good & (values >= low) & (values < high)]
-                if len(g) >= LEAST:
+                if len(g) >= FEWEST_GALAXIES:
                     x = 0.5 * (low + high) + 0.06 * (k - (len(moments) - 1) / 2) * w
                     points.append((x, g.mean(), g.std(ddof=1) / np.sqrt(len(g))))
             if points:
@@ -248,7 +248,7 @@ def power_spectra(
 
 def _edges(values: np.ndarray) -> np.ndarray:
     """Bins of equal numbers of galaxies, without the outermost per cent on either side."""
-    bins = int(np.clip(len(values) // (4 * LEAST), 1, QUANTILE_BINS))
+    bins = int(np.clip(len(values) // (4 * FEWEST_GALAXIES), 1, QUANTILE_BINS))
     return np.unique(np.quantile(values, np.linspace(0.01, 0.99, bins + 1)))
 
 
