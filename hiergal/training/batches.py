@@ -67,7 +67,7 @@ def order_of(
         seed: Seed of the order.
         galaxies: Number of galaxies; it need not be a multiple of the batch.
         batch: Galaxies in a step.
-        chances: The chance of each galaxy, drawn independently. Default each galaxy once before any comes again.
+        weights: Sampling weight of each galaxy, drawn independently. Default each galaxy once before any comes again.
 
     Example:
         >>> order = order_of(0, 5, 2)
