@@ -1,6 +1,8 @@
 """Every example in a docstring runs, and every module is written as the others are."""
 
+import ast
 import doctest
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -11,7 +13,23 @@ import pytest
 import hiergal
 
 MODULES = ["hiergal", *(m.name for m in pkgutil.walk_packages(hiergal.__path__, "hiergal."))]
+PROVIDED = ("model", "observation", "posterior", "catalog")
 LONGEST = 400  # lines: four hundred of one idea are better than two halves of two hundred
+
+
+@functools.cache
+def documented():
+    """What the lines in the docstring of the package make: other examples start with it."""
+    made = {}
+    exec(doctest.script_from_examples(hiergal.__doc__), made)
+    return {name: made[name] for name in PROVIDED}
+
+
+def given(test):
+    """What an example takes from the docstring of the package: names that it uses and does not make."""
+    tree = ast.parse("".join(example.source for example in test.examples))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return {name: documented()[name] for name in PROVIDED if name in names}
 
 
 def own(module):
@@ -33,6 +51,7 @@ def test_examples_run(name, tmp_path, monkeypatch):
     places = [(name, module.__doc__ or ""), *((f"{name}.{short}", obj) for short, obj in own(module))]
     for place, obj in places:
         for test in finder.find(obj, place, module=False, globs=dict(vars(module))):
+            test.globs |= {"hiergal": hiergal} | given(test)
             runner.run(test)
     assert runner.summarize(verbose=False).failed == 0
 

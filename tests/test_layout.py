@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hiergal.runtime.upward import upward as upward_door
+
 PACKAGE = Path(__file__).resolve().parent.parent / "hiergal"
 FLOORS = (  # from the ground up
     ("runtime",),
@@ -27,6 +29,19 @@ FLOORS = (  # from the ground up
 )
 LEVEL = {folder: level for level, floor in enumerate(FLOORS) for folder in floor}
 MOST_NAMES = 20
+
+UPWARD = {
+    ("model.trained", "hiergal.galsim.model.sample_galaxies"),
+    ("simulate.profiles", "hiergal.galsim.model.sample_galaxies"),
+    ("posterior.posterior", "hiergal.posterior.fit_checks.check_fits"),
+    ("posterior.posterior", "hiergal.posterior.images.posterior_images"),
+    ("posterior.posterior", "hiergal.posterior.predictive.check_same_galaxies"),
+    ("posterior.posterior", "hiergal.posterior.predictive.predict"),
+    ("posterior.posterior", "hiergal.posterior.table.table_with_units"),
+    ("posterior.posterior", "hiergal.posterior.to_arviz.posterior_to_arviz"),
+    ("posterior.posterior", "hiergal.reports.figures.one_galaxy.posterior"),
+    ("posterior.posterior", "hiergal.reports.figures.reconstruction.reconstructions"),
+}
 
 Imports = dict[str, set[str]]
 
@@ -111,6 +126,17 @@ def imports() -> Imports:
 
 def test_nothing_imports_from_above(imports):
     assert upward(imports) == []
+
+
+def test_the_door_upwards_is_used_where_it_is_known():
+    """Methods and aliases of the face that are written on higher floors; each is a line (``runtime/upward.py``)."""
+    found = set()
+    for name, path in modules_in(PACKAGE).items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "upward":
+                found.add((name.removeprefix("hiergal."), node.args[0].value))
+                assert callable(upward_door(node.args[0].value))
+    assert found == UPWARD
 
 
 def test_every_folder_has_a_floor(imports):

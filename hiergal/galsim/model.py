@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from hiergal.galsim.requests import Request, request_galaxies
 from hiergal.hub.bundle import load_model
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GenerativeGalaxyModel",
+    "sample_galaxies",
 ]
 
 
@@ -55,8 +57,10 @@ class GenerativeGalaxyModel:
         ValueError: If it is damaged, or has no flow to draw from.
 
     Example:
-        >>> model = GenerativeGalaxyModel("hub:mock-acs")  # doctest: +SKIP
-        >>> galaxies = model.sample(catalog, rng=galsim.BaseDeviate(1))  # doctest: +SKIP
+        >>> import galsim
+        >>> model = GenerativeGalaxyModel("hub:mock-acs")
+        >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}
+        >>> galaxies = model.sample(catalog, rng=galsim.BaseDeviate(1))
     """
 
     def __init__(self, file_name: str | Path) -> None:
@@ -111,35 +115,26 @@ class GenerativeGalaxyModel:
         squeeze: bool = False,
         identifier: str | None = None,
     ) -> "list[galsim.GSObject] | galsim.GSObject":
-        """Draw one galaxy for each row of a catalogue.
+        """Draw one galaxy for each row of a catalogue: :meth:`hiergal.GalaxyModel.sample` with galsim_hub's arguments.
 
         Args:
-            cat: Astropy table, structured array, pandas frame or mapping with the columns ``quantities``; columns with
-                units are converted. None for ``n`` galaxies of the model's population.
-            noise: Noise to continue around each stamp, with ``noise_pad_size``: ``noise_pad`` of
-                ``galsim.InterpolatedImage``, a variance or a correlated noise.
-            rng: Generator of random numbers, or one for each galaxy; default a new one, seeded by the system.
-            x_interpolant: As for ``galsim.InterpolatedImage``. Of photons that are shot, 19 % are negative with
-                GalSim's default, a quintic; none are with ``"linear"``, which changes sizes by 3 %.
-            k_interpolant: As for ``galsim.InterpolatedImage``.
+            cat: As ``catalog`` there.
+            noise: As there, and so is what follows.
+            rng: As above.
+            x_interpolant: As above.
+            k_interpolant: As above.
             pad_factor: As for ``galsim.InterpolatedImage``.
-            noise_pad_size: As for ``galsim.InterpolatedImage`` [arcsec].
-            gsparams: As for ``galsim.InterpolatedImage``.
-            n: Number of galaxies, where no catalogue says it.
-            flux: Exact flux of each, or of all; ``"catalog"`` for that of the catalogue's magnitudes; default what the
-                model gives, which scatters about the magnitude, and lacks what is beyond the stamp.
-            half_light_radius: Exact half-light radius as ``GSObject.calculateHLR`` measures it, of each or of all
-                [arcsec].
-            magnitude_zero_point: Zero point that fluxes shall have; default the model's. A ``flux`` stays as it is.
-            psf: A PSF to convolve with; a warning is given if it is narrower than the training survey's.
-            outside: What to do with conditions outside the trained range (:mod:`hiergal.model.trained_range`): ``warn``
-                draws them with a warning, except those far outside (99 or -99 for "not measured"), which give objects
-                of flux 0; ``raise`` refuses them, and takes no random numbers; ``ignore`` draws all.
-            missing: What to do if the catalogue lacks a condition: ``population`` draws it from the model's population,
-                of galaxies that are like what is known.
+            noise_pad_size: As above.
+            gsparams: As above.
+            n: As above.
+            flux: As above.
+            half_light_radius: As above.
+            magnitude_zero_point: As above.
+            psf: As above.
+            outside: As above.
+            missing: As above.
             squeeze: Whether to return a bare object for a single galaxy, as galsim_hub did.
-            identifier: A column that tells galaxies apart (integers or text): random numbers then follow it, and a
-                galaxy stays the same when other rows are dropped, added or sorted. ``rng`` gives one number in all.
+            identifier: As above.
 
         Returns:
             Unconvolved galaxies (convolved, with ``psf``), in the order of the rows; always a list, unless ``squeeze``.
@@ -150,32 +145,30 @@ class GenerativeGalaxyModel:
             RuntimeError: In a fork of a process that has used JAX (``multiprocessing`` without ``"spawn"``).
 
         Example:
-            >>> galaxies = model.sample({"mag_auto": [23.0], "flux_radius": [9.0], "zphot": [0.8]})  # doctest: +SKIP
+            >>> model = GenerativeGalaxyModel("hub:mock-acs")
+            >>> galaxies = model.sample({"mag_auto": [23.0], "flux_radius": [9.0], "zphot": [0.8]})
+            >>> len(galaxies)
+            1
         """
-        request = request_galaxies(
-            self.model, cat, rng, n=n, missing=missing, outside=outside, identifier=identifier
-        )
-        if isinstance(flux, str):
-            zero_point = self.magnitude_zero_point if magnitude_zero_point is None else magnitude_zero_point
-            flux = fluxes_of_magnitudes(self.model, request.conditions, flux, zero_point)
-        galaxies = self.build(
-            request,
-            self.profiles(request),
-            noise=noise,
-            x_interpolant=x_interpolant,
-            k_interpolant=k_interpolant,
-            pad_factor=pad_factor,
-            noise_pad_size=noise_pad_size,
-            gsparams=gsparams,
+        galaxies = sample_galaxies(
+            self.model,
+            cat,
+            rng=rng,
+            n=n,
             flux=flux,
             half_light_radius=half_light_radius,
             magnitude_zero_point=magnitude_zero_point,
+            psf=psf,
+            outside=outside,
+            missing=missing,
+            identifier=identifier,
+            noise=noise,
+            noise_pad_size=noise_pad_size,
+            x_interpolant=x_interpolant,
+            k_interpolant=k_interpolant,
+            pad_factor=pad_factor,
+            gsparams=gsparams,
         )
-        if psf is not None:
-            import galsim
-
-            self.check_psf(psf)
-            galaxies = [galsim.Convolve(galaxy, psf) for galaxy in galaxies]
         return galaxies[0] if squeeze and len(galaxies) == 1 else galaxies
 
     def population(self, n: int, rng: "galsim.BaseDeviate | None" = None) -> "Table":
@@ -218,8 +211,7 @@ class GenerativeGalaxyModel:
 
     def profiles(self, request: Request) -> Float[np.ndarray, "n y x"]:
         """Compute the light profiles [flux per pixel] of galaxies, in one go; NaN for those that are not drawn."""
-        drawn = np.ones(len(request.base), bool) if request.drawn is None else request.drawn
-        return drawn_profiles(self.model, request.base, request.conditions, drawn)
+        return drawn_profiles(self.model, request.base, request.conditions, drawn_rows(request))
 
     def build(
         self, request: Request, profiles: Float[np.ndarray, "n y x"], **options
@@ -227,6 +219,68 @@ class GenerativeGalaxyModel:
         """Make GalSim objects of computed profiles; options as for :meth:`sample`."""
         about = self.model.recipe, self.magnitude_zero_point
         return build_galaxies(*about, profiles, noise_seed=request.noise_seed, **options)
+
+
+def sample_galaxies(
+    model: GalaxyModel,
+    catalog: Catalog | None,
+    *,
+    rng: "galsim.BaseDeviate | Sequence[galsim.BaseDeviate] | None" = None,
+    key: jax.Array | int | None = None,
+    n: int | None = None,
+    flux: Any = None,
+    half_light_radius: Any = None,
+    magnitude_zero_point: float | None = None,
+    psf: "galsim.GSObject | None" = None,
+    outside: str = "warn",
+    missing: str = "raise",
+    identifier: str | None = None,
+    **options: Any,
+) -> "list[galsim.GSObject]":
+    """Draw galaxies as GalSim objects: what :meth:`hiergal.GalaxyModel.sample` does, which says the arguments.
+
+    Example:
+        >>> catalog = {"mag_auto": [22.5, 23.5], "flux_radius": [10.0, 7.0], "zphot": [0.8, 0.6]}
+        >>> len(sample_galaxies(model, catalog, key=0))
+        2
+    """
+    request = request_galaxies(
+        model,
+        catalog,
+        rng,
+        key=key,
+        n=n,
+        missing=missing,
+        outside=outside,
+        identifier=identifier,
+        stacklevel=4,
+    )
+    own_zero_point = model.provenance.magnitude_zero_point
+    if isinstance(flux, str):
+        zero_point = own_zero_point if magnitude_zero_point is None else magnitude_zero_point
+        flux = fluxes_of_magnitudes(model, request.conditions, flux, zero_point)
+    galaxies = build_galaxies(
+        model.recipe,
+        own_zero_point,
+        drawn_profiles(model, request.base, request.conditions, drawn_rows(request)),
+        noise_seed=request.noise_seed,
+        flux=flux,
+        half_light_radius=half_light_radius,
+        magnitude_zero_point=magnitude_zero_point,
+        **options,
+    )
+    if psf is None:
+        return galaxies
+    import galsim
+
+    if model.provenance.psf_fwhm_arcsec is not None:
+        warn_of_narrow_psf(psf, model.provenance.psf_fwhm_arcsec, stacklevel=4)
+    return [galsim.Convolve(galaxy, psf) for galaxy in galaxies]
+
+
+def drawn_rows(request: Request) -> Bool[np.ndarray, "n"]:
+    """Return which of the galaxies that are asked for are to be drawn."""
+    return np.ones(len(request.base), bool) if request.drawn is None else request.drawn
 
 
 def fluxes_of_magnitudes(

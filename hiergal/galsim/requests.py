@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr
@@ -19,6 +20,8 @@ from hiergal.model.trained_range import OUTSIDE, check_outside
 from hiergal.runtime.fork import check_not_forked, is_fork
 from hiergal.runtime.identities import identities, identity_normals
 from hiergal.runtime.pytree import brief
+from hiergal.runtime.seeds import as_key
+from hiergal.simulate.profiles import base_for_rows, normals_for_rows
 
 if TYPE_CHECKING:
     import galsim
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 SEEDS = 2**30  # of generators of noise around the stamps
+OTHERS = 2**31 - 1  # purpose of a key: no row's place
 
 
 class Request(NamedTuple):
@@ -59,6 +63,7 @@ def request_galaxies(
     cat: Catalog | None,
     rng: "galsim.BaseDeviate | Sequence[galsim.BaseDeviate] | None",
     *,
+    key: jax.Array | int | None = None,
     n: int | None = None,
     missing: str = "raise",
     outside: str = "ignore",
@@ -73,6 +78,7 @@ def request_galaxies(
         rng: Generator of random numbers, one for each galaxy, or None for a new one: each galaxy takes an even number
             of normal deviates, as many for all, so that it does not matter how galaxies are batched. What is refused
             takes none.
+        key: In its place, a PRNG key of JAX, or a seed: the galaxy of a row depends on the row's place alone.
         n: Number of galaxies, where the catalogue does not say it.
         missing: ``raise``, or ``population`` to draw conditions that the catalogue lacks.
         outside: What to do with galaxies outside the trained range
@@ -91,6 +97,8 @@ def request_galaxies(
         raise ValueError(f"missing: expected 'raise' or 'population', got {missing!r}")
     if outside not in OUTSIDE:
         raise ValueError(f"outside: expected 'warn', 'raise' or 'ignore', got {outside!r}")
+    if rng is not None and key is not None:
+        raise ValueError("expected rng (of GalSim) or key (of JAX), got both")
     if cat is None and n is None:
         raise ValueError("expected a catalogue, or n, the number of galaxies to draw from the population")
     known = cat is not None and missing == "raise"
@@ -109,7 +117,9 @@ def request_galaxies(
         raise ValueError(f"identifier: expected {identifier!r} to have {count} rows, got {len(named)}")
 
     def take(source) -> Request:
-        if named is None:
+        if key is not None:
+            deviates = _deviates_of_key(model, key, np.arange(count) if named is None else named)
+        elif named is None:
             deviates = take_deviates(model, source, count)
         else:
             deviates = identity_normals(_seed_from(source), named, deviates_each(model))
@@ -124,6 +134,13 @@ def request_galaxies(
     return request._replace(
         drawn=check_outside(model, request.conditions, outside, stacklevel=stacklevel + 1)
     )
+
+
+def _deviates_of_key(model: GalaxyModel, key: jax.Array | int, rows: np.ndarray) -> np.ndarray:
+    """Normal deviates of rows, or of identities: base variables as :func:`hiergal.draw_profiles` has them."""
+    key, count = as_key(key), deviates_each(model) - model.recipe.generator.latents
+    others = normals_for_rows(jax.random.fold_in(key, OTHERS), rows, count)
+    return np.concatenate([base_for_rows(model, key, rows), others], axis=1).astype(float)
 
 
 def _copied(rng):

@@ -3,6 +3,7 @@
 from hiergal.hub.bundle import load_model, read_card, read_metrics, save_model
 from hiergal.hub.names import locate
 from hiergal.model.trained import GalaxyModel, ParameterCounts, Provenance, check_model, parameter_counts
+from hiergal.runtime.namespace import submodules
 
 __all__ = [
     "GalaxyModel",
@@ -16,3 +17,5 @@ __all__ = [
     "read_metrics",
     "save_model",
 ]
+
+__getattr__ = submodules(__name__)

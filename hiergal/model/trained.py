@@ -1,9 +1,10 @@
 """A trained model: the networks of a recipe with their numbers, the densities over their latents, and its origin."""
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,10 @@ from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import Array, Record, record, static
+from hiergal.runtime.upward import upward
+
+if TYPE_CHECKING:
+    import galsim
 
 __all__ = [
     "DENSITIES",
@@ -149,6 +154,95 @@ class GalaxyModel(Record):
             trained(observation.in_photometry(self.provenance.photometry).bare())
 
         return program
+
+    def sample(
+        self,
+        catalog: Any = None,
+        *,
+        rng: "galsim.BaseDeviate | Sequence[galsim.BaseDeviate] | None" = None,
+        key: jax.Array | int | None = None,
+        n: int | None = None,
+        flux: Any = None,
+        half_light_radius: Any = None,
+        magnitude_zero_point: float | None = None,
+        psf: "galsim.GSObject | None" = None,
+        outside: str = "warn",
+        missing: str = "raise",
+        identifier: str | None = None,
+        **options: Any,
+    ) -> "list[galsim.GSObject]":
+        """Draw new galaxies as GalSim objects, one for each row of a catalogue.
+
+        Args:
+            catalog: Astropy table, structured array, pandas frame or mapping with the columns
+                ``model.flow.config.conditions``; columns with units are converted. None for ``n`` galaxies of the
+                model's population.
+            rng: GalSim's generator of random numbers, or one for each galaxy; default a new one, seeded by the system.
+                One generator gives the same galaxies, drawn together or one at a time (together is faster).
+            key: In its place, a PRNG key of JAX, or a seed: the galaxy of a row then depends on the key, its conditions
+                and the row's place alone, and its profile is that of :func:`hiergal.draw_profiles`.
+            n: Number of galaxies, where no catalogue says it.
+            flux: Exact flux of each, or of all; ``"catalog"`` for that of the catalogue's magnitudes; default what the
+                model gives, which scatters about the magnitude, and lacks what is beyond the stamp.
+            half_light_radius: Exact half-light radius as ``GSObject.calculateHLR`` measures it, of each or of all
+                [arcsec].
+            magnitude_zero_point: Zero point that fluxes shall have [mag]; default the model's. A ``flux`` stays as it
+                is.
+            psf: A PSF to convolve with; a warning is given if it is narrower than the training survey's.
+            outside: What to do with conditions outside the trained range (:mod:`hiergal.model.trained_range`): ``warn``
+                draws them with a warning, except those far outside (99 or -99 for "not measured"), which give objects
+                of flux 0; ``raise`` refuses them, and takes no random numbers; ``ignore`` draws all.
+            missing: What to do if the catalogue lacks a condition: ``raise``, or ``population`` to draw it from the
+                model's population, of galaxies that are like what is known.
+            identifier: A column that tells galaxies apart (integers or text): random numbers then follow it, and a
+                galaxy stays the same when other rows are dropped, added or sorted. ``rng`` gives one number in all.
+            options: Further arguments of ``galsim.InterpolatedImage``: ``x_interpolant`` (of photons that are shot,
+                19 % are negative with GalSim's default, a quintic; none are with ``"linear"``, which changes sizes by
+                3 %), ``k_interpolant``, ``pad_factor``, ``gsparams``; ``noise`` (a variance or a correlated noise) and
+                ``noise_pad_size`` [arcsec], to continue noise around each stamp.
+
+        Returns:
+            Unconvolved galaxies (convolved, with ``psf``), in the order of the rows; always a list. Those of a model
+            with a ``profile_fwhm_arcsec`` can be drawn with any PSF that is wider than that, and with no narrower one.
+
+        Raises:
+            TypeError: If the catalogue has no named columns.
+            ValueError: If the model has no flow, columns are missing or not finite, or sizes do not match.
+            RuntimeError: In a fork of a process that has used JAX (``multiprocessing`` without ``"spawn"``).
+
+        Example:
+            >>> import galsim
+            >>> import hiergal
+            >>> model = hiergal.load_model("hub:mock-acs")
+            >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}
+            >>> (galaxy,) = model.sample(catalog, rng=galsim.BaseDeviate(1))
+            >>> image = galsim.Convolve(galaxy.shear(g1=0.05), galsim.Gaussian(fwhm=0.7)).drawImage(scale=0.2)
+        """
+        return upward("hiergal.galsim.model.sample_galaxies")(
+            self,
+            catalog,
+            rng=rng,
+            key=key,
+            n=n,
+            flux=flux,
+            half_light_radius=half_light_radius,
+            magnitude_zero_point=magnitude_zero_point,
+            psf=psf,
+            outside=outside,
+            missing=missing,
+            identifier=identifier,
+            **options,
+        )
+
+    def __repr__(self) -> str:
+        """Describe it in one line."""
+        about, (ny, nx) = self.provenance, self.recipe.shape
+        densities = ", ".join(name for name in DENSITIES if getattr(self, name) is not None) or "no flow"
+        trained = f"{about.galaxies} galaxies of {about.survey} {about.band}"
+        return (
+            f"GalaxyModel({self.recipe.name!r}, trained on {trained}, {ny} x {nx} pixels of "
+            f"{self.recipe.pixel_scale_arcsec} arcsec, {self.recipe.generator.latents} latents, {densities})"
+        )
 
 
 def check_model(model: Any) -> GalaxyModel:

@@ -4,5 +4,7 @@ import lazy_loader
 
 # When they are used: PSFs and noise models, which observations consist of, need the door for arrays in this folder.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"observation": ["Observation", "check_observation"], "photometry": ["Photometry"]}
+    __name__,
+    ["arrays", "assemble", "independent", "noise", "observation", "photometry", "psf", "stationary"],
+    {"observation": ["Observation", "check_observation"], "photometry": ["Photometry"]},
 )

@@ -21,7 +21,7 @@ from hiergal.observation.checks import bad_rows
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF, same_scale
-from hiergal.runtime.pytree import Array, Record, record, static
+from hiergal.runtime.pytree import Array, Record, record, rows_with_axis, static
 
 __all__ = ["Observation", "check_observation"]
 
@@ -137,9 +137,36 @@ class Observation(Record):
         """Return the number of galaxies."""
         return self.identifier.shape[0]
 
-    def __getitem__(self, rows: slice | Array) -> "Observation":
-        """Return some of the galaxies, in the order asked for."""
+    def __getitem__(self, rows: int | slice | Array) -> "Observation":
+        """Take some of the galaxies, in the order asked for; of one row, too, axes stay: [1, y, x].
+
+        Raises:
+            IndexError: If there is no such galaxy.
+
+        Example:
+            >>> galaxies = Observation.from_arrays(
+            ...     np.zeros((3, 8, 8)), psf=np.full((3, 3), 1 / 9), rms=0.1, pixel_scale_arcsec=0.03
+            ... )
+            >>> galaxies[0].image.shape, len(galaxies[-2:]), len(galaxies[[True, False, True]])
+            ((1, 8, 8), 2, 2)
+        """
+        rows = rows_with_axis(rows, len(self))
         return jax.tree.map(lambda leaf: leaf[rows], self)
+
+    def __repr__(self) -> str:
+        """Describe it in one line."""
+        n, image = self.identifier.shape[0], self.image
+        shape = "no image" if image is None else f"{image.dtype}[{', '.join(map(str, image.shape))}]"
+        parts = [
+            f"image={shape}",
+            f"pixel_scale_arcsec={self.pixel_scale_arcsec}",
+            f"psf={'x'.join(map(str, self.psf.stamp.shape[1:]))} pixels",
+            f"noise={type(self.noise).__name__}",
+            f"mask={'no' if self.mask is None else 'yes'}",
+            f"catalog=({', '.join(self.catalog)})",
+            f"photometry={str(self.photometry) if self.photometry else 'not stated'}",
+        ]
+        return f"Observation({n} {'galaxy' if n == 1 else 'galaxies'}, {', '.join(parts)})"
 
 
 def _plain_identifiers(identifier: Any) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.measure.profile import summarize_profile
+from hiergal.model.conditions import given_conditions
 from hiergal.model.prior import Prior, prior_of
 from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.noise import used_pixels
@@ -23,6 +24,7 @@ from hiergal.posterior.input_checks import (
     judged_conditions,
     rows_of_psf,
 )
+from hiergal.posterior.origin import Origin
 from hiergal.posterior.posterior import STATISTICS, Posterior, _join
 from hiergal.posterior.residual_tests import residual_tests
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT
@@ -61,11 +63,39 @@ def infer(
 ) -> Posterior:
     """Infer what is behind observed stamps.
 
+    Seven methods draw from the posterior p(z | x) of each galaxy. Times are those of a galaxy with 100 draws on two
+    cores, in batches; compilation, up to a minute for each shape of stamps and PSFs, comes before.
+
+    ``laplace``, about 0.03 s
+        A Gaussian at the mode, which Gauss-Newton steps find (:mod:`hiergal.posterior.samplers.laplace`). For most
+        uses, and for surveys.
+    ``amortized``, about 0.02 s
+        The guide q(z | x) of the training: one pass of the encoder. For a first look; it knows neither masks nor
+        conditions nor the latent flow, and is the least accurate.
+    ``map``, about 0.05 s
+        The mode alone: one "draw", and no errors.
+    ``flow``, about 0.05 s
+        A normalizing flow at the mode, trained on simulations (:mod:`hiergal.posterior.samplers.posterior_flow`): it
+        follows the bends and tails that a Gaussian lacks. Needs a model with a posterior flow (``hiergal guide``;
+        published models have it).
+    ``importance``, about 0.3 s
+        Draws of that flow, or where there is none of a fit to the posterior, weighted by the posterior density
+        (:mod:`hiergal.posterior.samplers.importance`). Exact where the Pareto k-hat, in ``statistics``, is below 0.7.
+    ``nuts``, about 5 s
+        The No-U-Turn sampler with two chains (:mod:`hiergal.posterior.samplers.nuts`). Exact where R-hat, in
+        ``statistics``, is near 1. For single galaxies, and as a reference.
+    ``auto``, as ``importance``, and for some galaxies as ``nuts``
+        ``importance``, then ``nuts`` for galaxies whose k-hat is too large or whose effective sample size is below
+        ``draws``. For final results.
+
+    All but ``amortized`` take the model's latent flow as the prior, given ``conditions`` where there are any. Misfit
+    that noise does not explain widens their posteriors (``variance_factor``).
+
     Args:
         model: A trained model.
         observation: Galaxies on the model's stamp and pixel scale; or a survey's store, or its path, for all of it.
         key: PRNG key, or a seed; the draws of a galaxy depend on its place in the batch, not on how many follow.
-        method: How; see the table at the top of this page.
+        method: One of the seven.
         conditions: What is known of each galaxy: a table, whose columns with units are converted, or numbers, columns
             as in ``model.flow.config.conditions``; None for nothing. Rows that are not finite, or far outside the
             trained range (placeholders such as 99), are not used, and flagged.
@@ -80,15 +110,21 @@ def infer(
         progress: Whether to show a progress bar.
 
     Returns:
-        Posteriors, as NumPy arrays.
+        Posteriors, as NumPy arrays; they keep the model and the galaxies for the methods of :class:`Posterior`.
 
     Raises:
         TypeError: If the model, the observations or the key are something else; the error says what to write.
         ValueError: If the observations are wrong, or do not fit the model, or the model lacks what the method needs.
 
     Example:
-        >>> posterior = infer(model, observation, key=jax.random.key(0))  # doctest: +SKIP
-        >>> low, high = interval(posterior.summary.flux, 0.68)  # doctest: +SKIP
+        >>> import hiergal
+        >>> from hiergal.survey.mock.galaxies import draw_mock
+        >>> model = hiergal.load_model("hub:mock-acs")
+        >>> observation = draw_mock(2, seed=1).observation
+        >>> posterior = hiergal.infer(model, observation, key=0, draws=50)
+        >>> low, high = posterior.credible_interval("flux", 0.68)  # in the model's unit, model.provenance.flux_unit
+        >>> low.shape
+        (2,)
     """
     check_not_forked()
     check_model(model)
@@ -105,10 +141,12 @@ def infer(
     places = np.arange(n) if places is None else np.asarray(places).astype(np.int64)
     if places.shape != (n,):
         raise ValueError(f"places: expected a number for each of {n} galaxies, got shape {places.shape}")
+    known = None if conditions is None else given_conditions(model, conditions, n)
+    origin = Origin(model, observation, known, places, psf is None)
     target = observation.psf if psf is None else psf
     options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
     names, observation = np.asarray(observation.identifier), observation.bare()
-    groups, bits = judged_conditions(model, conditions, n)
+    groups, bits = judged_conditions(model, known, n)
     parts = []
     for rows, given in groups:
         here = observation if len(rows) == n else observation[rows]
@@ -125,7 +163,9 @@ def infer(
     order = np.argsort(np.concatenate([rows for rows, _ in groups]))
     posterior = parts[0] if len(parts) == 1 else _join(parts)[order]
     posterior = posterior.replace(identifier=names)
-    return posterior.replace(flag=posterior.flag | bits) if verdict else posterior
+    if verdict:
+        posterior = posterior.replace(flag=posterior.flag | bits)
+    return posterior._with(origin)
 
 
 def _judged(

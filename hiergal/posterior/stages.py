@@ -132,4 +132,5 @@ def _with_blanks(posterior: Posterior, flag: np.ndarray, observation: Observatio
         if name not in ("identifier", "method", "flag")
     }
     flags = np.where(bad, flag, whole.flag).astype(np.int32)
-    return whole.replace(**changes, identifier=np.asarray(observation.identifier), flag=flags)
+    whole = whole.replace(**changes, identifier=np.asarray(observation.identifier), flag=flags)
+    return whole.attach(posterior.model, observation)

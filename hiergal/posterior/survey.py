@@ -32,16 +32,15 @@ from hiergal.posterior.input_checks import (
     check_geometry,
     check_method,
 )
-from hiergal.posterior.posterior import Posterior
 from hiergal.posterior.provenance import cards_of, provenance_of
 from hiergal.posterior.survey_run import SurveyRun, identity_of
 from hiergal.posterior.table import (
     TABLE,
+    add_sky,
     blank_rows,
     check_table_name,
     posterior_table,
     read_table,
-    sky_columns,
     write_part,
     write_result,
 )
@@ -225,26 +224,9 @@ def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
         if run.images is not None:
             write_images(run.images, rows, good, posterior)
     if set(SKY_COLUMNS) <= set(store.catalog):
-        _add_sky(table, {name: store.catalog[name][rows] for name in SKY_COLUMNS}, posterior, good)
+        add_sky(table, {name: store.catalog[name][rows] for name in SKY_COLUMNS}, posterior, good)
     write_part(table, _path(run, number))
     return number
-
-
-def _add_sky(table: Table, sky: dict[str, np.ndarray], posterior: Posterior | None, good: np.ndarray) -> None:
-    """Add where galaxies are on the sky, and how they lie on it."""
-    for name in ("ra_deg", "dec_deg"):
-        table[name] = sky[name]
-    found = {
-        name: np.full(len(good), np.nan, np.float32)
-        for name in ("position_angle_deg", "position_angle_deg_std")
-    }
-    if posterior is not None:
-        for name, values in sky_columns(posterior, sky["north_rad"][good], sky["parity"][good]).items():
-            found[name][good] = values
-    for name, values in found.items():
-        table[name] = values
-    for name in ("ra_deg", "dec_deg", *found):
-        table[name].unit = "deg"
 
 
 def _numbers(run: SurveyRun) -> range:

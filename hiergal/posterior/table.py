@@ -33,31 +33,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import Table
+from astropy.table import QTable, Table
 from astropy.units import Unit
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from hiergal.measure.profile import ProfileSummary
+from hiergal.model.trained import GalaxyModel
+from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import UNSTATED, table_unit
 from hiergal.posterior.posterior import METHODS, STATISTICS, Posterior
-from hiergal.posterior.provenance import CARDS, cards_of
+from hiergal.posterior.provenance import CARDS, cards_of, provenance_of
 from hiergal.posterior.verdict import CHECKS, Flag
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.marks import KIND_CARD, RUN_CARD
 from hiergal.runtime.output import Output, owned
 from hiergal.runtime.version import __version__
 from hiergal.runtime.work import settle
-from hiergal.survey.sky import position_angle
+from hiergal.survey.sky import SKY_COLUMNS, position_angle
 
 __all__ = [
     "FORMATS",
     "TABLE",
     "Flag",
+    "add_sky",
     "blank_rows",
     "check_table_name",
     "posterior_table",
     "read_table",
     "sky_columns",
+    "table_with_units",
     "write_part",
     "write_result",
     "write_table",
@@ -98,7 +102,9 @@ def posterior_table(
         about: What else the metadata shall say (:func:`hiergal.posterior.provenance.provenance_of`).
 
     Example:
-        >>> table = posterior_table(posterior, magnitude_zero_point=25.94)  # doctest: +SKIP
+        >>> table = posterior_table(posterior, magnitude_zero_point=25.94)
+        >>> table.colnames[:4]
+        ['identifier', 'flag', 'flux', 'flux_std']
     """
     draws = {
         name: np.asarray(getattr(posterior.summary, name), float)
@@ -140,6 +146,59 @@ def posterior_table(
     }
     table.meta |= cards_of(own | dict(about or {}))
     return table
+
+
+def table_with_units(
+    posterior: Posterior, model: GalaxyModel, observation: Observation, *, known: bool = False
+) -> QTable:
+    """Summarise posteriors, one row for each galaxy, with the columns and the metadata of a survey's table.
+
+    Args:
+        posterior: Posteriors of n galaxies.
+        model: The model that inferred them.
+        observation: The galaxies.
+        known: Whether conditions informed the prior.
+
+    Returns:
+        A table whose columns with units are quantities.
+
+    Example:
+        >>> table = table_with_units(posterior, model, observation)
+        >>> table["hlr_arcsec"].unit, len(table)
+        (Unit("arcsec"), 4)
+    """
+    origin = model.provenance
+    table = posterior_table(
+        posterior,
+        magnitude_zero_point=origin.magnitude_zero_point,
+        flux_unit=origin.flux_unit,
+        about=provenance_of(model, conditions=known),
+    )
+    if set(SKY_COLUMNS) <= set(observation.catalog):
+        add_sky(table, observation.catalog, posterior, np.ones(len(posterior), bool))
+    return QTable(table)
+
+
+def add_sky(
+    table: Table, catalog: Mapping[str, Any], posterior: Posterior | None, good: Bool[np.ndarray, "n"]
+) -> None:
+    """Add where galaxies are on the sky, and how they lie on it, to a table of their posteriors.
+
+    Args:
+        table: A row for each of n galaxies.
+        catalog: Columns with the names ``SKY_COLUMNS`` of :mod:`hiergal.survey.sky`, [n] each.
+        posterior: Posteriors of the galaxies that were inferred, in order; None if none was.
+        good: Which these are.
+    """
+    sky = {name: np.asarray(catalog[name]) for name in SKY_COLUMNS}
+    names = ("position_angle_deg", "position_angle_deg_std")
+    found = {name: np.full(len(good), np.nan, np.float32) for name in names}
+    if posterior is not None:
+        for name, values in sky_columns(posterior, sky["north_rad"][good], sky["parity"][good]).items():
+            found[name][good] = values
+    for name, values in ({name: sky[name] for name in ("ra_deg", "dec_deg")} | found).items():
+        table[name] = values
+        table[name].unit = "deg"
 
 
 def blank_rows(

@@ -54,7 +54,7 @@ from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 if TYPE_CHECKING:
     from hiergal.posterior.posterior import Posterior
 
-__all__ = ["CHECKS", "Flag", "count_flags", "describe_flags", "flags_of", "psf_width_arcsec"]
+__all__ = ["CHECKS", "Flag", "count_flags", "describe_flags", "explain_flags", "flags_of", "psf_width_arcsec"]
 
 DRAWS, REPLICATES = 20, 100
 FARTHEST = 4.0  # standard deviations
@@ -96,6 +96,27 @@ class Flag(IntFlag):
     NOISE_CORRELATION = 16384
     NO_GALAXY = 32768
     UNUSUAL = 65536
+
+
+MEANINGS = {
+    Flag.BAD_OBSERVATION: "Nothing was inferred: pixels, PSF or noise cannot be used.",
+    Flag.BAD_CONDITIONS: "Conditions are no numbers, or far from the trained range, and were not used.",
+    Flag.CONDITIONS_OUTSIDE: "Conditions are outside the trained range.",
+    Flag.NOT_FINITE: "A number of the posterior is not finite.",
+    Flag.NOT_CONVERGED: "The sampler has not converged.",
+    Flag.MISFIT: "Residuals exceed the noise by far.",
+    Flag.FLUX_OUTSIDE: "Flux outside that of the training galaxies.",
+    Flag.SIZE_OUTSIDE: "Half-light radius outside that of the training galaxies.",
+    Flag.NOISE_OUTSIDE: "Noise outside that of the training galaxies.",
+    Flag.PSF_OUTSIDE: "PSF outside those of the training galaxies.",
+    Flag.MASKED_CENTER: "Much of the galaxy is masked.",
+    Flag.NEIGHBOR: "Another source is suspected.",
+    Flag.SKY: "A sky was left in the stamp.",
+    Flag.NOISE_LEVEL: "The noise is not as strong as stated.",
+    Flag.NOISE_CORRELATION: "The noise is correlated otherwise than stated.",
+    Flag.NO_GALAXY: "The stamp shows no significant galaxy.",
+    Flag.UNUSUAL: "The galaxy is unlike those of the training survey.",
+}
 
 
 def flags_of(model: GalaxyModel, observation: Observation, posterior: "Posterior") -> Int[np.ndarray, "n"]:
@@ -146,6 +167,19 @@ def describe_flags(flag: Int[np.ndarray, "n"]) -> str:
     flag = np.asarray(flag)
     counts = ", ".join(f"{name} {count}" for name, count in count_flags(flag).items())
     return f"{int((flag != 0).sum())} of {len(flag)} flagged ({counts})" if counts else "none flagged"
+
+
+def explain_flags(flag: int) -> list[str]:
+    """Say in words what speaks against the posterior of one galaxy, a sentence for each bit.
+
+    Args:
+        flag: Its flag.
+
+    Example:
+        >>> explain_flags(Flag.NEIGHBOR | Flag.PSF_OUTSIDE)
+        ['PSF outside those of the training galaxies.', 'Another source is suspected.']
+    """
+    return [MEANINGS[bit] for bit in Flag if flag & bit]
 
 
 def psf_width_arcsec(psf: PSF) -> Float[np.ndarray, "n"]:

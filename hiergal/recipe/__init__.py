@@ -1,3 +1,7 @@
 """Recipes: how a model is built and trained, as data."""
 
+from hiergal.runtime.namespace import submodules
+
 __all__: list[str] = []
+
+__getattr__ = submodules(__name__)

@@ -1,3 +1,7 @@
 """Reports: pages and figures of runs."""
 
+from hiergal.runtime.namespace import submodules
+
 __all__: list[str] = []
+
+__getattr__ = submodules(__name__)

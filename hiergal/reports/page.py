@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finding",
+    "check_page",
     "check_report_folder",
     "package_versions",
+    "template",
     "verdict_lines",
     "write_report",
 ]
@@ -126,7 +128,7 @@ def write_report(
         if vector:
             write_whole(folder / "figures" / f"{name}.pdf", _image(figure, "pdf"))
         shown.append({"name": name, "caption": caption, "data": base64.b64encode(png).decode("ascii")})
-    page = _template().render(
+    page = template(TEMPLATE).render(
         title=title,
         summary=summary,
         verdict=verdict_lines(findings),
@@ -176,6 +178,31 @@ def check_report_folder(folder: str | Path, files: Iterable[str], *, overwrite: 
         )
 
 
+def check_page(page: str | Path, *, overwrite: bool = False) -> None:
+    """See to it that a page that is one file may be written, by the rule of :func:`check_report_folder`.
+
+    Args:
+        page: The file.
+        overwrite: Whether to replace a page of ours.
+
+    Raises:
+        FileExistsError: If something is there that may not be replaced.
+    """
+    page = Path(page)
+    if page.name in owned_names(page.parent) or not os.path.lexists(page):
+        return
+    if not _is_report(page):
+        raise FileExistsError(
+            f"{page}: expected a free name, or a page of hiergal, got something else; nothing is touched: choose "
+            "another name"
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"{page}: expected no page, got one of another run; choose another name, or pass overwrite=True "
+            "(--overwrite) to replace it"
+        )
+
+
 def _is_report(page: Path) -> bool:
     if not page.is_file():
         return False
@@ -199,10 +226,15 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """Return a template of this package, for pages that escape what they are given.
+
+    Args:
+        name: Its file.
+    """
     from jinja2 import Environment, StrictUndefined
 
-    source = resources.files("hiergal").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    source = resources.files("hiergal.reports").joinpath(name).read_text(encoding="utf-8")
     return Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(source)

@@ -10,4 +10,8 @@
 =================================  =================================================================================
 """
 
+from hiergal.runtime.namespace import submodules
+
 __all__: list[str] = []
+
+__getattr__ = submodules(__name__)

@@ -44,14 +44,14 @@ def plain_axes(axes: Any, *, xlabel: str = "", ylabel: str = "") -> None:
     axes.tick_params(labelsize=TEXT_SIZE)
 
 
-def png_of(figure: "Figure") -> bytes:
+def png_of(figure: "Figure", *, dots_per_inch: int = DOTS_PER_INCH) -> bytes:
     """Return a figure as a PNG file."""
-    return _image(figure, "png")
+    return _image(figure, "png", dots_per_inch)
 
 
-def _image(figure: "Figure", kind: str) -> bytes:
+def _image(figure: "Figure", kind: str, dots_per_inch: int = DOTS_PER_INCH) -> bytes:
     buffer = io.BytesIO()
     # Without the time of its making, the same figure gives the same file.
     metadata = {"CreationDate": None} if kind == "pdf" else None
-    figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+    figure.savefig(buffer, format=kind, dpi=dots_per_inch, metadata=metadata)
     return buffer.getvalue()

@@ -12,9 +12,10 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import numpy as np
 
-__all__ = ["Array", "Record", "brief", "record", "static"]
+__all__ = ["Array", "Record", "brief", "record", "rows_with_axis", "static"]
 
 WIDTH, MOST = 110, 8  # characters of a line; members of a tuple or dict that are shown
+LONGEST = 320  # characters of the one line that describes a record
 
 Array = jax.Array | np.ndarray
 T = TypeVar("T")
@@ -33,12 +34,12 @@ class Record:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def __repr__(self) -> str:
-        """Return what it holds in a few lines: types and shapes, never the numbers of arrays."""
+        """Describe it in one line: types and shapes, never the numbers of arrays."""
         return brief(self)
 
 
 def brief(value: Any) -> str:
-    """Describe a value in a few lines: of arrays their type and shape.
+    """Describe a value in one line: of arrays their type and shape.
 
     Args:
         value: A record, a named tuple, or anything else.
@@ -53,19 +54,48 @@ def brief(value: Any) -> str:
         fields = list(value._asdict().items())
     else:
         return _in_words(value)
-    parts = [f"{name}={_in_words(one)}" for name, one in fields]
-    line = f"{type(value).__name__}({', '.join(parts)})"
-    if len(line) <= WIDTH:
-        return line
-    return "\n".join([f"{type(value).__name__}(", *(f"    {part}," for part in parts), ")"])
+    for depth in (0, 1):  # with what records inside hold, and if that is too long, by their types alone
+        parts = ", ".join(f"{name}={_in_words(one, depth)}" for name, one in fields)
+        line = f"{type(value).__name__}({parts})"
+        if len(line) <= LONGEST:
+            return line
+    return line[: LONGEST - 4] + "...)"
+
+
+def rows_with_axis(rows: Any, count: int) -> Any:
+    """Make an index of one row a slice of length one, so that what it takes from a batch is a batch.
+
+    Args:
+        rows: An integer, or any other index of an axis, which is returned as an array (a slice as it is).
+        count: Length of the axis.
+
+    Raises:
+        IndexError: If there is no such row.
+
+    Example:
+        >>> rows_with_axis(-1, 5), rows_with_axis([0, 3], 5)
+        (slice(4, 5, None), array([0, 3]))
+    """
+    if isinstance(rows, slice) or (isinstance(rows, jax.Array) and rows.ndim):
+        return rows
+    if isinstance(rows, jax.core.Tracer):
+        return rows[None]
+    rows = np.asarray(rows)
+    if rows.ndim == 0:
+        if rows.dtype.kind not in "iu":
+            raise IndexError(f"expected a row's number, a slice, or an array of either, got {rows[()]!r}")
+        row = int(rows)
+        if not -count <= row < count:
+            raise IndexError(f"expected a row below {count}, got {row}")
+        return slice(row % count, row % count + 1)
+    return rows if rows.size else rows.astype(int)
 
 
 def _in_words(value: Any, depth: int = 0) -> str:
     if isinstance(value, np.ndarray | jax.Array) or hasattr(value, "aval"):
         return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
     if isinstance(value, Record):
-        names = ", ".join(f.name for f in dataclasses.fields(value))
-        return f"{type(value).__name__}({names if depth else _shortened(value)})"
+        return type(value).__name__ if depth else f"{type(value).__name__}({_shortened(value)})"
     if isinstance(value, dict):
         leaves = len(jax.tree.leaves(value))
         shown = [f"{key!r}: {_in_words(one, depth + 1)}" for key, one in list(value.items())[:MOST]]
@@ -86,10 +116,13 @@ def _shortened(value: "Record") -> str:
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
 def record(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass and a pytree whose leaves are its non-static fields."""
-    cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
+    """Make a class a frozen dataclass and a pytree whose leaves are its non-static fields.
+
+    Two records are equal if they are the same object: arrays have no single answer to ``==``.
+    """
+    cls = dataclasses.dataclass(frozen=True, repr=False, eq=False)(cls)
     fields = dataclasses.fields(cls)
     names = tuple(f.name for f in fields if not f.metadata.get("static"))
     statics = tuple(f.name for f in fields if f.metadata.get("static"))

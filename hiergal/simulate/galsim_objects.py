@@ -69,7 +69,7 @@ def build_galaxies(
         own_zero_point: Magnitude zero point of their fluxes [mag].
         profiles: Unconvolved light profiles [flux per pixel]; NaN gives an object of flux 0, whatever else is asked.
         noise_seed: Seed of the noise around each stamp, where there is to be some.
-        noise: This and what follows as for :meth:`GenerativeGalaxyModel.sample`.
+        noise: This and what follows as for :meth:`hiergal.GalaxyModel.sample`.
         noise_pad_size: As above.
         flux: As above.
         half_light_radius: As above.

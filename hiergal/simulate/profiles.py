@@ -10,7 +10,7 @@ bit however many are drawn with it: compilers order the sums of other sizes othe
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.identities import identities
 from hiergal.runtime.pytree import Array
 from hiergal.runtime.seeds import as_key
+from hiergal.runtime.upward import upward
 from hiergal.simulate.edge_light import warn_of_edge_light
 from hiergal.simulate.renderer import Renderer, add_noise
 
@@ -40,6 +41,7 @@ __all__ = [
     "draw_profiles",
     "drawn_profiles",
     "light_profiles",
+    "normals_for_rows",
     "profiles_from_base",
     "stamps_from_base",
     "stamps_of_profiles",
@@ -82,7 +84,9 @@ def draw_profiles(
         RuntimeError: In a fork of a process that has used JAX.
 
     Example:
-        >>> profiles = draw_profiles(model, store.catalog, key=jax.random.key(0))  # doctest: +SKIP
+        >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}
+        >>> draw_profiles(model, catalog, key=0).shape
+        (1, 64, 64)
     """
     return _draw(model, catalog, key, outside, identifier)
 
@@ -127,12 +131,17 @@ def base_for_rows(model: GalaxyModel, key: jax.Array | int, rows: Array) -> Floa
         rows: Places in a catalogue, [n], or identities of galaxies (:func:`~hiergal.runtime.identities.identities`),
             [n, 2].
     """
+    return normals_for_rows(key, rows, model.recipe.generator.latents)
+
+
+def normals_for_rows(key: jax.Array | int, rows: Array, count: int) -> Float[np.ndarray, "n d"]:
+    """Draw some unit-normal numbers for each row of a catalogue; arguments as for :func:`base_for_rows`."""
     check_not_forked()
-    key, d, n = as_key(key), model.recipe.generator.latents, len(rows)
-    base = np.empty((n, d), np.float32)
+    key, n = as_key(key), len(rows)
+    numbers = np.empty((n, count), np.float32)
     for batch in padded_batches(n, ROWS_PER_CALL):
-        _take(base, batch.first, _base(key, jnp.asarray(rows[batch.rows]), d))
-    return base
+        _take(numbers, batch.first, _base(key, jnp.asarray(rows[batch.rows]), count))
+    return numbers
 
 
 def profiles_from_base(
@@ -152,7 +161,8 @@ def profiles_from_base(
         ValueError: If the model has no flow.
 
     Example:
-        >>> profiles = profiles_from_base(model, np.zeros((1, 16)), np.array([[23.0, 9.0, 0.8]]))  # doctest: +SKIP
+        >>> profiles_from_base(model, np.zeros((1, 16)), np.array([[23.0, 9.0, 0.8]])).shape
+        (1, 64, 64)
     """
     check_not_forked()
     condition_names(model)
@@ -190,7 +200,12 @@ def stamps_from_base(
         ValueError: If the model has no flow, the sky is negative, or noise is asked for without a key.
 
     Example:
-        >>> images = stamps_from_base(model, renderer, base, conditions)  # doctest: +SKIP
+        >>> import galsim
+        >>> from hiergal.simulate.renderer import renderer_for
+        >>> renderer = renderer_for(model, galsim.Gaussian(fwhm=0.7), pixel_scale_arcsec=0.2, shape=(24, 24))
+        >>> conditions = np.array([[23.0, 9.0, 0.8]])
+        >>> stamps_from_base(model, renderer, base_for_rows(model, 0, np.arange(1)), conditions).shape
+        (1, 24, 24)
     """
     check_not_forked()
     condition_names(model)
@@ -220,7 +235,11 @@ def stamps_of_profiles(
         factor: Of each.
 
     Example:
-        >>> stamps = stamps_of_profiles(renderer, profiles, np.ones(len(profiles)))  # doctest: +SKIP
+        >>> import galsim
+        >>> from hiergal.simulate.renderer import renderer_for
+        >>> renderer = renderer_for(model, galsim.Gaussian(fwhm=0.7), pixel_scale_arcsec=0.2, shape=(24, 24))
+        >>> stamps_of_profiles(renderer, posterior.profile_mean, np.ones(len(posterior))).shape
+        (4, 24, 24)
     """
     check_not_forked()
     return _in_blocks(partial(_scaled_stamps, renderer), renderer.shape, *_single(profiles, factor))
@@ -238,7 +257,8 @@ def add_noise_to(
         rows: Places in a catalogue, [n], or identities, [n, 2].
 
     Example:
-        >>> noisy = add_noise_to(stamps, 100.0, key=jax.random.key(1), rows=np.arange(3))  # doctest: +SKIP
+        >>> add_noise_to(np.zeros((3, 16, 16)), 100.0, key=1, rows=np.arange(3)).shape
+        (3, 16, 16)
     """
     check_not_forked()
     compute = partial(_with_noise, np.float32(sky_level), as_key(key))
@@ -252,11 +272,9 @@ def draw_galsim(
     key: jax.Array | int,
     outside: str = "warn",
     identifier: str | None = None,
-    **options,
+    **options: Any,
 ) -> "list[galsim.GSObject]":
-    """Draw one GalSim object for each row of a catalogue.
-
-    With GalSim's own random numbers, and exact fluxes and sizes: :class:`hiergal.GenerativeGalaxyModel`.
+    """Draw one GalSim object for each row of a catalogue: an older name of ``model.sample(catalog, key=key)``.
 
     Args:
         model: A trained model with a flow.
@@ -264,23 +282,21 @@ def draw_galsim(
         key: PRNG key, or a seed.
         outside: As for :func:`draw_profiles`.
         identifier: As for :func:`draw_profiles`.
-        options: Further arguments of ``galsim.InterpolatedImage``, such as ``x_interpolant`` or ``gsparams``.
+        options: Further arguments of :meth:`hiergal.GalaxyModel.sample`, such as ``x_interpolant`` or ``gsparams``.
 
     Returns:
-        Unconvolved profiles, whose flux is that of the drawn galaxy; always a list. Those of a model with a
-        ``profile_fwhm_arcsec`` can be drawn with any PSF that is wider than that, and with no narrower one. Rows that
-        are not drawn give objects of flux 0.
+        Unconvolved profiles, whose flux is that of the drawn galaxy; always a list.
 
     Raises:
         ValueError: As for :func:`draw_profiles`.
         RuntimeError: In a fork of a process that has used JAX.
 
     Example:
-        >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}  # doctest: +SKIP
-        >>> galaxies = draw_galsim(model, catalog, key=jax.random.key(0))  # doctest: +SKIP
+        >>> catalog = {"mag_auto": [22.5], "flux_radius": [10.0], "zphot": [0.8]}
+        >>> galaxies = draw_galsim(model, catalog, key=0)
     """
-    profiles = _draw(model, catalog, key, outside, identifier)
-    return light_profiles(model.recipe, profiles, **options)
+    draw = upward("hiergal.galsim.model.sample_galaxies")
+    return draw(model, catalog, key=key, outside=outside, identifier=identifier, **options)
 
 
 def light_profiles(

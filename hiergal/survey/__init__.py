@@ -5,7 +5,10 @@ images of any other instrument. Each writes a store (:mod:`hiergal.survey.store`
 reads nothing but stores. GalSim is imported only where it draws.
 """
 
-from hiergal.survey.store import Split, Store, StoreHeader, open_store
+from hiergal.runtime.namespace import submodules
+from hiergal.survey.store import Split, Store, StoreHeader, open_store, open_survey
 from hiergal.survey.writer import write_store
 
-__all__ = ["Split", "Store", "StoreHeader", "open_store", "write_store"]
+__all__ = ["Split", "Store", "StoreHeader", "open_store", "open_survey", "write_store"]
+
+__getattr__ = submodules(__name__)

@@ -48,7 +48,7 @@ from hiergal.runtime.work import settle
 from hiergal.survey.arrays import text_of
 from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, noise_arrays, read_attributes
 
-__all__ = ["Split", "Store", "StoreHeader", "Subset", "open_store"]
+__all__ = ["Split", "Store", "StoreHeader", "Subset", "open_store", "open_survey"]
 
 Rows = slice | int | list[int] | np.ndarray
 DAMAGE = re.compile(
@@ -73,7 +73,7 @@ class Split(NamedTuple):
 
 
 class Store:
-    """A survey on disk, open for reading; made by :func:`open_store`.
+    """A survey on disk, open for reading; made by :func:`open_survey`.
 
     Attributes:
         path: Where it lies.
@@ -277,7 +277,7 @@ class Subset:
         return self.store.read(self.rows[rows])
 
 
-def open_store(path: str | Path) -> Store:
+def open_survey(path: str | Path) -> Store:
     """Open a survey, and check that all of it is there.
 
     Galaxies are read only when they are asked for; damaged bytes show themselves then, by their checksum.
@@ -294,8 +294,11 @@ def open_store(path: str | Path) -> Store:
             module has not been imported.
 
     Example:
-        >>> store = open_store("survey.zarr")  # doctest: +SKIP
-        >>> observation = store.read([0, 5, 7])  # doctest: +SKIP
+        >>> from hiergal.survey.mock.survey import write_mock_survey
+        >>> written = write_mock_survey("survey.zarr", 10, seed=1, workers=1, progress=False)
+        >>> survey = open_survey("survey.zarr")
+        >>> len(survey.read([0, 5, 7]))
+        3
     """
     import zarr
 
@@ -313,6 +316,9 @@ def open_store(path: str | Path) -> Store:
     if problems:
         raise ValueError("\n- ".join([f"{path} is not a consistent survey; write it again:", *problems]))
     return Store(path, attributes, arrays)
+
+
+open_store = open_survey  # its name before
 
 
 def _check_noise_kind(path: Path, attributes: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ reconstructions; ``conditional`` asks whether drawn galaxies have what was asked
 from hiergal.measure.moments import measure_moments
 from hiergal.measure.morphology import measure_morphology, measure_paper_morphology
 from hiergal.measure.parametric import fit_parametric
+from hiergal.runtime.namespace import submodules
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
 from hiergal.validation.reference import cosmos_reference, ks_distance
 
@@ -25,3 +26,5 @@ __all__ = [
     "morphology_distances",
     "morphology_reference",
 ]
+
+__getattr__ = submodules(__name__)

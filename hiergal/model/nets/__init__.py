@@ -16,6 +16,7 @@ from hiergal.recipe.config import (
     PyramidGeneratorConfig,
 )
 from hiergal.recipe.network_kinds import EncoderArchitecture, GeneratorArchitecture
+from hiergal.runtime.namespace import submodules
 
 __all__ = [
     "Encoder",
@@ -31,3 +32,5 @@ __all__ = [
     "build_network",
     "register_network",
 ]
+
+__getattr__ = submodules(__name__)

@@ -5,6 +5,7 @@ remembered, and matplotlib loads only when one is called. Stamps are drawn with 
 light, on an arcsinh stretch in units of the noise. Colours stay apart for colour-blind readers.
 """
 
+from hiergal.figures.one_galaxy import posterior
 from hiergal.reports.figures.calibration import (
     coverage,
     expected_coverage,
@@ -24,6 +25,7 @@ from hiergal.reports.figures.validation import (
     mean_ellipticity,
     power_spectra,
 )
+from hiergal.runtime.namespace import submodules
 from hiergal.training.figures import rate_and_distortion, training_curves
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "mean_ellipticity",
     "morphology_curves",
     "morphology_planes",
+    "posterior",
     "power_spectra",
     "rank_histograms",
     "rate_and_distortion",
@@ -49,3 +52,5 @@ __all__ = [
     "training_curves",
     "z_scores",
 ]
+
+__getattr__ = submodules(__name__)

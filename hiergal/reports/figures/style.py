@@ -6,7 +6,7 @@ Everything is set on the figure itself, so that a reader's own matplotlib settin
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from hiergal.observation.observation import Observation
 from hiergal.runtime.plotting import BLACK, TEXT_SIZE, TITLE_SIZE
@@ -19,11 +19,14 @@ __all__ = [
     "StampGrid",
     "bright_to_faint",
     "label_stamp",
+    "noiseless_pixels",
     "scale_bar",
     "show_noiseless",
     "show_signed",
     "show_stamp",
+    "signed_pixels",
     "stamp_grid",
+    "stamp_pixels",
     "stretch",
 ]
 
@@ -65,22 +68,36 @@ def stretch(image: Float[Array, "*n y x"], noise_level: float) -> np.ndarray:
 
 def show_stamp(axes: Any, image: Float[Array, "y x"], noise_level: float, peak: float) -> Any:
     """Draw an observed stamp on the stretch; pixels of the flux ``peak`` are black, NaN is blue."""
-    lightest = stretch(np.array([[LIGHTEST]]), 1.0).item()
-    darkest = stretch(np.array([[max(peak / noise_level, DARKEST_AT_LEAST)]]), 1.0).item()
-    return _show(axes, stretch(image, noise_level), cmap="gray_r", vmin=lightest, vmax=darkest)
+    return _show(axes, stretch(image, noise_level), *_of_stamp(noise_level, peak))
 
 
 def show_noiseless(
     axes: Any, image: Float[Array, "y x"], noise_level: float, peak: float, *, cmap: str = "gray_r"
 ) -> Any:
     """Draw a stamp without noise on the same stretch, from white at zero to its ``peak``."""
-    darkest = stretch(np.array([[peak]]), noise_level).item()
-    return _show(axes, stretch(image, noise_level), cmap=cmap, vmin=0.0, vmax=darkest or 1.0)
+    return _show(axes, stretch(image, noise_level), *_of_noiseless(noise_level, peak, cmap))
 
 
 def show_signed(axes: Any, image: Float[Array, "y x"], limit: float) -> Any:
     """Draw a stamp of positive and negative values between minus and plus a limit, white at zero."""
-    return _show(axes, image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    return _show(axes, image, "RdBu_r", -limit, limit)
+
+
+def stamp_pixels(image: Float[Array, "y x"], noise_level: float, peak: float) -> UInt8[np.ndarray, "y x 4"]:
+    """Return the colours that :func:`show_stamp` gives the pixels."""
+    return _colours(stretch(image, noise_level), *_of_stamp(noise_level, peak))
+
+
+def noiseless_pixels(
+    image: Float[Array, "y x"], noise_level: float, peak: float, *, cmap: str = "gray_r"
+) -> UInt8[np.ndarray, "y x 4"]:
+    """Return the colours that :func:`show_noiseless` gives the pixels."""
+    return _colours(stretch(image, noise_level), *_of_noiseless(noise_level, peak, cmap))
+
+
+def signed_pixels(image: Float[Array, "y x"], limit: float) -> UInt8[np.ndarray, "y x 4"]:
+    """Return the colours that :func:`show_signed` gives the pixels."""
+    return _colours(image, "RdBu_r", -limit, limit)
 
 
 def label_stamp(
@@ -184,8 +201,27 @@ def bright_to_faint(observation: Observation, count: int) -> np.ndarray:
     return np.argsort(rank, kind="stable")[places]
 
 
-def _show(axes: Any, image: np.ndarray, *, cmap: str, vmin: float, vmax: float) -> Any:
+def _of_stamp(noise_level: float, peak: float) -> tuple[str, float, float]:
+    lightest = stretch(np.array([[LIGHTEST]]), 1.0).item()
+    return "gray_r", lightest, stretch(np.array([[max(peak / noise_level, DARKEST_AT_LEAST)]]), 1.0).item()
+
+
+def _of_noiseless(noise_level: float, peak: float, cmap: str) -> tuple[str, float, float]:
+    return cmap, 0.0, stretch(np.array([[peak]]), noise_level).item() or 1.0
+
+
+def _colour_map(name: str) -> Any:
     from matplotlib import colormaps
 
-    colours = colormaps[cmap].with_extremes(bad="#9CC3E6")
+    return colormaps[name].with_extremes(bad="#9CC3E6")
+
+
+def _show(axes: Any, image: np.ndarray, cmap: str, vmin: float, vmax: float) -> Any:
+    colours = _colour_map(cmap)
     return axes.imshow(image, origin="lower", interpolation="nearest", cmap=colours, vmin=vmin, vmax=vmax)
+
+
+def _colours(image: np.ndarray, cmap: str, vmin: float, vmax: float) -> np.ndarray:
+    from matplotlib.colors import Normalize
+
+    return _colour_map(cmap)(Normalize(vmin, vmax)(np.ma.masked_invalid(image)), bytes=True)
