@@ -4,7 +4,8 @@
     python inference/inspect_posteriors.py runs/quickstart/model real.zarr --out runs/real
 
 Writes ``posteriors.fits``, one row for each galaxy; ``checks.ecsv``, how well each is fitted and how usual it is under
-the prior, with the power of its residuals in rings of frequency; all draws as ``posterior.nc``; and pages of figures.
+the prior, with the power of its residuals in rings of frequency; all draws as ``posterior.nc``; pages of figures; and
+``galaxies.html``, a sortable page of all galaxies, where a click on one shows its own page (with ``--pages``).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from hiergal.posterior.provenance import provenance_of
 from hiergal.posterior.table import posterior_table, write_table
 from hiergal.posterior.to_arviz import posterior_to_arviz, save_arviz
 from hiergal.reports import figures
+from hiergal.reports.posteriors import posterior_page
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import INFER, key_for
 from hiergal.survey import open_store
@@ -39,11 +41,15 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=100, help="take only the first galaxies")
     parser.add_argument("--draws", type=int, default=100, help="posterior draws of each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--pages", action="store_true", help="draw a page of each galaxy, too: seconds for each"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace another inspection in that folder")
     args = parser.parse_args(words)
     keep_freed_memory()
     pages = [f"galaxies_{i + 1}.{kind}" for i in range(-(-args.limit // PAGE)) for kind in ("png", "pdf")]
-    with owned_study(args, "inspection", ("posteriors.fits", "checks.ecsv", "posterior.nc", *pages)) as own:
+    names = ("posteriors.fits", "checks.ecsv", "posterior.nc", "galaxies.html", *pages)
+    with owned_study(args, "inspection", names) as own:
         if not own.finished:
             study(args)
             own.done()
@@ -71,6 +77,8 @@ def study(args: argparse.Namespace) -> None:
     rows.write(args.out / "checks.ecsv", overwrite=True)
     arviz = posterior_to_arviz(posterior, observation, model, about=about)
     save_arviz(arviz, args.out / "posterior.nc", overwrite=True)
+    posterior_page(posterior, args.out / "galaxies.html", title=f"Galaxies of {args.survey.name}", pages=args.pages,
+                   overwrite=True)  # fmt: skip
     order = np.argsort(-np.asarray(posterior.image_mean).sum((1, 2)))
     for first in range(0, len(order), PAGE):
         page = figures.checked_fits(observation, posterior, checks, rows=order[first : first + PAGE])

@@ -336,6 +336,7 @@ def test_studies_of_posteriors(run, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "inspect_posteriors").iterdir()} >= {
         "checks.ecsv",
         "posterior.nc",
+        "galaxies.html",
         "galaxies_1.png",
     }
     capsys.readouterr()

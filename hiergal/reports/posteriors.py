@@ -26,6 +26,7 @@ __all__ = ["posterior_page"]
 TEMPLATE = "posteriors.html.j2"
 THUMB_HEIGHT = 72  # pixels of the screen
 GAP = 3  # pixels of a stamp, between two of them
+COLOURS = 96  # of a thumbnail
 PAGE_DOTS = 75  # per inch, of a galaxy's own page
 
 
@@ -136,6 +137,11 @@ def _columns(posterior: Posterior) -> tuple[list[Column], list[list[Cell]]]:
             [Cell(str(name), str(name), text=True) for name in posterior.identifier],
         ),
     ]
+    if posterior.flag is not None:
+        words = [" ".join(explain_flags(int(flag))) for flag in posterior.flag]
+        columns.append(
+            (Column("verdict", text=True), [Cell(one, one, text=True, words=True) for one in words])
+        )
     if known is not None:
         columns.append((Column("mag_auto", "mag"), [_cell(value, 2) for value in np.asarray(known)]))
     drawn = {
@@ -160,11 +166,6 @@ def _columns(posterior: Posterior) -> tuple[list[Column], list[list[Cell]]]:
             )
     methods = [METHODS[place] for place in np.asarray(posterior.method)]
     columns.append((Column("method", text=True), [Cell(name, name, text=True) for name in methods]))
-    if posterior.flag is not None:
-        words = [" ".join(explain_flags(int(flag))) for flag in posterior.flag]
-        columns.append(
-            (Column("verdict", text=True), [Cell(one, one, text=True, words=True) for one in words])
-        )
     return [column for column, _ in columns], [[cells[i] for _, cells in columns] for i in range(n)]
 
 
@@ -200,16 +201,17 @@ def _thumbnails(posterior: Posterior) -> list[bytes]:
 
 def _png(stamps: list[np.ndarray]) -> bytes:
     """Stamps as colours [y, x, 4], next to each other with white between them, as a PNG file."""
-    from matplotlib.image import imsave
+    from PIL import Image
 
     white = np.full((stamps[0].shape[0], GAP, 4), 255, np.uint8)
     parts = [part for stamp in stamps for part in (stamp, white)][:-1]
+    pixels = np.concatenate(parts, axis=1)[::-1, :, :3]  # the first row of a PNG file is the upper one
     buffer = io.BytesIO()
-    imsave(buffer, np.concatenate(parts, axis=1), origin="lower", format="png", metadata={"Software": None})
+    Image.fromarray(pixels).quantize(COLOURS).save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 
 def _page(posterior: Posterior, row: int) -> str:
-    from hiergal.figures import posterior as figure_of
+    from hiergal.reports.figures.one_galaxy import posterior as figure_of
 
     return base64.b64encode(png_of(figure_of(posterior[row]), dots_per_inch=PAGE_DOTS)).decode("ascii")

@@ -5,7 +5,6 @@ remembered, and matplotlib loads only when one is called. Stamps are drawn with 
 light, on an arcsinh stretch in units of the noise. Colours stay apart for colour-blind readers.
 """
 
-from hiergal.figures.one_galaxy import posterior
 from hiergal.reports.figures.calibration import (
     coverage,
     expected_coverage,
@@ -16,6 +15,7 @@ from hiergal.reports.figures.calibration import (
 from hiergal.reports.figures.deblending import deblended_scenes
 from hiergal.reports.figures.fits import checked_fits
 from hiergal.reports.figures.morphology import morphology_curves, morphology_planes
+from hiergal.reports.figures.one_galaxy import posterior
 from hiergal.reports.figures.population import latent_corner, sizes_and_ellipticities
 from hiergal.reports.figures.reconstruction import reconstruction_pages, reconstructions
 from hiergal.reports.figures.stamps import drawn_galaxies, survey_stamps

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["QUANTITIES", "posterior", "radial_profiles"]
 
-QUANTITIES = {  # of the corner: label and, for numbers in the text, decimals
-    "magnitude": ("magnitude [mag]", 3),
-    "hlr_arcsec": ("half-light radius [arcsec]", 3),
-    "g1": ("ellipticity $g_1$", 3),
-    "g2": ("ellipticity $g_2$", 3),
+QUANTITIES = {  # of the corner, with their labels
+    "magnitude": "magnitude",
+    "hlr_arcsec": "$R_{1/2}$ [arcsec]",
+    "g1": "$g_1$",
+    "g2": "$g_2$",
 }
-WIDTH, HEIGHT = 10.0, 13.2  # inches
-SHOWN = 5  # draws as stamps
+WIDTH, LOWER, MARGIN, GAP = 10.0, 5.4, 0.35, 0.09  # inches: the page, its lower half, margins, between stamps
+TITLE, BAR, LINE = 0.27, 0.3, 0.175  # inches: a heading, the colour bar, a line of text
+HEADINGS = ("observed", "denoised", "residual [σ]", "deconvolved mean", "its standard deviation")
+STAMPS = len(HEADINGS)
 FEWEST = 20  # draws of which distributions are shown
 PROFILES = 100  # draws of which radial profiles are computed
 REPLICATES = 200  # noise stamps that give the errors of the observed profile
@@ -69,18 +71,35 @@ def posterior(
         )
     from matplotlib.figure import Figure
 
-    one = posterior.at_own_psf()
-    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="white")
+    one, words = posterior.at_own_psf(), _verdict(posterior)
+    ny, nx = one.profile_mean.shape[1:]
+    across = (WIDTH - 2 * MARGIN - (STAMPS - 1) * GAP) / STAMPS
+    down = min(across * ny / nx, 1.5 * across)
+    head = 0.7 + LINE * max(len(words), 4)
+    height = head + 2 * (TITLE + down) + BAR + LOWER
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
     title = f"Galaxy {one.identifier[0]}" if title is None else title
-    figure.text(0.035, 0.985, title, fontsize=TITLE_SIZE + 3, va="top", weight="bold")
-    lines = figure.subfigures(4, 1, height_ratios=[1.35, 2.35, 2.1, 7.4], hspace=0.0)
-    _write_summary(figure, one)
-    _draw_stamps(lines[1], one)
+    _write_summary(figure, one, title, words)
+    rows = []
+    for top in (head + TITLE, head + 2 * TITLE + down + BAR):
+        edges = [MARGIN + i * (across + GAP) for i in range(STAMPS)]
+        boxes = [(x / WIDTH, 1 - (top + down) / height, across / WIDTH, down / height) for x in edges]
+        rows.append([figure.add_axes(box) for box in boxes])
+        for panel in rows[-1]:
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set(color="0.8", linewidth=0.6)
+    _draw_stamps(rows[0], one)
     sharp = one.images(draws=PROFILES)[:, 0]
-    _draw_draws(lines[2], one, sharp)
-    left, right = lines[3].subfigures(1, 2, width_ratios=[1.38, 1.0], wspace=0.0)
-    _draw_corner(left, one, dict(truth or {}))
-    _draw_profiles(right, one, sharp)
+    _draw_draws(rows[1], one, sharp)
+    lower = LOWER / height
+    corner = figure.add_gridspec(len(QUANTITIES), len(QUANTITIES), left=0.078, right=0.56, bottom=0.09 * lower,
+                                 top=0.885 * lower, wspace=0.08, hspace=0.08)  # fmt: skip
+    figure.text(0.035, 0.915 * lower, "Corner of the main quantities", fontsize=TEXT_SIZE + 1)
+    _draw_corner(figure, corner, one, dict(truth or {}))
+    profiles = figure.add_gridspec(
+        2, 1, left=0.665, right=0.965, bottom=0.09 * lower, top=0.885 * lower, hspace=0.24
+    )
+    _draw_profiles(profiles.subplots(sharex=True), one, sharp)
     return figure
 
 
@@ -123,26 +142,33 @@ def radial_profiles(
     return means * pixel_scale_arcsec, sums / count / pixel_scale_arcsec**2
 
 
-def _write_summary(figure: "Figure", one: Posterior) -> None:
+def _verdict(one: Posterior) -> list[str]:
+    """Say in words what speaks against the posterior."""
+    if one.flag is None:
+        return ["Not judged: inferred with verdict=False."]
+    return explain_flags(int(one.flag[0])) or ["Nothing speaks against this posterior."]
+
+
+def _write_summary(figure: "Figure", one: Posterior, title: str, words: list[str]) -> None:
     """The verdict in words, and the main numbers."""
-    flag = None if one.flag is None else int(one.flag[0])
-    if flag is None:
-        words, colour = ["Not judged: inferred with verdict=False."], GREY
-    elif flag == 0:
-        words, colour = ["Nothing speaks against this posterior."], BLACK
-    else:
-        words, colour = explain_flags(flag), ORANGE
-    figure.text(0.035, 0.962, "\n".join(words), fontsize=TEXT_SIZE + 1, va="top", color=colour, wrap=True)
-    draws, method = len(one.latents), METHODS[int(one.method[0])]
-    numbers = [f"{name}  {_number(one.draws_of(key)[:, 0], digits)}" for key, name, digits in (
-        ("magnitude", "magnitude [mag]", 3),
-        ("flux", f"flux [{one.model.provenance.flux_unit}]", None),
-        ("hlr_arcsec", "half-light radius [arcsec]", 3),
-    )]  # fmt: skip
-    numbers.append(f"axis ratio of moments  {_number(_axis_ratio(one), 3)}")
-    numbers.append(f"{'mode alone' if draws == 1 else f'{draws} draws'} by {method}")
-    numbers.append(f"reduced $\\chi^2$  {float(one.chi_square[0]):.2f}")
-    figure.text(0.965, 0.985, "\n".join(numbers), fontsize=TEXT_SIZE, va="top", ha="right", linespacing=1.35)
+    height = figure.get_size_inches()[1]
+    figure.text(MARGIN / WIDTH, 1 - 0.2 / height, title, fontsize=TITLE_SIZE + 3, va="top", weight="bold")
+    colour = ORANGE if one.flag is not None and one.flag[0] else BLACK
+    options = {"fontsize": TEXT_SIZE + 1, "va": "top", "linespacing": 1.3}
+    figure.text(MARGIN / WIDTH, 1 - 0.6 / height, "\n".join(words), color=colour, **options)
+    draws = len(one.latents)
+    numbers = {
+        "magnitude": _number(one.draws_of("magnitude")[:, 0]),
+        f"flux [{one.model.provenance.flux_unit}]": _number(one.draws_of("flux")[:, 0]),
+        "half-light radius $R_{1/2}$ [arcsec]": _number(one.draws_of("hlr_arcsec")[:, 0]),
+        "axis ratio (moments)": _number(_axis_ratio(one)),
+        "reduced $\\chi^2$": f"{float(one.chi_square[0]):.2f}",
+        "method": METHODS[int(one.method[0])] + (f", {draws} draws" if draws > 1 else ", the mode alone"),
+    }
+    for row, (name, value) in enumerate(numbers.items()):
+        y = 1 - (0.24 + 1.05 * LINE * row) / height
+        figure.text(0.775, y, name, fontsize=TEXT_SIZE, va="top", ha="right", color="0.35")
+        figure.text(0.79, y, value, fontsize=TEXT_SIZE, va="top")
 
 
 def _axis_ratio(one: Posterior) -> np.ndarray:
@@ -150,107 +176,82 @@ def _axis_ratio(one: Posterior) -> np.ndarray:
     return (1 - ellipticity) / (1 + ellipticity)
 
 
-def _number(draws: np.ndarray, digits: int | None) -> str:
-    """Write a median with the distances to the ends of the 68 % interval."""
-    if digits is None:
-        digits = max(0, 2 - int(np.floor(np.log10(max(draws.std(), abs(draws.mean()) * 1e-3, 1e-12)))))
+def _number(draws: np.ndarray) -> str:
+    """Write a median with the distances to the ends of the 68 % interval, to two digits of these."""
     if len(draws) < FEWEST:
-        return f"{np.median(draws):.{digits}f}"
+        return f"{np.median(draws):.4g}"
     low, middle, high = np.quantile(draws, SIGMA[1:4], method="weibull")
-    return f"${middle:.{digits}f}^{{+{high - middle:.{digits}f}}}_{{-{middle - low:.{digits}f}}}$"
+    smaller = max(min(high - middle, middle - low), 1e-12)
+    digits = int(np.clip(1 - np.floor(np.log10(smaller)), 0, 6))
+    return f"{middle:.{digits}f}  +{high - middle:.{digits}f}  \u2212{middle - low:.{digits}f}"
 
 
-def _stamp_axes(part: Any, columns: int) -> np.ndarray:
-    axes = part.subplots(
-        1, columns, gridspec_kw={"left": 0.035, "right": 0.965, "top": 0.88, "bottom": 0.1, "wspace": 0.05}
-    )
-    for panel in axes:
-        panel.set_axis_off()
-    return axes
-
-
-def _draw_stamps(part: Any, one: Posterior) -> None:
+def _draw_stamps(panels: list[Any], one: Posterior) -> None:
     observation = one.observation
     image, level = visible_pixels(observation)[0], float(np.asarray(observation.noise.level())[0])
     peak, profile, error = np.nanmax(image), one.profile_mean[0], one.profile_std[0]
-    panels = _stamp_axes(part, 5)
     show_stamp(panels[0], image, level, peak)
     show_stamp(panels[1], one.image_mean[0], level, peak)
     coloured = show_signed(panels[2], whitened_residual(observation, one)[0], RESIDUAL_LIMIT)
     show_noiseless(panels[3], profile, level, profile.max())
     show_noiseless(panels[4], error, level, error.max() or level, cmap="Purples")
-    for panel, text in zip(
-        panels,
-        ("observed", "denoised", "residual", "deconvolved mean", "its standard deviation"),
-        strict=True,
-    ):
+    for panel, text in zip(panels, HEADINGS, strict=True):
         panel.set_title(text, fontsize=TEXT_SIZE + 1, pad=4)
-    label_stamp(panels[0], f"peak {peak / level:.3g} σ")
-    label_stamp(panels[3], f"peak {profile.max() / level:.3g} σ")
-    label_stamp(panels[4], f"peak {error.max() / level:.3g} σ")
+    label_stamp(panels[0], f"peak {peak / level:.2g} σ")
+    label_stamp(panels[3], f"peak {profile.max() / level:.2g} σ")
+    label_stamp(panels[4], f"peak {error.max() / level:.2g} σ")
     scale_bar(panels[0], image.shape, observation.pixel_scale_arcsec)
-    bar = panels[2].inset_axes((0.0, -0.085, 1.0, 0.045))
-    part.figure.colorbar(coloured, cax=bar, orientation="horizontal", ticks=[-4, -2, 0, 2, 4])
+    bar = panels[2].inset_axes((0.0, -0.075, 1.0, 0.04))
+    panels[2].figure.colorbar(coloured, cax=bar, orientation="horizontal", ticks=[-4, -2, 0, 2, 4])
     bar.tick_params(labelsize=TEXT_SIZE - 2, length=2, pad=1)
-    panels[2].set_title("residual [σ of the noise]", fontsize=TEXT_SIZE + 1, pad=4)
-    part.text(0.965, 0.02, "σ: standard deviation of the noise in a pixel", fontsize=TEXT_SIZE - 1, ha="right",
-              color="0.35")  # fmt: skip
+    text = "σ: standard deviation of the noise in a pixel"
+    panels[4].text(1, -0.05, text, transform=panels[4].transAxes, fontsize=TEXT_SIZE - 1, ha="right", va="top",
+                   color="0.35")  # fmt: skip
 
 
-def _draw_draws(part: Any, one: Posterior, sharp: np.ndarray) -> None:
+def _draw_draws(panels: list[Any], one: Posterior, sharp: np.ndarray) -> None:
     level = float(np.asarray(one.observation.noise.level())[0])
-    panels = _stamp_axes(part, SHOWN)
-    chosen = np.linspace(0, len(sharp) - 1, min(SHOWN, len(sharp))).round().astype(int)
+    chosen = np.linspace(0, len(sharp) - 1, min(STAMPS, len(sharp))).round().astype(int)
     for panel, draw in zip(panels, sharp[chosen], strict=False):
         show_noiseless(panel, draw, level, float(one.profile_mean[0].max()))
-    text = "draws of the deconvolved profile" if len(sharp) > 1 else "the mode"
+    text = "Draws of the deconvolved profile" if len(sharp) > 1 else "The mode, deconvolved"
     panels[0].set_title(text, fontsize=TEXT_SIZE + 1, pad=4, loc="left")
 
 
-def _draw_corner(part: Any, one: Posterior, truth: dict[str, float]) -> None:
+def _draw_corner(figure: "Figure", grid: Any, one: Posterior, truth: dict[str, float]) -> None:
     """Distributions of the main quantities, and of pairs of them."""
-    names = list(QUANTITIES)
+    names, size = list(QUANTITIES), len(QUANTITIES)
     draws = {name: np.asarray(one.draws_of(name)[:, 0], float) for name in names}
-    part.text(0.095, 0.965, "corner of the main quantities", fontsize=TEXT_SIZE + 1)
     if len(one.latents) < FEWEST:
-        part.text(0.5, 0.5, f"expected at least {FEWEST} draws for distributions,\ngot {len(one.latents)}",
-                  ha="center", fontsize=TEXT_SIZE + 1, color="0.35")  # fmt: skip
+        words = f"Distributions are shown of {FEWEST} draws or more;\nthis posterior has {len(one.latents)}."
+        panel = figure.add_subplot(grid[:, :])
+        panel.set_axis_off()
+        panel.text(0.5, 0.5, words, ha="center", va="center", fontsize=TEXT_SIZE + 1, color="0.35")
         return
-    size = len(names)
-    axes = part.subplots(
-        size, size, squeeze=False,
-        gridspec_kw={"left": 0.135, "right": 0.98, "top": 0.945, "bottom": 0.105, "wspace": 0.06, "hspace": 0.06},
-    )  # fmt: skip
     limits = {name: _limits(draws[name], truth.get(name)) for name in names}
-    for i, j in np.ndindex(size, size):
-        panel = axes[i, j]
-        if j > i:
-            panel.remove()
-            continue
-        x, y = names[j], names[i]
-        if i == j:
-            _histogram(panel, draws[x], limits[x])
-        else:
-            panel.plot(draws[x], draws[y], ".", color=BLUE, markersize=2.5, alpha=0.5, markeredgewidth=0)
-            panel.set_ylim(limits[y])
-        panel.set_xlim(limits[x])
-        for name, line in ((x, panel.axvline), (y, panel.axhline if i != j else None)):
-            if line is not None and name in truth:
-                line(truth[name], color=ORANGE, linewidth=1.1)
-        plain_axes(
-            panel,
-            xlabel=QUANTITIES[x][0] if i == size - 1 else "",
-            ylabel=QUANTITIES[y][0] if j == 0 < i else "",
-        )
-        panel.xaxis.label.set_fontsize(TEXT_SIZE)
-        panel.yaxis.label.set_fontsize(TEXT_SIZE)
-        panel.locator_params(axis="x", nbins=3)
-        panel.locator_params(axis="y", nbins=3)
-        panel.tick_params(
-            labelsize=TEXT_SIZE - 2, labelbottom=i == size - 1, labelleft=j == 0 < i, length=2, rotation=0
-        )
-    if truth:
-        part.text(0.98, 0.965, "orange: truth", fontsize=TEXT_SIZE, color=ORANGE, ha="right")
+    for i in range(size):
+        for j in range(i + 1):
+            x, y, panel = names[j], names[i], figure.add_subplot(grid[i, j])
+            if i == j:
+                _histogram(panel, draws[x], limits[x])
+            else:
+                panel.plot(draws[x], draws[y], ".", color=BLUE, markersize=3.5, alpha=0.6, markeredgewidth=0)
+                panel.set_ylim(limits[y])
+            panel.set_xlim(limits[x])
+            if x in truth:
+                panel.axvline(truth[x], color=ORANGE, linewidth=1.2)
+            if y in truth and i != j:
+                panel.axhline(truth[y], color=ORANGE, linewidth=1.2)
+            bottom, left = i == size - 1, j == 0 < i
+            plain_axes(panel, xlabel=QUANTITIES[x] if bottom else "", ylabel=QUANTITIES[y] if left else "")
+            panel.locator_params(nbins=3)
+            panel.tick_params(labelsize=TEXT_SIZE - 1, labelbottom=bottom, labelleft=left, length=2)
+            if i == j:
+                panel.set_yticks([])
+    figure.align_ylabels()
+    lines = "Lines: median and 68 % interval" + ("; orange: truth" if truth else "")
+    box = grid[0, 1:].get_position(figure)
+    figure.text(box.x1, box.y1, lines, fontsize=TEXT_SIZE - 1, ha="right", va="top", color="0.35")
 
 
 def _limits(draws: np.ndarray, truth: float | None) -> tuple[float, float]:
@@ -272,39 +273,32 @@ def _histogram(panel: Any, draws: np.ndarray, limits: tuple[float, float]) -> No
     panel.spines["left"].set_visible(False)
 
 
-def _draw_profiles(part: Any, one: Posterior, sharp: np.ndarray) -> None:
+def _draw_profiles(panels: np.ndarray, one: Posterior, sharp: np.ndarray) -> None:
     """Radial profiles with bands, at the PSF with the data and deconvolved."""
     observation, scale = one.observation, one.observation.pixel_scale_arcsec
-    center = tuple(float(np.median(one.draws_of(name))) for name in ("x_pix", "y_pix"))
+    center = (float(np.median(one.draws_of("x_pix"))), float(np.median(one.draws_of("y_pix"))))
     mask = None if observation.mask is None else np.asarray(observation.mask[0])
     seen = one.images(psf=observation.psf, draws=PROFILES)[:, 0]
-    unit = one.model.provenance.flux_unit
-    upper, lower = part.subplots(
-        2,
-        1,
-        sharex=True,
-        gridspec_kw={"left": 0.2, "right": 0.955, "top": 0.945, "bottom": 0.105, "hspace": 0.2},
-    )
     radius, data = radial_profiles(np.nan_to_num(np.asarray(observation.image)), center, scale, mask)
     errors = _errors(observation, center, mask)
-    _bands(upper, *radial_profiles(seen, center, scale))
-    upper.errorbar(
-        radius, data[0], errors, fmt="o", color=BLACK, markersize=3, linewidth=0.9, label="data", zorder=4
-    )
-    _bands(lower, *radial_profiles(sharp, center, scale))
-    _, level = radial_profiles(sharp, center, scale)
-    _, blurred = radial_profiles(seen, center, scale)
-    for panel, brightness in ((upper, blurred), (lower, level)):
-        _brightness_axis(panel, np.quantile(brightness, 0.5, axis=0), float(np.median(errors)))
-    upper.set_title("radial profile: data and denoised", fontsize=TEXT_SIZE + 1, loc="left", pad=4)
-    lower.set_title("radial profile: deconvolved", fontsize=TEXT_SIZE + 1, loc="left", pad=4)
-    for panel in (upper, lower):
-        plain_axes(panel, ylabel=f"brightness [{unit} / arcsec$^2$]")
+    titles = ("Radial profile, denoised", "Radial profile, deconvolved")
+    for panel, images, title in zip(panels, (seen, sharp), titles, strict=True):
+        ring, brightness = radial_profiles(images, center, scale)
+        _bands(panel, ring, brightness)
+        panel.set_title(title, fontsize=TEXT_SIZE + 1, loc="left", pad=4)
+        plain_axes(panel, ylabel=f"{one.model.provenance.flux_unit} / arcsec$^2$")
         panel.yaxis.label.set_fontsize(TEXT_SIZE)
         panel.tick_params(labelsize=TEXT_SIZE - 1)
         panel.axvline(float(np.median(one.draws_of("hlr_arcsec"))), color=GREY, linewidth=0.8, linestyle=":")
-    lower.set_xlabel("radius [arcsec]; dotted: half-light radius", fontsize=TEXT_SIZE)
-    upper.legend(frameon=False, fontsize=TEXT_SIZE - 1, loc="upper right")
+        lowest = min(
+            np.quantile(brightness, SIGMA[0], axis=0).min(), data.min() if images is seen else np.inf
+        )
+        _brightness_axis(panel, lowest, float(np.quantile(brightness, SIGMA[-1], axis=0).max()), errors)
+    panels[0].errorbar(
+        radius, data[0], errors, fmt="o", color=BLACK, markersize=3, linewidth=0.9, label="data", zorder=4
+    )
+    panels[0].legend(frameon=False, fontsize=TEXT_SIZE - 1, loc="upper right")
+    panels[1].set_xlabel("radius [arcsec]; dotted: $R_{1/2}$", fontsize=TEXT_SIZE)
 
 
 def _errors(observation: Observation, center: tuple[float, float], mask: np.ndarray | None) -> np.ndarray:
@@ -323,9 +317,14 @@ def _bands(panel: Any, radius: np.ndarray, brightness: np.ndarray) -> None:
     panel.plot(radius, middle, color=BLUE, linewidth=1.2, label="median")
 
 
-def _brightness_axis(panel: Any, middle: np.ndarray, error: float) -> None:
-    """Logarithmic above the noise, linear below."""
-    panel.set_yscale("symlog", linthresh=3 * error, linscale=0.6)
-    panel.set_ylim(-3 * error, 3 * middle.max())
-    panel.axhline(0, color=GREY, linewidth=0.8)
+def _brightness_axis(panel: Any, low: float, high: float, errors: np.ndarray) -> None:
+    """Logarithmic where all is above the noise; else linear below three of its standard deviations."""
+    threshold = 3 * float(np.median(errors))
     panel.set_xlim(0, None)
+    if low > threshold:
+        panel.set_yscale("log")
+        panel.set_ylim(0.7 * low, 2 * high)
+        return
+    panel.set_yscale("symlog", linthresh=threshold, linscale=0.7)
+    panel.set_ylim(min(-0.5 * threshold, 1.3 * low), 2 * max(high, threshold))
+    panel.axhline(0, color=GREY, linewidth=0.8)
