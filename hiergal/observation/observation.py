@@ -21,7 +21,7 @@ from hiergal.observation.checks import bad_rows
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF, same_scale
-from hiergal.runtime.pytree import Array, Record, record, rows_with_axis, static
+from hiergal.runtime.pytree import Array, Record, Rows, record, rows_with_axis, static
 
 __all__ = ["Observation", "check_observation"]
 
@@ -137,7 +137,7 @@ class Observation(Record):
         """Return the number of galaxies."""
         return self.identifier.shape[0]
 
-    def __getitem__(self, rows: int | slice | Array) -> "Observation":
+    def __getitem__(self, rows: Rows) -> "Observation":
         """Take some of the galaxies, in the order asked for; of one row, too, axes stay: [1, y, x].
 
         Raises:

@@ -21,7 +21,7 @@ from hiergal.observation.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.posterior.origin import Origin
 from hiergal.posterior.samplers.methods import METHODS, Method
-from hiergal.runtime.pytree import Array, Record, record, rows_with_axis
+from hiergal.runtime.pytree import Array, Record, Rows, record, rows_with_axis
 from hiergal.runtime.upward import upward
 from hiergal.survey.given import galaxies_of
 
@@ -98,7 +98,7 @@ class Posterior(Record):
         """Return the number of galaxies."""
         return self.identifier.shape[0]
 
-    def __getitem__(self, rows: int | slice | Array) -> "Posterior":
+    def __getitem__(self, rows: Rows) -> "Posterior":
         """Take the posteriors of some of the galaxies; of one row, too, the axis of galaxies stays.
 
         Raises:

@@ -7,17 +7,18 @@ see every record that a person builds.
 """
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, SupportsIndex, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
 
-__all__ = ["Array", "Record", "brief", "record", "rows_with_axis", "static"]
+__all__ = ["Array", "Record", "Rows", "brief", "record", "rows_with_axis", "static"]
 
 WIDTH, MOST = 110, 8  # characters of a line; members of a tuple or dict that are shown
 LONGEST = 320  # characters of the one line that describes a record
 
 Array = jax.Array | np.ndarray
+Rows = SupportsIndex | slice | list[int] | list[bool] | Array  # which galaxies of a batch
 T = TypeVar("T")
 
 
