@@ -1,11 +1,13 @@
 """Every example in a docstring runs, and every module is written as the others are."""
 
 import ast
+import contextlib
 import doctest
 import functools
 import importlib
 import inspect
 import pkgutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 import hiergal
 
 MODULES = ["hiergal", *(m.name for m in pkgutil.walk_packages(hiergal.__path__, "hiergal."))]
-PROVIDED = ("model", "observation", "posterior", "catalog")
+PROVIDED = ("model", "observation", "posterior", "catalog", "survey")
 LONGEST = 400  # lines: four hundred of one idea are better than two halves of two hundred
 
 
@@ -21,7 +23,8 @@ LONGEST = 400  # lines: four hundred of one idea are better than two halves of t
 def documented():
     """What the lines in the docstring of the package make: other examples start with it."""
     made = {}
-    exec(doctest.script_from_examples(hiergal.__doc__), made)
+    with contextlib.chdir(tempfile.mkdtemp()):
+        exec(doctest.script_from_examples(hiergal.__doc__), made)
     return {name: made[name] for name in PROVIDED}
 
 

@@ -32,9 +32,10 @@ def owned_study(args: argparse.Namespace, kind: str, names: Iterable[str]) -> It
         FileNotFoundError: If an input is missing.
 
     Example:
-        >>> with owned_study(args, "calibration", ("calibration.json",)) as own:  # doctest: +SKIP
+        >>> args = argparse.Namespace(out=Path("run"), overwrite=False, seed=0)
+        >>> with owned_study(args, "calibration", ("calibration.json",)) as own:
         ...     if not own.finished:
-        ...         own.done(passed=study(args))
+        ...         own.done(passed=True)
     """
     given = {name: value for name, value in vars(args).items() if name not in NO_NUMBERS}
     inputs = [value for value in given.values() if isinstance(value, Path)]

@@ -78,7 +78,7 @@ def save_model(
         ValueError: If a weight is beyond the range of half precision.
 
     Example:
-        >>> save_model(model, "runs/first/model")  # doctest: +SKIP
+        >>> save_model(model, "runs/first/model")
     """
     path, arrays = Path(path), flatten(check_model(model))
     if half_precision:
@@ -135,7 +135,9 @@ def load_model(name: str | Path) -> GalaxyModel:
             module has not been imported (it is named, not imported: a bundle runs no code).
 
     Example:
-        >>> model = load_model("runs/quickstart/model")  # doctest: +SKIP
+        >>> model = load_model("hub:mock-acs")
+        >>> model.recipe.pixel_scale_arcsec
+        0.03
     """
     check_not_forked()
     from hiergal.hub.names import locate
@@ -177,7 +179,8 @@ def read_metrics(name: str | Path) -> dict[str, Any]:
         ValueError: If its metrics are no JSON.
 
     Example:
-        >>> read_metrics("hub:mock-acs")["validation"]["passed"]  # doctest: +SKIP
+        >>> read_metrics("hub:mock-acs")["validation"]["passed"] in (True, False)
+        True
     """
     from hiergal.hub.names import locate
 
@@ -199,7 +202,8 @@ def read_card(name: str | Path) -> str:
         ValueError: If it is damaged.
 
     Example:
-        >>> print(read_card("hub:mock-acs"))  # doctest: +SKIP
+        >>> "mock-acs" in read_card("hub:mock-acs")
+        True
     """
     from hiergal.hub.names import locate
 
@@ -263,7 +267,9 @@ def texts_of(path: Path) -> Mapping[str, str]:
         ValueError: If a file is no bundle.
 
     Example:
-        >>> texts_of(Path("runs/first/model"))["recipe.toml"]  # doctest: +SKIP
+        >>> from hiergal.hub.names import locate
+        >>> "recipe.toml" in texts_of(locate("hub:mock-acs"))
+        True
     """
     if path.suffix == ONE_FILE:
         texts = read_texts(path)

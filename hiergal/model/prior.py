@@ -74,7 +74,9 @@ def prior_of(model: GalaxyModel, n: int, conditions: Float[Array, "n c"] | None 
         ValueError: If conditions are given that the model's flow does not take, or the model lacks what is needed.
 
     Example:
-        >>> prior = prior_of(model, len(observation))  # doctest: +SKIP
+        >>> prior = prior_of(model, len(observation))
+        >>> prior.to_base(posterior.latents)[0].shape
+        (40, 4, 16)
     """
     if conditions is None:
         if model.flow is not None and model.marginal is None:

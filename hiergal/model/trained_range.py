@@ -71,8 +71,8 @@ def check_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> Ran
         conditions: As :func:`~hiergal.model.conditions.conditions_for` gives them; some may be NaN or infinite.
 
     Example:
-        >>> check = check_range(model, np.array([[25.0, 40.0, 0.9]], np.float32))  # doctest: +SKIP
-        >>> bool(check.outside[0]), bool(check.far[0])  # doctest: +SKIP
+        >>> check = check_range(model, np.array([[25.0, 40.0, 0.9]], np.float32))
+        >>> bool(check.outside[0]), bool(check.far[0])
         (True, True)
     """
     conditions = np.asarray(conditions, float)
@@ -122,7 +122,8 @@ def check_outside(
         ValueError: If some are outside, and ``outside`` is ``"raise"``; or if it is unknown.
 
     Example:
-        >>> drawn = check_outside(model, conditions, "warn")  # doctest: +SKIP
+        >>> check_outside(model, np.array([[23.0, 9.0, 0.8]], np.float32), "warn")
+        array([ True])
     """
     if outside not in OUTSIDE:
         raise ValueError(f"outside: expected 'warn', 'raise' or 'ignore', got {outside!r}")

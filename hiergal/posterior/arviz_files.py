@@ -49,7 +49,7 @@ def save_arviz(data: Any, path: str | Path, *, overwrite: bool = False) -> None:
         OSError: If it cannot be written; what was there before stays.
 
     Example:
-        >>> save_arviz(data, "posterior.nc")  # doctest: +SKIP
+        >>> save_arviz(posterior.to_arviz(), "posterior.nc")
     """
     check_arviz_name(path)
     with owned(path, DRAWS, overwrite=overwrite) as own:
@@ -163,7 +163,8 @@ def load_arviz(path: str | Path) -> Any:
         ValueError: If it holds something else, or its name ends in neither ``.nc`` nor ``.zarr``.
 
     Example:
-        >>> data = load_arviz("posterior.nc")  # doctest: +SKIP
+        >>> save_arviz(posterior.to_arviz(), "posterior.nc")
+        >>> data = load_arviz("posterior.nc")
     """
     import xarray as xr
 

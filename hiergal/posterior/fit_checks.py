@@ -158,9 +158,9 @@ def check_fits(
             draws, or there is nothing to compare with.
 
     Example:
-        >>> checks = check_fits(model, observation, posterior, key=jax.random.key(2))  # doctest: +SKIP
-        >>> table = checks.to_table()  # doctest: +SKIP
-        >>> table[table["p_pixels"] < 0.01]  # second sources, artefacts, wrong noise  # doctest: +SKIP
+        >>> checks = check_fits(model, observation, posterior, key=jax.random.key(2), replicates=50)
+        >>> table = checks.to_table()
+        >>> suspects = table[table["p_pixels"] < 0.01]  # second sources, artefacts, wrong noise
     """
     check_not_forked()
     from hiergal.measure.power_spectrum import rings_of  # heavier than what else is imported here

@@ -60,9 +60,12 @@ def posterior_images(
             unconvolved profile has no value between its pixels.
 
     Example:
-        >>> sharp = gaussian_psf(0.05, model.recipe.pixel_scale_arcsec)  # doctest: +SKIP
-        >>> images = posterior_images(model, posterior, psf=sharp, pixel_scale_arcsec=0.015)  # doctest: +SKIP
-        >>> mean, error = images.mean(axis=0), images.std(axis=0)  # doctest: +SKIP
+        >>> from hiergal.observation.psf import gaussian_psf
+        >>> sharp = gaussian_psf(0.08, model.recipe.pixel_scale_arcsec)
+        >>> images = posterior_images(model, posterior, psf=sharp, pixel_scale_arcsec=0.015, draws=8)
+        >>> mean, error = images.mean(axis=0), images.std(axis=0)
+        >>> mean.shape
+        (4, 128, 128)
     """
     check_not_forked()
     check_model(model)

@@ -81,8 +81,9 @@ def predict(
         ValueError: If the observations are wrong, the posteriors are of other galaxies, or have fewer draws.
 
     Example:
-        >>> prediction = predict(model, observation, posterior, key=jax.random.key(1), draws=50)  # doctest: +SKIP
-        >>> prediction.log_likelihood.sum(axis=(-2, -1)).mean(axis=0)  # of each stamp  # doctest: +SKIP
+        >>> prediction = predict(model, observation, posterior, key=jax.random.key(1), draws=10)
+        >>> prediction.log_likelihood.sum(axis=(-2, -1)).mean(axis=0).shape  # of each stamp
+        (4,)
     """
     check_not_forked()
     check_model(model)

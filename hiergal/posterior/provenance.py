@@ -48,7 +48,7 @@ def provenance_of(model: GalaxyModel, **choices: str | int | float) -> dict[str,
         choices: What else is known: ``method``, ``draws``, ``conditions``, ``seed``.
 
     Example:
-        >>> provenance_of(model, seed=0)["flux_unit"]  # doctest: +SKIP
+        >>> provenance_of(model, seed=0)["flux_unit"]
         'counts per second'
     """
     origin = model.provenance

@@ -45,8 +45,8 @@ def posterior_structure(
         Measurements of each draw, [s, n].
 
     Example:
-        >>> found = posterior_structure(model, posterior, psf=observation.psf)  # doctest: +SKIP
-        >>> low, high = interval(found.gini, 0.68)  # doctest: +SKIP
+        >>> found = posterior_structure(model, posterior, psf=observation.psf)
+        >>> low, high = hiergal.credible_interval(found.gini, 0.68)
     """
     check_not_forked()
     images = posterior_images(model, posterior, psf=psf, draws=draws)

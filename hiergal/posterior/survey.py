@@ -106,7 +106,10 @@ def infer_survey(
         OSError: If something cannot be read or written; finished parts stay.
 
     Example:
-        >>> infer_survey("runs/first/model", "survey.zarr", "posteriors.fits", seed=0)  # doctest: +SKIP
+        >>> choices = {"method": "amortized", "draws": 40, "limit": 4, "progress": False}
+        >>> table = infer_survey("hub:mock-acs", survey.path, "posteriors.fits", seed=0, **choices)
+        >>> len(table)
+        4
     """
     check_seed(seed)
     check_not_forked()

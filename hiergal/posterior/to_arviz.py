@@ -80,10 +80,10 @@ def posterior_to_arviz(
             draws of one chain of NUTS than of the other.
 
     Example:
-        >>> prediction = predict(model, observation, posterior, key=key, draws=100)  # doctest: +SKIP
-        >>> data = posterior_to_arviz(posterior, observation, model, prediction)  # doctest: +SKIP
-        >>> arviz.summary(data, var_names=["magnitude", "hlr_arcsec"])  # doctest: +SKIP
-        >>> arviz.plot_ppc(pixels_of(data, 1031))  # plot_ppc_dist under ArviZ 1  # doctest: +SKIP
+        >>> prediction = hiergal.predict(model, observation, posterior, key=1, draws=10)
+        >>> data = posterior_to_arviz(posterior, observation, model, prediction)
+        >>> data["posterior"]["magnitude"].sizes["galaxy"]  # for arviz.summary, plot_pair, plot_ppc, ...
+        4
     """
     import xarray as xr
 
@@ -130,8 +130,11 @@ def pixels_of(data: Any, galaxy: int) -> Any:
         ValueError: If there is no such galaxy.
 
     Example:
-        >>> one = pixels_of(data, 1031)  # doctest: +SKIP
-        >>> arviz.loo(one)  # how well each pixel is predicted by all others  # doctest: +SKIP
+        >>> prediction = hiergal.predict(model, observation, posterior, key=1, draws=10)
+        >>> data = posterior_to_arviz(posterior, observation, model, prediction)
+        >>> one = pixels_of(data, posterior.identifier[0])
+        >>> one["log_likelihood"]["image"].sizes["pixel"]  # arviz.loo: how well others predict each
+        4096
     """
     import xarray as xr
 

@@ -131,8 +131,8 @@ def flags_of(model: GalaxyModel, observation: Observation, posterior: "Posterior
         Bits of :class:`Flag`, without those of conditions.
 
     Example:
-        >>> flag = flags_of(model, observation, posterior)  # doctest: +SKIP
-        >>> (flag & Flag.NEIGHBOR) != 0  # doctest: +SKIP
+        >>> flag = flags_of(model, observation, posterior)
+        >>> suspected = (flag & Flag.NEIGHBOR) != 0
     """
     checks = {name: np.asarray(value, float) for name, value in posterior.checks.items()}
     with np.errstate(all="ignore"):

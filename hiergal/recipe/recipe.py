@@ -163,7 +163,9 @@ def load_recipe(path: str | Path) -> Recipe:
         ValueError: If it is not TOML, or not a recipe.
 
     Example:
-        >>> recipe = load_recipe("models/small/recipe.toml")  # doctest: +SKIP
+        >>> written = Path("recipe.toml").write_text('name = "mine"')
+        >>> load_recipe("recipe.toml").name
+        'mine'
     """
     return parse_recipe(read_text(path), str(path))
 

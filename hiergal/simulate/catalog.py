@@ -133,7 +133,8 @@ def sample_catalog(
         OSError: If something cannot be read or written; what is done stays.
 
     Example:
-        >>> sample_catalog("hub:mock-acs", catalog, "galaxies.zarr", seed=1)  # doctest: +SKIP
+        >>> sample_catalog("hub:mock-acs", catalog, "galaxies.zarr", seed=1, progress=False).name
+        'galaxies.zarr'
     """
     check_not_forked()
     seed, out = check_seed(seed), Path(out)

@@ -56,7 +56,9 @@ def exact_profiles(
         Unconvolved light profiles; what is wider than the stamp is cut off.
 
     Example:
-        >>> wide = exact_profiles(model, profiles, flux=None, half_light_radius=radii)  # doctest: +SKIP
+        >>> profiles = exact_profiles(model, posterior.profile_mean, flux=np.ones(4), half_light_radius=None)
+        >>> profiles.sum(axis=(1, 2)).round(3).tolist()
+        [1.0, 1.0, 1.0, 1.0]
     """
     if half_light_radius is None:
         return _single(profiles * _factors(profiles, flux)[:, None, None])
@@ -107,7 +109,13 @@ def exact_stamps(
         Stamps [flux per pixel of the stamp].
 
     Example:
-        >>> stamps = exact_stamps(model, renderer, psf, profiles, zero_point=30.0, **exact)  # doctest: +SKIP
+        >>> import galsim
+        >>> from hiergal.simulate.renderer import renderer_for
+        >>> psf, profiles = galsim.Gaussian(fwhm=0.7), posterior.profile_mean
+        >>> renderer = renderer_for(model, psf, pixel_scale_arcsec=0.2, shape=(24, 24))
+        >>> exact = {"flux": np.full(4, 100.0), "half_light_radius": None, "sky": None}
+        >>> exact_stamps(model, renderer, psf, profiles, zero_point=30.0, **exact).shape
+        (4, 24, 24)
     """
     own = model.provenance.magnitude_zero_point
     if half_light_radius is None:

@@ -99,8 +99,10 @@ def renderer_for(
         ValueError: If the method is another, or scale or shape is not positive.
 
     Example:
-        >>> draw = renderer_for(model, psf, pixel_scale_arcsec=0.2, shape=(64, 64))  # doctest: +SKIP
-        >>> images = draw(draw_profiles(model, catalog, key=jax.random.key(0)))  # doctest: +SKIP
+        >>> import galsim
+        >>> draw = renderer_for(model, galsim.Gaussian(fwhm=0.7), pixel_scale_arcsec=0.2, shape=(24, 24))
+        >>> draw(hiergal.draw_profiles(model, catalog, key=0)).shape
+        (2, 24, 24)
     """
     import galsim
 

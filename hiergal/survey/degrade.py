@@ -54,7 +54,8 @@ def degrade_survey(
         ValueError: If the width is not positive, the factor below 1, or the noise has no power spectrum.
 
     Example:
-        >>> degrade_survey("sharp.zarr", "blurred.zarr", fwhm_arcsec=0.15)  # doctest: +SKIP
+        >>> len(degrade_survey(survey.path, "blurred.zarr", fwhm_arcsec=0.15, workers=1))
+        40
     """
     check_seed(seed)
     store = open_store(source)

@@ -45,7 +45,13 @@ def read_galaxy_folder(folder: str | Path, store: Store) -> GalaxyFolder:
         ValueError: If shapes do not agree, values are not finite, or an identifier is not in the survey.
 
     Example:
-        >>> galaxies = read_galaxy_folder("others", hiergal.open_store("survey.zarr"))  # doctest: +SKIP
+        >>> from astropy.io import fits
+        >>> from astropy.table import Table
+        >>> Path("others").mkdir()
+        >>> fits.writeto("others/images.fits", survey.read([0, 1]).image)
+        >>> Table({"identifier": survey.identifier[:2]}).write("others/catalog.csv")
+        >>> read_galaxy_folder("others", survey).images.shape
+        (2, 64, 64)
     """
     from astropy.io import fits
     from astropy.table import Table

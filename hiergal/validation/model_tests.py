@@ -50,7 +50,7 @@ def sample_latents(model: GalaxyModel, observation: Observation, *, key: jax.Arr
         ValueError: If a condition is missing.
 
     Example:
-        >>> latents = sample_latents(model, observation, key=jax.random.key(0))  # doctest: +SKIP
+        >>> latents = sample_latents(model, observation, key=jax.random.key(0))
     """
     key, conditions = as_key(key), conditions_from(condition_names(model), observation.catalog)
 

@@ -65,7 +65,7 @@ def make_samples(
         ValueError: If the model's pixels are not the survey's, it has no flow, or a condition is missing.
 
     Example:
-        >>> samples = make_samples(model, store.read(split.test), key=jax.random.key(0))  # doctest: +SKIP
+        >>> samples = make_samples(model, observation, key=jax.random.key(0))
     """
     recipe = model.recipe
     ours = (*recipe.shape, recipe.pixel_scale_arcsec)

@@ -50,7 +50,10 @@ def simulate(model: GalaxyModel, like: Observation, prior: Prior, *, key: jax.Ar
         key: PRNG key, or a seed.
 
     Example:
-        >>> known = simulate(model, observation, prior_of(model, len(observation)), key=key)  # doctest: +SKIP
+        >>> from hiergal.model.prior import prior_of
+        >>> known = simulate(model, observation, prior_of(model, len(observation)), key=0)
+        >>> known.latents.shape
+        (4, 16)
     """
     of_base, of_noise = jax.random.split(as_key(key))
     u = jax.random.normal(of_base, (len(like), model.recipe.generator.latents))

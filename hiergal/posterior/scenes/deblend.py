@@ -105,8 +105,11 @@ def deblend(
         ValueError: If scenes, positions or conditions are wrong.
 
     Example:
-        >>> found = deblend(model, scenes, positions, key=jax.random.key(0))  # doctest: +SKIP
-        >>> low, high = interval(found.summary.flux, 0.68)  # [n, k]  # doctest: +SKIP
+        >>> positions = np.array([[[-8.0, 0.0], [8.0, 0.0]]])  # of two sources of one scene
+        >>> found = deblend(model, observation[0], positions, key=jax.random.key(0), draws=10)
+        >>> low, high = hiergal.credible_interval(found.summary.flux, 0.68)
+        >>> low.shape
+        (1, 2)
     """
     check_not_forked()
     check_model(model)

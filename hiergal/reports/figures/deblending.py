@@ -52,7 +52,9 @@ def deblended_scenes(
         ValueError: If the posteriors are not those of the scenes.
 
     Example:
-        >>> figure = deblended_scenes(scenes, found)  # doctest: +SKIP
+        >>> positions = np.array([[[-8.0, 0.0], [8.0, 0.0]]])  # of two sources
+        >>> found = hiergal.deblend(model, observation[0], positions, key=0, draws=10)
+        >>> figure = deblended_scenes(observation[0], found)
     """
     if not np.array_equal(deblended.identifier, observation.identifier):
         raise ValueError(

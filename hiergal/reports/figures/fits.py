@@ -64,9 +64,9 @@ def checked_fits(
         ValueError: If posteriors or checks are not those of the observations.
 
     Example:
-        >>> checks = check_fits(model, observation, posterior, key=jax.random.key(2))  # doctest: +SKIP
-        >>> suspects = np.argsort(checks.p_pixels)[:6]  # doctest: +SKIP
-        >>> figure = checked_fits(observation, posterior, checks, rows=suspects)  # doctest: +SKIP
+        >>> checks = hiergal.check_fits(model, observation, posterior, key=jax.random.key(2), replicates=50)
+        >>> suspects = np.argsort(checks.p_pixels)[:2]
+        >>> figure = checked_fits(observation, posterior, checks, rows=suspects)
     """
     for what, identifier in (("posteriors", posterior.identifier), ("checks", checks.identifier)):
         if not np.array_equal(identifier, observation.identifier):

@@ -65,7 +65,7 @@ def reconstructions(
         ValueError: If the posteriors are not those of the observations.
 
     Example:
-        >>> figure = reconstructions(observation, posterior, truth, rows=6)  # doctest: +SKIP
+        >>> figure = reconstructions(observation, posterior, rows=2)
     """
     if not np.array_equal(posterior.identifier, observation.identifier):
         raise ValueError(
@@ -131,7 +131,7 @@ def reconstruction_pages(
         title: Title of the figures; their numbers are added.
 
     Example:
-        >>> pages = reconstruction_pages(observation, posterior, title="Real galaxies")  # doctest: +SKIP
+        >>> pages = reconstruction_pages(observation, posterior, title="Mock galaxies")
     """
     order = bright_to_faint(observation, len(observation))
     pages = [order[first : first + per_page] for first in range(0, len(order), per_page)]

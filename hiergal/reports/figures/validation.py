@@ -53,7 +53,9 @@ def fits_side_by_side(
         A row for each galaxy, the smallest first. Residuals are whitened: uncorrelated if the model is right.
 
     Example:
-        >>> figure = fits_side_by_side(observation, posterior.image_mean, fits, chi_squares)  # doctest: +SKIP
+        >>> one, fits = posterior.chi_square, 0.9 * posterior.image_mean  # fits: by any other program
+        >>> chi_square = {"model": one, "parametric": 1.1 * one}
+        >>> figure = fits_side_by_side(observation, posterior.image_mean, fits, chi_square)
     """
     rank = next(
         (observation.catalog[name] for name in ("flux_radius", "mag_auto") if name in observation.catalog),

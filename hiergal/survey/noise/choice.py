@@ -139,7 +139,8 @@ def measured_in_cutouts(
         ValueError: If too few pixels are free of sources, or the column is not there.
 
     Example:
-        >>> measured_in_cutouts([observation]).whole.level  # doctest: +SKIP
+        >>> measured_in_cutouts([survey.read()]).whole.summary()["level"] > 0
+        True
     """
     stacks: dict[Any, NoiseStack] = {}
     whole, seen = None, 0
@@ -171,7 +172,8 @@ def with_measured_noise(
         group: Column of the catalogue that tells exposures or mosaics apart.
 
     Example:
-        >>> with_measured_noise(observation, measured_in_cutouts([observation]))  # doctest: +SKIP
+        >>> with_measured_noise(observation, measured_in_cutouts([survey.read()])).noise.power.shape
+        (4, 64, 33)
     """
     labels = _labels(observation, group)
     power = None
@@ -200,7 +202,9 @@ def with_spectrum(observation: Observation, spectrum: NoiseSpectrum) -> Observat
         spectrum: What was measured.
 
     Example:
-        >>> with_spectrum(observation, measure_noise(observation))  # doctest: +SKIP
+        >>> measured = measured_in_cutouts([survey.read()])
+        >>> with_spectrum(observation, measured.whole).noise.power.shape
+        (4, 64, 33)
     """
     ny, nx = observation.image.shape[-2:]
     level = np.array(observation.noise.level(), float)
