@@ -163,8 +163,8 @@ def load_arviz(path: str | Path) -> Any:
         ValueError: If it holds something else, or its name ends in neither ``.nc`` nor ``.zarr``.
 
     Example:
-        >>> save_arviz(posterior.to_arviz(), "posterior.nc")
-        >>> data = load_arviz("posterior.nc")
+        >>> save_arviz(posterior.to_arviz(), "saved.nc")
+        >>> data = load_arviz("saved.nc")
     """
     import xarray as xr
 
