@@ -207,7 +207,7 @@ def normalised(what: str, profiles: Array) -> np.ndarray:
 def checked_images(what: str, images: Array) -> np.ndarray:
     """Return images in double precision, if there are enough, and all finite."""
     if len(images) < FEWEST_GALAXIES:
-        raise ValueError(f"{what}: expected at least {LEAST} galaxies, got {len(images)}; add more")
+        raise ValueError(f"{what}: expected at least {FEWEST_GALAXIES} galaxies, got {len(images)}; add more")
     bad = ~np.isfinite(images).all(axis=(1, 2))
     if bad.any():
         raise ValueError(

@@ -90,7 +90,7 @@ def conditional_test(
     """
     here, there, _ = _pairs(real, drawn, quantity)
     if len(here) < FEWEST_GALAXIES:
-        raise ValueError(f"expected at least {LEAST} pairs with good moments, got {len(here)}")
+        raise ValueError(f"expected at least {FEWEST_GALAXIES} pairs with good moments, got {len(here)}")
     log_ratio = np.log(there / here)
     again = np.random.default_rng(seed).choice(log_ratio, (BOOTSTRAPS, len(log_ratio)))
     difference, error = np.expm1(np.median(log_ratio)), float(np.expm1(np.median(again, axis=1)).std())
