@@ -220,7 +220,8 @@ def held_out(store: Store, model: GalaxyModel) -> tuple[Int[np.ndarray, "n"], In
 def _enough(galaxies: int) -> None:
     if galaxies < FEWEST_GALAXIES:
         raise ValueError(
-            f"expected at least {FEWEST_GALAXIES} galaxies that the generator has not seen, got {galaxies}; give a larger survey"
+            f"expected at least {FEWEST_GALAXIES} galaxies that the generator has not seen, got {galaxies}; give a "
+            "larger survey"
         )
 
 
