@@ -72,7 +72,7 @@ class TorchStep:
         self, recipe: Recipe, population: int, *, channels_last: bool = True, compiled: bool = False
     ):
         config = recipe.training
-        if (config.augmentation, config.average, recipe.profile_fwhm_arcsec, recipe.objective.blur) != (
+        if (config.augmentation, config.ema_decay, recipe.profile_fwhm_arcsec, recipe.objective.blur) != (
             AugmentationConfig(),
             0,
             0,
@@ -124,7 +124,7 @@ class TorchStep:
             number: Number of the step, from 0.
             unit: Unit normals that the latents are drawn with [n, d]; default random ones.
         """
-        recipe, aids, objective = self.recipe, self.recipe.aids, self.recipe.objective
+        recipe, aids, objective = self.recipe, self.recipe.training_aids, self.recipe.objective
         image, psf, noise = stamps
         outputs = self.encoder(image, psf, _level(noise, image))
         outputs, features = outputs if recipe.aided else (outputs, None)
@@ -141,7 +141,7 @@ class TorchStep:
             differences = profile.diff(dim=1).abs().sum((1, 2)) + profile.diff(dim=2).abs().sum((1, 2))
             penalty = penalty + objective.total_variation_weight * differences
         fit = _log_likelihood(image - convolve(profile, psf), noise, objective)
-        bound = fit - objective.divergence_weight * _free_bits(divergence, objective) - penalty
+        bound = fit - objective.kl_weight * _free_bits(divergence, objective) - penalty
         return -bound.sum() * (self.population / len(image))
 
 
@@ -239,7 +239,7 @@ def _log_likelihood(residual: Tensor, noise: Tensor, objective: ObjectiveConfig)
         weight = _mode_weight(residual)
         chi_square = (modes / noise * (weight / pixels)).sum((1, 2))
         log_determinant = (weight * noise.log()).sum((1, 2))
-    if objective.inflate:
+    if objective.misfit_as_noise:
         scale_squared = (chi_square / pixels).clamp(min=1.0)
         chi_square, log_determinant = (
             chi_square / scale_squared,

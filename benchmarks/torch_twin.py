@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from hiergal.model.guide import output_count
 from hiergal.model.nets.encoder import APERTURES_PIX, PSF_WINDOW_PIX
 from hiergal.model.nets.generator import CORE_PIX, ELLIPSE, ellipse_limits
+from hiergal.model.nets.lanusse2020 import tukey_taper
 from hiergal.model.nets.layers import PATCH_KERNEL
-from hiergal.model.nets.pyramid import tukey_taper
 from hiergal.recipe.recipe import Recipe
 
 __all__ = [
@@ -39,13 +39,13 @@ EPSILON = 1e-6  # of Flax's layer norm
 
 def encoder_twin(recipe: Recipe) -> "Encoder | PyramidEncoder":
     """Return the encoder that a recipe describes."""
-    kind = PyramidEncoder if recipe.encoder.__struct_config__.tag == "pyramid" else Encoder
+    kind = PyramidEncoder if recipe.encoder.__struct_config__.tag == "lanusse2020" else Encoder
     return kind(recipe.encoder, output_count(recipe.generator.latents, recipe.covariance), recipe.shape)
 
 
 def generator_twin(recipe: Recipe) -> "Generator | PyramidGenerator":
     """Return the generator that a recipe describes."""
-    kind = PyramidGenerator if recipe.generator.__struct_config__.tag == "pyramid" else Generator
+    kind = PyramidGenerator if recipe.generator.__struct_config__.tag == "lanusse2020" else Generator
     return kind(recipe.generator, recipe.shape)
 
 
@@ -316,7 +316,7 @@ class PyramidEncoder(nn.Module):
 
 
 class Aided(NamedTuple):
-    """What the generator returns in training: see :class:`hiergal.model.nets.pyramid.Aided`."""
+    """What the generator returns in training: see :class:`hiergal.model.nets.lanusse2020.Aided`."""
 
     profile: Tensor
     bottleneck: Tensor

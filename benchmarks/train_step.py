@@ -81,7 +81,9 @@ def main(
     """Time a training step."""
     keep_freed_memory()  # as the command does; PyTorch gains by it too
     recipe = Recipe() if path is None else load_recipe(path)
-    whole = {"accumulate": 1} if batch is None else {"accumulate": 1, "batch": batch}  # as PyTorch takes it
+    whole = (
+        {"gradient_accumulation": 1} if batch is None else {"gradient_accumulation": 1, "batch": batch}
+    )  # as PyTorch takes it
     recipe = msgspec.structs.replace(recipe, training=msgspec.structs.replace(recipe.training, **whole))
     galaxies = draw_mock(4 * recipe.training.batch, seed=SEED, stamp=recipe.shape).observation
     if os.getloadavg()[0] > BUSY:
@@ -107,7 +109,7 @@ def our_step(recipe: Recipe, galaxies: Observation) -> Ours:
     optimizer = svi._optimizer(config, len(galaxies))
     programs = programs_of(recipe, population=len(galaxies), training=True)
     inference = SVI(*programs, optimizer, svi._objective(recipe))
-    state = svi._initial_state(inference, key, galaxies, averaged=config.average > 0)
+    state = svi._initial_state(inference, key, galaxies, averaged=config.ema_decay > 0)
     params = jax.tree.map(np.array, inference.get_params(state.svi))
     batches = batches_from(galaxies, order_of(SEED, len(galaxies), batch), 0, mesh)
     step = svi._compile_step(inference, recipe, len(galaxies), key, mesh)

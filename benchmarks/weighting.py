@@ -2,9 +2,9 @@
 
     python benchmarks/weighting.py --out runs/weighting
 
-Trains the same recipe with and without ``training.favour_bright``, with the same seed, steps and survey, and compares
-on galaxies of another seed: the reduced chi-square of the brightest tenth, pairwise, of what is inferred (by the
-guide alone, which is what training sees, and sharpened, which hides much of it), and the distributions of magnitude
+Trains the same recipe with and without ``training.flux_sampling_power``, with the same seed, steps and survey, and
+compares on galaxies of another seed: the reduced chi-square of the brightest tenth, pairwise, of what is inferred (by
+the guide alone, which is what training sees, and sharpened, which hides much of it), and the distributions of magnitude
 and half-light radius of galaxies drawn for their conditions against their own. Errors are standard errors by bootstrap
 over galaxies.
 """
@@ -36,7 +36,7 @@ METHODS = {"laplace": "sharpened", "amortized": "the guide alone"}
 
 def trained(store: Store, recipe: Recipe, power: float, out: Path, seed: int) -> GalaxyModel:
     """Train with a weight, or load what an earlier run trained."""
-    training = msgspec.structs.replace(recipe.training, favour_bright=power, patience=10_000)
+    training = msgspec.structs.replace(recipe.training, flux_sampling_power=power, patience=10_000)
     if not (out / "model").exists():
         train_stage(store, msgspec.structs.replace(recipe, training=training), out, seed=seed)
     model = load_model(out / "model")
@@ -71,7 +71,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/weighting"))
     parser.add_argument("--recipe", type=Path, help="default the small one")
-    parser.add_argument("--power", type=float, default=0.5, help="favour_bright of the weighted training")
+    parser.add_argument(
+        "--power", type=float, default=0.5, help="flux_sampling_power of the weighted training"
+    )
     parser.add_argument("--galaxies", type=int, default=4000)
     parser.add_argument("--test-galaxies", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)

@@ -15,7 +15,7 @@ from places import ROOT
 from toys import pyramid_recipe, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
-from hiergal.model.nets.training_aids import aids_at
+from hiergal.model.nets.training_aids import training_aids_at
 from hiergal.training.svi import _objective, _optimizer
 
 torch = pytest.importorskip("torch", reason="the other side of the benchmarks")
@@ -24,7 +24,7 @@ from torch_step import TorchStep, stamps_from  # noqa: E402
 from torch_twin import parameter_count  # noqa: E402
 
 SHAPE, GALAXIES, POPULATION, STEP = (16, 24), 5, 20, 3
-KINDS = pytest.mark.parametrize("kind", ["patches", "pyramid"])
+KINDS = pytest.mark.parametrize("kind", ["sersic_residual", "lanusse2020"])
 
 
 def changed(record, **tables):
@@ -34,16 +34,16 @@ def changed(record, **tables):
 
 
 RECIPES = {
-    "patches": changed(
+    "sersic_residual": changed(
         tiny_recipe(SHAPE, steps=10),
         generator={"blocks": 1},
         encoder={"blocks": 1},
     ),
     # Neither dropout nor copied maps: nothing is random but the draw.
-    "pyramid": changed(
-        pyramid_recipe(SHAPE, dropout=0.0, average=0.0),
-        aids={"transverse_steps": 0},
-        objective={"inflate": False, "noise": "pixel", "reduction": "mean"},
+    "lanusse2020": changed(
+        pyramid_recipe(SHAPE, dropout=0.0, ema_decay=0.0),
+        training_aids={"transverse_steps": 0},
+        objective={"misfit_as_noise": False, "noise": "pixel", "reduction": "mean"},
     ),
 }
 
@@ -102,7 +102,11 @@ def test_networks_are_ours(kind, galaxies):
 def test_loss_and_gradient_are_ours(kind, galaxies):
     recipe, params = RECIPES[kind], WEIGHTS[kind]
     programs, key = programs_of(recipe, POPULATION, training=True), jax.random.key(3)
-    aids = (aids_at(STEP, recipe.aids, len(recipe.encoder.transverse_channels)),) if recipe.aided else ()
+    aids = (
+        (training_aids_at(STEP, recipe.training_aids, len(recipe.encoder.transverse_channels)),)
+        if recipe.aided
+        else ()
+    )
 
     @jax.jit
     def ours(params):
@@ -129,7 +133,7 @@ def test_loss_and_gradient_are_ours(kind, galaxies):
 
 
 @pytest.mark.parametrize(
-    ("kind", "parameter_scale"), [("patches", True), ("pyramid", True), ("pyramid", False)]
+    ("kind", "parameter_scale"), [("sersic_residual", True), ("lanusse2020", True), ("lanusse2020", False)]
 )
 def test_the_optimiser_is_ours(kind, parameter_scale, monkeypatch):
     monkeypatch.setattr("torch_step.FACTORED", 6)  # or nothing so small would be factored

@@ -25,7 +25,7 @@ from hiergal.recipe.recipe import parse_recipe, recipe_to_toml
 from hiergal.runtime.pytree import record
 from hiergal.survey import StoreHeader, open_store, write_store
 from hiergal.survey.degrade import degraded
-from hiergal.training.augment import reoriented
+from hiergal.training.augment import reorient
 from hiergal.training.fit_prior import fit_flow_stage
 from hiergal.training.train_model import train_stage
 
@@ -69,7 +69,7 @@ def bundle(store, tmp_path_factory):
     assert parse_recipe(recipe_to_toml(recipe)) == recipe
     folder = tmp_path_factory.mktemp("run")
     model, fitted = train_stage(store, recipe, folder, seed=1, progress=False)
-    assert len(fitted.history) == 2 and np.isfinite(fitted.history[-1].bound)
+    assert len(fitted.history) == 2 and np.isfinite(fitted.history[-1].elbo)
     fit_flow_stage(folder / "model", store, seed=1, steps=5, progress=False)
     return folder / "model"
 
@@ -130,8 +130,8 @@ def test_foreign_noise_is_mirrored_but_not_transposed():
         jnp.asarray, tiny_survey(2, (8, 8), awkward_psf(2, (5, 5))).replace(noise=striped(2))
     )
     yes, no = jnp.ones(2, bool), jnp.zeros(2, bool)
-    assert jnp.array_equal(reoriented(square, no, no, yes).image, square.image)
-    assert jnp.array_equal(reoriented(square, yes, no, yes).image, square.image[:, ::-1])
+    assert jnp.array_equal(reorient(square, no, no, yes).image, square.image)
+    assert jnp.array_equal(reorient(square, yes, no, yes).image, square.image[:, ::-1])
 
 
 def test_foreign_noise_with_a_spectrum_is_blurred_by_it():
@@ -166,7 +166,8 @@ for read, path in zip((hiergal.load_model, hiergal.open_store), sys.argv[1:3]):
     words = [sys.executable, "-c", program, str(bundle), str(store.path)]
     here = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
     assert subprocess.run(words, **here).stdout.splitlines() == [
-        f"{bundle / 'recipe.toml'}: generator.kind: expected patches or pyramid, got 'tiny'; import foreign first",
+        f"{bundle / 'recipe.toml'}: generator.kind: expected lanusse2020 or sersic_residual, got 'tiny'; "
+        "import foreign first",
         f"{store.path}: noise_kind: expected pixel, stationary, white, got 'striped'; import foreign before the survey "
         "is opened",
     ]

@@ -24,13 +24,13 @@ from hiergal.observation.psf import PSF
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior import Posterior
 from hiergal.recipe.config import (
-    AidsConfig,
     EncoderConfig,
     FlowConfig,
     GeneratorConfig,
     ObjectiveConfig,
     PyramidEncoderConfig,
     PyramidGeneratorConfig,
+    TrainingAidsConfig,
     TrainingConfig,
 )
 from hiergal.recipe.recipe import Recipe
@@ -179,14 +179,16 @@ def plain_recipe(shape: tuple[int, int]) -> Recipe:
 def pyramid_recipe(shape: tuple[int, int] = (16, 24), *, dropout: float = 0.1, **training) -> Recipe:
     """The paper's networks in small, with all their aids."""
     return Recipe(
-        name="pyramid",
+        name="lanusse2020",
         shape=shape,
         pixel_scale_arcsec=SCALE,
         covariance="diagonal",
         generator=PyramidGeneratorConfig(latents=6, depths=(8, 6, 4), dropout=dropout, taper_pix=3),
         encoder=PyramidEncoderConfig(embedding=4, psf_embedding=2, depths=(6, 8, 8), dropout=dropout),
         objective=ObjectiveConfig(free_bits=1.0),
-        aids=AidsConfig(transverse_steps=4, bottleneck_weight=0.05, bottleneck_steps=20, border_weight=0.01),
+        training_aids=TrainingAidsConfig(
+            transverse_steps=4, bottleneck_weight=0.05, bottleneck_steps=20, border_weight=0.01
+        ),
         training=TrainingConfig(
             **{
                 "steps": 40,
@@ -195,7 +197,7 @@ def pyramid_recipe(shape: tuple[int, int] = (16, 24), *, dropout: float = 0.1, *
                 "optimizer": "adafactor",
                 "schedule": "rsqrt",
                 "clip_norm": 1.0,
-                "average": 0.9,
+                "ema_decay": 0.9,
                 "learning_rate": 3e-2,
             }
             | training

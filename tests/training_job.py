@@ -1,6 +1,6 @@
 """A training, to be run as a program of its own: it may be killed, have many devices, or be one of several processes.
 
-python training_job.py FOLDER STORE {tiny|pyramid|parts} DEVICES STEPS EVALUATE_EVERY [join]
+python training_job.py FOLDER STORE {tiny|lanusse2020|parts} DEVICES STEPS EVALUATE_EVERY [join]
 """
 
 import sys
@@ -28,8 +28,8 @@ def write_survey(path) -> Store:
 def train(folder, store: Store, kind: str, devices: int, steps: int, evaluate_every: int):
     recipe = {
         "tiny": tiny_recipe,
-        "pyramid": pyramid_recipe,
-        "parts": partial(pyramid_recipe, accumulate=2),  # gradients of half a batch at once
+        "lanusse2020": pyramid_recipe,
+        "parts": partial(pyramid_recipe, gradient_accumulation=2),  # gradients of half a batch at once
     }[kind](SHAPE, steps=steps, evaluate_every=evaluate_every, patience=1000)
     rows = np.arange(GALAXIES)
     train, validation = store.subset(rows), store.subset(GALAXIES + np.arange(VALIDATION))

@@ -146,7 +146,7 @@ def load_model(name: str | Path) -> GalaxyModel:
     texts, one_file = texts_of(path), path.suffix == ONE_FILE
     metadata = _read_metadata(texts[METADATA], f"{path}: {METADATA}" if one_file else str(path / METADATA))
     where = f"{path}: {RECIPE}" if one_file else str(path / RECIPE)
-    recipe = parse_recipe(texts[RECIPE], where, metadata.network_modules)
+    recipe = parse_recipe(texts[RECIPE], where, metadata.network_modules, warn=False)
     weights = path if one_file else path / WEIGHTS
     damaged = f"{weights}: its SHA-256 is not the recorded one: the file is damaged; fetch it again"
     if metadata.schema_version == 1 and _sha256(weights) != metadata.weights_sha256:

@@ -93,7 +93,7 @@ def programs_of(recipe: Recipe, population: int | None = None, training: bool = 
         profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
         population=population,
         total_variation_weight=recipe.objective.total_variation_weight,
-        inflate=recipe.objective.inflate,
+        misfit_as_noise=recipe.objective.misfit_as_noise,
         blur=recipe.objective.blur,
         noise=recipe.objective.noise,
         noise_sigma=recipe.objective.noise_sigma,

@@ -19,7 +19,7 @@ class NoisyImage(dist.Distribution):
     """The distribution of an observed image around its noise-free mean: the likelihood p(x | z) of Eq. (3).
 
     No generator fits a galaxy of signal-to-noise 1000 to the noise, and without care the misfit of a few of them
-    outweighs everything that thousands of others could teach. With ``inflate``, the noise of a galaxy whose
+    outweighs everything that thousands of others could teach. With ``misfit_as_noise``, the noise of a galaxy whose
     reduced chi-square exceeds one is scaled up until it is one: the likelihood is maximised over a factor s >= 1 on
     each galaxy's Sigma^(1/2). Galaxies that the model fits keep the exact density.
 
@@ -27,13 +27,13 @@ class NoisyImage(dist.Distribution):
         mean: Noise-free images [flux per pixel], [..., y, x].
         noise: Noise model of each galaxy.
         mask: Pixels to exclude (True), or None.
-        inflate: Whether to absorb misfit into the noise (for training only).
+        misfit_as_noise: Whether to absorb misfit into the noise (for training only).
     """
 
     support = dist.constraints.real_matrix
     reparametrized_params = ("mean_image",)
     pytree_data_fields = ("mean_image", "noise", "excluded")  # not "mask": that is a method of Distribution
-    pytree_aux_fields = ("inflate",)
+    pytree_aux_fields = ("misfit_as_noise",)
 
     def __init__(
         self,
@@ -41,10 +41,10 @@ class NoisyImage(dist.Distribution):
         noise: NoiseModel,
         mask: Mask = None,
         *,
-        inflate: bool = False,
+        misfit_as_noise: bool = False,
         validate_args: bool | None = None,
     ):
-        self.mean_image, self.noise, self.excluded, self.inflate = mean, noise, mask, inflate
+        self.mean_image, self.noise, self.excluded, self.misfit_as_noise = mean, noise, mask, misfit_as_noise
         super().__init__(mean.shape[:-2], mean.shape[-2:], validate_args=validate_args)
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
@@ -56,7 +56,7 @@ class NoisyImage(dist.Distribution):
         """Return the log-density of images, one number for each galaxy."""
         value, mean = jnp.broadcast_arrays(value, self.mean_image)
         residual = value - mean
-        if not self.inflate:
+        if not self.misfit_as_noise:
             return self.noise.log_prob(residual, self.excluded)
         pixels = used_pixels(residual.shape, self.excluded)
         chi_square = self.noise.chi_square(residual, self.excluded)

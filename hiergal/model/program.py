@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
 from hiergal.model.likelihood import NoisyImage, chosen_noise
-from hiergal.model.nets.training_aids import Aids, aided_profile
+from hiergal.model.nets.training_aids import Aids, profile_with_aids
 from hiergal.model.weights import warn_of_new_weights
 from hiergal.observation.observation import Observation
 from hiergal.observation.psf import PSF, convolve, convolve_by_modulus, same_scale
@@ -39,7 +39,7 @@ def galaxy_model(
     profile_fwhm_arcsec: float = 0.0,
     population: int | None = None,
     total_variation_weight: float = 0.0,
-    inflate: bool = False,
+    misfit_as_noise: bool = False,
     blur: Blur = "exact",
     noise: NoiseChoice = "survey",
     noise_sigma: float = 0.0,
@@ -57,7 +57,7 @@ def galaxy_model(
         population: Number of galaxies that the batch stands for, by which all its terms are scaled; default
             the batch itself.
         total_variation_weight: Weight of the penalty on the total variation of the profile (Sec. 4.2.1).
-        inflate: Whether misfit counts as noise: see :class:`~hiergal.model.likelihood.NoisyImage`.
+        misfit_as_noise: Whether misfit counts as noise: see :class:`~hiergal.model.likelihood.NoisyImage`.
         blur: How profiles are convolved: see :func:`render`.
         noise: Which noise the likelihood takes: see :func:`~hiergal.model.likelihood.chosen_noise`.
         noise_sigma: Standard deviation of ``"constant"`` noise [flux per pixel].
@@ -75,12 +75,17 @@ def galaxy_model(
     with numpyro.plate("galaxies", population or n, subsample_size=n):
         z = numpyro.sample("z", dist.Normal(0, 1).expand([latents]).to_event(1))
         unaided = aids is None or features is None
-        profile = numpyro.deterministic("profile", g(z) if unaided else aided_profile(g, z, aids, features))
+        profile = numpyro.deterministic(
+            "profile", g(z) if unaided else profile_with_aids(g, z, aids, features)
+        )
         mean = render(profile, observation.psf, pixel_scale_arcsec, profile_fwhm_arcsec, blur)
         if total_variation_weight:
             numpyro.factor("smoothness", -total_variation_weight * total_variation(profile))
         likelihood = NoisyImage(
-            mean, chosen_noise(observation.noise, noise, noise_sigma), observation.mask, inflate=inflate
+            mean,
+            chosen_noise(observation.noise, noise, noise_sigma),
+            observation.mask,
+            misfit_as_noise=misfit_as_noise,
         )
         numpyro.sample("image", likelihood, obs=observation.image)
 

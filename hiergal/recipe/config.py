@@ -12,7 +12,7 @@ from hiergal.recipe.limits import Blocks, Count, Fraction, NotNegative, Positive
 from hiergal.recipe.network_kinds import EncoderArchitecture, GeneratorArchitecture
 
 __all__ = [
-    "AidsConfig",
+    "TrainingAidsConfig",
     "AugmentationConfig",
     "Blur",
     "Covariance",
@@ -37,7 +37,7 @@ class GeneratorConfig(
     frozen=True,
     forbid_unknown_fields=True,
     tag_field="kind",
-    tag="patches",
+    tag="sersic_residual",
 ):
     """Architecture of the generator.
 
@@ -84,7 +84,7 @@ class EncoderConfig(
     frozen=True,
     forbid_unknown_fields=True,
     tag_field="kind",
-    tag="patches",
+    tag="sersic_residual",
 ):
     """Architecture of the encoder.
 
@@ -112,7 +112,7 @@ class PyramidGeneratorConfig(
     frozen=True,
     forbid_unknown_fields=True,
     tag_field="kind",
-    tag="pyramid",
+    tag="lanusse2020",
 ):
     """Architecture of the paper's generator.
 
@@ -145,7 +145,7 @@ class PyramidEncoderConfig(
     frozen=True,
     forbid_unknown_fields=True,
     tag_field="kind",
-    tag="pyramid",
+    tag="lanusse2020",
 ):
     """Architecture of the paper's encoder.
 
@@ -184,7 +184,7 @@ class AugmentationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     shift_pix: Annotated[float, Meta(ge=0, le=64)] = 0.0
 
 
-class AidsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TrainingAidsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which aids training gets; none by default.
 
     Attributes:
@@ -211,8 +211,8 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         free_bits: The lambda of Eq. (10) [nats].
         reduction: What lambda bounds: see :class:`hiergal.training.elbo.FreeBitsELBO`.
         total_variation_weight: Weight of the total variation of the profile.
-        inflate: Whether misfit counts as noise in training: see :class:`hiergal.model.likelihood.NoisyImage`.
-        divergence_weight: Factor on the divergence, free bits included.
+        misfit_as_noise: Whether misfit counts as noise in training: see :class:`hiergal.model.likelihood.NoisyImage`.
+        kl_weight: Factor on the divergence, free bits included.
         noise: Which noise the likelihood takes: see :func:`hiergal.model.likelihood.chosen_noise`.
         noise_sigma: Standard deviation of ``constant`` noise [flux per pixel].
         blur: ``exact``, or ``modulus``: see :func:`hiergal.observation.psf.convolve_by_modulus`.
@@ -221,8 +221,8 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     free_bits: NotNegative = 4.0
     reduction: Literal["total", "dimension", "mean"] = "total"
     total_variation_weight: NotNegative = 0.01
-    inflate: bool = True
-    divergence_weight: Positive = 1.0
+    misfit_as_noise: bool = True
+    kl_weight: Positive = 1.0
     noise: NoiseChoice = "survey"
     noise_sigma: Positive = 0.03
     blur: Blur = "exact"
@@ -234,17 +234,17 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         steps: Number of optimiser steps.
         batch: Galaxies in a step.
-        accumulate: Parts of a batch whose gradients are computed one after the other, and averaged: the larger, the
-            less memory a step takes.
+        gradient_accumulation: Parts of a batch whose gradients are computed one after the other, and averaged: the
+            larger, the less memory a step takes.
         learning_rate: Peak of the schedule, at the end of a linear warm-up.
         warmup: Fraction of the steps spent warming up.
         schedule: What follows: a ``cosine`` to nearly zero, or ``rsqrt``, one over the square root of the step.
         optimizer: ``adam`` (beta2 0.99), or ``adafactor`` (Shazeer & Stern 2018: factored, without momentum).
         parameter_scale: Whether Adafactor's steps are in units of the size of each array.
         clip_norm: Largest norm of the gradient of the bound per galaxy; 0 for no limit.
-        average: Decay of the exponential moving average of the parameters that is evaluated and kept; 0 for none.
-        favour_bright: Power of the flux with which a galaxy is drawn into a batch, relative to the faintest; 0 for all
-            alike. The flow is fitted to every galaxy once, so the population stays the survey's. Use it with
+        ema_decay: Decay of the exponential moving average of the parameters that is evaluated and kept; 0 for none.
+        flux_sampling_power: Power of the flux with which a galaxy is drawn into a batch, relative to the faintest; 0
+            for all alike. The flow is fitted to every galaxy once, so the population stays the survey's. Use it with
             augmentation: bright galaxies are few, and those seen often are learned by heart.
         augmentation: How the galaxies of a step are varied.
         precision: What the networks compute in; parameters and likelihood stay float32.
@@ -256,15 +256,15 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     steps: Count = 1150
     batch: Count = 32
-    accumulate: Count = 1
+    gradient_accumulation: Count = 1
     learning_rate: Positive = 2e-3
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.08
     schedule: Literal["cosine", "rsqrt"] = "cosine"
     optimizer: Literal["adam", "adafactor"] = "adam"
     parameter_scale: bool = True
     clip_norm: NotNegative = 0.0
-    average: Fraction = 0.0
-    favour_bright: NotNegative = 0.0
+    ema_decay: Fraction = 0.0
+    flux_sampling_power: NotNegative = 0.0
     augmentation: AugmentationConfig = AugmentationConfig()
     precision: Literal["float32", "bfloat16"] = "float32"
     evaluate_every: Count = 100
@@ -286,10 +286,10 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         warmup: Fraction of the steps spent warming up.
         schedule: What follows: a ``cosine`` to nearly zero, or ``rsqrt``, one over the square root of the step.
         betas: Decays of the moments of Adam.
-        target: What is learnt: ``samples`` of the posteriors, or their ``means`` alone.
+        fit_to: What is learnt: ``samples`` of the posteriors, or their ``means`` alone.
         draws: Posterior samples of each galaxy to learn from.
         permutations: Between layers, ``alternate`` reversals and shuffles, or fixed shuffles alone (``shuffle``).
-        limit: How the logarithm of a scale is kept in [-3, 3]: ``smooth`` (a tanh), or ``hard``.
+        log_scale_clamp: How the logarithm of a scale is kept in [-3, 3]: ``smooth`` (a tanh), or ``hard``.
         compared_at: Whose conditions drawn galaxies are compared with the survey's at: those of ``test`` galaxies, or
             of ``train`` galaxies, as the paper's code did.
     """
@@ -303,8 +303,8 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.0
     schedule: Literal["cosine", "rsqrt"] = "cosine"
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    target: Literal["samples", "means"] = "samples"
+    fit_to: Literal["samples", "means"] = "samples"
     draws: Count = 16
     permutations: Literal["alternate", "shuffle"] = "alternate"
-    limit: Literal["smooth", "hard"] = "smooth"
+    log_scale_clamp: Literal["smooth", "hard"] = "smooth"
     compared_at: Literal["test", "train"] = "test"

@@ -39,7 +39,8 @@ class NetworkArchitecture:
 
         Empty, the default, for networks without transverse connections. With them, an encoder that is called with
         ``training=True`` returns its outputs and these maps, and a generator takes a
-        :class:`~hiergal.model.nets.pyramid.Transverse` and returns an :class:`~hiergal.model.nets.pyramid.Aided`.
+        :class:`~hiergal.model.nets.lanusse2020.Transverse` and returns an
+        :class:`~hiergal.model.nets.lanusse2020.Aided`.
         """
         return ()
 
@@ -82,7 +83,7 @@ def kind_of(architecture: NetworkArchitecture | type[NetworkArchitecture]) -> st
     Example:
         >>> from hiergal.recipe.recipe import Recipe
         >>> kind_of(Recipe().generator)
-        'patches'
+        'sersic_residual'
     """
     if not _is_kind(architecture):
         name = architecture.__name__ if isinstance(architecture, type) else type(architecture).__name__
@@ -105,7 +106,7 @@ def kinds_of(base: type[NetworkArchitecture]) -> dict[str, type[msgspec.Struct]]
     Example:
         >>> import hiergal.recipe.recipe
         >>> sorted(kinds_of(GeneratorArchitecture))
-        ['patches', 'pyramid']
+        ['lanusse2020', 'sersic_residual']
     """
     found: dict[str, Any] = {}
     for cls in _subclasses(base):

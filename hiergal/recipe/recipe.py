@@ -13,13 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from hiergal.recipe.config import (
-    AidsConfig,
     Covariance,
     EncoderConfig,
     FlowConfig,
     GeneratorConfig,
     Name,
     ObjectiveConfig,
+    TrainingAidsConfig,
     TrainingConfig,
 )
 from hiergal.recipe.limits import Side
@@ -30,6 +30,7 @@ from hiergal.recipe.network_kinds import (
     kind_of,
     kinds_of,
 )
+from hiergal.recipe.old_names import with_new_names
 from hiergal.runtime.texts import parse_toml, read_text
 
 __all__ = [
@@ -58,7 +59,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         generator: Architecture of g.
         encoder: Architecture of the guide's network.
         objective: What training maximises.
-        aids: What helps a deep generator through its first steps.
+        training_aids: What helps a deep generator through its first steps.
         training: How.
         flow: The distribution of the latents.
         guide_flow: The shape of posteriors; what it is conditioned on follows from the number of latents.
@@ -72,7 +73,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generator: GeneratorArchitecture = GeneratorConfig()
     encoder: EncoderArchitecture = EncoderConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    aids: AidsConfig = AidsConfig()
+    training_aids: TrainingAidsConfig = TrainingAidsConfig()
     training: TrainingConfig = TrainingConfig()
     flow: FlowConfig = FlowConfig()
     guide_flow: FlowConfig = FlowConfig(
@@ -94,9 +95,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"generator: expected the channels of the encoder at each level, {list(down)} from the full resolution "
                 f"to the bottleneck, got {list(up)}; give it the depths of the encoder in reverse order"
             )
-        if not self.aided and self.aids != AidsConfig():
+        if not self.aided and self.training_aids != TrainingAidsConfig():
             raise ValueError(
-                "aids: expected none unless generator and encoder have transverse connections (kind pyramid)"
+                "training_aids: expected none unless generator and encoder have transverse connections "
+                "(kind lanusse2020)"
             )
 
     @property
@@ -106,7 +108,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def recipe_from(
-    content: dict[str, Any], where: str = "recipe", modules: Mapping[str, str] | None = None
+    content: dict[str, Any],
+    where: str = "recipe",
+    modules: Mapping[str, str] | None = None,
+    *,
+    warn: bool = True,
 ) -> Recipe:
     """Build a recipe from nested dictionaries.
 
@@ -114,6 +120,7 @@ def recipe_from(
         content: What a TOML file holds.
         where: What to call it in an error.
         modules: Modules that define the networks, as :func:`network_modules` returns them, to be named in an error.
+        warn: Whether to warn of names of earlier versions (:mod:`hiergal.recipe.old_names`).
 
     Raises:
         ValueError: For an unknown key, a wrong type, or a value out of range; it names the key. For a kind of network
@@ -126,7 +133,7 @@ def recipe_from(
         ValueError: recipe: Object contains unknown field `channel` - at `$.encoder`; known there: channels, blocks, \
 templates, features
     """
-    content = dict(content)
+    content = with_new_names(content, where, warn=warn)
     for name, base in {"generator": GeneratorArchitecture, "encoder": EncoderArchitecture}.items():
         if isinstance(content.get(name), dict):
             module = (modules or {}).get(name, "the module that defines it")
@@ -170,13 +177,16 @@ def load_recipe(path: str | Path) -> Recipe:
     return parse_recipe(read_text(path), str(path))
 
 
-def parse_recipe(text: str, where: str = "recipe", modules: Mapping[str, str] | None = None) -> Recipe:
+def parse_recipe(
+    text: str, where: str = "recipe", modules: Mapping[str, str] | None = None, *, warn: bool = True
+) -> Recipe:
     """Read a recipe from a text in TOML.
 
     Args:
         text: The text.
         where: What to call it in an error.
         modules: As for :func:`recipe_from`.
+        warn: As for :func:`recipe_from`.
 
     Raises:
         ValueError: If it is not TOML, or not a recipe.
@@ -185,7 +195,7 @@ def parse_recipe(text: str, where: str = "recipe", modules: Mapping[str, str] | 
         >>> parse_recipe('name = "mine"').name
         'mine'
     """
-    return recipe_from(parse_toml(text, where), where, modules)
+    return recipe_from(parse_toml(text, where), where, modules, warn=warn)
 
 
 def network_modules(recipe: Recipe) -> dict[str, str]:

@@ -21,7 +21,7 @@ class FreeBitsELBO(ELBO):
             the paper writes it. ``dimension``: each latent's own, sum_d max(lambda, KL_d) (Kingma et al. 2016).
             ``mean``: the mean over latents, max(lambda, mean_d KL_d), as the paper's code has it.
 
-        divergence_weight: Factor on the divergence, free bits included: 1, or the beta of a beta-VAE.
+        kl_weight: Factor on the divergence, free bits included: 1, or the beta of a beta-VAE.
 
     What the guide returns, if anything, is handed to the model as ``features``.
 
@@ -29,15 +29,13 @@ class FreeBitsELBO(ELBO):
         ValueError: If the reduction is unknown, or lambda is negative.
     """
 
-    def __init__(
-        self, free_bits: float = 0.0, reduction: str = "total", divergence_weight: float = 1.0
-    ) -> None:
+    def __init__(self, free_bits: float = 0.0, reduction: str = "total", kl_weight: float = 1.0) -> None:
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         if not free_bits >= 0:
             raise ValueError(f"free_bits: expected a number of nats, zero or more, got {free_bits}")
         super().__init__(num_particles=1)
-        self.free_bits, self.reduction, self.divergence_weight = free_bits, reduction, divergence_weight
+        self.free_bits, self.reduction, self.kl_weight = free_bits, reduction, kl_weight
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs):
         """Return the negative bound for one draw of the latents, scaled to the population."""
@@ -55,7 +53,7 @@ class FreeBitsELBO(ELBO):
             term = (
                 site["fn"].log_prob(site["value"])
                 if site["is_observed"]
-                else -self.divergence_weight * self._cost(q[name]["fn"], site["fn"])
+                else -self.kl_weight * self._cost(q[name]["fn"], site["fn"])
             )
             bound += jnp.sum(term) * (1.0 if site["scale"] is None else site["scale"])
         return -bound

@@ -43,7 +43,7 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
         mesh: The devices to spread the galaxies over.
     """
     objective, config = recipe.objective, recipe.training
-    at_once = config.batch // config.accumulate  # which take less memory than in training
+    at_once = config.batch // config.gradient_accumulation  # which take less memory than in training
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def evaluate_some(params: dict[str, Any], observation: Observation, key: jax.Array):
@@ -55,7 +55,9 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
         mean = renderer_of(recipe)(profile, observation.psf)
         # As it is trained: a mean over exact likelihoods is a statement about the few brightest galaxies.
         noise = chosen_noise(observation.noise, objective.noise, objective.noise_sigma)
-        likelihood = NoisyImage(mean, noise, mask, inflate=objective.inflate).log_prob(observation.image)
+        likelihood = NoisyImage(mean, noise, mask, misfit_as_noise=objective.misfit_as_noise).log_prob(
+            observation.image
+        )
         divergence = kl_per_latent(q, dist.Normal(jnp.zeros_like(q.mean), 1.0).to_event(1))
         chi_square = observation.noise.chi_square(observation.image - mean, mask)
         return likelihood, divergence, chi_square / used_pixels(mean.shape, mask)

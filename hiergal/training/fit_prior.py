@@ -76,7 +76,7 @@ def _fit_flows(
     rows = split_of(store, recipe).train
     catalog = {name: column[rows] for name, column in store.catalog.items()}
     table = conditions_from(recipe.flow.conditions, catalog)
-    draws = recipe.flow.draws if recipe.flow.target == "samples" else None
+    draws = recipe.flow.draws if recipe.flow.fit_to == "samples" else None
     latents = aggregate_posterior(model, store, rows, key_for(seed, FLOW_DRAWS), draws)
     fitted = fit_flow(key_for(seed, FLOW), recipe.flow, latents, table, progress=progress)
     marginal = fit_flow(

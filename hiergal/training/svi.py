@@ -24,7 +24,7 @@ from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
 from hiergal.model.architecture import programs_of
-from hiergal.model.nets.training_aids import aids_at
+from hiergal.model.nets.training_aids import training_aids_at
 from hiergal.observation.observation import Observation
 from hiergal.recipe.config import TrainingConfig
 from hiergal.recipe.recipe import Recipe
@@ -134,11 +134,11 @@ def fit(
     programs = programs_of(recipe, population=len(train), training=True)
     svi = SVI(*programs, _optimizer(config, len(train)), _objective(recipe))
     start_key, order_key, evaluation_key = jax.random.split(key, 3)
-    weights = sampling_weights(train, config.favour_bright) if config.favour_bright else None
+    weights = sampling_weights(train, config.flux_sampling_power) if config.flux_sampling_power else None
     order = order_of(int(jax.random.bits(order_key)), len(train), batch, weights)
     step = _compiled_at_first(_compile_step(svi, recipe, len(train), order_key, mesh))
     evaluate = evaluator(recipe, evaluation_key, mesh)
-    state = place(_initial_state(svi, start_key, train, averaged=config.average > 0), replicated(mesh))
+    state = place(_initial_state(svi, start_key, train, averaged=config.ema_decay > 0), replicated(mesh))
     judge = jax.jit(partial(_judge, svi), out_shardings=replicated(mesh), donate_argnums=0)
 
     history = History(Path(folder))
@@ -149,7 +149,7 @@ def fit(
             state, done = place(checkpoints.restore(state), replicated(mesh)), checkpoints.latest
         if is_first_process():
             history.cut(done)
-        batches = batches_from(train, order, done * config.accumulate, mesh)
+        batches = batches_from(train, order, done * config.gradient_accumulation, mesh)
 
         began = time.perf_counter()
         shown, alone = progress and is_first_process(), jax.process_count() == 1
@@ -160,7 +160,9 @@ def fit(
                 while done < until and not (
                     alone and asked()
                 ):  # processes agree on a stop at evaluations only
-                    for part in range(done * config.accumulate, (done + 1) * config.accumulate):
+                    for part in range(
+                        done * config.gradient_accumulation, (done + 1) * config.gradient_accumulation
+                    ):
                         state = step(state, part, *next(batches))
                         if mesh.devices.flat[0].platform == "cpu":
                             jax.block_until_ready(state)  # steps that wait there hold their buffers
@@ -168,7 +170,7 @@ def fit(
                     advance(1)
                 give_back_freed_memory()  # neither evaluation nor steps fit into pieces of the other
                 if done == until:
-                    parts = ((done - 1) % config.evaluate_every + 1) * config.accumulate
+                    parts = ((done - 1) % config.evaluate_every + 1) * config.gradient_accumulation
                     evaluation = evaluate(_evaluated(svi, state), validation)
                     seconds = time.perf_counter() - began
                     info = TrainInfo(done, seconds, float(state.loss) / parts, **evaluation._asdict())
@@ -199,7 +201,7 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
     spread over the devices of the mesh; parameters are on each of them.
     """
     config, levels = recipe.training, len(recipe.encoder.transverse_channels) if recipe.aided else 0
-    parts = config.accumulate
+    parts = config.gradient_accumulation
 
     @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh))
     def step(
@@ -209,12 +211,12 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
         galaxies = jax.lax.with_sharding_constraint(galaxies, batch_sharding(mesh))
         galaxies = augment(jax.random.fold_in(order_key, part), galaxies, config.augmentation)
         number = part // parts
-        aids = (aids_at(number, recipe.aids, levels),) if recipe.aided else ()
+        aids = (training_aids_at(number, recipe.training_aids, levels),) if recipe.aided else ()
         after, loss = svi.update(state.svi, galaxies, *aids)
         average = state.average
         if average is not None:
             # Young averages forget faster, or the start would stay in them.
-            decay = jnp.minimum(config.average, (1 + number) / (10 + number))
+            decay = jnp.minimum(config.ema_decay, (1 + number) / (10 + number))
             decay = jnp.where(part % parts == parts - 1, decay, 1.0)
             average = jax.tree.map(
                 lambda old, new: decay * old + (1 - decay) * new, average, svi.get_params(after)
@@ -242,12 +244,13 @@ def _compiled_at_first(step: Callable) -> Callable:
 def _mesh(devices: Sequence[jax.Device] | None, config: TrainingConfig, galaxies: int) -> tuple[Mesh, int]:
     """The devices, and how many galaxies they take at once: all of a survey that is smaller than that."""
     mesh = galaxy_mesh(devices)
-    if config.batch % (mesh.size * config.accumulate):
+    if config.batch % (mesh.size * config.gradient_accumulation):
         raise ValueError(
-            f"training.batch: expected a multiple of the {mesh.size} devices times the {config.accumulate} parts of "
-            f"training.accumulate, got {config.batch}; change one of them, or name fewer devices"
+            f"training.batch: expected a multiple of the {mesh.size} devices times the "
+            f"{config.gradient_accumulation} parts of training.gradient_accumulation, got {config.batch}; "
+            "change one of them, or name fewer devices"
         )
-    batch = config.batch // config.accumulate
+    batch = config.batch // config.gradient_accumulation
     if galaxies < mesh.size:
         raise ValueError(f"expected a training galaxy for each of {mesh.size} devices, got {galaxies}")
     return mesh, min(batch, galaxies // mesh.size * mesh.size)
@@ -264,14 +267,14 @@ def _optimizer(config: TrainingConfig, population: int) -> optax.GradientTransfo
         steps = optax.chain(optax.scale(1 / population), optax.clip_by_global_norm(config.clip_norm), steps)
     # A rare galaxy, far from what the encoder knows so far, may overflow: leave out its batch, not the training.
     steps = optax.apply_if_finite(steps, max_consecutive_errors=LEFT_OUT)
-    if config.accumulate == 1:
+    if config.gradient_accumulation == 1:
         return steps
-    return optax.MultiSteps(steps, config.accumulate).gradient_transformation()
+    return optax.MultiSteps(steps, config.gradient_accumulation).gradient_transformation()
 
 
 def _objective(recipe: Recipe) -> FreeBitsELBO:
     objective = recipe.objective
-    return FreeBitsELBO(objective.free_bits, objective.reduction, objective.divergence_weight)
+    return FreeBitsELBO(objective.free_bits, objective.reduction, objective.kl_weight)
 
 
 def _initial_state(svi: SVI, key: jax.Array, train: Galaxies, *, averaged: bool) -> TrainState:

@@ -88,7 +88,7 @@ def test_inflated_likelihood_is_exact_where_the_fit_is_good(rng, make_noise, kin
     image = np.asarray(noise.sample(jax.random.key(0), mean.shape))
     pixels = 40 if mask is None else (~mask).sum(axis=(1, 2))
     unit = np.sqrt(np.asarray(noise.chi_square(jnp.asarray(image), mask)) / pixels)[:, None, None]
-    exact, forgiving = NoisyImage(mean, noise, mask), NoisyImage(mean, noise, mask, inflate=True)
+    exact, forgiving = NoisyImage(mean, noise, mask), NoisyImage(mean, noise, mask, misfit_as_noise=True)
     good = jnp.asarray(0.99 * image / unit)
     np.testing.assert_allclose(forgiving.log_prob(good), exact.log_prob(good), rtol=1e-6)
     bad = jnp.asarray(1.5 * image / unit)
@@ -98,7 +98,7 @@ def test_inflated_likelihood_is_exact_where_the_fit_is_good(rng, make_noise, kin
 def test_inflated_likelihood_maximises_over_the_noise(x64):
     """The best of many factors of the noise, and a gradient that does not grow with the misfit."""
     image = jnp.linspace(-3, 4, 40).reshape(1, *SHAPE)
-    forgiving = NoisyImage(jnp.zeros((1, *SHAPE)), WhiteNoise(jnp.array([0.5])), inflate=True)
+    forgiving = NoisyImage(jnp.zeros((1, *SHAPE)), WhiteNoise(jnp.array([0.5])), misfit_as_noise=True)
     scales = np.geomspace(1, 50, 20001)
     best = max(float(WhiteNoise(jnp.array([0.5 * s])).log_prob(image)[0]) for s in scales[::100])
     np.testing.assert_allclose(forgiving.log_prob(image)[0], best, atol=0.02)

@@ -247,7 +247,7 @@ def test_inflated_density_is_the_highest_over_stronger_noise(x64, rng, make_nois
     noise = double(make_noise(kind, 2, (5, 4)))
     mask = rng.uniform(size=(2, 5, 4)) < 0.3
     residual = np.array([0.3, 30.0])[:, None, None] * rng.normal(size=(2, 5, 4))
-    inflated = NoisyImage(np.zeros((2, 5, 4)), noise, mask, inflate=True).log_prob(residual)
+    inflated = NoisyImage(np.zeros((2, 5, 4)), noise, mask, misfit_as_noise=True).log_prob(residual)
     by_factor = np.array([scaled(noise, s).log_prob(residual, mask) for s in np.geomspace(1, 100, 1000)])
     np.testing.assert_allclose(inflated[0], by_factor[0, 0], rtol=1e-12)
     assert inflated[1] >= by_factor[:, 1].max() > by_factor[0, 1] + 100

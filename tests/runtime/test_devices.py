@@ -85,7 +85,7 @@ def test_two_processes_give_the_same_losses(on_one_device, store, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "devices"), [("tiny", 1), ("tiny", 4), ("pyramid", 4), ("parts", 1)])
+@pytest.mark.parametrize(("kind", "devices"), [("tiny", 1), ("tiny", 4), ("lanusse2020", 4), ("parts", 1)])
 def test_killed_at_any_step_it_ends_with_the_same_bits(store, tmp_path, kind, devices):
     """Three kills, at moments that a generator draws, then the rest; parameters, optimiser and order go on."""
     words = (kind, devices, 60, 5)

@@ -147,7 +147,7 @@ def test_gradients_are_clipped_per_galaxy():
 
 def test_parts_of_a_batch_make_one_step():
     """Nothing moves before the last part, which moves by the mean gradient, as the whole batch would."""
-    parts, whole = (_optimizer(TrainingConfig(accumulate=n), 50) for n in (2, 1))
+    parts, whole = (_optimizer(TrainingConfig(gradient_accumulation=n), 50) for n in (2, 1))
     params = {"w": jnp.ones(3)}
     state, gradients = parts.init(params), jnp.array([[1.0, 2.0, -3.0], [3.0, -1.0, 0.5]])
     first, state = parts.update({"w": gradients[0]}, state, params)
@@ -162,7 +162,7 @@ def test_a_fit_in_parts_learns_as_one_at_once(tmp_path):
     """Other draws of the latents, the same steps: loss and bound agree; parts have to be equal."""
     survey, found = galaxies(), {}
     for parts in (1, 4):
-        recipe = tiny_recipe(SHAPE, steps=30, evaluate_every=30, batch=32, accumulate=parts)
+        recipe = tiny_recipe(SHAPE, steps=30, evaluate_every=30, batch=32, gradient_accumulation=parts)
         found[parts] = fit(
             jax.random.key(0),
             recipe,
@@ -173,10 +173,10 @@ def test_a_fit_in_parts_learns_as_one_at_once(tmp_path):
         ).history[-1]
     np.testing.assert_allclose(found[4].loss, found[1].loss, rtol=0.05)
     np.testing.assert_allclose(found[4].elbo, found[1].elbo, rtol=0.05)
-    with pytest.raises(ValueError, match="times the 3 parts of training.accumulate, got 32"):
+    with pytest.raises(ValueError, match="times the 3 parts of training.gradient_accumulation, got 32"):
         fit(
             jax.random.key(0),
-            changed(recipe, training={"accumulate": 3}),
+            changed(recipe, training={"gradient_accumulation": 3}),
             survey[:64],
             survey[64:],
             folder=tmp_path / "3",
@@ -192,7 +192,7 @@ def test_what_is_kept_is_the_average(tmp_path):
     survey = galaxies()
 
     def params(steps, average):
-        recipe = tiny_recipe(SHAPE, steps=steps, evaluate_every=1, schedule="rsqrt", average=average)
+        recipe = tiny_recipe(SHAPE, steps=steps, evaluate_every=1, schedule="rsqrt", ema_decay=average)
         recipe = changed(recipe, training={"warmup": 1.0 / steps, "evaluate_every": steps})
         found = fit(
             jax.random.key(0),
@@ -252,7 +252,7 @@ def test_weights_change_what_training_sees_and_nothing_else(tmp_path):
     survey = galaxies()
     found = {}
     for power in (0.0, 0.7):
-        recipe = tiny_recipe(SHAPE, favour_bright=power)
+        recipe = tiny_recipe(SHAPE, flux_sampling_power=power)
         found[power] = fit(
             jax.random.key(0), recipe, survey[:64], survey[64:], folder=tmp_path / str(power), progress=False
         ).history[-1]

@@ -144,7 +144,7 @@ def test_a_batch_has_to_fit_the_devices(tmp_path):
     devices = jax.devices()[:1] * 3
     with pytest.raises(
         ValueError,
-        match="expected a multiple of the 3 devices times the 1 parts of training.accumulate, got 16",
+        match="expected a multiple of the 3 devices times the 1 parts of training.gradient_accumulation, got 16",
     ):
         fit(jax.random.key(0), RECIPE, *survey(), folder=tmp_path, devices=devices, progress=False)
 

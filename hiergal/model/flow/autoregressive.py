@@ -27,11 +27,11 @@ class MaskedAutoregression(nn.Module):
 
     Attributes:
         hidden: Width of the two hidden layers.
-        limit: How log-scales are kept within +-3: ``"smooth"`` or ``"hard"``.
+        log_scale_clamp: How log-scales are kept within +-3: ``"smooth"`` or ``"hard"``.
     """
 
     hidden: int
-    limit: str = "smooth"
+    log_scale_clamp: str = "smooth"
 
     def __call__(self, z: Float[jax.Array, "n d"], y: Float[jax.Array, "n c"]):
         """Return shift and log-scale, [n, d] each; element i depends on z before i, and on y."""
@@ -57,7 +57,7 @@ class MaskedAutoregression(nn.Module):
 
     def limited(self, log_scale: jax.Array) -> jax.Array:
         """Keep log-scales within their limits."""
-        if self.limit == "hard":
+        if self.log_scale_clamp == "hard":
             return jnp.clip(log_scale, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
         return LOG_SCALE_LIMIT * jnp.tanh(log_scale / LOG_SCALE_LIMIT)
 
@@ -116,7 +116,7 @@ class AutoregressiveStack(nn.Module):
     def setup(self) -> None:
         """Make the layers."""
         c = self.config
-        self.masked = [MaskedAutoregression(c.hidden, c.limit) for _ in range(c.layers)]
+        self.masked = [MaskedAutoregression(c.hidden, c.log_scale_clamp) for _ in range(c.layers)]
 
     def to_base(self, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return base variables and log |du/dz| (Eqs. 12 and 14)."""

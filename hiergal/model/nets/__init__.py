@@ -1,13 +1,13 @@
 """Flax networks: the generator g(z) and the encoder that amortises its inversion, of two kinds.
 
-``patches`` (:mod:`.generator`, :mod:`.encoder`) is small and fast, with flux and ellipse explicit; ``pyramid``
-(:mod:`.pyramid`) is the paper's. Both are imported here, which registers them; further kinds register themselves too
-(:mod:`.registry`).
+``sersic_residual`` (:mod:`.generator`, :mod:`.encoder`) is small and fast, with flux and ellipse explicit;
+``lanusse2020`` (:mod:`.lanusse2020`) is the paper's. Both are imported here, which registers them; further kinds
+register themselves too (:mod:`.registry`).
 """
 
 from hiergal.model.nets.encoder import Encoder
 from hiergal.model.nets.generator import Generator
-from hiergal.model.nets.pyramid import PyramidEncoder, PyramidGenerator
+from hiergal.model.nets.lanusse2020 import PyramidEncoder, PyramidGenerator
 from hiergal.model.nets.registry import build_network, register_network
 from hiergal.recipe.config import (
     EncoderConfig,

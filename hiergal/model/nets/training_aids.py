@@ -1,4 +1,4 @@
-"""Aids to the training of a deep generator (Lanusse et al. 2020, Sec. 4.2.1).
+"""Skip connections and auxiliary losses that help a deep generator to train (Lanusse et al. 2020, Sec. 4.2.1).
 
 The last stages of a deep generator cannot learn while those before them put out noise. Two aids carry them through
 that time, and fade: maps of the encoder copied to the same level of the generator (transverse connections), and a
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpyro
 from jaxtyping import Float
 
-from hiergal.model.nets.pyramid import Aided, Transverse
-from hiergal.recipe.config import AidsConfig
+from hiergal.model.nets.lanusse2020 import Aided, Transverse
+from hiergal.recipe.config import TrainingAidsConfig
 from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = [
     "Aids",
-    "aided_profile",
-    "aids_at",
+    "profile_with_aids",
+    "training_aids_at",
 ]
 
 HIGHEST_CEILING = 1000.0  # of the bottleneck's penalty, before it is annealed to 1
@@ -27,7 +27,7 @@ HIGHEST_CEILING = 1000.0  # of the bottleneck's penalty, before it is annealed t
 
 @record
 class Aids(Record):
-    """The aids at one step of training.
+    """Skip connections and auxiliary losses at one step of training.
 
     Attributes:
         copied: Probability of copying a map at each level, full resolution first, [levels].
@@ -42,7 +42,7 @@ class Aids(Record):
     border_weight: Float[Array, ""]
 
 
-def aids_at(step: jax.Array | int, config: AidsConfig, levels: int) -> Aids:
+def training_aids_at(step: jax.Array | int, config: TrainingAidsConfig, levels: int) -> Aids:
     """Return the aids at a step.
 
     Args:
@@ -51,7 +51,7 @@ def aids_at(step: jax.Array | int, config: AidsConfig, levels: int) -> Aids:
         levels: Levels of the networks, full resolution and bottleneck included.
 
     Example:
-        >>> aids = aids_at(250, AidsConfig(transverse_steps=250), levels=3)
+        >>> aids = training_aids_at(250, TrainingAidsConfig(transverse_steps=250), levels=3)
         >>> aids.copied.tolist()
         [0.0, 0.5, 0.75]
     """
@@ -68,7 +68,7 @@ def aids_at(step: jax.Array | int, config: AidsConfig, levels: int) -> Aids:
     )
 
 
-def aided_profile(
+def profile_with_aids(
     generator: Callable, z: Float[Array, "n d"], aids: Aids, features: tuple[jax.Array, ...]
 ) -> Float[jax.Array, "n y x"]:
     """Generate profiles with the aids of a step, and add its penalties to the model, inside its plate.

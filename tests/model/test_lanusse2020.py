@@ -11,11 +11,11 @@ from toys import pyramid_recipe, tiny_survey
 
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
 from hiergal.model.nets.encoder import centred, visible
-from hiergal.model.nets.pyramid import PyramidEncoder, Transverse, tukey_taper
+from hiergal.model.nets.lanusse2020 import PyramidEncoder, Transverse, tukey_taper
 from hiergal.model.nets.resampling import DoublingConv, HalvingConv, SeparableConv, _drop_out
-from hiergal.model.nets.training_aids import aids_at
+from hiergal.model.nets.training_aids import training_aids_at
 from hiergal.model.trained import parameter_counts
-from hiergal.recipe.config import AidsConfig
+from hiergal.recipe.config import TrainingAidsConfig
 from hiergal.recipe.recipe import Recipe, load_recipe, recipe_from
 
 SHAPE = (16, 24)
@@ -207,25 +207,25 @@ def test_the_border_is_what_the_taper_takes(networks):
 
 def test_schedules_at_start_middle_and_end():
     """250 steps at full resolution, 32,000 at the bottleneck; a ceiling that falls from 1000 to 1."""
-    config = AidsConfig(transverse_steps=250, bottleneck_weight=0.05, bottleneck_steps=32_000)
-    start, middle, end = (aids_at(step, config, 8) for step in (0, 16_000, 32_000))
+    config = TrainingAidsConfig(transverse_steps=250, bottleneck_weight=0.05, bottleneck_steps=32_000)
+    start, middle, end = (training_aids_at(step, config, 8) for step in (0, 16_000, 32_000))
     np.testing.assert_array_equal(start.copied, 1)
     np.testing.assert_allclose(middle.copied, [0] * 7 + [0.5])
     np.testing.assert_array_equal(end.copied, 0)
-    np.testing.assert_allclose(aids_at(125, config, 8).copied[:2], [0.5, 0.75])
+    np.testing.assert_allclose(training_aids_at(125, config, 8).copied[:2], [0.5, 0.75])
     ceilings = [float(aids.bottleneck_ceiling) for aids in (start, middle, end)]
     np.testing.assert_allclose(ceilings, [1000, 1000**0.5, 1], rtol=1e-4)
-    np.testing.assert_array_equal(aids_at(0, AidsConfig(), 8).copied, 0)
+    np.testing.assert_array_equal(training_aids_at(0, TrainingAidsConfig(), 8).copied, 0)
 
 
 def test_the_bottleneck_penalty_has_a_ceiling():
     """What SVI adds to the loss: the weight times the distance, or times the ceiling where that is less."""
-    config = AidsConfig(bottleneck_weight=0.05, bottleneck_steps=100)
-    recipe = recipe_from({"aids": {"bottleneck_weight": 0.05}, **_pyramid(1e2)})
-    assert recipe.aids.bottleneck_weight == config.bottleneck_weight
+    config = TrainingAidsConfig(bottleneck_weight=0.05, bottleneck_steps=100)
+    recipe = recipe_from({"training_aids": {"bottleneck_weight": 0.05}, **_pyramid(1e2)})
+    assert recipe.training_aids.bottleneck_weight == config.bottleneck_weight
     factors = jax.jit(partial(_factors, recipe, tiny_survey(3, SHAPE, awkward_psf(3))))
     for step, ceiling in ((0, 1000.0), (50, 1000**0.5), (100, 1.0)):
-        terms = factors(aids_at(step, config, len(recipe.encoder.transverse_channels)))
+        terms = factors(training_aids_at(step, config, len(recipe.encoder.transverse_channels)))
         np.testing.assert_allclose(
             terms["bottleneck"], -0.05 * np.minimum(terms["distance"], ceiling), rtol=1e-4
         )
@@ -264,7 +264,7 @@ def _factors(recipe, observation, aids):
         ),
         ({"shape": [16, 20]}, "shape: expected multiples of 8 pixels, got (16, 20)"),
         (
-            {"encoder": {"kind": "patches"}},
+            {"encoder": {"kind": "sersic_residual"}},
             "aids: expected none unless generator and encoder have transverse connections",
         ),
         (
@@ -289,10 +289,10 @@ def test_both_recipes_name_every_difference():
     """Each row of the table of differences between the paper and its code is an option that the two set apart."""
     paper, coded = (load_recipe(path) for path in PAPER)
     for part, names in {
-        "objective": ("reduction", "divergence_weight", "total_variation_weight", "noise", "blur"),
+        "objective": ("reduction", "kl_weight", "total_variation_weight", "noise", "blur"),
         "training": ("learning_rate", "parameter_scale"),
-        "flow": ("target", "permutations", "learning_rate", "conditions", "compared_at"),
-        "aids": ("bottleneck_weight",),
+        "flow": ("fit_to", "permutations", "learning_rate", "conditions", "compared_at"),
+        "training_aids": ("bottleneck_weight",),
     }.items():
         for name in names:
             assert getattr(getattr(paper, part), name) != getattr(getattr(coded, part), name), (part, name)
