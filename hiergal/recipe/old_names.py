@@ -1,4 +1,4 @@
-"""Names that keys of recipes had before version 0.2: they are understood, with a warning that names the new one."""
+"""Names that keys of recipes had earlier: they are understood, with a warning that names the new one."""
 
 import warnings
 from typing import Any

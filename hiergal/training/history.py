@@ -11,7 +11,7 @@ from hiergal.runtime.files import write_whole
 __all__ = ["History", "TrainInfo", "read_history"]
 
 HISTORY = "history.jsonl"
-OLD_NAMES = {"bound": "elbo", "divergence": "kl", "divergence_per_latent": "kl_per_latent"}  # of version 0.1
+OLD_NAMES = {"bound": "elbo", "divergence": "kl", "divergence_per_latent": "kl_per_latent"}  # in earlier files
 
 
 class TrainInfo(NamedTuple):
@@ -25,7 +25,7 @@ class TrainInfo(NamedTuple):
         elbo: Evidence lower bound, without free bits, with the likelihood that is trained [nats per galaxy].
         distortion: Mean negative log-likelihood of a posterior draw [nats per galaxy].
         kl: Mean Kullback-Leibler divergence of the posteriors from the prior: the rate [nats per galaxy].
-        divergence_per_latent: What each latent contributes to it [nats per galaxy].
+        kl_per_latent: What each latent contributes to it [nats per galaxy].
         chi_square: Median reduced chi-square of a posterior draw.
     """
 
