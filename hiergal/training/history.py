@@ -11,7 +11,11 @@ from hiergal.runtime.files import write_whole
 __all__ = ["History", "TrainInfo", "read_history"]
 
 HISTORY = "history.jsonl"
-OLD_NAMES = {"bound": "elbo", "divergence": "kl", "divergence_per_latent": "kl_per_latent"}  # in earlier files
+OLD_NAMES = {
+    "bound": "elbo",
+    "divergence": "kl",
+    "divergence_per_latent": "kl_per_latent",
+}  # in earlier files
 
 
 class TrainInfo(NamedTuple):
