@@ -21,7 +21,7 @@ import zarr
 
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.runtime.devices import galaxy_mesh
-from hiergal.survey import Store, open_store
+from hiergal.survey import SurveyStore, open_survey
 from hiergal.survey.split import split_of
 from hiergal.training.batches import batches_from, order_of
 from hiergal.training.history import read_history
@@ -36,7 +36,7 @@ def resident_gib() -> float:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
 
 
-def loader_rate(store: Store, rows: np.ndarray, batch: int, batches: int) -> float:
+def loader_rate(store: SurveyStore, rows: np.ndarray, batch: int, batches: int) -> float:
     """Galaxies a second that reach the devices, shuffled."""
     feed = batches_from(store.subset(rows), order_of(0, len(rows), batch), 0, galaxy_mesh())
     jax.block_until_ready(next(feed))
@@ -46,7 +46,7 @@ def loader_rate(store: Store, rows: np.ndarray, batch: int, batches: int) -> flo
     return batch * batches / (time.perf_counter() - began)
 
 
-def zarr_rate(store: Store, rows: np.ndarray, batch: int, batches: int) -> float:
+def zarr_rate(store: SurveyStore, rows: np.ndarray, batch: int, batches: int) -> float:
     """The same read by zarr, images, PSFs and noise, one batch after the other."""
     root, rng = zarr.open_group(store.path, mode="r"), np.random.default_rng(0)
     began = time.perf_counter()
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=60)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    store = open_store(args.store)
+    store = open_survey(args.store)
     recipe = load_recipe(args.recipe) if args.recipe else Recipe(name="small", shape=store.shape)
     training = msgspec.structs.replace(
         recipe.training, steps=args.steps, evaluate_every=max(1, args.steps // 3)

@@ -35,7 +35,7 @@ from hiergal.posterior.samplers.methods import MAP_STEPS, mode_of
 from hiergal.posterior.samplers.nuts import smallest_ess
 from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.host_memory import keep_freed_memory
-from hiergal.survey import open_store
+from hiergal.survey import open_survey
 from hiergal.survey.split import split_of
 
 SEED, BUSY, GIB = 1, 0.5, 2**30
@@ -56,7 +56,7 @@ def main(
     keep_freed_memory()
     if os.getloadavg()[0] > BUSY:
         typer.echo(f"load {os.getloadavg()[0]:.1f}: rates will be too low", err=True)
-    model, store = load_model(path), open_store(survey)
+    model, store = load_model(path), open_survey(survey)
     unseen = split_of(store, model.recipe).test
     observation = store.read(np.resize(unseen, galaxies))
     result: dict[str, Any] = {
@@ -167,7 +167,7 @@ def one_at_a_time(model: GalaxyModel, observation: Observation, draws: int) -> t
 def peak_gib(path: Path, survey: Path, galaxies: int, draws: int) -> float:
     """Largest resident set of a process that infers some galaxies [GiB]."""
     keep_freed_memory()
-    store = open_store(survey)
+    store = open_survey(survey)
     observation = store.read(np.resize(np.arange(len(store)), galaxies))
     infer(load_model(path), observation, key=jax.random.key(SEED), method="flow", draws=draws)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB

@@ -184,7 +184,7 @@ def check_same(recipe: Recipe, galaxies: Observation, params: dict[str, Any], tw
     import torch
 
     z = np.random.default_rng(SEED).normal(size=(len(galaxies), recipe.generator.latents)).astype(np.float32)
-    level = np.array(galaxies.noise.level())
+    level = np.array(galaxies.noise.rms())
     networks = {
         "encoder": (encoder_of(recipe), galaxies, (galaxies.image, galaxies.psf.stamp, level)),
         "generator": (generator_of(recipe), z, (z,)),

@@ -25,7 +25,7 @@ from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.simulate.profiles import draw_profiles
-from hiergal.survey import Store, open_store
+from hiergal.survey import SurveyStore, open_survey
 from hiergal.survey.mock.survey import write_mock_survey
 from hiergal.training.fit_prior import fit_flow_stage
 from hiergal.training.train_model import train_stage
@@ -34,7 +34,7 @@ RESAMPLINGS = 1000
 METHODS = {"laplace": "sharpened", "amortized": "the guide alone"}
 
 
-def trained(store: Store, recipe: Recipe, power: float, out: Path, seed: int) -> GalaxyModel:
+def trained(store: SurveyStore, recipe: Recipe, power: float, out: Path, seed: int) -> GalaxyModel:
     """Train with a weight, or load what an earlier run trained."""
     training = msgspec.structs.replace(recipe.training, flux_sampling_power=power, patience=10_000)
     if not (out / "model").exists():
@@ -81,11 +81,11 @@ def main() -> None:
     recipe = load_recipe(args.recipe) if args.recipe else Recipe()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    def survey(name: str, galaxies: int, seed: int) -> Store:
+    def survey(name: str, galaxies: int, seed: int) -> SurveyStore:
         path = args.out / f"{name}.zarr"
         if not path.exists():
             write_mock_survey(path, galaxies, seed=seed, stamp=recipe.shape[0])
-        return open_store(path)
+        return open_survey(path)
 
     store, test = (
         survey("train", args.galaxies, args.seed),

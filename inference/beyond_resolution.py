@@ -25,7 +25,7 @@ from hiergal.reports import figures
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
 from hiergal.simulate.profiles import draw_profiles
-from hiergal.survey import Store, open_store
+from hiergal.survey import SurveyStore, open_survey
 from hiergal.survey.degrade import degrade_survey
 from hiergal.survey.split import split_of
 from hiergal.training.fit_prior import fit_flow_stage
@@ -37,7 +37,7 @@ NAMES = ("resolution.json", "resolution.png", "resolution.pdf")
 DRAWN = 300  # purpose of a seed
 
 
-def trained(store: Store, recipe: Recipe, folder: Path, seed: int, *, overwrite: bool) -> GalaxyModel:
+def trained(store: SurveyStore, recipe: Recipe, folder: Path, seed: int, *, overwrite: bool) -> GalaxyModel:
     """Train a model and its flow, or load what an earlier run has finished."""
     if overwrite or not (folder / "model").exists():
         train_stage(store, recipe, folder, seed=seed, overwrite=overwrite)
@@ -62,7 +62,7 @@ def main(words: list[str] | None = None) -> None:
     )
     args = parser.parse_args(words)
     keep_freed_memory()
-    if not open_store(args.survey).has_truth:
+    if not open_survey(args.survey).has_truth:
         parser.error(
             f"{args.survey}: expected a survey with true profiles, as `hiergal survey mock` writes it"
         )
@@ -78,7 +78,7 @@ def study(args: argparse.Namespace) -> None:
     if args.steps:
         training = msgspec.structs.replace(recipe.training, steps=args.steps)
         recipe = msgspec.structs.replace(recipe, training=training)
-    sharp = open_store(args.survey)
+    sharp = open_survey(args.survey)
     path = args.out / "blurred.zarr"
     how = {"fwhm_arcsec": args.fwhm_arcsec, "seed": args.seed, "overwrite": args.overwrite, "progress": True}
     surveys = {"sharp": sharp, "blurred": degrade_survey(args.survey, path, **how)}

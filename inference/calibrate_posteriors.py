@@ -29,7 +29,7 @@ from hiergal.reports import figures
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
-from hiergal.survey import Store, open_store
+from hiergal.survey import SurveyStore, open_survey
 from hiergal.survey.split import split_of
 from hiergal.validation.calibration.checks import (
     PROBABILITIES,
@@ -48,7 +48,7 @@ SIMULATED, INFERRED = 400, 401  # purposes of the seed
 QUANTITIES = ("flux", "hlr_arcsec", "g1", "g2")
 
 
-def simulated(model: GalaxyModel, store: Store, galaxies: int, seed: int):
+def simulated(model: GalaxyModel, store: SurveyStore, galaxies: int, seed: int):
     """Return galaxies of the model, observed like galaxies of the survey that it has not seen, and their truth."""
     unseen = split_of(store, model.recipe).test
     like = store.read(np.resize(unseen, galaxies)).replace(identifier=np.arange(galaxies))
@@ -103,7 +103,7 @@ def main(words: list[str] | None = None) -> None:
 def study(args: argparse.Namespace) -> bool:
     """Do it, write it, and tell whether all tests passed."""
     model = load_model(args.model)
-    survey = open_store(args.survey).in_photometry(model.provenance.photometry)
+    survey = open_survey(args.survey).in_photometry(model.provenance.photometry)
     observation, truth = simulated(model, survey, args.galaxies, args.seed)
     posterior = infer(
         model,

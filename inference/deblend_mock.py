@@ -27,7 +27,7 @@ from hiergal.reports import figures
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
-from hiergal.survey import open_store
+from hiergal.survey import open_survey
 from hiergal.survey.split import split_of
 
 NAMES = ("deblending.json", "deblending_2.png", "deblending_3.png")
@@ -73,7 +73,7 @@ def main(words: list[str] | None = None) -> None:
 def study(args: argparse.Namespace) -> None:
     """Do it, and write it."""
     model = load_model(args.model)
-    store = open_store(args.survey).in_photometry(model.provenance.photometry)
+    store = open_survey(args.survey).in_photometry(model.provenance.photometry)
     unseen, scale = split_of(store, model.recipe).test, model.recipe.pixel_scale_arcsec
     results, n = {"scenes": args.scenes, "mock": args.mock, "method": args.method}, args.scenes
     for k in (2, 3):
@@ -96,7 +96,7 @@ def study(args: argparse.Namespace) -> None:
         found = deblend(
             model, scenes, positions, key=key, method=args.method, draws=args.draws, progress=True
         )
-        level = np.asarray(like.noise.level())[:, None]
+        level = np.asarray(like.noise.rms())[:, None]
         fitted = found.misfit < LARGEST_MISFIT
         seen = (np.sqrt((np.asarray(alone) ** 2).sum((2, 3))) / level > BRIGHT) & fitted[:, None]
         off = (found.summary.flux.mean(axis=0) - true.flux) / true.flux

@@ -25,7 +25,7 @@ from hiergal.reports import figures
 from hiergal.reports.posteriors import posterior_page
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import INFER, key_for
-from hiergal.survey import open_store
+from hiergal.survey import open_survey
 
 CHECKED = 430  # purpose of the seed
 PAGE = 11  # galaxies
@@ -58,7 +58,7 @@ def main(words: list[str] | None = None) -> None:
 def study(args: argparse.Namespace) -> None:
     """Do it, and write it."""
     model = load_model(args.model)
-    store = open_store(args.survey).in_photometry(model.provenance.photometry)
+    store = open_survey(args.survey).in_photometry(model.provenance.photometry)
     observation = store.read(np.arange(min(args.limit, len(store))))
     posterior = infer(
         model, observation, key=key_for(args.seed, INFER), method=args.method, draws=args.draws, progress=True

@@ -39,7 +39,7 @@ from hiergal.posterior.samplers.posterior_flow import simulate
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.seeds import key_for
-from hiergal.survey import open_store
+from hiergal.survey import open_survey
 from hiergal.survey.split import split_of
 
 NAMES = ("recovery.json",)
@@ -155,7 +155,7 @@ def hidden(model: GalaxyModel, observation: Observation, clean: np.ndarray, args
     Stamps get white noise of the same level, so that hidden noise does not follow from that beside it.
     """
     n, ny, nx = clean.shape
-    noise = WhiteNoise(np.asarray(observation.noise.level(), np.float32))
+    noise = WhiteNoise(np.asarray(observation.noise.rms(), np.float32))
     image = clean + np.asarray(noise.sample(key_for(args.seed, RENEWED), clean.shape))
     rng = np.random.default_rng([args.seed, HIDDEN])
     block = np.zeros((n, ny, nx), bool)
@@ -205,7 +205,7 @@ def main(words: list[str] | None = None) -> None:
     )
     args = parser.parse_args(words)
     keep_freed_memory()
-    if not open_store(args.survey).has_truth:
+    if not open_survey(args.survey).has_truth:
         parser.error(
             f"{args.survey}: expected a survey with true profiles, as `hiergal survey mock` writes it"
         )
@@ -218,7 +218,7 @@ def main(words: list[str] | None = None) -> None:
 def study(args: argparse.Namespace) -> None:
     """Do it, and write it."""
     model = load_model(args.model)
-    store = open_store(args.survey).in_photometry(model.provenance.photometry)
+    store = open_survey(args.survey).in_photometry(model.provenance.photometry)
     split = split_of(store, model.recipe)
     rows, scale = split.test[: args.galaxies], model.recipe.pixel_scale_arcsec
     observation, truth = store.read(rows), np.asarray(store.truth(rows), np.float32)
@@ -233,7 +233,7 @@ def study(args: argparse.Namespace) -> None:
 
     true = jax.tree.map(np.asarray, summarize_profile(truth, scale))
     clean = np.asarray(convolve(jnp.asarray(truth), observation.psf))
-    level = np.asarray(observation.noise.level())
+    level = np.asarray(observation.noise.rms())
     properties = {
         "signal to noise": np.sqrt((clean**2).sum((1, 2))) / level,
         "half-light radius [arcsec]": true.hlr_arcsec,
@@ -257,7 +257,7 @@ def study(args: argparse.Namespace) -> None:
     training = split.train[: args.tuning]
     known = store.read(training)
     known_sharp = np.asarray(convolve(jnp.asarray(store.truth(training), jnp.float32), target))
-    rivals = tuned(known, known_sharp, target, np.asarray(known.noise.level()))
+    rivals = tuned(known, known_sharp, target, np.asarray(known.noise.rms()))
     found = {"hiergal": images.mean(axis=0)}
     found |= {name: deconvolved(observation, target, *rival) for name, rival in rivals.items()}
     wrong = {name: errors(image, sharp) for name, image in found.items()}

@@ -35,7 +35,7 @@ def main(words: list[str] | None = None) -> None:
     from hiergal.posterior.stages import infer_stage
     from hiergal.recipe.recipe import Recipe, load_recipe
     from hiergal.simulate.catalog import sample_catalog
-    from hiergal.survey import open_store
+    from hiergal.survey import open_survey
     from hiergal.survey.split import split_of
     from hiergal.training.fit_prior import fit_flow_stage
     from hiergal.training.train_model import train_stage
@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> None:
     if args.steps:
         training = msgspec.structs.replace(recipe.training, steps=args.steps)
         recipe = msgspec.structs.replace(recipe, training=training)
-    store, first = open_store(args.survey), is_first_process()
+    store, first = open_survey(args.survey), is_first_process()
     train_stage(store, recipe, args.out, seed=args.seed)
     if not first:
         return

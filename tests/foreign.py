@@ -15,7 +15,7 @@ from hiergal.model.nets.registry import register_network
 from hiergal.observation.arrays import native
 from hiergal.observation.checks import Parameter
 from hiergal.observation.independent import WhiteNoise
-from hiergal.observation.noise import NoiseModel, unmasked
+from hiergal.observation.noise import NoiseModel, zero_masked
 from hiergal.recipe.network_kinds import EncoderArchitecture, GeneratorArchitecture
 from hiergal.runtime.pytree import Array, record, static
 from hiergal.runtime.seeds import as_key
@@ -46,9 +46,9 @@ class StripedNoise(NoiseModel, kind="striped"):
 
     def whiten(self, residual, mask=None):
         count, sigma, total = self._stripes(residual.shape, mask)
-        known = unmasked(residual, mask)
+        known = zero_masked(residual, mask)
         mean = known.sum(self._axis, keepdims=True) / jnp.maximum(count, 1)
-        return unmasked((known + (sigma / total - 1) * mean) / sigma, mask)
+        return zero_masked((known + (sigma / total - 1) * mean) / sigma, mask)
 
     def unwhiten(self, whitened, mask=None):
         return self.whiten(whitened, mask)  # the square root is symmetric
@@ -63,11 +63,11 @@ class StripedNoise(NoiseModel, kind="striped"):
         sigma, offset = (jnp.broadcast_to(one[..., None, None], shape) for one in (self.sigma, self.offset))
         return sigma * jax.random.normal(of_white, shape) + offset * jax.random.normal(of_offset, stripes)
 
-    def level(self):
+    def rms(self):
         return jnp.hypot(self.sigma, self.offset)
 
     def uncorrelated(self):
-        return WhiteNoise(self.level())
+        return WhiteNoise(self.rms())
 
     def reorient(self, orientation):
         return self
@@ -88,7 +88,7 @@ class StripedNoise(NoiseModel, kind="striped"):
 
     def _stripes(self, shape, mask):
         """Pixels used of each stripe, and the standard deviations of white noise and of their mean, times its root."""
-        count = unmasked(jnp.ones(shape, self.sigma.dtype), mask).sum(self._axis, keepdims=True)
+        count = zero_masked(jnp.ones(shape, self.sigma.dtype), mask).sum(self._axis, keepdims=True)
         sigma, offset = (
             jnp.broadcast_to(one[..., None, None], count.shape) for one in (self.sigma, self.offset)
         )
@@ -149,7 +149,7 @@ class TinyEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, observation):
-        image = unmasked(observation.image, observation.mask)
-        image = jnp.arcsinh(image / jnp.asarray(observation.noise.level())[:, None, None])
+        image = zero_masked(observation.image, observation.mask)
+        image = jnp.arcsinh(image / jnp.asarray(observation.noise.rms())[:, None, None])
         h = nn.gelu(nn.Dense(self.config.width)(image.reshape(len(image), -1)))
         return nn.Dense(self.outputs)(h)

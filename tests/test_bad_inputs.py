@@ -12,7 +12,7 @@ from toys import broken, with_value
 from hiergal.model.conditions import conditions_from
 from hiergal.observation import check_observation
 from hiergal.recipe.recipe import recipe_from
-from hiergal.survey import StoreHeader, open_store, write_store
+from hiergal.survey import StoreHeader, open_survey, write_store
 
 FIRST = 101  # identifier of the second galaxy of make_observation
 
@@ -35,9 +35,9 @@ def stored(damage):
         path = tmp_path / "survey.zarr"
         header = StoreHeader(survey="toy", band="r", pixel_scale_arcsec=0.03, magnitude_zero_point=25.0)
         write_store(path, header, [(make_observation("white"), None)])
-        assert len(open_store(path).read()) == 3
+        assert len(open_survey(path).read()) == 3
         damage(path)
-        open_store(path).read()
+        open_survey(path).read()
 
     return act
 
@@ -110,7 +110,7 @@ TABLE = {
     "a store with a flipped byte": (stored(flip), r"(?s)survey\.zarr.*(checksum|damaged|corrupt)"),
     "a store that lost a file": (stored(lambda path: shards(path)[0].unlink()), r"(?s)survey\.zarr.*missing"),
     "no store at all": (
-        lambda make_observation, tmp_path: open_store(tmp_path / "none.zarr"),
+        lambda make_observation, tmp_path: open_survey(tmp_path / "none.zarr"),
         r"none\.zarr",
     ),
     "an unknown key of a recipe": (

@@ -83,7 +83,7 @@ def test_networks_are_ours(kind, galaxies):
             "generator": generator.apply({"params": params["generator$params"]}, z),
         }
     )(params)
-    stamps, level = stamps_from(galaxies), torch.tensor(np.asarray(galaxies.noise.level()))
+    stamps, level = stamps_from(galaxies), torch.tensor(np.asarray(galaxies.noise.rms()))
     for channels_last in (True, False):
         twin = twin_of(kind, params, channels_last=channels_last)
         with torch.no_grad():

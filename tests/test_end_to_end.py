@@ -66,7 +66,7 @@ def test_the_quickstart_leaves_everything_that_it_promises(run):
         assert (run / name).exists(), name
     assert len(list((run / "figures").glob("*.png"))) >= 7
     metrics = json.loads((run / "metrics.json").read_text())
-    rows = stages.split_of(hiergal.open_store(run / "survey.zarr"), TINY).test
+    rows = stages.split_of(hiergal.open_survey(run / "survey.zarr"), TINY).test
     assert metrics["mock"]["galaxies"] == len(rows)
     for quantity in QUANTITIES:
         for probability in PROBABILITIES:

@@ -199,7 +199,7 @@ def test_every_name_that_is_mentioned_resolves(name):
 
 
 def test_old_names_are_the_new_ones():
-    assert hiergal.interval is hiergal.credible_interval and hiergal.open_store is hiergal.open_survey
+    assert hiergal.interval is hiergal.credible_interval and hiergal.open_survey is hiergal.open_survey
     with pytest.raises(AttributeError, match="nothing_such"):
         getattr(importlib.import_module("hiergal.posterior"), "nothing_such")  # noqa: B009
 

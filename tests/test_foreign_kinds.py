@@ -23,7 +23,7 @@ from hiergal.recipe.config import AugmentationConfig
 from hiergal.recipe.network_kinds import GeneratorArchitecture
 from hiergal.recipe.recipe import parse_recipe, recipe_to_toml
 from hiergal.runtime.pytree import record
-from hiergal.survey import StoreHeader, open_store, write_store
+from hiergal.survey import StoreHeader, open_survey, write_store
 from hiergal.survey.degrade import degraded
 from hiergal.training.augment import reorient
 from hiergal.training.fit_prior import fit_flow_stage
@@ -104,7 +104,7 @@ def test_its_samples_spectrum_and_units_are_those_of_its_covariance(along):
 
 
 def test_a_survey_of_foreign_noise_is_read_as_it_was_written(store):
-    written, read = survey(64), open_store(store.path).read([7, 3])
+    written, read = survey(64), open_survey(store.path).read([7, 3])
     assert (
         isinstance(read.noise, StripedNoise) and read.noise.along == "row" and store.noise_kind == "striped"
     )
@@ -137,7 +137,7 @@ def test_foreign_noise_is_mirrored_but_not_transposed():
 def test_foreign_noise_with_a_spectrum_is_blurred_by_it():
     galaxies = survey(2)
     worse = degraded(galaxies, fwhm_arcsec=0.1, noise_factor=2.0, rng=np.random.default_rng(1))
-    np.testing.assert_allclose(worse.noise.level(), 2 * galaxies.noise.level(), rtol=1e-4)
+    np.testing.assert_allclose(worse.noise.rms(), 2 * galaxies.noise.rms(), rtol=1e-4)
 
 
 def test_foreign_networks_and_noise_go_the_whole_way(bundle, store):

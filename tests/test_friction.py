@@ -38,7 +38,7 @@ from hiergal.posterior.survey import infer_survey
 from hiergal.posterior.table import posterior_table, read_table, write_table
 from hiergal.posterior.to_arviz import load_arviz, pixels_of, posterior_to_arviz, save_arviz
 from hiergal.runtime.seeds import as_key
-from hiergal.survey import StoreHeader, open_store, write_store
+from hiergal.survey import StoreHeader, open_survey, write_store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
@@ -98,9 +98,9 @@ def same(one, other):
 
 def test_galaxies_may_be_a_survey(model, survey, posterior):
     key = jax.random.key(3)
-    for given in (survey, str(survey), open_store(survey), open_store(survey).subset(np.arange(N))):
+    for given in (survey, str(survey), open_survey(survey), open_survey(survey).subset(np.arange(N))):
         same(hiergal.infer(model, given, key=key, **FAST), posterior)
-    at_once = hiergal.predict(model, open_store(survey).read(), posterior, key=key, draws=2, batch=4)
+    at_once = hiergal.predict(model, open_survey(survey).read(), posterior, key=key, draws=2, batch=4)
     same(hiergal.predict(model, survey, posterior, key=key, draws=2, batch=4), at_once)
 
 
@@ -424,7 +424,7 @@ def test_columns_have_units_where_files_can_hold_them(galaxies, flux_unit, insid
 def test_arviz_files_say_where_they_come_from(model, survey, tmp_path, monkeypatch):
     monkeypatch.setattr("hiergal.posterior.stages.infer", partial(hiergal.infer, verdict=False))
     infer_stage(
-        model, open_store(survey), tmp_path / "d.nc", seed=7, method="amortized", draws=10, progress=False
+        model, open_survey(survey), tmp_path / "d.nc", seed=7, method="amortized", draws=10, progress=False
     )
     about = load_arviz(tmp_path / "d.nc")["posterior"].attrs
     expected = {

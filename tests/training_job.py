@@ -12,20 +12,20 @@ from conftest import awkward_psf
 from toys import pyramid_recipe, tiny_recipe, tiny_survey
 
 from hiergal.runtime.devices import join_processes
-from hiergal.survey import Store, StoreHeader, open_store, write_store
+from hiergal.survey import StoreHeader, SurveyStore, open_survey, write_store
 from hiergal.training.svi import fit
 
 SHAPE, GALAXIES, VALIDATION = (16, 24), 64, 16
 KEY = 11
 
 
-def write_survey(path) -> Store:
+def write_survey(path) -> SurveyStore:
     header = StoreHeader(survey="tiny", band="V", pixel_scale_arcsec=0.03, magnitude_zero_point=25.0)
     n = GALAXIES + VALIDATION
     return write_store(path, header, [(tiny_survey(n, SHAPE, awkward_psf(n)), None)])
 
 
-def train(folder, store: Store, kind: str, devices: int, steps: int, evaluate_every: int):
+def train(folder, store: SurveyStore, kind: str, devices: int, steps: int, evaluate_every: int):
     recipe = {
         "tiny": tiny_recipe,
         "lanusse2020": pyramid_recipe,
@@ -41,7 +41,7 @@ if __name__ == "__main__":
     folder, store, kind, devices, steps, evaluate_every, *join = sys.argv[1:]
     if join:
         join_processes()
-    fitted = train(folder, open_store(store), kind, int(devices), int(steps), int(evaluate_every))
+    fitted = train(folder, open_survey(store), kind, int(devices), int(steps), int(evaluate_every))
     if jax.process_index() == 0:
         leaves = jax.tree_util.tree_leaves_with_path(fitted.params)
         np.savez(

@@ -149,14 +149,14 @@ def train(
     if distributed:
         join_processes()  # before anything else of JAX
     from hiergal.recipe.recipe import Recipe, load_recipe
-    from hiergal.survey.store import open_store
+    from hiergal.survey.store import open_survey
     from hiergal.training.train_model import train_stage
 
     plan = load_recipe(recipe) if recipe else Recipe()
     if steps is not None:
         plan = replace(plan, training=replace(plan.training, steps=steps))
     _, fitted = train_stage(
-        open_store(store),
+        open_survey(store),
         plan,
         out,
         seed=seed,
@@ -185,12 +185,12 @@ def flow(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit the density of the latents given magnitude, size and redshift, or other columns."""
-    from hiergal.survey.store import open_store
+    from hiergal.survey.store import open_survey
     from hiergal.training.fit_prior import fit_flow_stage
 
     conditions = tuple(condition) if condition else None
     _, fitted = fit_flow_stage(
-        model, open_store(store), seed=seed, conditions=conditions, steps=steps, overwrite=overwrite
+        model, open_survey(store), seed=seed, conditions=conditions, steps=steps, overwrite=overwrite
     )
     if fitted is None:
         say(f"{model}: has this flow already; nothing to do")
@@ -242,19 +242,19 @@ def validate(
     """Compare drawn galaxies with those of a survey, and write a report. The exit status is 1 if a test fails."""
     from hiergal.hub.bundle import load_model
     from hiergal.hub.digest import digest_of_model
-    from hiergal.hub.names import locate
+    from hiergal.hub.names import resolve
     from hiergal.reports.validation import FILES, summary_of, write_validation
     from hiergal.runtime.folder import owned_folder
     from hiergal.runtime.identity import digest_of_files
     from hiergal.runtime.version import __version__
     from hiergal.survey.schema import digest_of_store
-    from hiergal.survey.store import open_store
+    from hiergal.survey.store import open_survey
     from hiergal.validation.run import validate as run
 
     require_extra("plot", "the report of the validation")
-    store, trained = open_store(survey), None if model is None else load_model(model)
+    store, trained = open_survey(survey), None if model is None else load_model(model)
     choices = {"profiles": profiles, "galaxies": galaxies, "seed": seed, "alpha": alpha}
-    judged = digest_of_model(locate(model)) if images is None else digest_of_files(images)
+    judged = digest_of_model(resolve(model)) if images is None else digest_of_files(images)
     about = {"survey": digest_of_store(survey), "judged": judged, **choices, "version": __version__}
     names, inputs = (*FILES, "report.html", "figures"), (survey, model, images)
     with owned_folder(out, "validation", run=about, names=names, inputs=inputs, overwrite=overwrite) as own:

@@ -30,11 +30,11 @@ def guide(
     overwrite: Overwrite = False,
 ) -> None:
     """Learn the shapes of posteriors, for `hiergal infer` by flow, importance and auto."""
-    from hiergal.survey.store import open_store
+    from hiergal.survey.store import open_survey
     from hiergal.training.fit_posterior_flow import fit_guide_flow_stage
 
     _, fitted = fit_guide_flow_stage(
-        model, open_store(store), seed=seed, simulations=simulations, refine_on=refine, overwrite=overwrite
+        model, open_survey(store), seed=seed, simulations=simulations, refine_on=refine, overwrite=overwrite
     )
     if fitted is None:
         say(f"{model}: has this guide flow already; nothing to do")
@@ -105,9 +105,9 @@ def infer(
             )
         from hiergal.hub.bundle import load_model
         from hiergal.posterior.stages import infer_stage
-        from hiergal.survey.store import open_store
+        from hiergal.survey.store import open_survey
 
-        opened = open_store(store)
+        opened = open_survey(store)
         found = infer_stage(
             load_model(model),
             opened,

@@ -18,7 +18,7 @@ from hiergal.runtime.formatting import plain
 from hiergal.runtime.log import say
 
 if TYPE_CHECKING:
-    from hiergal.hub.names import Offer
+    from hiergal.hub.names import AvailableModel
     from hiergal.model.trained import GalaxyModel
 
 __all__ = ["models"]
@@ -37,11 +37,11 @@ def models_list(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Print the models that hub: finds: in the package, in the cache, in registries."""
-    from hiergal.hub.names import offers
+    from hiergal.hub.names import available
 
     problems: list[str] = []
-    nearest: dict[tuple[str, str], Offer] = {}
-    for offer in offers(problems):
+    nearest: dict[tuple[str, str], AvailableModel] = {}
+    for offer in available(problems):
         nearest.setdefault((offer.name, offer.version), offer)
     rows = [_row(offer) for offer in nearest.values()]
     if as_json:
@@ -67,11 +67,11 @@ def models_info(
 ) -> None:
     """Print what a recipe or a model describes, and how many parameters its networks have."""
     from hiergal.hub.bundle import load_model
-    from hiergal.hub.names import locate
+    from hiergal.hub.names import resolve
     from hiergal.model.trained import parameter_counts
     from hiergal.recipe.recipe import load_recipe
 
-    path = locate(name)
+    path = resolve(name)
     model = load_model(path) if path.is_dir() or path.suffix == ".safetensors" else None
     recipe = load_recipe(path) if model is None else model.recipe
     ny, nx = recipe.shape
@@ -98,7 +98,7 @@ def models_fetch(
     """Fetch models into the cache, and check that they load. What is there already is not fetched again."""
     from hiergal.hub.bundle import load_model
     from hiergal.hub.cache import cached, discard_damaged
-    from hiergal.hub.names import locate, packaged_models
+    from hiergal.hub.names import packaged_models, resolve
 
     for name in names:
         for model in cached():
@@ -107,7 +107,7 @@ def models_fetch(
             if wanted and discard_damaged(model):
                 say(f"{model.path}: was damaged, and is fetched again")
         before = {model.path for model in cached()}
-        path = locate(name if ":" in name else f"hub:{name}")
+        path = resolve(name if ":" in name else f"hub:{name}")
         load_model(path)
         if path in (folder for folder, _ in packaged_models()):
             said = "came with the package"
@@ -124,12 +124,12 @@ def models_verify(
 ) -> None:
     """Check the models of the package and of the cache. The exit status is 1 if one is not what was published."""
     from hiergal.hub.bundle import load_model
-    from hiergal.hub.cache import cached, strays, verify
+    from hiergal.hub.cache import cached, incomplete, verify
     from hiergal.hub.names import packaged_models
 
     checks = [(about.name, about.version, "package", load_model, path) for path, about in packaged_models()]
     checks += [(model.entry.name, model.entry.version, "cache", verify, model) for model in cached()]
-    checks += [(place.parent.name, place.name, "cache", _refuse, place) for place in strays()]
+    checks += [(place.parent.name, place.name, "cache", _refuse, place) for place in incomplete()]
     for wanted in names or ():
         if not any(_is_called(wanted, name, version) for name, version, *_ in checks):
             there = ", ".join(f"{name}@{version}" for name, version, *_ in checks) or "none"

@@ -50,10 +50,10 @@ def owned_study(args: argparse.Namespace, kind: str, names: Iterable[str]) -> It
 def _content_of(path: Path) -> str:
     """Digest of a survey, a model, or a file."""
     from hiergal.hub.digest import digest_of_model
-    from hiergal.hub.names import locate
+    from hiergal.hub.names import resolve
     from hiergal.survey.schema import MANIFEST, digest_of_store
 
-    path = locate(path)
+    path = resolve(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a survey, a model or a file, got nothing of that name")
     return digest_of_store(path) if (path / MANIFEST).is_file() else digest_of_model(path)

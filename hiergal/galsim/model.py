@@ -40,7 +40,7 @@ class GenerativeGalaxyModel:
     """Galaxies for given magnitude, size and redshift, as GalSim objects.
 
     Args:
-        file_name: ``hub:NAME``, a path, or ``https://...#sha256=...`` (:func:`hiergal.hub.locate`).
+        file_name: ``hub:NAME``, a path, or ``https://...#sha256=...`` (:func:`hiergal.hub.resolve`).
 
     Attributes:
         file_name: Where the model came from.

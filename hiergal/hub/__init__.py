@@ -1,7 +1,7 @@
 """Trained models as files: bundles that hold everything needed to use a model, and run nothing when loaded."""
 
 from hiergal.hub.bundle import load_model, read_card, read_metrics, save_model
-from hiergal.hub.names import locate
+from hiergal.hub.names import resolve
 from hiergal.model.trained import GalaxyModel, ParameterCounts, Provenance, check_model, parameter_counts
 from hiergal.runtime.namespace import submodules
 
@@ -11,7 +11,7 @@ __all__ = [
     "Provenance",
     "check_model",
     "load_model",
-    "locate",
+    "resolve",
     "parameter_counts",
     "read_card",
     "read_metrics",

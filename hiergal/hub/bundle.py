@@ -127,7 +127,7 @@ def load_model(name: str | Path) -> GalaxyModel:
     """Read a bundle.
 
     Args:
-        name: A folder or a file; or ``hub:NAME`` or an address, see :func:`hiergal.hub.locate`.
+        name: A folder or a file; or ``hub:NAME`` or an address, see :func:`hiergal.hub.resolve`.
 
     Raises:
         OSError: If a file is missing or cannot be read.
@@ -140,9 +140,9 @@ def load_model(name: str | Path) -> GalaxyModel:
         0.03
     """
     check_not_forked()
-    from hiergal.hub.names import locate
+    from hiergal.hub.names import resolve
 
-    path = settle(locate(name))
+    path = settle(resolve(name))
     texts, one_file = texts_of(path), path.suffix == ONE_FILE
     metadata = _read_metadata(texts[METADATA], f"{path}: {METADATA}" if one_file else str(path / METADATA))
     where = f"{path}: {RECIPE}" if one_file else str(path / RECIPE)
@@ -182,9 +182,9 @@ def read_metrics(name: str | Path) -> dict[str, Any]:
         >>> read_metrics("hub:mock-acs")["validation"]["passed"] in (True, False)
         True
     """
-    from hiergal.hub.names import locate
+    from hiergal.hub.names import resolve
 
-    path = locate(name)
+    path = resolve(name)
     try:
         return msgspec.json.decode(texts_of(path).get(METRICS, "{}"), type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
@@ -205,9 +205,9 @@ def read_card(name: str | Path) -> str:
         >>> "mock-acs" in read_card("hub:mock-acs")
         True
     """
-    from hiergal.hub.names import locate
+    from hiergal.hub.names import resolve
 
-    path = locate(name)
+    path = resolve(name)
     if path.suffix == ONE_FILE:
         text = texts_of(path).get(CARD)
     else:
@@ -267,8 +267,8 @@ def texts_of(path: Path) -> Mapping[str, str]:
         ValueError: If a file is no bundle.
 
     Example:
-        >>> from hiergal.hub.names import locate
-        >>> "recipe.toml" in texts_of(locate("hub:mock-acs"))
+        >>> from hiergal.hub.names import resolve
+        >>> "recipe.toml" in texts_of(resolve("hub:mock-acs"))
         True
     """
     if path.suffix == ONE_FILE:

@@ -22,7 +22,7 @@ from hiergal.runtime.inputs import input_path
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.texts import parse_toml, read_text
 
-__all__ = ["Cached", "cache_folder", "cached", "discard_damaged", "fetch", "strays", "verify"]
+__all__ = ["Cached", "cache_folder", "cached", "discard_damaged", "fetch", "incomplete", "verify"]
 
 VARIABLE = "HIERGAL_CACHE"
 MODEL, ENTRY = "model.safetensors", "entry.toml"
@@ -62,7 +62,7 @@ def cached() -> Iterator[Cached]:
             yield Cached(entry, place / MODEL)
 
 
-def strays() -> list[Path]:
+def incomplete() -> list[Path]:
     """Return the folders in the cache that hold no whole model: fetching does not leave such."""
     whole = {model.path.parent for model in cached()}
     return [place for place in _places() if place not in whole]

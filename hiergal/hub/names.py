@@ -15,10 +15,10 @@ from hiergal.hub.cache import cached, fetch
 from hiergal.hub.published import Published, read_published
 from hiergal.hub.registry import Entry, check_address, read_registry, registries, split_name
 
-__all__ = ["Offer", "is_published", "locate", "offers", "packaged_models"]
+__all__ = ["AvailableModel", "is_published", "resolve", "available", "packaged_models"]
 
 
-class Offer(NamedTuple):
+class AvailableModel(NamedTuple):
     """A model that ``hub:`` finds.
 
     Attributes:
@@ -40,7 +40,7 @@ class Offer(NamedTuple):
     entry: Entry | None
 
 
-def locate(name: str | Path, *, progress: bool = True) -> Path:
+def resolve(name: str | Path, *, progress: bool = True) -> Path:
     """Return the folder or file of a model, fetching it if need be.
 
     Args:
@@ -52,7 +52,7 @@ def locate(name: str | Path, *, progress: bool = True) -> Path:
         ValueError: If the name is none, or the file not the one that was announced.
 
     Example:
-        >>> locate("runs/first/model").name
+        >>> resolve("runs/first/model").name
         'model'
     """
     text = str(name)
@@ -63,7 +63,7 @@ def locate(name: str | Path, *, progress: bool = True) -> Path:
     return Path(name)
 
 
-def offers(problems: list[str] | None = None) -> Iterator[Offer]:
+def available(problems: list[str] | None = None) -> Iterator[AvailableModel]:
     """Yield what there is, nearest first; registries are asked last.
 
     Args:
@@ -71,9 +71,13 @@ def offers(problems: list[str] | None = None) -> Iterator[Offer]:
     """
     problems = [] if problems is None else problems
     for path, about in packaged_models(problems):
-        yield Offer(about.name, about.version, about.licence, about.description, "package", path, None)
+        yield AvailableModel(
+            about.name, about.version, about.licence, about.description, "package", path, None
+        )
     for entry, path in sorted(cached(), key=lambda model: _order(model.entry.version), reverse=True):
-        yield Offer(entry.name, entry.version, entry.licence, entry.description, "cache", path, entry)
+        yield AvailableModel(
+            entry.name, entry.version, entry.licence, entry.description, "cache", path, entry
+        )
     try:
         sources = registries()
     except ValueError as error:
@@ -86,7 +90,9 @@ def offers(problems: list[str] | None = None) -> Iterator[Offer]:
             problems.append(str(error))
             continue
         for entry in sorted(entries, key=lambda entry: _order(entry.version), reverse=True):
-            yield Offer(entry.name, entry.version, entry.licence, entry.description, source, None, entry)
+            yield AvailableModel(
+                entry.name, entry.version, entry.licence, entry.description, source, None, entry
+            )
 
 
 def packaged_models(problems: list[str] | None = None) -> Iterator[tuple[Path, Published]]:
@@ -134,7 +140,7 @@ def is_published(name: str) -> bool:
 def _find(name: str, progress: bool) -> Path:
     word, version = split_name(name)
     problems, others = [], []
-    for offer in offers(problems):
+    for offer in available(problems):
         if offer.name == word and version in (None, offer.version):
             return offer.path or fetch(offer.entry, progress=progress)
         others.append(f"{offer.name}@{offer.version}")

@@ -2,9 +2,9 @@
 
 The yardstick of Lanusse et al. (2020, Sec. 4.4): what simulations drew before generative models. Fitted to the stamp
 with the galaxy's own PSF and noise by damped Gauss-Newton steps, a batch at once
-(:func:`hiergal.runtime.least_squares.sharpen`): parameters are latents with wide normal priors, so the fit is that of
-least squares unless the data say nothing. A bulge has index 4, a disc index 1 (as in the COSMOS fits, Mandelbaum et al.
-2012); which of the two models is better says the Bayesian information criterion.
+(:func:`hiergal.runtime.least_squares.levenberg_marquardt`): parameters are latents with wide normal priors, so the fit
+is that of least squares unless the data say nothing. A bulge has index 4, a disc index 1 (as in the COSMOS fits,
+Mandelbaum et al. 2012); which of the two models is better says the Bayesian information criterion.
 
 Profiles are as the generator's: on the pixels of the stamp, without the PSF, surface brightness at the centre of a
 pixel times its area.
@@ -25,7 +25,7 @@ from hiergal.measure.moments import measure_moments
 from hiergal.measure.sersic import sersic_profile
 from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
-from hiergal.runtime.least_squares import sharpen
+from hiergal.runtime.least_squares import levenberg_marquardt
 from hiergal.runtime.pytree import Array, brief
 
 __all__ = ["ParametricTwins", "fit_parametric"]
@@ -184,7 +184,7 @@ def _starts(observation: Observation) -> tuple[np.ndarray, np.ndarray]:
         images = np.where(observation.mask, 0.0, images)
     moments = measure_moments(images, pixel_scale_arcsec=1.0)
     bad = np.asarray(moments["flag"] != 0)
-    level = np.maximum(np.asarray(observation.noise.level(), float), 1e-12) * np.ones(len(images))
+    level = np.maximum(np.asarray(observation.noise.rms(), float), 1e-12) * np.ones(len(images))
     sigma = np.where(bad, 4.0, moments["sigma"])
     hlr = HLR_PER_SIGMA * np.sqrt(np.maximum(sigma**2 - PSF_SIGMA_PIX**2, 0.5))
     flux = np.where(bad, images.sum(axis=(1, 2)), 1.2 * moments["amplitude"])
@@ -237,7 +237,7 @@ def _fit(
         difference = observation.image - convolve(profile, observation.psf)
         return observation.noise.whiten(difference, observation.mask).reshape(len(z), -1)
 
-    posterior = sharpen(residual, z, steps=steps, loop=True)
+    posterior = levenberg_marquardt(residual, z, steps=steps, loop=True)
     profile, parameters = _model(kind, shape, start, posterior.mean)
     light = observation.noise.whiten(convolve(profile, observation.psf), observation.mask)
     return parameters | {

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from hiergal.observation.independent import WhiteNoise
-from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, used_pixels
+from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, count_unmasked
 from hiergal.recipe.config import NoiseChoice
 from hiergal.runtime.pytree import Array
 
@@ -58,7 +58,7 @@ class NoisyImage(dist.Distribution):
         residual = value - mean
         if not self.misfit_as_noise:
             return self.noise.log_prob(residual, self.excluded)
-        pixels = used_pixels(residual.shape, self.excluded)
+        pixels = count_unmasked(residual.shape, self.excluded)
         chi_square = self.noise.chi_square(residual, self.excluded)
         scale_squared = jnp.maximum(1.0, chi_square / pixels)
         log_determinant = self.noise.log_determinant(residual.shape, self.excluded) + pixels * jnp.log(
@@ -89,4 +89,4 @@ def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> 
         case "pixel":
             return noise.uncorrelated()
         case _:
-            return WhiteNoise(jnp.full(noise.level().shape, sigma))
+            return WhiteNoise(jnp.full(noise.rms().shape, sigma))

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from hiergal.observation.arrays import native, native_mask
 from hiergal.observation.checks import Parameter
-from hiergal.observation.noise import IndependentNoise, Mask, unmasked
+from hiergal.observation.noise import IndependentNoise, Mask, zero_masked
 from hiergal.observation.orientation import reorient_stamps
 from hiergal.runtime.pytree import Array, record
 from hiergal.runtime.seeds import as_key
@@ -58,17 +58,17 @@ class WhiteNoise(IndependentNoise, kind="white"):
         return {"sigma": Parameter(())}
 
     def whiten(self, residual, mask=None):  # noqa: D102
-        return unmasked(residual, mask) / jnp.broadcast_to(self.sigma[..., None, None], residual.shape)
+        return zero_masked(residual, mask) / jnp.broadcast_to(self.sigma[..., None, None], residual.shape)
 
     def log_determinant(self, shape, mask=None):  # noqa: D102
         log_variance = jnp.broadcast_to(2 * jnp.log(self.sigma)[..., None, None], shape)
-        return jnp.sum(unmasked(log_variance, mask), axis=(-2, -1))
+        return jnp.sum(zero_masked(log_variance, mask), axis=(-2, -1))
 
     def sample(self, key, shape):  # noqa: D102
         sigma = jnp.broadcast_to(self.sigma[..., None, None], shape)
         return sigma * jax.random.normal(as_key(key), shape, sigma.dtype)
 
-    def level(self):  # noqa: D102
+    def rms(self):  # noqa: D102
         return self.sigma
 
     def reorient(self, orientation):  # noqa: D102
@@ -105,17 +105,17 @@ class PixelNoise(IndependentNoise, kind="pixel"):
         return {"sigma": Parameter(stamp, per_pixel=True)}
 
     def whiten(self, residual, mask=None):  # noqa: D102
-        return unmasked(residual, mask) / jnp.broadcast_to(self._safe(mask), residual.shape)
+        return zero_masked(residual, mask) / jnp.broadcast_to(self._safe(mask), residual.shape)
 
     def log_determinant(self, shape, mask=None):  # noqa: D102
         log_variance = jnp.broadcast_to(2 * jnp.log(self._safe(mask)), shape)
-        return jnp.sum(unmasked(log_variance, mask), axis=(-2, -1))
+        return jnp.sum(zero_masked(log_variance, mask), axis=(-2, -1))
 
     def sample(self, key, shape):  # noqa: D102
         sigma = jnp.broadcast_to(self.sigma, shape)
         return sigma * jax.random.normal(as_key(key), shape, sigma.dtype)
 
-    def level(self):  # noqa: D102
+    def rms(self):  # noqa: D102
         return jnp.nanmedian(self.sigma, axis=(-2, -1))  # masked pixels may hold NaN
 
     def reorient(self, orientation):  # noqa: D102

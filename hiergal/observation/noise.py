@@ -22,8 +22,8 @@ from hiergal.runtime.pytree import Array, Record
 __all__ = [
     "IndependentNoise",
     "NoiseModel",
-    "unmasked",
-    "used_pixels",
+    "zero_masked",
+    "count_unmasked",
 ]
 
 LOG_2PI = float(np.log(2 * np.pi))
@@ -95,7 +95,7 @@ class NoiseModel(Record, ABC):
         """Draw noise images of this shape; the key may be a seed."""
 
     @abstractmethod
-    def level(self) -> Float[Array, "*batch"]:
+    def rms(self) -> Float[Array, "*batch"]:
         """Return the standard deviation of a typical pixel of each galaxy [flux per pixel]."""
 
     @abstractmethod
@@ -155,7 +155,7 @@ class NoiseModel(Record, ABC):
 
     def log_variance(self, shape: tuple[int, ...], mask: Mask = None) -> Float[Array, "*batch y x"]:
         """Split the log-determinant into terms, one for each pixel used: by default equal ones."""
-        share = self.log_determinant(shape, mask) / used_pixels(shape, mask)
+        share = self.log_determinant(shape, mask) / count_unmasked(shape, mask)
         return jnp.broadcast_to(share[..., None, None], shape)
 
     def chi_square(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch"]:
@@ -164,7 +164,7 @@ class NoiseModel(Record, ABC):
 
     def log_prob(self, residual: Float[Array, "*batch y x"], mask: Mask = None) -> Float[Array, "*batch"]:
         """Return the normalised log-density of noise images, one number for each galaxy (Eqs. 4 and 5)."""
-        pixels = used_pixels(residual.shape, mask)
+        pixels = count_unmasked(residual.shape, mask)
         log_determinant = self.log_determinant(residual.shape, mask)
         return -0.5 * (self.chi_square(residual, mask) + log_determinant + pixels * LOG_2PI)
 
@@ -186,11 +186,11 @@ class IndependentNoise(NoiseModel):
         return self
 
 
-def used_pixels(shape: tuple[int, ...], mask: Mask) -> Int[Array, "*batch"]:
+def count_unmasked(shape: tuple[int, ...], mask: Mask) -> Int[Array, "*batch"]:
     """Return the number of pixels that are not masked, for each image of a batch.
 
     Example:
-        >>> int(used_pixels((3, 4), None))
+        >>> int(count_unmasked((3, 4), None))
         12
     """
     mask = native_mask(mask)
@@ -198,7 +198,7 @@ def used_pixels(shape: tuple[int, ...], mask: Mask) -> Int[Array, "*batch"]:
     return jnp.sum(used, axis=(-2, -1))
 
 
-def unmasked(values: Array, mask: Mask) -> Array:
+def zero_masked(values: Array, mask: Mask) -> Array:
     """Return values with zeros where masked; both may be arrays of any kind."""
     values, mask = native(values, "values"), native_mask(mask)
     return values if mask is None else jnp.where(jnp.broadcast_to(mask, values.shape), 0.0, values)

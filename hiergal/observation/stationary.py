@@ -8,7 +8,7 @@ from jaxtyping import Float
 from hiergal.observation.arrays import native, native_mask
 from hiergal.observation.checks import Parameter
 from hiergal.observation.independent import WhiteNoise
-from hiergal.observation.noise import NoiseModel, unmasked
+from hiergal.observation.noise import NoiseModel, zero_masked
 from hiergal.observation.orientation import select_galaxies
 from hiergal.runtime.pytree import Array, record, static
 from hiergal.runtime.seeds import as_key
@@ -76,7 +76,7 @@ class StationaryNoise(NoiseModel, kind="stationary"):
 
     def unwhiten(self, whitened, mask=None):  # noqa: D102
         inverse = _filtered(native(whitened, "whitened"), self.power**-0.5)
-        return unmasked(inverse, mask)
+        return zero_masked(inverse, mask)
 
     def log_determinant(self, shape, mask=None):  # noqa: D102
         total = jnp.sum(self._weight() * jnp.log(self.power), axis=(-2, -1))
@@ -90,12 +90,12 @@ class StationaryNoise(NoiseModel, kind="stationary"):
         white = jax.random.normal(as_key(key), shape, jnp.asarray(self.power).dtype)
         return _filtered(white, self.power**0.5)
 
-    def level(self):  # noqa: D102
+    def rms(self):  # noqa: D102
         pixels = self.power.shape[-2] * self.width
         return jnp.sqrt(jnp.sum(self._weight() * self.power, axis=(-2, -1)) / pixels)
 
     def uncorrelated(self):  # noqa: D102
-        return WhiteNoise(self.level())
+        return WhiteNoise(self.rms())
 
     def reorient(self, orientation):  # noqa: D102
         # A spectrum is even, so mirroring along y is the same as along x, and both together change nothing.

@@ -37,7 +37,7 @@ from jaxtyping import Float, Int, Shaped
 
 from hiergal.model.prior import Prior, prior_of
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation.noise import used_pixels
+from hiergal.observation.noise import count_unmasked
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.fit_statistics import (
     DRAWS_PER_CALL,
@@ -214,7 +214,7 @@ def _check_batch(
     found = _joined([statistics_of_draws(model, observation, prior, rings, z) for z in _blocks(latents)])
     blocks = range(-(-replicates // DRAWS_PER_CALL))
     noise = _joined([statistics_of_noise(observation, prior, rings, keys, block, d) for block in blocks])
-    pixels = np.asarray(used_pixels(observation.image.shape, observation.mask))
+    pixels = np.asarray(count_unmasked(observation.image.shape, observation.mask))
     return _summary(_first(found, s), _first(noise, replicates), pixels)
 
 

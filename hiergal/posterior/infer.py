@@ -13,7 +13,7 @@ from hiergal.measure.profile import summarize_profile
 from hiergal.model.conditions import given_conditions
 from hiergal.model.prior import Prior, prior_of
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation.noise import used_pixels
+from hiergal.observation.noise import count_unmasked
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.observation.psf import PSF
 from hiergal.posterior.input_checks import (
@@ -286,7 +286,7 @@ def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile:
     """Denoised images at the target PSF, and the reduced chi-square at the observation's own."""
     mask = observation.mask
     residual = observation.image - model.render(profile, observation.psf)
-    chi_square = observation.noise.chi_square(residual, mask) / used_pixels(residual.shape, mask)
+    chi_square = observation.noise.chi_square(residual, mask) / count_unmasked(residual.shape, mask)
     return model.render(profile, target), chi_square
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, unmasked, used_pixels
+from hiergal.observation.noise import LOG_2PI, Mask, NoiseModel, count_unmasked, zero_masked
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.posterior import Posterior
 from hiergal.runtime.batching import padded_batches
@@ -129,9 +129,11 @@ def pixel_log_prob(
     log_variance = noise.log_variance(residual.shape, mask)
     square = noise.whiten(residual, mask) ** 2
     if mask is not None:  # whitened residuals of correlated noise are not zero there
-        hidden = jnp.sum(square - unmasked(square, mask), axis=(-2, -1)) / used_pixels(residual.shape, mask)
+        hidden = jnp.sum(square - zero_masked(square, mask), axis=(-2, -1)) / count_unmasked(
+            residual.shape, mask
+        )
         square = square + jnp.broadcast_to(hidden[..., None, None], square.shape)
-    return unmasked(-0.5 * (square + log_variance + LOG_2PI), mask)
+    return zero_masked(-0.5 * (square + log_variance + LOG_2PI), mask)
 
 
 def spread_draws(posterior: Posterior, draws: int | None) -> Int[np.ndarray, "s"]:

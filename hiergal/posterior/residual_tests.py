@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hiergal.model.trained import GalaxyModel
-from hiergal.observation.noise import unmasked
+from hiergal.observation.noise import zero_masked
 from hiergal.observation.observation import Observation
 from hiergal.runtime.pytree import Array
 
@@ -79,10 +79,10 @@ def residual_tests(
     noise, mask = observation.noise, observation.mask
     shown = model.render(profile, observation.psf)
     n, ny, nx = shown.shape
-    data = unmasked(jnp.asarray(observation.image), mask)
+    data = zero_masked(jnp.asarray(observation.image), mask)
     used = jnp.ones(shown.shape, shown.dtype) if mask is None else (~mask).astype(shown.dtype)
-    white = noise.whiten(unmasked(data - shown, mask), mask)
-    level = jnp.broadcast_to(noise.level()[:, None, None], shown.shape)
+    white = noise.whiten(zero_masked(data - shown, mask), mask)
+    level = jnp.broadcast_to(noise.rms()[:, None, None], shown.shape)
     faint = used * (jnp.abs(shown) < FAINT * level)
     found = _outer_blocks(noise, mask, white, faint, projection)
     reach = jnp.where(used > 0, shown, jnp.inf)

@@ -17,7 +17,7 @@ from hiergal.runtime.output import owned
 from hiergal.runtime.seeds import INFER, check_seed, key_for
 from hiergal.runtime.version import __version__
 from hiergal.survey.schema import digest_of_store
-from hiergal.survey.store import Store
+from hiergal.survey.store import SurveyStore
 
 __all__ = [
     "infer_stage",
@@ -26,7 +26,7 @@ __all__ = [
 
 def infer_stage(
     model: GalaxyModel,
-    store: Store,
+    store: SurveyStore,
     out: str | Path,
     *,
     seed: int,
@@ -93,7 +93,7 @@ def infer_stage(
 
 
 def _inferred(
-    model: GalaxyModel, store: Store, rows: np.ndarray, seed: int, use_conditions: bool, **choices: Any
+    model: GalaxyModel, store: SurveyStore, rows: np.ndarray, seed: int, use_conditions: bool, **choices: Any
 ) -> tuple[Observation, Posterior]:
     observation = store.read(rows)
     flag = bad_observations(observation)

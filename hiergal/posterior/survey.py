@@ -20,7 +20,7 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from hiergal.hub.bundle import load_model
-from hiergal.hub.names import locate
+from hiergal.hub.names import resolve
 from hiergal.model.trained import GalaxyModel
 from hiergal.posterior.image_store import create_images, write_images
 from hiergal.posterior.infer import infer
@@ -50,7 +50,7 @@ from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.seeds import INFER, check_seed, key_for
 from hiergal.runtime.workers import check_workers, finished_parts
 from hiergal.survey.sky import SKY_COLUMNS
-from hiergal.survey.store import Store, open_store
+from hiergal.survey.store import SurveyStore, open_survey
 
 __all__ = ["PART", "SurveyRun", "infer_survey"]
 
@@ -113,7 +113,7 @@ def infer_survey(
     """
     check_seed(seed)
     check_not_forked()
-    out, opened, loaded = Path(out), open_store(store), load_model(model)
+    out, opened, loaded = Path(out), open_survey(store), load_model(model)
     check_counts(draws=draws, limit=1 if limit is None else limit)
     check_method(loaded, method, draws)
     check_geometry(loaded, opened.header.pixel_scale_arcsec, opened.shape)
@@ -123,7 +123,7 @@ def infer_survey(
     check_table_name(out)
     choices = {"method": method, "draws": draws, "conditions": conditions, "seed": seed}
     run = SurveyRun(
-        model=str(locate(model).absolute()),
+        model=str(resolve(model).absolute()),
         store=str(opened.path.absolute()),
         parts="",
         images=None,
@@ -157,7 +157,7 @@ def infer_survey(
 
 
 def _begin(
-    run: SurveyRun, model: GalaxyModel, store: Store, table: Output, pictures: Output | None
+    run: SurveyRun, model: GalaxyModel, store: SurveyStore, table: Output, pictures: Output | None
 ) -> SurveyRun:
     """Make room for the parts, in the folder of the images if there are any to make: both come from one inference."""
     if pictures is None or pictures.finished:
@@ -254,6 +254,6 @@ def _is_whole(path: Path, count: int) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _opened(model: str, store: str, digests: tuple[str, ...]) -> tuple[GalaxyModel, Store]:
+def _opened(model: str, store: str, digests: tuple[str, ...]) -> tuple[GalaxyModel, SurveyStore]:
     """Model and store, read once in each process, and again if their files are others by then."""
-    return load_model(model), open_store(store)
+    return load_model(model), open_survey(store)

@@ -211,7 +211,7 @@ def _constants(observation: Observation, flux_unit: str) -> dict[str, Any]:
     columns = {name: _variable(("galaxy",), column) for name, column in observation.catalog.items()}
     own = {
         "psf": _variable(("galaxy", "psf_y", "psf_x"), observation.psf.stamp, "1 / pixel"),
-        "noise_level": _variable(("galaxy",), observation.noise.level(), f"{flux_unit} / pixel"),
+        "noise_level": _variable(("galaxy",), observation.noise.rms(), f"{flux_unit} / pixel"),
         "pixel_scale_arcsec": _variable((), observation.pixel_scale_arcsec, "arcsec"),
     }
     mask = {} if observation.mask is None else {"mask": _variable(STAMP, observation.mask)}

@@ -267,7 +267,7 @@ def _outside(
     if "flux" in ranges:
         bits[Flag.FLUX_OUTSIDE] |= checks["stamp_light"] > 1.1 * ranges["flux"][1]
     measured = {
-        "noise_level": (Flag.NOISE_OUTSIDE, NOISE_ROOM, lambda: np.asarray(observation.noise.level(), float)),
+        "noise_level": (Flag.NOISE_OUTSIDE, NOISE_ROOM, lambda: np.asarray(observation.noise.rms(), float)),
         "psf_fwhm_arcsec": (Flag.PSF_OUTSIDE, PSF_ROOM, lambda: psf_width_arcsec(observation.psf)),
     }
     for name, (bit, room, value) in measured.items():

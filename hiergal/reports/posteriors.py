@@ -183,7 +183,7 @@ def _cell(value: Any, digits: int | None, error: Any = None) -> Cell:
 def _thumbnails(posterior: Posterior) -> list[bytes]:
     """PNG files of the stamps of each galaxy, next to each other."""
     observation = posterior.observation
-    image, level = visible_pixels(observation), np.asarray(observation.noise.level())
+    image, level = visible_pixels(observation), np.asarray(observation.noise.rms())
     residual = whitened_residual(observation, posterior)
     found = []
     for i in range(len(posterior)):

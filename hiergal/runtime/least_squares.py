@@ -12,7 +12,7 @@ from hiergal.runtime.pytree import Array, Record, record
 __all__ = [
     "GaussianPosterior",
     "inflate",
-    "sharpen",
+    "levenberg_marquardt",
 ]
 
 Residual = Callable[[Float[jax.Array, "n d"]], Float[jax.Array, "n pixels"]]
@@ -59,7 +59,7 @@ class GaussianPosterior(Record):
         return jnp.linalg.norm(jnp.einsum("nip,np->ni", self.projection, both), axis=-1)
 
 
-def sharpen(
+def levenberg_marquardt(
     residual: Residual,
     start: Float[jax.Array, "n d"],
     *,
@@ -79,7 +79,7 @@ def sharpen(
             loops on one core.
 
     Example:
-        >>> posterior = sharpen(lambda z: 2.0 * (z - 1.0), jnp.zeros((1, 1)), steps=5)
+        >>> posterior = levenberg_marquardt(lambda z: 2.0 * (z - 1.0), jnp.zeros((1, 1)), steps=5)
         >>> round(float(posterior.mean[0, 0]), 3), round(float(posterior.scale[0, 0, 0] ** 2), 3)
         (0.8, 0.2)
     """
@@ -121,11 +121,11 @@ def inflate(posterior: GaussianPosterior, factor: Float[jax.Array, "n"]) -> Gaus
     """Return the posterior for noise of a larger variance, where the prior counts for more.
 
     Args:
-        posterior: What :func:`sharpen` found; not touched where the factor is one.
+        posterior: What :func:`levenberg_marquardt` found; not touched where the factor is one.
         factor: Factors on the variance of the noise of each galaxy.
 
     Example:
-        >>> posterior = sharpen(lambda z: 2.0 * (z - 1.0), jnp.zeros((1, 1)), steps=5)
+        >>> posterior = levenberg_marquardt(lambda z: 2.0 * (z - 1.0), jnp.zeros((1, 1)), steps=5)
         >>> wider = inflate(posterior, jnp.array([4.0]))
         >>> round(float(wider.mean[0, 0]), 3), round(float(wider.scale[0, 0, 0] ** 2), 3)
         (0.5, 0.5)

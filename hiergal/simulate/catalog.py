@@ -18,7 +18,7 @@ import numpy as np
 
 from hiergal.hub.bundle import load_model
 from hiergal.hub.digest import digest_of_model
-from hiergal.hub.names import locate
+from hiergal.hub.names import resolve
 from hiergal.model.conditions import Catalog, condition_names, read_catalog
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.files import remove
@@ -141,7 +141,7 @@ def sample_catalog(
     if out.suffix not in SUFFIXES:
         raise ValueError(f"out: expected a name that ends in {', '.join(SUFFIXES)}, got {out}")
     check_workers(workers, scheduler)
-    path = locate(model)
+    path = resolve(model)
     digest = digest_of_model(path)
     # With the renderer, so that a survey that cannot be drawn is refused before anything is written.
     loaded, _ = _loaded(str(path.absolute()), digest, observing)

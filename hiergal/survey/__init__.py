@@ -6,9 +6,9 @@ reads nothing but stores. GalSim is imported only where it draws.
 """
 
 from hiergal.runtime.namespace import submodules
-from hiergal.survey.store import Split, Store, StoreHeader, open_store, open_survey
+from hiergal.survey.store import Split, StoreHeader, SurveyStore, open_store, open_survey
 from hiergal.survey.writer import write_store
 
-__all__ = ["Split", "Store", "StoreHeader", "open_store", "open_survey", "write_store"]
+__all__ = ["Split", "SurveyStore", "StoreHeader", "open_store", "open_survey", "write_store"]
 
 __getattr__ = submodules(__name__)

@@ -44,7 +44,7 @@ from hiergal.survey.noise.choice import MeasuredNoise, check_source, measured_in
 from hiergal.survey.noise.correlation import Spectrum, catalog_noise, continued_noise, floored, noise_power
 from hiergal.survey.prepare import prepare_store
 from hiergal.survey.real_catalog import RealCatalog, open_catalog
-from hiergal.survey.store import Store, StoreHeader
+from hiergal.survey.store import StoreHeader, SurveyStore
 
 if TYPE_CHECKING:
     import galsim
@@ -164,7 +164,7 @@ def write_cosmos_survey(
     workers: int | Executor | None = None,
     progress: bool = False,
     overwrite: bool = False,
-) -> Store:
+) -> SurveyStore:
     """Write real galaxies into a store.
 
     The same call goes on with a run that was stopped (:func:`~hiergal.survey.prepare.prepare_store`).

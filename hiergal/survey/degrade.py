@@ -19,7 +19,7 @@ from hiergal.runtime.seeds import check_seed
 from hiergal.survey.arrays import Batch
 from hiergal.survey.prepare import prepare_store
 from hiergal.survey.schema import digest_of_store
-from hiergal.survey.store import Store, open_store
+from hiergal.survey.store import SurveyStore, open_survey
 
 __all__ = ["DEGRADED", "degrade_survey", "degraded"]
 
@@ -37,7 +37,7 @@ def degrade_survey(
     workers: int | None = None,
     progress: bool = False,
     overwrite: bool = False,
-) -> Store:
+) -> SurveyStore:
     """Write a survey as an instrument of worse resolution would have it; truths and catalogue stay.
 
     Args:
@@ -58,7 +58,7 @@ def degrade_survey(
         40
     """
     check_seed(seed)
-    store = open_store(source)
+    store = open_survey(source)
     _power_of(store.read([0]), store.path.name)
     added = {"fwhm_arcsec": fwhm_arcsec, "noise_factor": noise_factor, "seed": seed}
     provenance = dict(store.header.provenance) | {f"{DEGRADED}{name}": value for name, value in added.items()}
@@ -97,7 +97,7 @@ def degraded(
         >>> from hiergal.survey.mock.galaxies import draw_mock
         >>> sharp = draw_mock(3, seed=1, stamp=32).observation
         >>> worse = degraded(sharp, fwhm_arcsec=0.1, noise_factor=2.0, rng=np.random.default_rng(1))
-        >>> np.round(worse.noise.level() / sharp.noise.level(), 3).tolist()
+        >>> np.round(worse.noise.rms() / sharp.noise.rms(), 3).tolist()
         [2.0, 2.0, 2.0]
     """
     if not fwhm_arcsec > 0 or not noise_factor >= 1:
@@ -106,10 +106,10 @@ def degraded(
         )
     ny, nx = observation.image.shape[1:]
     fwhm_pix = fwhm_arcsec / observation.pixel_scale_arcsec
-    blur, level = gaussian_transfer(fwhm_pix, (ny, nx)), np.asarray(observation.noise.level(), float)
+    blur, level = gaussian_transfer(fwhm_pix, (ny, nx)), np.asarray(observation.noise.rms(), float)
     power = _power_of(observation, "noise")
     blurred = StationaryNoise((power * blur**2).astype(np.float32), width=nx)
-    added = np.sqrt((noise_factor * level) ** 2 - np.asarray(blurred.level(), float) ** 2)
+    added = np.sqrt((noise_factor * level) ** 2 - np.asarray(blurred.rms(), float) ** 2)
     image = np.fft.irfft2(np.fft.rfft2(np.asarray(observation.image, float)) * blur, s=(ny, nx))
     image += added[:, None, None] * rng.normal(size=image.shape)
     noise = StationaryNoise((blurred.power + added[:, None, None] ** 2).astype(np.float32), width=nx)
@@ -131,7 +131,7 @@ def _power_of(observation: Observation, what: str) -> Float[np.ndarray, "n y fx"
 
 def _degraded_batch(first: int, count: int, *, path: str, seed: int, **changes: float) -> Batch:
     """Degrade some galaxies of a store; each has noise of its own, whatever the batches."""
-    store = open_store(path)
+    store = open_survey(path)
     rows = np.arange(first, first + count)
     several = [
         degraded(store.read([row]), rng=np.random.default_rng((seed, int(row))), **changes) for row in rows

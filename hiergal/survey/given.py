@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hiergal.observation.observation import Observation
-from hiergal.survey.store import Store, Subset, open_store
+from hiergal.survey.store import Subset, SurveyStore, open_survey
 
 __all__ = ["galaxies_of"]
 
@@ -32,8 +32,8 @@ def galaxies_of(observation: Any) -> Observation:
     if isinstance(observation, Observation):
         return observation
     if isinstance(observation, str | Path):
-        observation = open_store(observation)
-    if isinstance(observation, Store):
+        observation = open_survey(observation)
+    if isinstance(observation, SurveyStore):
         return observation.read()
     if isinstance(observation, Subset):
         return observation[slice(None)]

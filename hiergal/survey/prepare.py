@@ -28,7 +28,7 @@ from hiergal.runtime.output import Output, owned
 from hiergal.runtime.progress import Stopped, progress_bar, stop_requested
 from hiergal.survey import writer
 from hiergal.survey.schema import StoreHeader
-from hiergal.survey.store import Store, open_store
+from hiergal.survey.store import SurveyStore, open_survey
 from hiergal.survey.workers import TASK_GALAXIES, Draw, Task, choose_workers, drawn
 from hiergal.survey.writer import Columns, StoreWriter, written_header
 
@@ -47,7 +47,7 @@ def prepare_store(
     inputs: Mapping[str, str | Path | None] | None = None,
     progress: bool = False,
     overwrite: bool = False,
-) -> Store:
+) -> SurveyStore:
     """Draw a survey into a store, and open it. The same call goes on with a run that was stopped or killed.
 
     Ctrl-C and SIGTERM stop the run as soon as the shard in hand is written. Processes are started by loky: a script
@@ -100,7 +100,7 @@ def prepare_store(
     with owned(path, "survey", run=run, inputs=inputs, overwrite=overwrite) as own:
         if not own.finished:
             _draw_into(own, header, draw, total, workers, progress)
-    return open_store(path)
+    return open_survey(path)
 
 
 def _draw_into(

@@ -48,7 +48,7 @@ from hiergal.runtime.work import settle
 from hiergal.survey.arrays import text_of
 from hiergal.survey.schema import StoreHeader, array_problems, check_manifest, noise_arrays, read_attributes
 
-__all__ = ["Split", "Store", "StoreHeader", "Subset", "open_store", "open_survey"]
+__all__ = ["Split", "SurveyStore", "StoreHeader", "Subset", "open_store", "open_survey"]
 
 Rows = slice | int | list[int] | np.ndarray
 DAMAGE = re.compile(
@@ -72,7 +72,7 @@ class Split(NamedTuple):
     __repr__ = brief
 
 
-class Store:
+class SurveyStore:
     """A survey on disk, open for reading; made by :func:`open_survey`.
 
     Attributes:
@@ -265,7 +265,7 @@ class Subset:
         rows: Rows of the store.
     """
 
-    def __init__(self, store: Store, rows: Int[np.ndarray, "n"]) -> None:
+    def __init__(self, store: SurveyStore, rows: Int[np.ndarray, "n"]) -> None:
         self.store, self.rows = store, rows
 
     def __len__(self) -> int:
@@ -277,7 +277,7 @@ class Subset:
         return self.store.read(self.rows[rows])
 
 
-def open_survey(path: str | Path) -> Store:
+def open_survey(path: str | Path) -> SurveyStore:
     """Open a survey, and check that all of it is there.
 
     Galaxies are read only when they are asked for; damaged bytes show themselves then, by their checksum.
@@ -315,10 +315,10 @@ def open_survey(path: str | Path) -> Store:
     problems = list(array_problems(arrays, names, attributes))
     if problems:
         raise ValueError("\n- ".join([f"{path} is not a consistent survey; write it again:", *problems]))
-    return Store(path, attributes, arrays)
+    return SurveyStore(path, attributes, arrays)
 
 
-open_store = open_survey  # its name before
+open_store = open_survey  # its earlier name
 
 
 def _check_noise_kind(path: Path, attributes: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from hiergal.runtime.output import owned
 from hiergal.runtime.progress import progress_bar
 from hiergal.survey.arrays import Batch, arrays_of, unit_of
 from hiergal.survey.schema import MANIFEST, SCHEMA, SCHEMA_VERSION, StoreHeader, manifest_of
-from hiergal.survey.store import Store, open_store
+from hiergal.survey.store import SurveyStore, open_survey
 
 __all__ = ["Columns", "StoreWriter", "write_store", "written_header"]
 
@@ -46,7 +46,7 @@ def write_store(
     inputs: Iterable[str | Path | None] = (),
     progress: bool = False,
     overwrite: bool = False,
-) -> Store:
+) -> SurveyStore:
     """Write a survey, and open it.
 
     Args:
@@ -87,14 +87,14 @@ def write_store(
     run = None if run is None else {"header": written_header(header), **run}
     with owned(path, "survey", run=run, inputs=inputs, overwrite=overwrite, resume=False) as own:
         if own.finished:
-            return open_store(path)
+            return open_survey(path)
         with progress_bar(f"writing {own.target.name}", total, shown=progress) as advance:
             writer = StoreWriter(own.result, header)
             for _ in writer.add(batches, advance):
                 pass
         writer.finish("" if run is None else own.digest)
         own.put()
-    return open_store(path)
+    return open_survey(path)
 
 
 class StoreWriter:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from hiergal.model.architecture import encoder_of, generator_of, renderer_of
 from hiergal.model.guide import posterior_from
 from hiergal.model.likelihood import NoisyImage, chosen_noise
-from hiergal.observation.noise import used_pixels
+from hiergal.observation.noise import count_unmasked
 from hiergal.observation.observation import Observation
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.batching import join_batches, padded_batches
@@ -60,7 +60,7 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
         )
         divergence = kl_per_latent(q, dist.Normal(jnp.zeros_like(q.mean), 1.0).to_event(1))
         chi_square = observation.noise.chi_square(observation.image - mean, mask)
-        return likelihood, divergence, chi_square / used_pixels(mean.shape, mask)
+        return likelihood, divergence, chi_square / count_unmasked(mean.shape, mask)
 
     def evaluate(params: dict[str, Any], galaxies: Galaxies) -> Evaluation:
         n = len(galaxies)

@@ -9,7 +9,7 @@ from hiergal.model.flow.density import FlowFit
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.seeds import GUIDE_FLOW, check_seed, key_for
 from hiergal.survey.split import split_of
-from hiergal.survey.store import Store
+from hiergal.survey.store import SurveyStore
 from hiergal.training.posterior_flow import fit_guide_flow
 from hiergal.training.update import update_model
 
@@ -22,7 +22,7 @@ SIMULATED_LIKE = 4000  # survey galaxies whose PSFs and noise simulations take i
 
 def fit_guide_flow_stage(
     model_path: str | Path,
-    store: Store,
+    store: SurveyStore,
     *,
     seed: int,
     simulations: int = 16000,
@@ -60,7 +60,7 @@ def fit_guide_flow_stage(
 
 
 def _fit_guide(
-    model: GalaxyModel, store: Store, *, seed: int, simulations: int, refine_on: int, progress: bool
+    model: GalaxyModel, store: SurveyStore, *, seed: int, simulations: int, refine_on: int, progress: bool
 ) -> FlowFit:
     store = store.in_photometry(model.provenance.photometry)
     train = split_of(store, model.recipe).train

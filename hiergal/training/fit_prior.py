@@ -14,7 +14,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.seeds import FLOW, FLOW_DRAWS, MARGINAL, POPULATION_ROWS, check_seed, key_for
 from hiergal.survey.split import split_of
-from hiergal.survey.store import Store
+from hiergal.survey.store import SurveyStore
 from hiergal.training.update import update_model
 
 __all__ = [
@@ -27,7 +27,7 @@ POPULATION = 4096  # galaxies whose conditions a model remembers
 
 def fit_flow_stage(
     model_path: str | Path,
-    store: Store,
+    store: SurveyStore,
     *,
     seed: int,
     conditions: tuple[str, ...] | None = None,
@@ -62,7 +62,7 @@ def fit_flow_stage(
 
 def _fit_flows(
     model: GalaxyModel,
-    store: Store,
+    store: SurveyStore,
     *,
     seed: int,
     conditions: tuple[str, ...] | None,
@@ -101,7 +101,7 @@ def _fit_flows(
 
 
 def aggregate_posterior(
-    model: GalaxyModel, store: Store, rows: np.ndarray, key: jax.Array, draws: int | None
+    model: GalaxyModel, store: SurveyStore, rows: np.ndarray, key: jax.Array, draws: int | None
 ) -> np.ndarray:
     """Draw latents of many galaxies from the guide, [s, n, d] (paper, Sec. 4.2.2); its means if ``draws`` is None."""
 

@@ -47,7 +47,7 @@ def measure_trained_ranges(model: GalaxyModel, galaxies: Galaxies) -> dict[str, 
         values = {
             "flux": flux,
             "hlr_arcsec": radius,
-            "noise_level": here.noise.level(),
+            "noise_level": here.noise.rms(),
             "psf_fwhm_arcsec": psf_width_arcsec(here.psf),
         }
         parts.append({name: np.asarray(value, float) for name, value in values.items()})

@@ -6,14 +6,14 @@ from msgspec.structs import replace
 
 from hiergal.model.trained import GalaxyModel
 from hiergal.recipe.recipe import Recipe, load_recipe
-from hiergal.survey.store import Store, open_survey
+from hiergal.survey.store import SurveyStore, open_survey
 from hiergal.training.train_model import train_stage
 
 __all__ = ["train"]
 
 
 def train(
-    survey: Store | str | Path,
+    survey: SurveyStore | str | Path,
     recipe: Recipe | str | Path | None = None,
     *,
     out: str | Path,
@@ -58,7 +58,7 @@ def train(
         >>> model.recipe.shape
         (32, 32)
     """
-    survey = survey if isinstance(survey, Store) else open_survey(survey)
+    survey = survey if isinstance(survey, SurveyStore) else open_survey(survey)
     if not isinstance(recipe, Recipe):
         recipe = Recipe() if recipe is None else load_recipe(recipe)
     if steps is not None:

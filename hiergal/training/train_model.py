@@ -26,7 +26,7 @@ from hiergal.runtime.version import __version__
 from hiergal.runtime.work import settle
 from hiergal.survey.schema import digest_of_store
 from hiergal.survey.split import split_of
-from hiergal.survey.store import Store
+from hiergal.survey.store import SurveyStore
 from hiergal.training.batches import Galaxies, rough_fluxes
 from hiergal.training.fit_prior import GALAXIES_PER_CALL
 from hiergal.training.history import read_history
@@ -51,7 +51,7 @@ WIDTHS = 64  # PSFs whose width is measured
 
 
 def train_stage(
-    store: Store,
+    store: SurveyStore,
     recipe: Recipe,
     folder: str | Path,
     *,
@@ -107,7 +107,7 @@ def train_stage(
 
 
 def _train(
-    store: Store,
+    store: SurveyStore,
     recipe: Recipe,
     folder: str | Path,
     seed: int,
@@ -187,7 +187,7 @@ def measure_flux_scale(recipe: Recipe, galaxies: Galaxies) -> Recipe:
     return msgspec.structs.replace(recipe, generator=generator)
 
 
-def _check_store(store: Store, recipe: Recipe) -> None:
+def _check_store(store: SurveyStore, recipe: Recipe) -> None:
     if tuple(store.shape) != tuple(recipe.shape):
         raise ValueError(
             f"expected stamps of {recipe.shape} pixels, as the recipe {recipe.name!r} has, got {tuple(store.shape)}; "

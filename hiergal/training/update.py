@@ -16,7 +16,7 @@ from hiergal.runtime.output import owned
 from hiergal.runtime.version import __version__
 from hiergal.runtime.work import settle
 from hiergal.survey.schema import digest_of_store
-from hiergal.survey.store import Store
+from hiergal.survey.store import SurveyStore
 
 __all__ = ["update_model"]
 
@@ -24,7 +24,7 @@ __all__ = ["update_model"]
 def update_model(
     path: str | Path,
     part: str,
-    store: Store,
+    store: SurveyStore,
     choices: Mapping[str, Any],
     fit: Callable[[GalaxyModel], tuple[GalaxyModel, FlowFit]],
     *,

@@ -103,7 +103,7 @@ def measured_of(
 
 def noise_of(observation: Observation) -> Float[np.ndarray, "n"]:
     """Return the standard deviation of the noise of a pixel of each galaxy [flux per pixel]."""
-    return np.asarray(observation.noise.level(), float)
+    return np.asarray(observation.noise.rms(), float)
 
 
 def fit_chi_square(

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hiergal.runtime.pytree import Array, brief
-from hiergal.survey.store import Store
+from hiergal.survey.store import SurveyStore
 from hiergal.survey.tables.catalog import identifiers_from
 
 __all__ = ["GalaxyFolder", "read_galaxy_folder"]
@@ -33,7 +33,7 @@ class GalaxyFolder(NamedTuple):
     __repr__ = brief
 
 
-def read_galaxy_folder(folder: str | Path, store: Store) -> GalaxyFolder:
+def read_galaxy_folder(folder: str | Path, store: SurveyStore) -> GalaxyFolder:
     """Read galaxies that another program made for galaxies of a survey.
 
     Args:

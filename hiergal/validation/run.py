@@ -25,7 +25,7 @@ from hiergal.runtime.seeds import check_seed, key_for
 from hiergal.runtime.verdict import ALPHA, Verdict, holm
 from hiergal.survey.degrade import DEGRADED
 from hiergal.survey.split import split_of
-from hiergal.survey.store import Store
+from hiergal.survey.store import SurveyStore
 from hiergal.validation.candidates import (
     Candidate,
     candidate_of,
@@ -86,7 +86,7 @@ class Validation(NamedTuple):
 
 
 def validate(
-    store: Store,
+    store: SurveyStore,
     *,
     model: GalaxyModel | None = None,
     images: str | Path | None = None,
@@ -196,7 +196,9 @@ def validate(
     return Validation(observation, samples, verdicts, made, posterior, latents)
 
 
-def held_out(store: Store, model: GalaxyModel) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "m"] | None]:
+def held_out(
+    store: SurveyStore, model: GalaxyModel
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "m"] | None]:
     """Return the rows of a survey that a model has not seen, and those that it was trained on, if it was.
 
     Args:

@@ -36,7 +36,7 @@ from hiergal.posterior.arviz_files import tree_of
 from hiergal.posterior.to_arviz import load_arviz, posterior_to_arviz, save_arviz
 from hiergal.publish.publish import read_published
 from hiergal.recipe.recipe import load_recipe, recipe_to_toml
-from hiergal.survey import StoreHeader, open_store, write_store
+from hiergal.survey import StoreHeader, open_survey, write_store
 from hiergal.survey.cutouts.files import open_folder, read_folder, read_npz
 from hiergal.survey.cutouts.survey import from_arrays
 from hiergal.survey.tables.catalog import read_catalog
@@ -208,7 +208,7 @@ def make_survey(folder: Path) -> Path:
 
 
 def read_survey(path: Path) -> Any:
-    store = open_store(path)
+    store = open_survey(path)
     return digest([store.read(), str(store.header)])
 
 

@@ -21,9 +21,9 @@ import tomli_w
 from registry_server import serve
 from toys import tiny_model, tiny_recipe
 
-from hiergal.hub import cache, load_model, locate, registry, save_model
-from hiergal.hub.cache import cached, fetch, strays, verify
-from hiergal.hub.names import offers
+from hiergal.hub import cache, load_model, registry, resolve, save_model
+from hiergal.hub.cache import cached, fetch, incomplete, verify
+from hiergal.hub.names import available
 from hiergal.hub.published import Published
 from hiergal.hub.registry import Entry, add_registry, read_registry, registries, remove_registry
 
@@ -105,16 +105,16 @@ def test_the_package_comes_first_then_the_cache_then_registries(
     home, server, content, model, monkeypatch, tmp_path
 ):
     publish(server, content, monkeypatch=monkeypatch)
-    path = locate(f"hub:{NAME}", progress=False)
+    path = resolve(f"hub:{NAME}", progress=False)
     assert path == home / NAME / "1.0" / "model.safetensors"
     jax.tree.map(np.testing.assert_array_equal, load_model(f"hub:{NAME}@1.0"), model)
     asked = len(server.asked)
-    assert locate(f"hub:{NAME}") == path  # from the cache: nobody is asked
+    assert resolve(f"hub:{NAME}") == path  # from the cache: nobody is asked
     assert len(server.asked) == asked
     about = Published(NAME, "1.0", "MIT", "a toy", "tests", "all", "none")
     monkeypatch.setattr(LOCATE, "packaged_models", lambda *_: iter([(tmp_path / "packaged", about)]))
-    assert locate(f"hub:{NAME}@1.0") == tmp_path / "packaged"
-    assert [offer.source for offer in offers()] == ["package", "cache", server.url]
+    assert resolve(f"hub:{NAME}@1.0") == tmp_path / "packaged"
+    assert [offer.source for offer in available()] == ["package", "cache", server.url]
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "address"])
@@ -129,11 +129,11 @@ def test_a_registry_is_a_folder_a_file_or_an_address(kind, server, content, monk
         (folder / name[1:]).write_bytes(text)
     source = {"folder": str(folder), "file": str(folder / "index.toml"), "address": server.url}[kind]
     monkeypatch.setattr(LOCATE, "registries", lambda: [source])
-    assert locate(f"hub:{NAME}", progress=False).parent.name == "1.10"
-    assert locate(f"hub:{NAME}@1.9", progress=False).parent.name == "1.9"
-    assert [offer.version for offer in offers()] == ["1.10", "1.9", "1.10", "1.10rc2", "1.10-rc1", "1.9"]
+    assert resolve(f"hub:{NAME}", progress=False).parent.name == "1.10"
+    assert resolve(f"hub:{NAME}@1.9", progress=False).parent.name == "1.9"
+    assert [offer.version for offer in available()] == ["1.10", "1.9", "1.10", "1.10rc2", "1.10-rc1", "1.9"]
     with pytest.raises(FileNotFoundError, match="hub:toy@2.0: no such model .* toy@1.10, toy@1.9, toy@1.10"):
-        locate(f"hub:{NAME}@2.0")
+        resolve(f"hub:{NAME}@2.0")
 
 
 def test_without_network_what_is_in_the_cache_works(content, model, monkeypatch):
@@ -141,12 +141,12 @@ def test_without_network_what_is_in_the_cache_works(content, model, monkeypatch)
         publish(server, content, monkeypatch=monkeypatch)
         address = f"{server.url}/{FILE}#sha256={sha256(content)}"
         for name in (f"hub:{NAME}", address):
-            locate(name, progress=False)
+            resolve(name, progress=False)
     for name in (f"hub:{NAME}", f"hub:{NAME}@1.0", address):
         jax.tree.map(np.testing.assert_array_equal, load_model(name), model)
     for name in ("hub:other", f"hub:{NAME}@2.0"):
         with pytest.raises(FileNotFoundError) as caught:
-            locate(name)
+            resolve(name)
         assert f"could not be read: {server.url}/index.toml: cannot be fetched" in str(caught.value)
 
 
@@ -154,19 +154,19 @@ def test_a_registry_that_breaks_off_or_says_no_is_named(server, content, monkeyp
     publish(server, content, monkeypatch=monkeypatch)
     server.cut["/index.toml"] = 40
     with pytest.raises(FileNotFoundError, match="could not be read: http.*index.toml: cannot be fetched"):
-        locate("hub:toy")
+        resolve("hub:toy")
     server.files.clear()
     with pytest.raises(FileNotFoundError, match="index.toml: cannot be fetched: 404"):
-        locate("hub:toy")
+        resolve("hub:toy")
 
 
 def test_a_cache_that_one_may_only_read_serves_names_and_addresses(home, server, content, monkeypatch):
     publish(server, content, monkeypatch=monkeypatch)
     address = f"{server.url}/{FILE}#sha256={sha256(content)}"
     names = (f"hub:{NAME}", address)
-    before = [locate(name, progress=False) for name in names]
+    before = [resolve(name, progress=False) for name in names]
     monkeypatch.setattr("filelock.FileLock", lambda *_, **__: pytest.fail("a lock was written"))
-    assert [locate(name, progress=False) for name in names] == before
+    assert [resolve(name, progress=False) for name in names] == before
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_cache_that_one_may_only_read_serves_names_and_addresses(home, server,
 )
 def test_names_are_plain_words(name):
     with pytest.raises(ValueError, match="expected hub:NAME or hub:NAME@VERSION"):
-        locate(name)
+        resolve(name)
 
 
 def test_variables_and_the_persons_own_cache(home, monkeypatch, tmp_path):
@@ -203,7 +203,7 @@ def test_a_cut_download_goes_on_where_it_stopped(home, server, content, monkeypa
     server.cut.clear()
     assert fetch(wanted, progress=False).read_bytes() == content
     assert server.models_asked() == [None, f"bytes={half}-"]
-    assert not list(home.glob(".fetching/*.part")) and not strays()
+    assert not list(home.glob(".fetching/*.part")) and not incomplete()
 
 
 def test_a_server_that_gives_no_parts_gives_all_again(server, content):
@@ -281,7 +281,7 @@ def test_a_file_that_is_not_what_was_announced_is_refused(
 def test_a_wrong_checksum_in_the_registry_keeps_nothing(home, server, content, monkeypatch):
     publish(server, content, monkeypatch=monkeypatch, sha256="0" * 64)
     with pytest.raises(ValueError, match=f"its SHA-256 is not the {'0' * 64} of the registry"):
-        locate("hub:toy", progress=False)
+        resolve("hub:toy", progress=False)
     assert nothing_in(home) and locks_are_free(home)
 
 
@@ -360,7 +360,9 @@ def test_a_full_disk_is_said_and_what_had_come_is_kept(home, server, content):
         ) as caught:
             fetch(wanted, progress=False)
     assert caught.value.errno == errno.ENOSPC
-    assert [found.entry.version for found in cached()] == ["0.9"] and not strays() and locks_are_free(home)
+    assert (
+        [found.entry.version for found in cached()] == ["0.9"] and not incomplete() and locks_are_free(home)
+    )
     asked = len(server.models_asked())
     assert fetch(wanted, progress=False).read_bytes() == changed
     assert server.models_asked()[asked:] == [f"bytes={FullDisk.room}-"]
@@ -384,16 +386,16 @@ def test_a_damaged_entry_is_no_model_and_is_fetched_again(server, content, damag
     path = fetch(publish(server, content, monkeypatch=monkeypatch), progress=False)
     about = path.parent / "entry.toml"
     about.unlink() if damage is None else about.write_bytes(damage)
-    assert not list(cached()) and strays() == [path.parent]
-    assert locate("hub:toy", progress=False) == path
-    assert len(list(cached())) == 1 and not strays()
+    assert not list(cached()) and incomplete() == [path.parent]
+    assert resolve("hub:toy", progress=False) == path
+    assert len(list(cached())) == 1 and not incomplete()
 
 
 def test_a_folder_that_bears_another_name_is_no_model(home, server, content):
     path = fetch(publish(server, content), progress=False)
     shutil.copytree(path.parent, home / "better" / "9.0")
     assert [found.path for found in cached()] == [path]
-    assert strays() == [home / "better" / "9.0"]
+    assert incomplete() == [home / "better" / "9.0"]
 
 
 # What registries may say
@@ -447,7 +449,7 @@ def test_what_points_elsewhere_or_is_misspelt_is_refused(
     assert message in str(caught.value)
     monkeypatch.setenv("HIERGAL_REGISTRIES", source)
     with pytest.raises(FileNotFoundError, match="what could not be read: .*index.toml"):
-        locate("hub:toy")
+        resolve("hub:toy")
     assert not home.exists()
 
 
@@ -488,7 +490,7 @@ def test_redirects_lead_to_permitted_addresses_alone(home, server, content, monk
         fetch(moved, progress=False)
     assert nothing_in(home) and locks_are_free(home)
     with pytest.raises(FileNotFoundError, match="index.toml: leads to 'http://models.invalid/elsewhere'"):
-        locate("hub:toy")
+        resolve("hub:toy")
     server.redirects = {"/moved": "file:///etc/passwd"}
     with pytest.raises(OSError, match="/moved: leads to 'file:///etc/passwd'"):
         fetch(moved, progress=False)
@@ -502,14 +504,14 @@ def test_addresses_carry_the_checksum(home, server, content, model):
     jax.tree.map(np.testing.assert_array_equal, load_model(f"{address}#sha256={sha256(content)}"), model)
     shutil.rmtree(home)
     with pytest.raises(ValueError, match="its SHA-256 is not the"):
-        locate(f"{address}#sha256={'0' * 64}", progress=False)
+        resolve(f"{address}#sha256={'0' * 64}", progress=False)
     assert nothing_in(home)
     for fragment in ("", "#", "#sha256=", f"#sha256={'0' * 63}", f"#md5={'0' * 32}"):
         with pytest.raises(ValueError, match="expected the checksum of the file in the address"):
-            locate(address + fragment)
+            resolve(address + fragment)
     for evil in ("http://models.invalid/x", "file:///etc/passwd", "s3://bucket/x"):
         with pytest.raises(ValueError, match="expected an https address"):
-            locate(f"{evil}#sha256={'0' * 64}")
+            resolve(f"{evil}#sha256={'0' * 64}")
 
 
 # A person's registries
@@ -552,11 +554,11 @@ def test_damaged_settings_are_named_and_spare_what_is_there(server, content, tex
     settings.write_bytes(text)
     with pytest.raises(ValueError, match=r"registries.toml: expected registries = .*; mend it, or remove it"):
         registries()
-    assert locate("hub:toy") == path
+    assert resolve("hub:toy") == path
     problems = []
-    assert [offer.source for offer in offers(problems)] == ["cache"] and "registries.toml" in problems[0]
+    assert [offer.source for offer in available(problems)] == ["cache"] and "registries.toml" in problems[0]
     with pytest.raises(ValueError, match=r"registries.toml"):
-        locate("hub:other")
+        resolve("hub:other")
 
 
 def test_a_reader_never_sees_a_part(home, server, content):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import hiergal
-from hiergal.hub import locate, read_metrics
+from hiergal.hub import read_metrics, resolve
 from hiergal.hub.names import packaged_models
 from hiergal.hub.published import read_published
 
@@ -33,7 +33,7 @@ def offline(monkeypatch):
 
 
 def test_it_comes_with_the_package_and_says_what_it_is(offline):
-    folder = locate(NAME)
+    folder = resolve(NAME)
     assert folder in [path for path, _ in packaged_models()]
     about, metrics = read_published(folder), read_metrics(folder)
     assert about.name == "mock-acs" and about.limits and about.citation

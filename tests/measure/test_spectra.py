@@ -93,7 +93,7 @@ def test_noise_that_is_correlated_but_whitened_passes(mock):
     assert abs(verdict.statistic) < 5 * verdict.error
     assert 0 < verdict.expected < 3 * verdict.error
     # The same noise as it is on the images is far from white.
-    level = np.asarray(mock.observation.noise.level())[:, None, None]
+    level = np.asarray(mock.observation.noise.rms())[:, None, None]
     plain = mock.observation.image - np.asarray(convolve(mock.truth, mock.observation.psf))
     assert not residual_spectrum_test(plain / level).passed
 

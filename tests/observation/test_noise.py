@@ -118,7 +118,7 @@ def test_masked_pixels_may_hold_anything(rng, make_noise, kind):
             hidden = noise.replace(sigma=np.where(mask, nothing, noise.sigma).astype(np.float32))
         found = jax.value_and_grad(log_prob, argnums=(0, 1))(mean, hidden, np.where(mask, nothing, image))
         jax.tree.map(np.testing.assert_array_equal, found, expected)
-        assert np.all(np.isfinite(hidden.level()))
+        assert np.all(np.isfinite(hidden.rms()))
     assert np.all(expected[1][0][mask] == 0) and np.any(expected[1][0] != 0)
 
 
@@ -201,7 +201,7 @@ def test_rescaling_the_unit_of_flux_shifts_the_density(x64, rng, make_noise, kin
     pixels = (~mask).sum(axis=(1, 2))
     found = scaled(noise, factor).log_prob(factor * residual, mask)
     np.testing.assert_allclose(found, noise.log_prob(residual, mask) - pixels * np.log(factor), rtol=1e-9)
-    np.testing.assert_allclose(scaled(noise, factor).level(), factor * noise.level())
+    np.testing.assert_allclose(scaled(noise, factor).rms(), factor * noise.rms())
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (5, 4)])
@@ -214,14 +214,14 @@ def test_white_noise_is_the_flat_case_of_the_others(rng, shape):
     for other in (PixelNoise(flat), StationaryNoise(power, width=shape[1])):
         np.testing.assert_allclose(other.log_prob(residual), white.log_prob(residual), rtol=1e-5)
         np.testing.assert_allclose(other.whiten(residual), white.whiten(residual), atol=1e-5)
-        np.testing.assert_allclose(other.level(), sigma, rtol=1e-6)
+        np.testing.assert_allclose(other.rms(), sigma, rtol=1e-6)
 
 
 def test_level_of_stationary_noise_is_the_standard_deviation_of_a_pixel(make_noise):
     for shape in SHAPES:
         noise = make_noise("stationary", 2, shape)
         expected = [np.sqrt(covariance_matrix(noise, i, shape)[0, 0]) for i in range(2)]
-        np.testing.assert_allclose(noise.level(), expected, rtol=1e-5)
+        np.testing.assert_allclose(noise.rms(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -271,7 +271,7 @@ def test_rows_stay_together(make_observation, kind):
         assert len(some) == len(kept) == len(np.arange(5)[rows])
         np.testing.assert_array_equal(some.image, observation.image[kept])
         np.testing.assert_array_equal(some.psf.stamp, observation.psf.stamp[kept])
-        np.testing.assert_array_equal(some.noise.level(), observation.noise.level()[kept])
+        np.testing.assert_array_equal(some.noise.rms(), observation.noise.rms()[kept])
         np.testing.assert_array_equal(some.catalog["zphot"], observation.catalog["zphot"][kept])
         assert some.pixel_scale_arcsec == observation.pixel_scale_arcsec
 

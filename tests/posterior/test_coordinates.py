@@ -11,7 +11,7 @@ from hiergal.observation import Observation
 from hiergal.posterior.samplers.posterior_flow import laplace_of
 from hiergal.posterior.samplers.randomize_then_optimize import coordinates_of
 from hiergal.posterior.samplers.target import Problem
-from hiergal.runtime.least_squares import inflate, sharpen
+from hiergal.runtime.least_squares import inflate, levenberg_marquardt
 
 SHAPE, D, N = (8, 16), 8, 3
 
@@ -73,7 +73,7 @@ def test_bent_posteriors_are_straight(x64):
     def residual(z):  # x^2 + y = 0 measured to 0.05: a parabola, along which the prior alone says where
         return ((z[:, 0] ** 2 + z[:, 1]) / 0.05)[:, None]
 
-    found = sharpen(residual, jnp.zeros((1, 2)), steps=20)
+    found = levenberg_marquardt(residual, jnp.zeros((1, 2)), steps=20)
     rng = np.random.default_rng(5)
     x = rng.normal(size=200_000)
     y = -(x**2) + 0.05 * rng.normal(size=x.size)

@@ -37,7 +37,7 @@ D, SHAPE, N = 3, (6, 9), 3
 PARAMS = linear_params(D, SHAPE)
 GENERATOR = {"generator$params": PARAMS}
 
-sharpen = jax.jit(least_squares.sharpen, static_argnames=("residual", "steps"))
+levenberg_marquardt = jax.jit(least_squares.levenberg_marquardt, static_argnames=("residual", "steps"))
 
 
 @pytest.fixture(params=[("white", False), ("pixel", True)], ids=["white", "pixel-masked"])
@@ -153,7 +153,7 @@ def test_sharpening_is_exact_in_a_few_steps(observation):
     residual = residual_of(observation)
     start = jnp.array(np.random.default_rng(0).normal(size=(N, D)))
     for steps, tolerance in ((1, 0.3), (6, 1e-9)):
-        found = sharpen(residual, start, steps=steps)
+        found = levenberg_marquardt(residual, start, steps=steps)
         for i, e in enumerate(exact):
             reach = np.abs(start[i] - e.mean).max()
             np.testing.assert_allclose(found.mean[i], e.mean, atol=tolerance * reach)
@@ -166,14 +166,16 @@ def test_misfit_is_one_where_the_model_is_right_and_more_where_it_is_not(x64, ma
     psf = make_psf(1, (5, 3))
     psf = psf.replace(stamp=np.repeat(psf.stamp, n, axis=0))
     observation = simulate("white", False, psf, WhiteNoise(jnp.full(n, 1.5)))
-    found = misfit(sharpen(residual_of(observation), jnp.zeros((n, D)), steps=6), psf, SHAPE).factor
+    found = misfit(
+        levenberg_marquardt(residual_of(observation), jnp.zeros((n, D)), steps=6), psf, SHAPE
+    ).factor
     error = np.std(found) / np.sqrt(n)
     assert 0.8 - 5 * error < np.mean(found) < 1 + 5 * error
 
     y, x = np.indices(SHAPE)
     pattern = 9 * np.cos(1.9 * x + 1.3 * y)
     planted = observation.replace(image=observation.image + pattern)
-    found = misfit(sharpen(residual_of(planted), jnp.zeros((n, D)), steps=6), psf, SHAPE).factor
+    found = misfit(levenberg_marquardt(residual_of(planted), jnp.zeros((n, D)), steps=6), psf, SHAPE).factor
     assert np.mean(found) > 2
 
 

@@ -27,7 +27,7 @@ from hiergal.posterior.stages import infer_stage
 from hiergal.posterior.survey import infer_survey
 from hiergal.posterior.table import Flag, read_table, write_table
 from hiergal.runtime.seeds import INFER, key_for
-from hiergal.survey import StoreHeader, open_store, write_store
+from hiergal.survey import StoreHeader, open_survey, write_store
 
 SHAPE, N, PART, DRAWS, BATCH = (16, 24), 11, 4, 9, 4
 HEADER = StoreHeader(survey="tiny", band="F814W", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)
@@ -68,7 +68,7 @@ def same(first, second) -> bool:
 
 
 def test_rows_are_summaries_of_the_posteriors(folder, undisturbed):
-    store, model = open_store(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
+    store, model = open_survey(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
     posterior = infer(model, store.read(), key=key_for(3, INFER), draws=DRAWS, batch=BATCH)
     np.testing.assert_array_equal(undisturbed["identifier"], 100 + np.arange(N))
     np.testing.assert_allclose(undisturbed["flux"], posterior.summary.flux.mean(0), rtol=1e-4)
@@ -198,7 +198,7 @@ def test_bad_galaxies_keep_their_rows(folder, undisturbed, tmp_path, monkeypatch
 def test_images_are_those_of_the_posteriors(folder, tmp_path):
     images, out = tmp_path / "images.zarr", tmp_path / "t.fits"
     infer_survey(folder / "model", folder / "s.zarr", out, images=images, limit=6, **HOW)
-    store, model = open_store(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
+    store, model = open_survey(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
     posterior = infer(model, store.read(), key=key_for(3, INFER), draws=DRAWS, batch=BATCH)
     group = zarr.open_group(images, mode="r")
     for name in ("profile_mean", "profile_std", "image_mean"):
@@ -241,7 +241,7 @@ def test_wrong_requests_are_refused(folder, tmp_path):
 
 
 def test_draws_go_into_a_new_folder_or_nothing_is_done(folder, tmp_path, monkeypatch):
-    store, model = open_store(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
+    store, model = open_survey(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
     few = {"seed": 3, "rows": np.arange(2), "draws": DRAWS, "batch": BATCH, "progress": False}
     infer_stage(model, store, tmp_path / "new/draws.nc", **few)
     assert len(load_arviz(tmp_path / "new/draws.nc").posterior.galaxy) == 2
@@ -259,7 +259,7 @@ def test_a_survey_that_was_rewritten_is_another_one(folder, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(survey_posteriors, "infer_part", stop)
-    galaxies = open_store(folder / "s.zarr").read()
+    galaxies = open_survey(folder / "s.zarr").read()
     write_store(store := tmp_path / "s.zarr", HEADER, [(galaxies, None)])
     with pytest.raises(KeyboardInterrupt):
         infer_survey(folder / "model", store, tmp_path / "t.fits", **HOW)
@@ -283,7 +283,7 @@ def test_a_model_that_was_replaced_is_read_again(folder, undisturbed, tmp_path):
 
 def test_draws_depend_on_the_row(folder):
     """Not on which galaxies are inferred with it."""
-    store, model = open_store(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
+    store, model = open_survey(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
     key = jax.random.key(1)
     everyone = infer(model, store.read(), key=key, draws=DRAWS, batch=BATCH)
     few = infer(model, store.read([8, 2]), key=key, draws=DRAWS, batch=BATCH, places=np.array([8, 2]))

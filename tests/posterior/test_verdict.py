@@ -24,7 +24,7 @@ from hiergal.posterior.survey import infer_survey
 from hiergal.posterior.table import posterior_table, read_table
 from hiergal.posterior.to_arviz import posterior_to_arviz
 from hiergal.posterior.verdict import count_flags, flags_of
-from hiergal.survey import Store, StoreHeader, write_store
+from hiergal.survey import StoreHeader, SurveyStore, write_store
 from hiergal.training.ranges import measure_trained_ranges
 
 SHAPE = (16, 24)
@@ -264,7 +264,7 @@ def with_a_bad_one(tmp_path_factory):
 
 def test_a_bad_galaxy_keeps_a_blank_row_in_every_output(with_a_bad_one, monkeypatch):
     folder, model, store = with_a_bad_one
-    read = Store.read
+    read = SurveyStore.read
 
     def spoilt(store, rows=slice(None)):
         observation = read(store, rows)
@@ -273,7 +273,7 @@ def test_a_bad_galaxy_keeps_a_blank_row_in_every_output(with_a_bad_one, monkeypa
         )
         return observation.replace(noise=WhiteNoise(sigma.astype(np.float32)))
 
-    monkeypatch.setattr(Store, "read", spoilt)
+    monkeypatch.setattr(SurveyStore, "read", spoilt)
     options = {"seed": 1, "draws": 5, "batch": 4, "progress": False}
     infer_survey(folder / "model", folder / "s.zarr", folder / "t.fits", **options)
     table = read_table(folder / "t.fits")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hiergal.runtime.inputs import input_path
-from hiergal.survey import StoreHeader, open_store, write_store
+from hiergal.survey import StoreHeader, open_survey, write_store
 
 HEADER = StoreHeader(survey="a", band="b", pixel_scale_arcsec=0.03, magnitude_zero_point=25.0)
 
@@ -23,7 +23,7 @@ def test_any_path_of_a_survey(tmp_path, monkeypatch, make_observation, folder):
     monkeypatch.setenv("HOME", str(tmp_path / folder))
     for path in (f"{folder}/../{folder}/s.zarr", "link", "link/../s.zarr", "~/s.zarr"):
         monkeypatch.chdir(tmp_path)
-        store = open_store(path)
+        store = open_survey(path)
         monkeypatch.chdir("/")  # a store that is open stays so
         np.testing.assert_array_equal(store.read([2, 0]).image, image[[2, 0]])
 
@@ -31,14 +31,14 @@ def test_any_path_of_a_survey(tmp_path, monkeypatch, make_observation, folder):
 def test_only_damage_is_called_damage(tmp_path, make_observation):
     path = tmp_path / "crc checksum.zarr"
     write_store(path, HEADER, [(make_observation("white", n=3), None)])
-    store = open_store(path)
+    store = open_survey(path)
     shard = next(file for file in (path / "image" / "c").rglob("*") if file.is_file())
     content = bytearray(shard.read_bytes())
     content[10] ^= 255
     shard.write_bytes(content)
     with pytest.raises(OSError, match="expected intact data in .*, got a damaged array 'image'"):
         store.read()
-    store = open_store(path)
+    store = open_survey(path)
     shutil.rmtree(path)
     with pytest.raises(OSError, match="expected to read the array 'image' of .*, got: .*NOT_FOUND") as caught:
         store.read()

@@ -50,7 +50,7 @@ def test_noise_of_the_survey_of_each_pixel_or_one_for_all(make_noise):
     assert chosen_noise(correlated, "survey") is correlated
     diagonal = chosen_noise(correlated, "pixel")
     assert isinstance(correlated, StationaryNoise) and isinstance(diagonal, WhiteNoise)
-    np.testing.assert_allclose(diagonal.sigma, correlated.level())
+    np.testing.assert_allclose(diagonal.sigma, correlated.rms())
     assert isinstance(varying, PixelNoise) and chosen_noise(varying, "pixel") is varying
     for noise in (correlated, varying):
         np.testing.assert_array_equal(chosen_noise(noise, "constant", 0.03).sigma, np.float32([0.03] * 3))

@@ -12,7 +12,7 @@ from astropy.table import Table
 
 from hiergal.observation.psf import convolve
 from hiergal.observation.stationary import StationaryNoise
-from hiergal.survey import cosmos, open_store, prepare, workers
+from hiergal.survey import cosmos, open_survey, prepare, workers
 from hiergal.survey.cosmos import open_catalog, padding_generator, read_stamps, write_cosmos_survey
 from hiergal.survey.noise.correlation import floored, noise_power
 
@@ -236,7 +236,7 @@ def test_expected_spectrum_has_the_right_variance_and_is_positive():
     noise = galsim.getCOSMOSNoise(variance=2e-5)
     power = noise_power(noise, (30, 41), SCALE, "expected")
     model = StationaryNoise(power.astype(np.float32), width=41)
-    assert float(model.level()) ** 2 == pytest.approx(2e-5, rel=1e-4) and power.min() > 0
+    assert float(model.rms()) ** 2 == pytest.approx(2e-5, rel=1e-4) and power.min() > 0
 
 
 def test_a_correlation_image_of_even_size(hiergal_data, tmp_path):
@@ -251,7 +251,7 @@ def test_a_correlation_image_of_even_size(hiergal_data, tmp_path):
     ratio = noise.power.min(axis=(1, 2)) / noise.power.max(axis=(1, 2))
     assert (ratio > 1e-3).all() and store.header.magnitude_zero_point == pytest.approx(26.49, abs=0.01)
     np.testing.assert_allclose(
-        np.asarray(noise.level()) ** 2,
+        np.asarray(noise.rms()) ** 2,
         open_catalog(hiergal_data / "aegis", band="F606W").real.variance,
         rtol=1e-4,
     )
@@ -275,7 +275,7 @@ def test_survey_goes_to_a_store(catalogue, tmp_path, caplog):
     assert "writing s.zarr" in caplog.text
     catalog = open_catalog(catalogue.parent, exclusion_level="none")
     whole = read_stamps(catalog, catalog.rows, (30, 41), seed=4)
-    back = open_store(store.path).read()
+    back = open_survey(store.path).read()
     np.testing.assert_array_equal(back.image, whole.image)
     np.testing.assert_array_equal(back.psf.stamp, whole.psf.stamp)
     np.testing.assert_array_equal(back.noise.power, whole.noise.power)

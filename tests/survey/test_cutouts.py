@@ -7,7 +7,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from hiergal.observation.independent import PixelNoise, WhiteNoise
-from hiergal.survey import open_store
+from hiergal.survey import open_survey
 from hiergal.survey.cutouts.survey import from_arrays, write_cutouts_survey
 
 pytestmark = pytest.mark.filterwarnings("ignore:PSF. expected its centre")  # they are off it, on purpose
@@ -113,7 +113,7 @@ def test_npz_and_observations(tmp_path, arrays):
     assert store.identifier.tolist() == [5, 6, 7] and store.catalog["mag_auto"].tolist() == [20.0, 21.0, 22.0]
     observation = from_arrays(**arrays, pixel_scale_arcsec=0.2)
     assert_same(write_cutouts_survey(observation, tmp_path / "b.zarr", **HEADER).read(), arrays)
-    assert open_store(tmp_path / "b.zarr").identifier.tolist() == [0, 1, 2]
+    assert open_survey(tmp_path / "b.zarr").identifier.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="make them agree"):
         write_cutouts_survey(observation, tmp_path / "c.zarr", pixel_scale_arcsec=0.3, **HEADER)
 
@@ -136,7 +136,7 @@ def test_noise_level_is_that_of_pixels_that_were_seen(arrays):
     arrays["mask"][0, 1:], arrays["mask"][1] = True, True
     arrays["variance"] = np.full(arrays["image"].shape, 1e-4)
     noise = from_arrays(**arrays, pixel_scale_arcsec=0.2).noise
-    np.testing.assert_allclose(noise.level(), [0.01, 1.0, 0.01], rtol=1e-5)
+    np.testing.assert_allclose(noise.rms(), [0.01, 1.0, 0.01], rtol=1e-5)
 
 
 def test_one_noise_level_and_one_psf(arrays):

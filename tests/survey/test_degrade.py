@@ -27,7 +27,7 @@ def test_residuals_against_the_blurred_truth_are_the_noise_that_it_says(noise):
     assert whitened.var() == pytest.approx(1, abs=5 * np.sqrt(2 / whitened.size))
     neighbours = (whitened[:, :, 1:] * whitened[:, :, :-1]).mean()
     assert abs(neighbours) < 5 / np.sqrt(whitened.size)
-    np.testing.assert_allclose(worse.noise.level(), FACTOR * batch.observation.noise.level(), rtol=1e-4)
+    np.testing.assert_allclose(worse.noise.rms(), FACTOR * batch.observation.noise.rms(), rtol=1e-4)
 
 
 def test_psfs_are_convolved_and_stay_where_they_are():
@@ -50,7 +50,7 @@ def test_a_survey_is_degraded_alike_whatever_the_processes(tmp_path):
     np.testing.assert_array_equal(one.read().image, two.read().image)
     np.testing.assert_array_equal(one.truth(), store.truth())
     assert one.header.provenance["degraded_fwhm_arcsec"] == FWHM
-    assert hiergal.open_store(tmp_path / "one.zarr").catalog.keys() == store.catalog.keys()
+    assert hiergal.open_survey(tmp_path / "one.zarr").catalog.keys() == store.catalog.keys()
 
 
 @pytest.mark.parametrize(("fwhm", "factor"), [(0.0, 1.0), (np.nan, 1.0), (0.1, 0.5)])

@@ -69,7 +69,7 @@ def test_image_is_truth_blurred_plus_noise_of_the_model(noise):
     # chi-square has variance 2 per pixel: 4.5 standard errors each (once in 4,000 runs for the worst of 40).
     assert np.abs(chi_square / pixels - 1).max() < 4.5 * np.sqrt(2 / pixels)
     assert abs(chi_square.mean() / pixels - 1) < 4 * np.sqrt(2 / pixels / 40)
-    levels = np.asarray(observation.noise.level())
+    levels = np.asarray(observation.noise.rms())
     np.testing.assert_allclose(levels, observation.catalog["noise_rms"], rtol=1e-5)
 
 

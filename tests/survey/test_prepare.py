@@ -23,7 +23,7 @@ from hiergal.observation.psf import PSF
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.output import owned
 from hiergal.runtime.progress import Stopped
-from hiergal.survey import StoreHeader, open_store, workers, write_store, writer
+from hiergal.survey import StoreHeader, open_survey, workers, write_store, writer
 from hiergal.survey import prepare as prepare_module
 from hiergal.survey.prepare import prepare_store
 
@@ -95,7 +95,7 @@ def expected(tmp_path):
 
 def assert_whole(path: Path, expected: dict[str, bytes]):
     assert contents(path) == expected
-    assert open_store(path).identifier.tolist() == list(range(TOTAL))
+    assert open_survey(path).identifier.tolist() == list(range(TOTAL))
     assert not parts_of(path).exists()
 
 
@@ -173,7 +173,7 @@ def test_stopped_in_each_shard(tmp_path, expected, monkeypatch):
             prepare_store(path, HEADER, drawn_now, TOTAL, workers=1)
         assert not path.exists()
         with pytest.raises(FileNotFoundError, match="run its command again"):
-            open_store(path)
+            open_survey(path)
     calls = []
     monkeypatch.setattr(
         sys.modules[__name__], "current_draw", lambda *task: calls.append(task) or draw(*task)
@@ -291,7 +291,7 @@ def test_the_old_store_stays_until_the_new_one_is_whole(tmp_path, expected, monk
     stop_at(monkeypatch, 20)
     with pytest.raises(Stopped):
         prepare_store(path, HEADER, drawn_now, TOTAL, workers=1, overwrite=True)
-    assert len(open_store(path)) == 3
+    assert len(open_survey(path)) == 3
     monkeypatch.setattr(sys.modules[__name__], "current_draw", draw)
     prepare_store(path, HEADER, drawn_now, TOTAL, workers=1, overwrite=True)
     assert_whole(path, expected)

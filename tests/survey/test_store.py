@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hiergal.runtime import work
-from hiergal.survey import StoreHeader, open_store, write_store
+from hiergal.survey import StoreHeader, open_survey, write_store
 from hiergal.survey.schema import manifest_of
 
 HEADER = StoreHeader(
@@ -221,7 +221,7 @@ def drop_column_consistently(store):
 def test_damage_is_seen_at_opening(store, damage, error, words):
     damage(store)
     with pytest.raises(error, match=f"(?s){words}"):
-        open_store(store.path)
+        open_survey(store.path)
 
 
 @pytest.mark.parametrize("where", [50, -20])
@@ -231,14 +231,14 @@ def test_flipped_bytes_are_seen_at_reading(store, where):
     data = bytearray(shard.read_bytes())
     data[where] ^= 0x10
     shard.write_bytes(data)
-    damaged = open_store(store.path)
+    damaged = open_survey(store.path)
     with pytest.raises(OSError, match="damaged array 'image'.*copy the store again"):
         damaged.read()
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder.*hiergal survey"):
-        open_store(tmp_path / "nowhere.zarr")
+        open_survey(tmp_path / "nowhere.zarr")
 
 
 # Writing
@@ -268,7 +268,7 @@ def test_a_failing_batch_leaves_nothing_and_keeps_the_old_store(tmp_path, make_o
     faulty.image[1, 2, 3] = np.nan
     with pytest.raises(ValueError, match="mask those pixels"):
         write_store(path, HEADER, [(make_observation(n=300), None), (faulty, None)], overwrite=True)
-    assert os.listdir(tmp_path) == ["s.zarr"] and len(open_store(path)) == 3
+    assert os.listdir(tmp_path) == ["s.zarr"] and len(open_survey(path)) == 3
 
 
 def test_batches_that_do_not_fit_are_refused(tmp_path, make_observation):
@@ -337,10 +337,10 @@ def test_a_killed_run_trips_nobody(tmp_path, make_observation, existing):
     run.stdout.close()
     assert path.with_name(".s.zarr.hiergal").exists()
     if existing:
-        assert len(open_store(path)) == 3
+        assert len(open_survey(path)) == 3
     else:
         with pytest.raises(FileNotFoundError, match="a run that was stopped left its parts"):
-            open_store(path)
+            open_survey(path)
     assert len(write_store(path, HEADER, [(make_observation(n=4), None)], overwrite=True)) == 4
     assert os.listdir(tmp_path) == ["s.zarr"]
 
@@ -362,4 +362,4 @@ def test_a_run_killed_between_the_two_renames(tmp_path, make_observation, monkey
         with pytest.raises(KeyboardInterrupt):
             write_store(path, HEADER, [(make_observation(n=4), None)], overwrite=True)
     assert not path.exists()
-    assert len(open_store(path)) == 4 and os.listdir(tmp_path) == ["s.zarr"]
+    assert len(open_survey(path)) == 4 and os.listdir(tmp_path) == ["s.zarr"]

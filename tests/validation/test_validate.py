@@ -55,7 +55,7 @@ def folder_of(path, images, identifiers, name="catalog.csv"):
 def alike(survey, tmp_path_factory):
     """Other galaxies of the same population, seen as the survey's were: what a perfect generator gives."""
     profiles = draw_mock(GALAXIES, seed=6, stamp=STAMP).truth
-    stamps = observed_again(profiles, hiergal.open_store(survey).read(), key=jax.random.key(6))
+    stamps = observed_again(profiles, hiergal.open_survey(survey).read(), key=jax.random.key(6))
     return folder_of(tmp_path_factory.mktemp("others") / "alike", stamps, np.arange(GALAXIES))
 
 
@@ -121,7 +121,7 @@ def test_an_untrained_model_fails(survey, tmp_path):
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(survey, alike):
     first, second = (
-        validate(hiergal.open_store(survey), images=alike, galaxies=24, seed=3, workers=2, progress=False)
+        validate(hiergal.open_survey(survey), images=alike, galaxies=24, seed=3, workers=2, progress=False)
         for _ in range(2)
     )
     assert first.verdicts == second.verdicts
@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_numbers(survey, alike):
 @pytest.mark.slow
 def test_profiles_of_others_are_observed(survey, tmp_path):
     """True profiles, with new noise: as real as can be."""
-    store = hiergal.open_store(survey)
+    store = hiergal.open_survey(survey)
     folder = folder_of(tmp_path / "profiles", store.truth()[:30], np.arange(30), "catalog.ecsv")
     found = validate(store, images=folder, profiles=True, workers=2, progress=False)
     assert found.passed
@@ -141,7 +141,7 @@ def test_profiles_of_others_are_observed(survey, tmp_path):
 
 
 def test_only_galaxies_that_the_model_has_not_seen_are_used(survey):
-    store, recipe = hiergal.open_store(survey), tiny_recipe((STAMP, STAMP))
+    store, recipe = hiergal.open_survey(survey), tiny_recipe((STAMP, STAMP))
     model = tiny_model(recipe)
     rows, trained = held_out(store, model)
     assert trained is None and len(rows) == len(store), "the toy was trained on another survey"
@@ -171,11 +171,11 @@ def test_what_is_wrong_with_a_folder_is_said(survey, tmp_path, spoil, message):
     path = folder_of(tmp_path / "bad", np.zeros((3, STAMP, STAMP)), np.arange(3))
     spoil(path)
     with pytest.raises((OSError, ValueError), match=message):
-        read_galaxy_folder(path, hiergal.open_store(survey))
+        read_galaxy_folder(path, hiergal.open_survey(survey))
 
 
 def test_a_model_or_a_folder_is_needed_and_enough_galaxies(survey, tmp_path):
-    store = hiergal.open_store(survey)
+    store = hiergal.open_survey(survey)
     with pytest.raises(ValueError, match="give one of the two"):
         validate(store)
     few = folder_of(tmp_path / "few", store.read([0, 1]).image, [0, 1])
@@ -184,7 +184,7 @@ def test_a_model_or_a_folder_is_needed_and_enough_galaxies(survey, tmp_path):
 
 
 def test_identifiers_find_their_galaxies(survey, tmp_path):
-    store = hiergal.open_store(survey)
+    store = hiergal.open_survey(survey)
     wanted = store.identifier[[7, 3, 60]]
     found = read_galaxy_folder(folder_of(tmp_path / "some", store.read([7, 3, 60]).image, wanted), store)
     assert found.rows.tolist() == [7, 3, 60]

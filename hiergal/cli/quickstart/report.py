@@ -14,7 +14,7 @@ from hiergal.recipe.recipe import recipe_to_toml
 from hiergal.reports import figures
 from hiergal.reports.page import Finding, package_versions, write_report
 from hiergal.runtime.seeds import SAMPLE, key_for
-from hiergal.survey.store import Store
+from hiergal.survey.store import SurveyStore
 from hiergal.training.history import TrainInfo
 from hiergal.validation.model_tests import sample_latents
 
@@ -44,7 +44,7 @@ def write_quickstart_report(
     metrics: dict[str, Any],
     model: GalaxyModel,
     history: tuple[TrainInfo, ...],
-    store: Store,
+    store: SurveyStore,
     observation: Observation,
     posterior: Posterior,
     truth: np.ndarray,
@@ -150,7 +150,7 @@ def _drawn(drawn: "Drawn"):
         drawn.noisy[rows],
         drawn.clean[rows],
         [f"{magnitude[row]:.1f}" for row in rows],
-        noise_level=np.asarray(observation.noise.level())[rows],
+        noise_level=np.asarray(observation.noise.rms())[rows],
         pixel_scale_arcsec=observation.pixel_scale_arcsec,
     )
 

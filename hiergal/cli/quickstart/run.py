@@ -28,7 +28,7 @@ from hiergal.runtime.version import __version__
 from hiergal.simulate.profiles import draw_profiles
 from hiergal.survey.mock.survey import write_mock_survey
 from hiergal.survey.split import split_of
-from hiergal.survey.store import Store
+from hiergal.survey.store import SurveyStore
 from hiergal.training.fit_prior import fit_flow_stage
 from hiergal.training.history import read_history
 from hiergal.training.train_model import TRAINING, train_stage
@@ -145,14 +145,14 @@ def blurred_truth(truth: np.ndarray, recipe: Recipe) -> np.ndarray:
     return np.fft.irfft2(np.fft.rfft2(truth) * gaussian_transfer(fwhm_pix, shape), s=shape)
 
 
-def _survey(path: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool) -> Store:
+def _survey(path: Path, recipe: Recipe, galaxies: int, seed: int, progress: bool) -> SurveyStore:
     ny, nx = recipe.shape
     if ny != nx:
         raise ValueError(f"shape: expected square stamps for the quickstart, got {recipe.shape}")
     return write_mock_survey(path, galaxies, seed=seed, stamp=ny, progress=progress)
 
 
-def _compared(store: Store, recipe: Recipe, test: Observation) -> Observation:
+def _compared(store: SurveyStore, recipe: Recipe, test: Observation) -> Observation:
     """Return the galaxies for whose conditions others are drawn: unseen ones, unless the recipe says otherwise."""
     if recipe.flow.compared_at == "test":
         return test

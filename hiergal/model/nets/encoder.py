@@ -50,7 +50,7 @@ class Encoder(nn.Module):
     def __call__(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
         """Return the outputs for each galaxy."""
         c = self.config
-        image, level = visible(observation), jnp.asarray(observation.noise.level())[:, None]
+        image, level = visible(observation), jnp.asarray(observation.noise.rms())[:, None]
         moments, flux = _aperture_moments(image, level)
         templates = nn.Dense(c.templates, use_bias=False)((image / flux[..., None]).reshape(len(image), -1))
         numbers = [
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
 
 def rough_flux(observation: Observation) -> Float[jax.Array, "n"]:
     """Return the flux under a wide aperture, at least that of its noise: positive, for scales and starts."""
-    return _aperture_moments(visible(observation), observation.noise.level()[:, None])[1][:, 0]
+    return _aperture_moments(visible(observation), observation.noise.rms()[:, None])[1][:, 0]
 
 
 def _aperture_moments(image: jax.Array, level: jax.Array) -> tuple[jax.Array, jax.Array]:

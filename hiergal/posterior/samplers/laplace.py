@@ -52,7 +52,7 @@ def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Mi
     factor by which to scale the covariance (Birge 1932, Phys. Rev. 40, 207).
 
     Args:
-        posterior: What :func:`sharpen` found.
+        posterior: What :func:`levenberg_marquardt` found.
         psf: The PSFs of the galaxies.
         shape: (ny, nx) of the stamps.
     """

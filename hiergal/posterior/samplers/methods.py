@@ -166,7 +166,7 @@ def _starts(model: GalaxyModel, observation: Observation, prior: Prior) -> list[
     mask = jnp.asarray(observation.mask)
     image = jnp.where(mask, 0.0, jnp.asarray(observation.image))
     filled = jnp.where(mask, image[:, ::-1, ::-1], image)
-    guessed = observation.replace(image=filled, mask=None, noise=WhiteNoise(observation.noise.level()))
+    guessed = observation.replace(image=filled, mask=None, noise=WhiteNoise(observation.noise.rms()))
     mirrored = posterior_from(model.encode(guessed), model.recipe.covariance).mean
     return [mirrored, prior.from_base(jnp.zeros((1, *mirrored.shape), mirrored.dtype))[0]]
 

@@ -20,7 +20,7 @@ from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.randomize_then_optimize import Coordinates, coordinates_of
 from hiergal.posterior.samplers.target import Problem
 from hiergal.runtime.batching import padded_batches
-from hiergal.runtime.least_squares import GaussianPosterior, sharpen
+from hiergal.runtime.least_squares import GaussianPosterior, levenberg_marquardt
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 
@@ -67,13 +67,13 @@ def laplace_of(
 ) -> GaussianPosterior:
     """Find mode and curvature of the posterior of each galaxy, from the guide's mean or from latents to start from.
 
-    Arguments as of :func:`hiergal.runtime.least_squares.sharpen`.
+    Arguments as of :func:`hiergal.runtime.least_squares.levenberg_marquardt`.
     """
     if start is None:
         start = posterior_from(
             problem.model.encode(problem.observation), problem.model.recipe.covariance
         ).mean
-    return sharpen(
+    return levenberg_marquardt(
         problem.residual,
         start,
         steps=steps,

@@ -19,7 +19,7 @@ from hiergal.measure.profile import ProfileSummary, summarize_profile
 from hiergal.model.conditions import given_conditions, has_columns
 from hiergal.model.prior import prior_of
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.observation.noise import used_pixels
+from hiergal.observation.noise import count_unmasked
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.input_checks import check_counts, check_geometry, check_psf
 from hiergal.posterior.samplers.laplace import misfit
@@ -27,7 +27,7 @@ from hiergal.posterior.samplers.methods import SIGNIFICANT
 from hiergal.posterior.scenes.target import SceneProblem, start_of
 from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.fork import check_not_forked
-from hiergal.runtime.least_squares import GaussianPosterior, inflate, sharpen
+from hiergal.runtime.least_squares import GaussianPosterior, inflate, levenberg_marquardt
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, Record, record
 from hiergal.runtime.seeds import as_key
@@ -171,7 +171,7 @@ def _deblend(problem: SceneProblem, keys: jax.Array, draws: int, method: str) ->
         "profile_std": spread[0],
         "image_mean": mean[1],
         "image_std": spread[1],
-        "chi_square": chi_square / used_pixels(residual.shape, observation.mask),
+        "chi_square": chi_square / count_unmasked(residual.shape, observation.mask),
         "misfit": excess,
     }
 
@@ -186,7 +186,7 @@ def _images(problem: SceneProblem, t: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _mode(problem: SceneProblem) -> tuple[SceneProblem, GaussianPosterior, jax.Array]:
     """Mode and curvature of the joint posterior, with misfit counted as noise where it is significant."""
     observation = problem.observation
-    found = sharpen(problem.residual, start_of(problem), steps=STEPS, to_base=problem.base)
+    found = levenberg_marquardt(problem.residual, start_of(problem), steps=STEPS, to_base=problem.base)
     excess, error = misfit(found, observation.psf, observation.image.shape[1:])
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
     return problem.replace(variance_factor=factor), inflate(found, factor), excess

@@ -98,7 +98,7 @@ def start_of(problem: SceneProblem) -> Float[jax.Array, "n t"]:
     )  # the rest of a pixel is the latents' to find
     hidden = jnp.zeros(scene.image.shape, bool) if scene.mask is None else jnp.asarray(scene.mask)
     image = jnp.where(hidden, 0.0, jnp.asarray(scene.image))
-    level = jnp.repeat(jnp.asarray(scene.noise.level()), k)
+    level = jnp.repeat(jnp.asarray(scene.noise.rms()), k)
     psf = scene.psf.replace(stamp=jnp.repeat(jnp.asarray(scene.psf.stamp), k, axis=0))
     offsets = jnp.zeros((n, 2 * k if problem.position_error_pix else 0), image.dtype)
     on_pixels = problem.replace(positions=whole.astype(image.dtype))

@@ -68,7 +68,7 @@ def deblended_scenes(
     figure, axes = stamp_grid(
         len(chosen), columns, shape, title=title, width_inch=columns * STAMP_INCH, head_inch=0.62
     )
-    level = np.asarray(observation.noise.level())
+    level = np.asarray(observation.noise.rms())
     noisy = np.asarray(observation.image)
     model = deblended.image_mean.sum(axis=1)
     whitened = np.asarray(observation.noise.whiten(noisy - model, observation.mask))

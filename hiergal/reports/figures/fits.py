@@ -78,7 +78,7 @@ def checked_fits(
     shape = observation.image.shape[1:]
     figure, stamps, spectra = _panels(len(chosen), shape, title)
     observation, posterior = observation[chosen], posterior[chosen]
-    image, level = visible_pixels(observation), np.asarray(observation.noise.level())
+    image, level = visible_pixels(observation), np.asarray(observation.noise.rms())
     residual = whitened_residual(observation, posterior)
     for r, (panels, spectrum) in enumerate(zip(stamps, spectra, strict=True)):
         profile, error, i = posterior.profile_mean[r], posterior.profile_std[r], chosen[r]

@@ -188,7 +188,7 @@ def _number(draws: np.ndarray) -> str:
 
 def _draw_stamps(panels: list[Any], one: Posterior) -> None:
     observation = one.observation
-    image, level = visible_pixels(observation)[0], float(np.asarray(observation.noise.level())[0])
+    image, level = visible_pixels(observation)[0], float(np.asarray(observation.noise.rms())[0])
     peak, profile, error = np.nanmax(image), one.profile_mean[0], one.profile_std[0]
     show_stamp(panels[0], image, level, peak)
     show_stamp(panels[1], one.image_mean[0], level, peak)
@@ -210,7 +210,7 @@ def _draw_stamps(panels: list[Any], one: Posterior) -> None:
 
 
 def _draw_draws(panels: list[Any], one: Posterior, sharp: np.ndarray) -> None:
-    level = float(np.asarray(one.observation.noise.level())[0])
+    level = float(np.asarray(one.observation.noise.rms())[0])
     chosen = np.linspace(0, len(sharp) - 1, min(STAMPS, len(sharp))).round().astype(int)
     for panel, draw in zip(panels, sharp[chosen], strict=False):
         show_noiseless(panel, draw, level, float(one.profile_mean[0].max()))

@@ -89,7 +89,7 @@ def reconstructions(
     for panel, heading in zip(axes[0], HEADINGS, strict=False):
         panel.set_title(heading, fontsize=TEXT_SIZE + 1, pad=3)
     observation, posterior = observation[chosen], posterior[chosen]
-    image, level = visible_pixels(observation), np.asarray(observation.noise.level())
+    image, level = visible_pixels(observation), np.asarray(observation.noise.rms())
     whitened = whitened_residual(observation, posterior)
     for r, panels in enumerate(axes):
         profile, error = posterior.profile_mean[r], posterior.profile_std[r]

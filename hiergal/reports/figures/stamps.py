@@ -39,7 +39,7 @@ def survey_stamps(
     """
     chosen = bright_to_faint(observation, count)
     columns = min(COLUMNS, len(chosen))
-    image, level = visible_pixels(observation), np.asarray(observation.noise.level())
+    image, level = visible_pixels(observation), np.asarray(observation.noise.rms())
     magnitude = observation.catalog.get("mag_auto")
     rows = -(-len(chosen) // columns)
     figure, axes = stamp_grid(

@@ -64,7 +64,7 @@ def fits_side_by_side(
     rank = np.arange(len(observation)) if rank is None else np.asarray(rank)
     places = np.linspace(0, len(rank) - 1, min(count, len(rank))).round().astype(int)
     rows = np.argsort(rank, kind="stable")[places]
-    here, level = observation[rows], np.asarray(observation.noise.level())[rows]
+    here, level = observation[rows], np.asarray(observation.noise.rms())[rows]
     images = [np.asarray(x)[rows] for x in (observation.image, model_image, parametric_image)]
     residuals = [np.asarray(here.noise.whiten(images[0] - fit, here.mask)) for fit in images[1:]]
     left_inch, foot_inch, shape = 0.1, 0.5, images[0].shape[1:]

@@ -63,7 +63,7 @@ from hiergal.survey.noise.choice import (
     measured_or_why,
     with_measured_noise,
 )
-from hiergal.survey.store import Store, StoreHeader
+from hiergal.survey.store import StoreHeader, SurveyStore
 from hiergal.survey.writer import write_store
 
 __all__ = ["from_arrays", "without_empty", "write_cutouts_survey"]
@@ -146,7 +146,7 @@ def write_cutouts_survey(
     rms: float | None = None,
     progress: bool = False,
     overwrite: bool = False,
-) -> Store:
+) -> SurveyStore:
     """Write cutouts into a store.
 
     Args:

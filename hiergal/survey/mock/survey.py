@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hiergal.runtime.seeds import check_seed
 from hiergal.runtime.version import __version__
-from hiergal.survey.store import Store, StoreHeader
+from hiergal.survey.store import StoreHeader, SurveyStore
 
 __all__ = [
     "write_mock_survey",
@@ -23,7 +23,7 @@ def write_mock_survey(
     workers: int | Executor | None = None,
     overwrite: bool = False,
     progress: bool = True,
-) -> Store:
+) -> SurveyStore:
     """Draw the mock survey (:mod:`hiergal.survey.mock.galaxies`) into a store, truths beside the stamps.
 
     The same call goes on with a run that was stopped (:func:`~hiergal.survey.prepare.prepare_store`).

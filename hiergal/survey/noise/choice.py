@@ -207,7 +207,7 @@ def with_spectrum(observation: Observation, spectrum: NoiseSpectrum) -> Observat
         (4, 64, 33)
     """
     ny, nx = observation.image.shape[-2:]
-    level = np.array(observation.noise.level(), float)
+    level = np.array(observation.noise.rms(), float)
     if observation.mask is not None:
         seen = np.where(np.asarray(observation.mask), np.nan, rms_of_pixels(observation).astype(float))
         some = np.isfinite(seen).any(axis=(1, 2))

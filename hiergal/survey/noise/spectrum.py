@@ -302,7 +302,7 @@ def given_correlation(noise: NoiseModel, shape: tuple[int, int]) -> np.ndarray |
     power = None if noise.independent_pixels else noise.power_spectrum(shape)
     if power is None:
         return None
-    power = power / np.asarray(noise.level(), float)[..., None, None] ** 2
+    power = power / np.asarray(noise.rms(), float)[..., None, None] ** 2
     return correlation_of_power(power.mean(axis=0), shape[1])
 
 

@@ -190,9 +190,9 @@ def _of_folder(path: Path, choice: Choice) -> "Table":
 
     if not is_store(path) and any(path.glob("*.parquet")):
         return table_from_parquet(path, choice)
-    from hiergal.survey.store import open_store
+    from hiergal.survey.store import open_survey
 
-    store = open_store(path)
+    store = open_survey(path)
     columns = {name: (column, store.header.unit_of(name)) for name, column in store.catalog.items()}
     scale = f"{store.header.pixel_scale_arcsec!r} arcsec"
     columns = {
