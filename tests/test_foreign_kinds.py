@@ -171,7 +171,7 @@ for read, path in zip((hiergal.load_model, hiergal.open_store), sys.argv[1:3]):
         f"{store.path}: noise_kind: expected pixel, stationary, white, got 'striped'; import foreign before the survey "
         "is opened",
     ]
-    assert subprocess.run([*words, "import"], **here).stdout.splitlines()[1] == "read Store"
+    assert subprocess.run([*words, "import"], **here).stdout.splitlines()[1] == "read SurveyStore"
 
 
 @pytest.mark.parametrize("name", sorted(NoiseModel.__abstractmethods__))

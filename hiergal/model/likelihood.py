@@ -78,6 +78,7 @@ def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> 
         sigma: That standard deviation [flux per pixel].
 
     Example:
+        >>> import numpy as np
         >>> from hiergal.observation.stationary import StationaryNoise
         >>> noise = StationaryNoise(np.full((1, 4, 3), 4.0), width=4)
         >>> chosen_noise(noise, "pixel").sigma.tolist()

@@ -105,8 +105,8 @@ def kinds_of(base: type[NetworkArchitecture]) -> dict[str, type[msgspec.Struct]]
 
     Example:
         >>> import hiergal.recipe.recipe
-        >>> sorted(kinds_of(GeneratorArchitecture))
-        ['lanusse2020', 'sersic_residual']
+        >>> {"lanusse2020", "sersic_residual"} <= set(kinds_of(GeneratorArchitecture))
+        True
     """
     found: dict[str, Any] = {}
     for cls in _subclasses(base):

@@ -280,7 +280,7 @@ def test_is_a_pytree_with_static_scales(make_observation):
     observation = make_observation("stationary")
     leaves, structure = jax.tree.flatten(observation)
     assert len(leaves) == 7 and all(isinstance(leaf, np.ndarray) for leaf in leaves)
-    assert jax.tree.unflatten(structure, leaves) == observation
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.unflatten(structure, leaves), observation)
     assert jax.tree.structure(observation.replace(pixel_scale_arcsec=0.05)) != structure
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(observation)]
     assert {".image", ".psf.stamp", ".noise.power", ".catalog['zphot']", ".identifier"} <= set(paths)

@@ -32,6 +32,19 @@ def register_network(architecture: type[NetworkArchitecture]) -> Callable[[Netwo
 
     Raises:
         TypeError: If the architecture has no name.
+
+    Example:
+        >>> import jax.numpy as jnp, msgspec
+        >>> from hiergal.recipe.network_kinds import GeneratorArchitecture
+        >>> class Flat(GeneratorArchitecture, msgspec.Struct, frozen=True, tag_field="kind", tag="flat"):
+        ...     latents: int = 1
+        >>> @register_network(Flat)
+        ... class FlatGenerator(nn.Module):
+        ...     shape: tuple[int, int]
+        ...     def __call__(self, z):
+        ...         return jnp.ones((len(z), *self.shape)) * jnp.exp(z[:, :, None])
+        >>> build_network(Flat(), shape=(4, 5)).apply({}, jnp.zeros((2, 1))).shape
+        (2, 4, 5)
     """
     kind_of(architecture)
 

@@ -9,8 +9,7 @@ images over their given noise level, so that galaxies can be stacked, in three s
 2. **Products of pairs of pixels are stacked**: for each lag the sum of products of weighted pixels over the sum of
    products of weights. That is unbiased for any mask: the window is divided out exactly. Each stamp's mean is taken
    off first, and what this takes from the noise's own correlation is restored. So is what correlations lose as peaks
-   of the noise itself are masked, which noise that is drawn with the measured correlation tells, with masks and
-   without.
+   of the noise itself are masked: noise drawn with the measured correlation, with and without masks, tells how much.
 3. **Long lags come from the given correlation.** The difference between measured and given correlation (scaled to the
    measured level) is multiplied by a taper: 1 up to half the longest lag, 0 beyond it. The longest lag is the largest
    that keeps the random error of a Fourier mode below 5 %, and at most half a stamp.
