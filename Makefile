@@ -2,7 +2,7 @@
 #
 #   make quickstart   the whole path on a mock survey; the report is runs/quickstart/report.html
 #   make test         the tests, with line coverage
-#   make lint         style and docstrings
+#   make lint         style, docstrings and types
 #   make wheel        wheel and source distribution, and tests of the wheel in an environment of its own
 #   make check        all of it, the wheel and as many slow tests as an hour allows too (what .ci/run calls)
 #   make clean        remove what these made; runs/ is yours and stays
@@ -33,6 +33,7 @@ test: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ty check --python $(VENV)
 
 check: lint wheel
 	$(PYTEST) -m "" --slow-minutes 60 $(ARGS)

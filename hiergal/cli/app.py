@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -253,8 +253,8 @@ def validate(
 
     require_extra("plot", "the report of the validation")
     store, trained = open_survey(survey), None if model is None else load_model(model)
-    choices = {"profiles": profiles, "galaxies": galaxies, "seed": seed, "alpha": alpha}
-    judged = digest_of_model(resolve(model)) if images is None else digest_of_files(images)
+    choices: dict[str, Any] = {"profiles": profiles, "galaxies": galaxies, "seed": seed, "alpha": alpha}
+    judged = digest_of_files(images) if images is not None else digest_of_model(resolve(str(model)))
     about = {"survey": digest_of_store(survey), "judged": judged, **choices, "version": __version__}
     names, inputs = (*FILES, "report.html", "figures"), (survey, model, images)
     with owned_folder(out, "validation", run=about, names=names, inputs=inputs, overwrite=overwrite) as own:

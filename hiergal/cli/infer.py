@@ -124,7 +124,7 @@ def infer(
             say(f"{out}: is there already, of the same run; nothing to do")
             return
         posterior = found[1]
-        chi_square, flag = posterior.chi_square, posterior.flag
+        chi_square, flag = posterior.chi_square, np.asarray(posterior.flag)
     from hiergal.posterior.verdict import describe_flags
 
     finite = chi_square[np.isfinite(chi_square)]

@@ -9,6 +9,7 @@ hiergal models registry add|list|remove SOURCE   where models are looked for
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,6 +128,7 @@ def models_verify(
     from hiergal.hub.cache import cached, incomplete, verify
     from hiergal.hub.names import packaged_models
 
+    checks: list[tuple[str, str, str, Callable[..., Any], Any]]
     checks = [(about.name, about.version, "package", load_model, path) for path, about in packaged_models()]
     checks += [(model.entry.name, model.entry.version, "cache", verify, model) for model in cached()]
     checks += [(place.parent.name, place.name, "cache", _refuse, place) for place in incomplete()]
@@ -179,7 +181,7 @@ def _row(offer: "Offer") -> dict[str, Any]:
     if offer.entry is not None and offer.path is None:
         size = offer.entry.size or None  # None: nobody said
     else:
-        size = _bytes_of(offer.path)
+        size = 0 if offer.path is None else _bytes_of(offer.path)
     return {
         "name": offer.name,
         "version": offer.version,

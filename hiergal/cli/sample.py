@@ -92,7 +92,7 @@ def sample(
         out,
         seed=seed,
         galaxies=galaxies,
-        observing=None if survey is None else Observing(survey, band, stamp, noise),
+        observing=None if survey is None or band is None else Observing(survey, band, stamp, noise),
         outside=outside,
         columns=column,
         hdu=hdu,

@@ -7,7 +7,7 @@ hiergal survey degrade SOURCE OUT.zarr    the same galaxies, less resolved and n
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -69,13 +69,13 @@ def survey_cosmos(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Take only the first galaxies.", min=1)] = None,
     centre: Annotated[
-        str,
+        Literal["galsim", "pixel"],
         typer.Option(
             help="'galsim' centres odd cutouts on even stamps as GalSim does; 'pixel' keeps the pixels."
         ),
     ] = "galsim",
     spectrum: Annotated[
-        str,
+        Literal["galsim", "expected"],
         typer.Option(
             help="Noise spectrum: 'galsim', or 'expected' of a stamp cut from a field (for inference)."
         ),

@@ -219,7 +219,7 @@ def take_deviates(
     if rng is None or isinstance(rng, galsim.BaseDeviate):
         deviate = galsim.GaussianDeviate(rng)
         if is_fork():  # where the threads of ``generate`` may be waited for in vain
-            deviates.flat = [deviate() for _ in range(deviates.size)]
+            deviates[:] = np.reshape([deviate() for _ in range(deviates.size)], deviates.shape)
         else:
             deviate.generate(deviates)
         return deviates

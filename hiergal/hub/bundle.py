@@ -83,12 +83,13 @@ def save_model(
     path, arrays = Path(path), flatten(check_model(model))
     if half_precision:
         arrays = halved(arrays, NETWORKS)
+    fitted: dict[str, Any] = {name: getattr(model, name) is not None for name in DENSITIES}
     metadata = _Metadata(
+        **fitted,
         schema_version=SCHEMA_VERSION,
         provenance=model.provenance,
         weights_sha256=digest_of(arrays),
         population=0 if model.population is None else len(model.population),
-        **{name: getattr(model, name) is not None for name in DENSITIES},
         network_modules=network_modules(model.recipe),
     )
     texts = {RECIPE: recipe_to_toml(model.recipe)}

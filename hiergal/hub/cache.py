@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
@@ -217,13 +217,13 @@ def _copy(source: Path, part: Path, size: int, advance: Advance) -> None:
         _write_all(iter(lambda: file.read(CHUNK_BYTES), b""), out, 0, size, str(source), advance)
 
 
-def _own_file(path: Path, mode: str) -> BinaryIO:
+def _own_file(path: Path, mode: str) -> IO[Any]:
     """Open a file of the cache for writing, never what a link leads to that others put there."""
     return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600))
 
 
 def _write_all(
-    chunks: Iterable[bytes], file: BinaryIO, there: int, size: int, url: str, advance: Advance
+    chunks: Iterable[bytes], file: IO[Any], there: int, size: int, url: str, advance: Advance
 ) -> None:
     for chunk in chunks:
         there += len(chunk)

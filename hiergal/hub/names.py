@@ -139,10 +139,14 @@ def is_published(name: str) -> bool:
 
 def _find(name: str, progress: bool) -> Path:
     word, version = split_name(name)
-    problems, others = [], []
+    problems: list[str] = []
+    others: list[str] = []
     for offer in available(problems):
         if offer.name == word and version in (None, offer.version):
-            return offer.path or fetch(offer.entry, progress=progress)
+            if offer.path is None and offer.entry is not None:
+                return fetch(offer.entry, progress=progress)
+            if offer.path is not None:
+                return offer.path
         others.append(f"{offer.name}@{offer.version}")
     known = ", ".join(dict.fromkeys(others)) or "no models"
     failed = f"; what could not be read: {'; '.join(problems)}" if problems else ""

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -47,7 +47,7 @@ def fill(template: T, arrays: Mapping[str, np.ndarray], where: str) -> T:
         raise ValueError(
             f"{where}: expected the arrays of its recipe; missing: {missing[:3]}, not known: {extra[:3]}"
         )
-    double = jax.config.jax_enable_x64
+    double = cast(Any, jax.config).jax_enable_x64
     others = (np.float16, np.float64) if double else (np.float16,)
     for name, leaf in expected.items():
         got = arrays[name]

@@ -166,7 +166,7 @@ def _standard_row(image: Image, noise_rms: float, unused: Bool[np.ndarray, "y x"
         row["flag"] |= Flag.NO_SKY
     first = petrosian_radius(image, valid, Ellipse(*centroid))
     if not np.isfinite(first):
-        return row | {"flag": row["flag"] | Flag.NO_PETROSIAN}
+        return row | {"flag": int(row["flag"]) | Flag.NO_PETROSIAN}
     centre = cas.asymmetry_centre(
         image, valid, centroid, (float(peak_x), float(peak_y)), first, sky_asymmetry
     )
@@ -180,7 +180,7 @@ def _standard_row(image: Image, noise_rms: float, unused: Bool[np.ndarray, "y x"
         "axis_ratio": ellipse.axis_ratio,
     }
     if not np.isfinite([petrosian, elliptical]).all():
-        return row | {"flag": row["flag"] | Flag.NO_PETROSIAN}
+        return row | {"flag": int(row["flag"]) | Flag.NO_PETROSIAN}
 
     r20, r50, r80 = (radius_of_fraction(image, circle, f, cas.EXTENT * petrosian) for f in (0.2, 0.5, 0.8))
     row |= {"r20_arcsec": r20, "r50_arcsec": r50, "r80_arcsec": r80}

@@ -5,6 +5,8 @@ knows it, the truth. All but the half-light radius, a bisection, are differentia
 ``hiergal.measure.moments``.)
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +77,7 @@ def _half_light_radius_pix(light: jax.Array, radius: jax.Array) -> jax.Array:
     """Radius at which the curve of growth reaches one half, by bisection; the circle cuts pixels softly."""
     ones = np.ones(light.shape[-1], light.dtype)  # a product with them is twice as fast as a sum along x
     low = jnp.zeros(light.shape[:-2], light.dtype)
-    high = jnp.full_like(low, np.hypot(*light.shape[-2:]))
+    high = jnp.full_like(low, math.hypot(*light.shape[-2:]))
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         part = light * jnp.clip(middle[..., None, None] - radius + 0.5, 0, 1)

@@ -1,5 +1,6 @@
 """Structure of light profiles in batches, in JAX: Gini, M20 and concentration."""
 
+import math
 from functools import partial
 
 import jax
@@ -66,7 +67,8 @@ def measure_structure(image: Float[Array, "n y x"], pixel_scale_arcsec: float) -
 def _centroid(image: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Centroids along x and y, [n, 1, 1]."""
     flux = jnp.maximum(image.sum((-2, -1), keepdims=True), jnp.finfo(image.dtype).tiny)
-    return tuple((image * axis).sum((-2, -1), keepdims=True) / flux for axis in (x, y))
+    at_x, at_y = ((image * axis).sum((-2, -1), keepdims=True) / flux for axis in (x, y))
+    return at_x, at_y
 
 
 def _petrosian(image: jax.Array, radius: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -109,7 +111,7 @@ def _radius_of(image: jax.Array, radius: jax.Array, fraction: float) -> jax.Arra
         return jnp.where(less, middle, low), jnp.where(less, high, middle)
 
     low = jnp.zeros(image.shape[0], image.dtype)
-    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, low + np.hypot(*image.shape[-2:])))
+    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (low, low + math.hypot(*image.shape[-2:])))
     return (low + high) / 2
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -104,7 +104,7 @@ def programs_of(recipe: Recipe, population: int | None = None, training: bool = 
         covariance=recipe.covariance,
         population=population,
     )
-    return Programs(model, guide)
+    return Programs(cast(Program, model), cast(Any, guide))
 
 
 def _dtype(recipe: Recipe) -> Any:

@@ -87,6 +87,12 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Photometry(self.flux_unit, self.magnitude_zero_point)
 
 
+if TYPE_CHECKING:
+    Fitted = Any
+else:  # None before it is fitted: ``condition_names`` and ``prior_of`` refuse a model without
+    Fitted = ConditionalFlow | None
+
+
 @record
 class GalaxyModel(Record):
     """A trained model: generator, guide, and the flow over its latents.
@@ -104,11 +110,11 @@ class GalaxyModel(Record):
     """
 
     params: dict[str, Any]
-    flow: ConditionalFlow | None
+    flow: Fitted
     recipe: Recipe = static()
     provenance: Provenance = static()
-    marginal: ConditionalFlow | None = None
-    guide_flow: ConditionalFlow | None = None
+    marginal: Fitted = None
+    guide_flow: Fitted = None
     population: Float[Array, "k c"] | None = None
 
     def decode(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:

@@ -79,7 +79,7 @@ def check_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> Ran
     low, high = _ranges(model)
     finite = np.isfinite(conditions).all(axis=1)
     bounded = np.isfinite(low) & np.isfinite(high)
-    room = np.where(bounded, 1e-5 * np.maximum(abs(low), abs(high)), 0.0)  # conditions are float32
+    room = np.where(bounded, 1e-5 * np.maximum(np.abs(low), np.abs(high)), 0.0)  # conditions are float32
     with np.errstate(invalid="ignore"):
         beyond = ((conditions < low - room) | (conditions > high + room)).any(axis=1)
         past = np.maximum(low - conditions, conditions - high)
@@ -193,7 +193,8 @@ def percent(fraction: float) -> str:
 def _ranges(model: GalaxyModel) -> tuple[np.ndarray, np.ndarray]:
     ranges = model.provenance.condition_ranges
     pairs = [ranges.get(name, (-np.inf, np.inf)) for name in model.flow.config.conditions]
-    return tuple(np.array(pairs, float).reshape(-1, 2).T)
+    low, high = np.array(pairs, float).reshape(-1, 2).T
+    return low, high
 
 
 def _density_of(model: GalaxyModel) -> _Density | None:

@@ -19,7 +19,7 @@ text, objects, complex numbers            refused
 ========================================  ===========================================================================
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -59,7 +59,7 @@ Observation.from_arrays, which joins masks
         return value
     if isinstance(value, jax.Array):
         return _of_jax(value, name)
-    double = double or jax.config.jax_enable_x64
+    double = double or cast(Any, jax.config).jax_enable_x64
     _refuse_rich(value, name)
     hidden = None
     if isinstance(value, np.ma.MaskedArray):
@@ -271,7 +271,9 @@ def _is_right(value: Any, double: bool) -> bool:
         return jax.dtypes.issubdtype(value.dtype, np.floating)
     if type(value) is not np.ndarray or not value.dtype.isnative:
         return False
-    return value.dtype == np.float32 or (value.dtype == np.float64 and (double or jax.config.jax_enable_x64))
+    return value.dtype == np.float32 or (
+        value.dtype == np.float64 and (double or cast(Any, jax.config).jax_enable_x64)
+    )
 
 
 def _of_jax(value: jax.Array, name: str) -> jax.Array:
@@ -381,7 +383,8 @@ def _stacked(parts: list[Unpacked], name: str) -> Unpacked:
             )
         if (part.unit is None) != (first.unit is None):
             raise ValueError(f"{name}: expected units of all or of none, got another in row {row}")
-        if part.pixel_scale_arcsec and abs(part.pixel_scale_arcsec / first.pixel_scale_arcsec - 1) > 1e-3:
+        scale, own = part.pixel_scale_arcsec, first.pixel_scale_arcsec
+        if scale and (own is None or abs(scale / own - 1) > 1e-3):
             raise ValueError(f"{name}: expected one pixel scale, got another in row {row}")
     factors = [1.0 if part.unit is None else part.unit.to(first.unit) for part in parts]
     values = np.stack(
@@ -390,5 +393,6 @@ def _stacked(parts: list[Unpacked], name: str) -> Unpacked:
     masks = [np.zeros(first.values.shape, bool) if part.mask is None else part.mask for part in parts]
     noise = None
     if first.noise is not None:
-        noise = first.noise[0], _stacked([part.noise[1] for part in parts], f"{name}.uncertainty")
+        errors = [part.noise[1] for part in parts if part.noise is not None]  # all are of one kind
+        noise = first.noise[0], _stacked(errors, f"{name}.uncertainty")
     return Unpacked(values, _mask_of(np.stack(masks)), first.unit, noise, first.pixel_scale_arcsec)

@@ -324,7 +324,8 @@ def padded_psf(psf: PSF, shape: tuple[int, int]) -> PSF:
     stamps, edges = np.asarray(psf.stamp), [(0, 0)]
     for old, largest in zip(stamps.shape[1:], shape, strict=True):
         new = min(-(-(old + 1) // PSF_STEP) * PSF_STEP - 1, largest - 1 + largest % 2)
-        edges.append((max(0, new - old) // 2,) * 2)
+        room = max(0, new - old) // 2
+        edges.append((room, room))
     return psf.replace(stamp=np.pad(stamps, edges))
 
 

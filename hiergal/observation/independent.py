@@ -47,7 +47,7 @@ class WhiteNoise(IndependentNoise, kind="white"):
         12.0
     """
 
-    sigma: Float[Array, "*batch"]
+    sigma: Float[Array, "*batch"]  # ty: ignore[incompatible-attribute-override] (frozen)
 
     def __post_init__(self) -> None:
         """Make native what is foreign."""
@@ -94,7 +94,7 @@ class PixelNoise(IndependentNoise, kind="pixel"):
         9.0
     """
 
-    sigma: Float[Array, "*batch y x"]
+    sigma: Float[Array, "*batch y x"]  # ty: ignore[incompatible-attribute-override] (frozen)
 
     def __post_init__(self) -> None:
         """Make native what is foreign; what is masked is NaN, which a mask of the observation has to exclude."""

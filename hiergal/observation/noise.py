@@ -7,7 +7,7 @@ surveys on disk, checks, augmentation and posteriors need to know of a noise mod
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +129,7 @@ class NoiseModel(Record, ABC):
 
     def header(self) -> dict[str, Any]:
         """Return what holds for all galaxies, as JSON holds it: by default the static fields."""
-        fields = [field for field in dataclasses.fields(self) if field.metadata.get("static")]
+        fields = [field for field in dataclasses.fields(cast(Any, self)) if field.metadata.get("static")]
         return {field.name: getattr(self, field.name) for field in fields}
 
     @classmethod

@@ -9,7 +9,7 @@ Conventions: arrays are ``[..., y, x]``; pixel (0, 0) is the centre of the lower
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -26,6 +26,11 @@ from hiergal.runtime.pytree import Array, Record, Rows, record, rows_with_axis, 
 __all__ = ["Observation", "check_observation"]
 
 PSF_SUM_TOLERANCE = 0.02
+
+if TYPE_CHECKING:
+    Stamps = Any
+else:  # None to be simulated: what is observed has an image (:func:`check_observation`), and is used without asking
+    Stamps = Float[Array, "n y x"] | None
 
 
 @record
@@ -44,7 +49,7 @@ class Observation(Record):
         photometry: Unit and zero point of the fluxes; None for those of whatever model they meet.
     """
 
-    image: Float[Array, "n y x"] | None
+    image: Stamps
     psf: PSF
     noise: NoiseModel
     mask: Bool[Array, "n y x"] | None

@@ -232,8 +232,12 @@ def surface_factor(flux_unit: str, pixel_scale_arcsec: float) -> float | None:
     unit = _unit(flux_unit)
     if unit is None or not _is_surface(unit):
         return None
-    zero_point = natural_zero_point(flux_unit, pixel_scale_arcsec)
-    return 10 ** (0.4 * (natural_zero_point(SURFACE_UNIT) - zero_point))
+    of_surface, zero_point = (
+        natural_zero_point(SURFACE_UNIT),
+        natural_zero_point(flux_unit, pixel_scale_arcsec),
+    )
+    assert of_surface is not None and zero_point is not None  # both name flux densities
+    return 10 ** (0.4 * (of_surface - zero_point))
 
 
 def _in_jansky(unit: Any, words: str, pixel_scale_arcsec: float | None) -> float | None:

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def _content_digest(tree: Any) -> str:
 def _in_words(attributes: Mapping[str, Any]) -> bytes:
     texts = {name: value for name, value in attributes.items() if isinstance(value, str)}
     numbers = {
-        name: repr(float(value))
+        name: repr(float(cast(Any, value)))
         for name, value in attributes.items()
         if np.isscalar(value) and name not in texts
     }

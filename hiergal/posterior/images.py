@@ -74,7 +74,8 @@ def posterior_images(
     if not scale > 0:
         raise ValueError(f"pixel_scale_arcsec: expected a positive width, got {scale}")
     if shape is None:
-        shape = tuple(max(1, round(size * own / scale)) for size in model.recipe.shape)
+        ny, nx = (max(1, round(size * own / scale)) for size in model.recipe.shape)
+        shape = ny, nx
     same = scale == own and shape == model.recipe.shape
     if psf is None and not same:
         raise ValueError(

@@ -4,7 +4,7 @@ A posterior refers to it and does not own it: JAX's tree functions, files and ot
 a pickle has the galaxies but not the model. :meth:`hiergal.Posterior.attach` gives it back.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +14,12 @@ from hiergal.observation.observation import Observation
 from hiergal.runtime.pytree import brief
 
 __all__ = ["Origin"]
+
+
+if TYPE_CHECKING:
+    Inferring = Any
+else:  # what asks for it without model says what to do (``Posterior.attach``)
+    Inferring = GalaxyModel | None
 
 
 class Origin(NamedTuple):
@@ -27,7 +33,7 @@ class Origin(NamedTuple):
         own_psf: Whether ``image_mean`` is seen at the galaxies' own PSFs.
     """
 
-    model: GalaxyModel | None
+    model: Inferring
     observation: Observation
     conditions: Float[np.ndarray, "n c"] | None
     places: Int[np.ndarray, "n"]

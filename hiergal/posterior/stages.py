@@ -131,6 +131,6 @@ def _with_blanks(posterior: Posterior, flag: np.ndarray, observation: Observatio
         for name in whole.__dataclass_fields__
         if name not in ("identifier", "method", "flag")
     }
-    flags = np.where(bad, flag, whole.flag).astype(np.int32)
+    flags = np.where(bad, flag, np.asarray(whole.flag)).astype(np.int32)
     whole = whole.replace(**changes, identifier=np.asarray(observation.identifier), flag=flags)
     return whole.attach(posterior.model, observation)

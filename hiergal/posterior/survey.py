@@ -13,6 +13,7 @@ import warnings
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import msgspec
@@ -132,7 +133,7 @@ def infer_survey(
         **choices,
     )
     about = identity_of(run)
-    options = {"run": about, "inputs": (run.model, run.store), "overwrite": overwrite}
+    options: dict[str, Any] = {"run": about, "inputs": (run.model, run.store), "overwrite": overwrite}
     if images is not None:
         check_inputs(images, (*options["inputs"], out))
     with ExitStack() as owners:
@@ -149,7 +150,7 @@ def infer_survey(
             whole.meta |= cards_of(provenance_of(loaded, **choices))
             write_result(whole, table)
             table.ready()
-        if run.images is not None:
+        if pictures is not None and run.images is not None:
             pictures.put()
         if not table.finished:
             table.put()

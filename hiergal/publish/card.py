@@ -1,6 +1,6 @@
 """The card of a published model: what it is for, what it was made of, how good it is, and where it fails."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def render_card(model: GalaxyModel, published: Published, metrics: Mapping[str, 
 
 def _usage(model: GalaxyModel, published: Published) -> str:
     names = model.flow.config.conditions
-    typical = np.median(model.population, axis=0)
+    typical = np.median(np.asarray(model.population), axis=0)
     columns = ", ".join(f'"{name}": [{value:.4g}]' for name, value in zip(names, typical, strict=True))
     return f"""```python
 import hiergal
@@ -197,6 +197,6 @@ def _number(value: float | None, form: str) -> str:
     return "not a number" if value is None else format(value, form)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -68,10 +68,10 @@ def publish(
     inputs = (source, about, validation, *calibrations)
     model = load_model(source)
     _check_complete(model, source)
-    validation, calibrations = Path(validation), [Path(one) for one in calibrations]
-    metrics = _metrics(validation, calibrations, source)
-    figures = {"galaxies.png": validation / FIGURES["galaxies.png"]}
-    figures["coverage.png"] = calibrations[0] / FIGURES["coverage.png"]
+    judged, measured = Path(validation), [Path(one) for one in calibrations]
+    metrics = _metrics(judged, measured, source)
+    figures = {"galaxies.png": judged / FIGURES["galaxies.png"]}
+    figures["coverage.png"] = measured[0] / FIGURES["coverage.png"]
     whole = {
         "model": texts_of(source)[METADATA],  # with digests of all the rest
         "about": Path(about).read_bytes(),
@@ -276,7 +276,7 @@ def _measured(file: Path, kind: type) -> dict[str, Any]:
     """Read measurements; those of another kind are refused."""
     content = file.read_bytes()
     try:
-        found = msgspec.json.decode(content, type=kind)
+        found: Any = msgspec.json.decode(content, type=kind)
         if kind is _Validation and "drawn" not in found.verdicts:
             raise msgspec.ValidationError("expected verdicts on drawn galaxies")
     except msgspec.DecodeError as error:

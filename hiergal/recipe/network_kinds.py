@@ -14,7 +14,7 @@ kind are read::
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from jaxtyping import Float
@@ -91,7 +91,7 @@ def kind_of(architecture: NetworkArchitecture | type[NetworkArchitecture]) -> st
             f"{name}: expected a msgspec.Struct with tag_field='kind' and its name as tag, got none; declare it: class "
             f"{name}(..., msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field='kind', tag=...)"
         )
-    return architecture.__struct_config__.tag
+    return cast(Any, architecture).__struct_config__.tag
 
 
 def kinds_of(base: type[NetworkArchitecture]) -> dict[str, type[msgspec.Struct]]:
@@ -112,7 +112,7 @@ def kinds_of(base: type[NetworkArchitecture]) -> dict[str, type[msgspec.Struct]]
     for cls in _subclasses(base):
         if not _is_kind(cls):  # a base of several kinds
             continue
-        kind = kind_of(cls)
+        kind = kind_of(cast(Any, cls))
         other = found.get(kind, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(

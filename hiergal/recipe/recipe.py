@@ -7,7 +7,7 @@ the recipe ``small``: a model of 64x64 stamps that trains in minutes on two core
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 from msgspec import Meta
@@ -155,7 +155,7 @@ def _network_from(
             f"{where}: {name}.kind: expected {' or '.join(sorted(kinds))}, got {kind!r}; import {module} first"
         )
     try:
-        return msgspec.convert({"kind": kind} | table, kinds[kind])
+        return msgspec.convert({"kind": kind} | table, cast(Any, kinds[kind]))
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
         message = f"{message} - at `$.{name}{place or '`'}"

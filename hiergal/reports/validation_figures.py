@@ -129,7 +129,7 @@ def residuals_of(found: Validation) -> dict[str, Residuals]:
 
 def parametric_fits(found: Validation) -> tuple[np.ndarray, np.ndarray]:
     """Images and chi-squares of the parametric fits to the galaxies that have posteriors."""
-    n = len(found.posterior)
+    n = 0 if found.posterior is None else len(found.posterior)
     return fit_chi_square(found.made.twins.profile[:n], found.observation[np.arange(n)])
 
 

@@ -112,7 +112,7 @@ def _declared(about: Any, file: Path) -> int:
     for side in sides:
         if not isinstance(side, list) or any(type(n) is not int or not 0 <= n < 2**63 for n in side):
             raise OSError(f"{file}: expected shapes of whole numbers, got {str(side)[:50]}: it is damaged")
-    size = math.prod(sides[0])
+    size = math.prod(about["shape"])
     digits = re.search(r"\d+\Z", str(about.get("data_type")))
     return size * (int(digits[0]) // 8 if digits and len(digits[0]) < 4 else 1)
 

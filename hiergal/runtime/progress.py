@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hiergal.runtime.log import LOGGER, is_quiet
 
@@ -98,7 +99,7 @@ def _bar(what: str, total: int | None, console) -> Iterator[Callable[..., None]]
         task = progress.add_task(what, total=total, note="")
 
         def advance(done: int = 1, *, note: str | None = None) -> None:
-            fields = {} if note is None else {"note": note}
+            fields: dict[str, Any] = {} if note is None else {"note": note}
             progress.update(task, advance=done, **fields)
 
         yield advance

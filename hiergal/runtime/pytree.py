@@ -7,7 +7,7 @@ see every record that a person builds.
 """
 
 import dataclasses
-from typing import Any, SupportsIndex, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, dataclass_transform
 
 import jax
 import numpy as np
@@ -17,7 +17,10 @@ __all__ = ["Array", "Record", "Rows", "brief", "record", "rows_with_axis", "stat
 WIDTH, MOST = 110, 8  # characters of a line; members of a tuple or dict that are shown
 LONGEST = 320  # characters of the one line that describes a record
 
-Array = jax.Array | np.ndarray
+if TYPE_CHECKING:  # kinds and shapes of arrays are checked in the tests, where they run
+    Array = Any
+else:
+    Array = jax.Array | np.ndarray
 Rows = SupportsIndex | slice | list[int] | list[bool] | Array  # which galaxies of a batch
 T = TypeVar("T")
 
@@ -32,7 +35,7 @@ class Record:
 
     def replace(self: T, **changes: Any) -> T:  # not Self, which the type checker of the tests refuses here
         """Return a copy with some fields changed."""
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+        return dataclasses.replace(cast(Any, self), **changes)
 
     def __repr__(self) -> str:
         """Describe it in one line: types and shapes, never the numbers of arrays."""
@@ -112,7 +115,9 @@ def _in_words(value: Any, depth: int = 0) -> str:
 
 
 def _shortened(value: "Record") -> str:
-    parts = [f"{f.name}={_in_words(getattr(value, f.name, None), 1)}" for f in dataclasses.fields(value)]
+    parts = [
+        f"{f.name}={_in_words(getattr(value, f.name, None), 1)}" for f in dataclasses.fields(cast(Any, value))
+    ]
     text = ", ".join(parts)
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
@@ -135,7 +140,7 @@ def record(cls: type[T]) -> type[T]:
     def flatten(self: T):
         return tuple(getattr(self, n) for n in names), tuple(getattr(self, n) for n in statics)
 
-    def unflatten(aux: tuple, children: tuple) -> T:
+    def unflatten(aux: Any, children: Any) -> T:
         self = object.__new__(cls)
         for name, value in zip(names + statics, (*children, *aux), strict=True):
             object.__setattr__(self, name, value)

@@ -239,6 +239,7 @@ def _images(run: _Run, model: GalaxyModel, renderer: Renderer | None, asked: Ask
         return exact_profiles(model, profiles, **exact) if is_exact else profiles
     import jax
 
+    assert run.observing is not None  # there is a renderer
     about, noise_key = _survey(run.observing), jax.random.fold_in(key, NOISE)
     if is_exact:
         sky = Sky(about.sky_level, noise_key, asked.rows) if run.observing.noise else None

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -62,7 +62,8 @@ class AskedGalaxies(NamedTuple):
 
     def part(self, rows: np.ndarray) -> "AskedGalaxies":
         """Return some of the galaxies, without the columns."""
-        taken = (None if field is None else field[rows] for field in self[:-1])
+        fields: tuple[Any, ...] = self[:-1]
+        taken: list[Any] = [None if field is None else field[rows] for field in fields]
         return AskedGalaxies(*taken, {})
 
     def digest(self) -> str:

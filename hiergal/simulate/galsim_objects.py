@@ -94,7 +94,7 @@ def build_galaxies(
         padding = {"noise_pad": noise, "noise_pad_size": noise_pad_size}
         galaxies = [
             light_profiles(recipe, profile[None], rng=galsim.BaseDeviate(int(seed)), **padding, **options)[0]
-            for profile, seed in zip(profiles, noise_seed, strict=True)
+            for profile, seed in zip(profiles, np.asarray(noise_seed), strict=True)
         ]
     if radii is not None:
         galaxies = [

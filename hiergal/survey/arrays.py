@@ -3,7 +3,7 @@
 The names and types are those of the table in :mod:`hiergal.survey.store`; :mod:`hiergal.survey.writer` writes them.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -40,8 +40,10 @@ def arrays_of(
     Raises:
         ValueError: If anything is wrong with the galaxies.
     """
-    image, truth = (None if a is None else np.asarray(a, np.float32) for a in (observation.image, truth))
-    noise = observation.noise
+    noise: Any = observation.noise
+    image, truth = (
+        cast(Any, None if a is None else np.asarray(a, np.float32)) for a in (observation.image, truth)
+    )
     if isinstance(noise, NoiseModel):
         noise = jax.tree.map(lambda array: np.asarray(array, np.float32), noise)
     psf = observation.psf.replace(stamp=np.asarray(observation.psf.stamp, np.float32))

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import joblib
 import numpy as np
@@ -96,8 +97,7 @@ def prepare_store(
         "draw": joblib.hash(draw),
         "inputs": sorted(inputs or {}),
     }
-    inputs = (inputs or {}).values()
-    with owned(path, "survey", run=run, inputs=inputs, overwrite=overwrite) as own:
+    with owned(path, "survey", run=run, inputs=(inputs or {}).values(), overwrite=overwrite) as own:
         if not own.finished:
             _draw_into(own, header, draw, total, workers, progress)
     return open_survey(path)
@@ -129,7 +129,7 @@ def _draw_into(
                 yield Task(first, min(TASK_GALAXIES, total - first))
 
         try:
-            with closing(drawn(draw, tasks(), choose_workers(workers, total - start))) as batches:
+            with closing(cast(Any, drawn(draw, tasks(), choose_workers(workers, total - start)))) as batches:
                 for columns in store.add(batches, advance):
                     _record(own, columns, first=len(store) - _size(columns))
             if len(store) < total:
@@ -168,7 +168,7 @@ def _record(own: Output, columns: Columns, *, first: int) -> None:
         if file.is_file():
             _sync(file)
     content = io.BytesIO()
-    np.savez(content, **columns)
+    np.savez(content, **cast(Any, columns))
     write_whole(_journal_file(own, first), content.getvalue())
 
 

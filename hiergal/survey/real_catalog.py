@@ -136,7 +136,7 @@ def _conditions(real: "galsim.RealGalaxyCatalog", table: np.ndarray | None) -> d
     """Collect what the catalogue and its table of fits know of each galaxy."""
     columns = {"mag_auto": np.asarray(real.mag, float)}
     if table is not None:
-        have = {name.lower(): name for name in table.dtype.names}
+        have = {name.lower(): name for name in table.dtype.names or ()}
         for name in ("mag_auto", "flux_radius", "zphot"):
             if name in have:
                 columns[name] = np.asarray(table[have[name]], float)

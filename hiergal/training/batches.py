@@ -7,7 +7,7 @@ galaxies that it would have seen, on any number of devices and processes, from m
 import zlib
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import jax
 import numpy as np
@@ -106,7 +106,7 @@ def batches_from(
         Galaxies on the devices, and the rows to take of them, or None for all.
     """
     layout = batch_sharding(mesh)
-    batch = len(order[0])
+    batch = len(cast(Any, order[0]))
     if isinstance(galaxies, Observation) and jax.process_count() == 1:
         galaxies = place(galaxies, replicated(mesh))
         yield from ((galaxies, rows) for rows in _read_ahead(order, first))
@@ -148,4 +148,4 @@ def rough_fluxes(galaxies: Galaxies) -> Float[np.ndarray, "n"]:
 def checksum_of(galaxies: Galaxies) -> int:
     """Return what tells one set of galaxies from another: a checksum of the first ones, and of how many there are."""
     first = galaxies[np.arange(min(CHECKED, len(galaxies)))]
-    return zlib.crc32(np.ascontiguousarray(first.image), zlib.crc32(str(len(galaxies)).encode()))
+    return zlib.crc32(np.ascontiguousarray(first.image).tobytes(), zlib.crc32(str(len(galaxies)).encode()))

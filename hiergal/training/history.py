@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -48,7 +48,7 @@ def read_history(folder: str | Path) -> tuple[TrainInfo, ...]:
     path = Path(folder) / HISTORY
     lines = path.read_bytes().splitlines() if path.exists() else []
     rows = ({OLD_NAMES.get(k, k): v for k, v in msgspec.json.decode(line).items()} for line in lines)
-    return tuple(TrainInfo(**row | {"kl_per_latent": tuple(row["kl_per_latent"])}) for row in rows)
+    return tuple(TrainInfo(**cast(Any, row) | {"kl_per_latent": tuple(row["kl_per_latent"])}) for row in rows)
 
 
 class History:

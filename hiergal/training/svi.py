@@ -21,7 +21,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from numpyro.infer import SVI
-from numpyro.infer.svi import SVIState
 
 from hiergal.model.architecture import programs_of
 from hiergal.model.nets.training_aids import training_aids_at
@@ -71,7 +70,7 @@ class TrainState(Record):
         stale: Evaluations since.
     """
 
-    svi: SVIState
+    svi: Any
     average: Params | None
     loss: jax.Array
     best: Params
@@ -227,7 +226,7 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
     return step
 
 
-def _compiled_at_first(step: Callable) -> Callable:
+def _compiled_at_first(step: Any) -> Callable:
     """Compile a function at its first call, and free what that needed before it runs."""
     program = None
 

@@ -42,11 +42,13 @@ class Candidate(NamedTuple):
     paper: Table | None
     pixel_scale_arcsec: float
 
-    def __len__(self) -> int:
+    def __len__(self) -> int:  # ty: ignore[incompatible-method-override] (of galaxies, not of fields)
         """Return the number of galaxies."""
         return len(self.noise_rms)
 
-    def __getitem__(self, rows: Int[np.ndarray, "k"]) -> "Candidate":
+    def __getitem__(  # ty: ignore[incompatible-method-override] (of galaxies, not of fields)
+        self, rows: Int[np.ndarray, "k"]
+    ) -> "Candidate":
         """Return some of the galaxies; of the sheared ones those that are among them."""
         return Candidate(
             self.images[rows],

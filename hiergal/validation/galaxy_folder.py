@@ -78,7 +78,7 @@ def read_galaxy_folder(folder: str | Path, store: SurveyStore) -> GalaxyFolder:
             f"{folder}: expected images of shape {(len(catalog), *store.shape)}, the catalogue's rows and the survey's "
             f"stamps, got {images.shape}"
         )
-    bad = ~np.isfinite(images).all(axis=(1, 2))
+    bad = np.asarray(~np.isfinite(images).all(axis=(1, 2)))
     if bad.any():
         raise ValueError(
             f"{folder / 'images.fits'}: expected finite pixels, got NaN or infinity in {bad.sum()} of {len(bad)} "

@@ -123,7 +123,7 @@ def pqmass_test(
 
     def chi_square(labels: Float[np.ndarray, "c nm"]) -> Float[np.ndarray, "c"]:
         mine = (labels > 0).astype(float)
-        result = 0.0
+        result = np.zeros(len(mine))
         for member in members:
             total, found = member.sum(axis=0), mine @ member
             size, whole = found.sum(axis=1, keepdims=True), total.sum()

@@ -7,7 +7,7 @@ floor). What the tests are, and what they can see, is in the modules that they c
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import joblib
@@ -131,7 +131,7 @@ def validate(
             made = make_samples(model, observation, key=key, workers=workers, progress=advance)
         trained = None if seen is None else store.read(seen[:TRAINED])
     else:
-        folder = read_galaxy_folder(images, store)
+        folder = read_galaxy_folder(cast(Path, images), store)
         _enough(len(folder.rows))
         observation = store.read(folder.rows[:galaxies])
         with progress_bar("samples", len(observation), shown=progress) as advance:
@@ -149,7 +149,7 @@ def validate(
         if store.has_truth
         else None
     )
-    options = {"workers": workers, "progress": progress}
+    options: dict[str, Any] = {"workers": workers, "progress": progress}
     samples = {
         name: candidate_of(name, stamps, profile, observation, **options)
         for name, stamps, profile in (
@@ -237,7 +237,7 @@ def _compare(
     alpha: float,
 ) -> list[Verdict]:
     """All tests of stamps and profiles."""
-    chances = {"seed": seed, "alpha": alpha}
+    chances: dict[str, Any] = {"seed": seed, "alpha": alpha}
     verdicts = compare(real.measured, other.measured, trained=None if seen is None else seen[0], **chances)
     if min(len(real), len(other)) >= FEWEST_CLASSIFIED:
         stamps = (real.images, other.images, real.noise_rms, other.noise_rms)

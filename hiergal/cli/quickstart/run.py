@@ -101,7 +101,7 @@ def _run_stages(
     model, _ = fit_flow_stage(out / "model", store, seed=seed, progress=progress)
 
     rows = split_of(store, model.recipe).test
-    observation, posterior = infer_stage(
+    inferred = infer_stage(
         model,
         store,
         out / "posterior.nc",
@@ -111,6 +111,8 @@ def _run_stages(
         overwrite=True,
         progress=progress,
     )
+    assert inferred is not None  # it is overwritten, not recognised
+    observation, posterior = inferred
     truth = blurred_truth(store.truth(rows), model.recipe)
     drawn = _draw(model, _compared(store, model.recipe, observation), seed)
     metrics: dict[str, Any] = {

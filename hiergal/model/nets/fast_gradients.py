@@ -8,6 +8,8 @@ one is taken. They have no forward mode, so they are used with ``training=True``
 Images are ``[n, y, x, channel]``, and sums over pixels go over the galaxies too.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -204,9 +206,10 @@ def _bordered(x: jax.Array) -> jax.Array:
 def _of_bordered(padded: jax.Array, kernel: jax.Array) -> jax.Array:
     """Sums of shifted images, as XLA has no fast depthwise convolution on CPUs."""
     ny, nx = padded.shape[1] - 2, padded.shape[2] - 2
-    return sum(
+    taps = (
         padded[:, i : i + ny, j : j + nx] * kernel[i, j][None, None, None] for i in range(3) for j in range(3)
     )
+    return cast(jax.Array, sum(taps))
 
 
 @jax.custom_vjp

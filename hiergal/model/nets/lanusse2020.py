@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from hiergal.model.nets.encoder import centred, visible
@@ -23,7 +22,7 @@ from hiergal.model.nets.registry import register_network
 from hiergal.model.nets.resampling import DoublingConv, HalvingConv, SeparableBlock
 from hiergal.observation.observation import Observation
 from hiergal.recipe.config import PyramidEncoderConfig, PyramidGeneratorConfig
-from hiergal.runtime.pytree import brief
+from hiergal.runtime.pytree import Array, brief
 
 __all__ = [
     "Aided",
@@ -85,7 +84,7 @@ class PyramidEncoder(nn.Module):
         """Return the outputs for each galaxy; in training also the features of each level."""
         c = self.config
         image = visible(observation)
-        psf = centred(jnp.asarray(observation.psf.stamp), image.shape[1:])
+        psf = centred(jnp.asarray(observation.psf.stamp), (image.shape[1], image.shape[2]))
         embedding = Dense(c.embedding, dtype=self.dtype, name="embedding")
         psf_embedding = Dense(c.psf_embedding, dtype=self.dtype, name="psf_embedding")
         # Both are linear, as is the convolution behind them, which takes them into its kernel.
@@ -125,13 +124,13 @@ class PyramidGenerator(nn.Module):
         bottom = c.depths[0]
         h = nn.Dense(ny * nx * bottom, dtype=self.dtype, name="latents")(z).reshape(-1, ny, nx, bottom)
         level, left = len(c.depths), h
-        if training:
+        if transverse is not None:
             h = self._copy(h, transverse, level)
         for i, depth in enumerate(c.depths):
             h = DoublingConv(depth, dtype=self.dtype, name=f"double_{i}")(h, training)
             h = SeparableBlock(c.dropout, dtype=self.dtype, name=f"block_{i}")(h, training)
             level -= 1
-            if training:
+            if transverse is not None:
                 h = self._copy(h, transverse, level)
         h = nn.relu(LayerNorm(self.dtype, name="norm")(h, training)).astype(jnp.float32)
         bias = nn.initializers.constant(START)
@@ -150,7 +149,7 @@ class PyramidGenerator(nn.Module):
         return jnp.where(copied, transverse.features[level], h)
 
 
-def _side_by_side(image: tuple[ArrayLike, ArrayLike], psf: tuple[ArrayLike, ArrayLike]) -> jax.Array:
+def _side_by_side(image: tuple[Array, Array], psf: tuple[Array, Array]) -> jax.Array:
     """The matrix by which an image, a PSF and a one become the embeddings of the first two, [3, channels]."""
     (of_image, image_bias), (of_psf, psf_bias) = image, psf
     rows = [

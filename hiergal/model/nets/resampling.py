@@ -6,7 +6,7 @@ Images are ``[n, y, x, channel]``. With ``training=True`` gradients take the for
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -101,7 +101,8 @@ class DoublingConv(nn.Module):
             seen = taps.transpose(2, 0, 1, 3).reshape(channels, -1)
             parts = product(x.reshape(-1, channels), seen, training).reshape(n, ny, nx, 4, -1)
             borders = [((0, 0), (i, 1 - i), (j, 1 - j), (0, 0)) for i in range(2) for j in range(2)]
-            patches = sum(jnp.pad(parts[..., k, :], border) for k, border in enumerate(borders))
+            padded = (jnp.pad(parts[..., k, :], border) for k, border in enumerate(borders))
+            patches = cast(jax.Array, sum(padded))
         return shifted(depth_to_space(patches, 2)[:, 1:-1, 1:-1], bias, training)
 
 

@@ -72,6 +72,7 @@ def misfit(posterior: GaussianPosterior, psf: PSF, shape: tuple[int, int]) -> Mi
 def _smoothed(
     image: Float[jax.Array, "n pixels"], psf: PSF, shape: tuple[int, int]
 ) -> Float[jax.Array, "n pixels"]:
-    grid = tuple(max(stamp, kernel) for stamp, kernel in zip(shape, psf.stamp.shape[-2:], strict=True))
+    py, px = psf.stamp.shape[-2:]
+    grid = max(shape[0], py), max(shape[1], px)
     spectrum = jnp.fft.rfft2(image.reshape(-1, *shape), s=grid) * psf.transfer(grid)
     return jnp.fft.irfft2(spectrum, s=grid)[..., : shape[0], : shape[1]].reshape(image.shape)

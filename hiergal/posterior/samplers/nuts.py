@@ -12,7 +12,7 @@ would always take one (of 16 chains with up to 31 steps, a trajectory had 8.5 on
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +119,7 @@ def _in_parts(state, shared: _Shared, own: _Own, length: int) -> tuple[np.ndarra
     n = len(own.mean)
     parts = min(n, joblib.cpu_count() if jax.default_backend() == "cpu" else 1)
     rows = np.resize(np.arange(n), (parts, -(-n // parts)))
-    double = jax.config.jax_enable_x64  # a thread does not know that it was asked for in another
+    double = cast(Any, jax.config).jax_enable_x64  # a thread does not know that it was asked for in another
 
     def run(take: np.ndarray):
         with jax.enable_x64(double):
@@ -127,10 +127,11 @@ def _in_parts(state, shared: _Shared, own: _Own, length: int) -> tuple[np.ndarra
 
     with ThreadPoolExecutor(parts) as threads:
         found = list(threads.map(run, rows))
-    return tuple(
+    first, second = (
         np.concatenate([np.asarray(part) for part in kind], axis=1)[:, :n]
         for kind in zip(*found, strict=True)
     )
+    return first, second
 
 
 def _rows(tree, take: np.ndarray):

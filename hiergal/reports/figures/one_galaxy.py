@@ -99,7 +99,7 @@ def posterior(
     profiles = figure.add_gridspec(
         2, 1, left=0.665, right=0.965, bottom=0.09 * lower, top=0.885 * lower, hspace=0.24
     )
-    _draw_profiles(profiles.subplots(sharex=True), one, sharp)
+    _draw_profiles(np.atleast_1d(np.asarray(profiles.subplots(sharex=True))), one, sharp)
     return figure
 
 
@@ -154,7 +154,7 @@ def _write_summary(figure: "Figure", one: Posterior, title: str, words: list[str
     height = figure.get_size_inches()[1]
     figure.text(MARGIN / WIDTH, 1 - 0.2 / height, title, fontsize=TITLE_SIZE + 3, va="top", weight="bold")
     colour = ORANGE if one.flag is not None and one.flag[0] else BLACK
-    options = {"fontsize": TEXT_SIZE + 1, "va": "top", "linespacing": 1.3}
+    options: dict[str, Any] = {"fontsize": TEXT_SIZE + 1, "va": "top", "linespacing": 1.3}
     figure.text(MARGIN / WIDTH, 1 - 0.6 / height, "\n".join(words), color=colour, **options)
     draws = len(one.latents)
     numbers = {

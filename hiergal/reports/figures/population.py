@@ -81,7 +81,8 @@ def latent_corner(
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", **names)
     if size > 1:
         bar = figure.colorbar(points, ax=axes, shrink=0.6, aspect=35, label=colour_label)
-        bar.solids.set_alpha(1)
+        if bar.solids is not None:
+            bar.solids.set_alpha(1)
     return figure
 
 

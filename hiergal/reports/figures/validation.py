@@ -233,7 +233,13 @@ def power_spectra(
     figure = plain_figure(6.5, 4.2, title)
     panel = figure.subplots()
     for (name, spectrum), (colour, marker, line) in zip(spectra.items(), LOOKS, strict=False):
-        style = {"color": colour, "marker": marker, "linestyle": line, "markersize": 3.5, "linewidth": 1.2}
+        style: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "linestyle": line,
+            "markersize": 3.5,
+            "linewidth": 1.2,
+        }
         panel.errorbar(
             spectrum.frequency, spectrum.power, yerr=spectrum.error, label=name, capsize=2, **style
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -270,7 +270,7 @@ def _look(file: Path, scale: float | None, layout: Layout, shared: Any) -> _Seen
                 f"{file}: expected the pixel scale that is given, {scale:.6g} arcsec, got {own:.6g} in its WCS; mend "
                 "the header, or leave the pixel scale out"
             )
-        scale = own if scale is None else scale
+        scale = cast(float, own if scale is None else scale)
         arrays = _arrays(roles, file, layout)
         psf = _psf_of(roles, file, scale, shared)
         shape = arrays["image"].shape

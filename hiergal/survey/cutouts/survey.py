@@ -33,7 +33,7 @@ noise, the measured spectrum scaled to the galaxy's own level, which for a varia
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import msgspec
@@ -41,7 +41,7 @@ import numpy as np
 
 from hiergal.observation.assemble import observation_fields
 from hiergal.observation.observation import Observation, check_observation
-from hiergal.observation.photometry import photometry_from, table_unit
+from hiergal.observation.photometry import Photometry, photometry_from, table_unit
 from hiergal.observation.psf import same_scale
 from hiergal.runtime.identity import digest_of_arrays, digest_of_files
 from hiergal.runtime.inputs import input_path
@@ -58,6 +58,7 @@ from hiergal.survey.cutouts.layouts import parse_extensions
 from hiergal.survey.cutouts.mask_planes import parse_bad_bits
 from hiergal.survey.cutouts.plausible import MapCheck
 from hiergal.survey.noise.choice import (
+    MeasuredNoise,
     check_source,
     measured_in_cutouts,
     measured_or_why,
@@ -196,7 +197,7 @@ def write_cutouts_survey(
                 flux_unit, magnitude_zero_point, pixel_scale_arcsec=source.pixel_scale_arcsec
             )
             source = source if stated is None else source.in_photometry(stated)
-            flux_unit, magnitude_zero_point = msgspec.structs.astuple(source.photometry)
+            flux_unit, magnitude_zero_point = msgspec.structs.astuple(cast(Photometry, source.photometry))
         scale = source.pixel_scale_arcsec
         whole, left_out = without_empty(source)
         n = len(whole)
@@ -205,10 +206,10 @@ def write_cutouts_survey(
             return [whole]
 
     elif input_path(source, "a folder of FITS cutouts or an .npz file").is_file():
-        scale = pixel_scale_arcsec
-        arrays = read_npz(Path(source), scale)
+        arrays = read_npz(Path(source), pixel_scale_arcsec)
         kind = next((name for name in NOISE_NAMES if name in arrays), kind)
         whole, left_out = without_empty(_masked(from_arrays(**arrays)))
+        scale = cast(float, pixel_scale_arcsec)  # ``read_npz`` refuses None
         n = len(whole)
 
         def batches() -> Iterable[Observation]:
@@ -239,6 +240,7 @@ def write_cutouts_survey(
         magnitude_zero_point,
         pixel_scale_arcsec=scale,
     )
+    assert stated is not None  # a unit was given
     header = StoreHeader(
         survey=survey,
         band=band,
@@ -258,7 +260,9 @@ def write_cutouts_survey(
         for batch in batches():
             batch = check.cleaned(batch)
             yield (
-                batch if noise_spectrum == "given" else with_measured_noise(batch, measured, noise_group),
+                batch
+                if noise_spectrum == "given"
+                else with_measured_noise(batch, cast(MeasuredNoise, measured), noise_group),
                 None,
             )
         check.tell()
@@ -270,7 +274,7 @@ def write_cutouts_survey(
         **{"noise_spectrum": noise_spectrum, "noise_group": noise_group},
     }
     inputs = [one for one in (source, psf) if isinstance(one, str | Path) and Path(one).is_file()]
-    options = {"inputs": inputs, "total": n, "progress": progress, "overwrite": overwrite}
+    options: dict[str, Any] = {"inputs": inputs, "total": n, "progress": progress, "overwrite": overwrite}
     return write_store(out, header, pairs(), run=run, **options)
 
 
@@ -287,7 +291,7 @@ def _of_files(files: list[Path], arrays: dict[str, Any]) -> Observation:
         observation = check_observation(_masked(from_arrays(**arrays)))
     except ValueError:
         for row, file in enumerate(files):
-            one = {
+            one: dict[str, Any] = {
                 name: array[row : row + 1] for name, array in arrays.items() if isinstance(array, np.ndarray)
             }
             one["catalog"] = {name: column[row : row + 1] for name, column in arrays["catalog"].items()}
@@ -336,7 +340,7 @@ def without_empty(observation: Observation) -> tuple[Observation, list[str]]:
     """
     if observation.mask is None or observation.image is None:
         return observation, []
-    empty = np.asarray(observation.mask).all(axis=(1, 2))
+    empty = np.asarray(np.asarray(observation.mask).all(axis=(1, 2)))
     if not empty.any() or len(empty) != len(observation):
         return observation, []
     if empty.all():

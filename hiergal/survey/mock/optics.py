@@ -62,7 +62,7 @@ def draw_psf(rng: np.random.Generator, bank: Float[np.ndarray, "member py px"]) 
     """
     first, second = rng.integers(len(bank), size=2)
     weight = rng.uniform()
-    stamp = np.rot90(weight * bank[first] + (1 - weight) * bank[second], rng.integers(4))
+    stamp = np.rot90(weight * bank[first] + (1 - weight) * bank[second], int(rng.integers(4)))
     if rng.uniform() < 0.5:
         stamp = stamp.T
     major, minor, angle = rng.uniform(size=3) * (EXTRA_JITTER_ARCSEC, EXTRA_JITTER_ARCSEC, np.pi)

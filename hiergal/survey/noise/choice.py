@@ -115,7 +115,7 @@ def measured_in_catalog(
                 real.close()
 
     stacks: dict[Any, NoiseStack] = {}
-    whole = None
+    whole: Any = None
     for group, image in stamps():
         whole = whole or NoiseStack(stamp_shape, given[group])
         if group not in stacks:
@@ -179,7 +179,7 @@ def with_measured_noise(
     power = None
     for label in np.unique(labels):
         rows = labels == label
-        found = with_spectrum(observation, measured.of(label)).noise
+        found: Any = with_spectrum(observation, measured.of(label)).noise
         power = np.where(rows[:, None, None], found.power, found.power if power is None else power)
     vary = map_variation(observation) > MAP_VARIATION
     if vary.any():

@@ -158,7 +158,7 @@ def identifiers_from(column: Any, what: str = IDENTIFIER) -> Shaped[np.ndarray, 
             got = f"{values[bad][0]!s}, which is no whole number that a float tells exactly,"
             raise _refused(what, got, bad)
     elif values.dtype.kind == "u":
-        bad = values > np.iinfo(np.int64).max
+        bad = np.asarray(values, np.uint64) > np.iinfo(np.int64).max
         if bad.any():
             raise _refused(what, f"{values[bad][0]}, beyond 64 bits with a sign,", bad)
     elif values.dtype.kind not in "iU":
