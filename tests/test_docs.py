@@ -15,7 +15,7 @@ import pytest
 import hiergal
 
 MODULES = ["hiergal", *(m.name for m in pkgutil.walk_packages(hiergal.__path__, "hiergal."))]
-PROVIDED = ("model", "observation", "posterior", "catalog", "survey")
+PROVIDED = ("jax", "np", "model", "observation", "posterior", "catalog", "survey")
 LONGEST = 400  # lines: four hundred of one idea are better than two halves of two hundred
 
 
@@ -25,6 +25,7 @@ def documented():
     made = {}
     with contextlib.chdir(tempfile.mkdtemp()):
         exec(doctest.script_from_examples(hiergal.__doc__), made)
+        made["survey"] = hiergal.open_survey(Path("survey.zarr").absolute())  # others run in other folders
     return {name: made[name] for name in PROVIDED}
 
 

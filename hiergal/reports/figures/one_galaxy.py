@@ -123,7 +123,7 @@ def radial_profiles(
     Example:
         >>> radius, brightness = radial_profiles(np.ones((1, 9, 9)), (0.0, 0.0), 0.5)
         >>> radius.round(2).tolist(), brightness[0].tolist()
-        ([0.0, 0.57, 1.12, 1.64], [4.0, 4.0, 4.0, 4.0])
+        ([0.0, 0.6, 1.08, 1.52], [4.0, 4.0, 4.0, 4.0])
     """
     ny, nx = images.shape[-2:]
     x = np.arange(nx) - (nx - 1) / 2 - center_pix[0]
