@@ -26,7 +26,6 @@ __all__ = ["posterior_page"]
 TEMPLATE = "posteriors.html.j2"
 THUMB_HEIGHT = 72  # pixels of the screen
 GAP = 3  # pixels of a stamp, between two of them
-COLOURS = 96  # of a thumbnail
 PAGE_DOTS = 75  # per inch, of a galaxy's own page
 
 
@@ -174,9 +173,10 @@ def _cell(value: Any, digits: int | None, error: Any = None) -> Cell:
     value = float(value)
     if not np.isfinite(value):
         return Cell("–", "")
-    if digits is None:
-        shown = f"{value:.3g}"
-        return Cell(shown, repr(value), "" if error is None else f"± {float(error):.2g}")
+    if digits is None and error is None:
+        return Cell(f"{value:.3g}", repr(value))
+    if digits is None:  # two digits of the error
+        digits = int(np.clip(1 - np.floor(np.log10(max(float(error), 1e-9))), 0, 6))
     return Cell(f"{value:.{digits}f}", repr(value), "" if error is None else f"± {float(error):.{digits}f}")
 
 
@@ -206,8 +206,11 @@ def _png(stamps: list[np.ndarray]) -> bytes:
     white = np.full((stamps[0].shape[0], GAP, 4), 255, np.uint8)
     parts = [part for stamp in stamps for part in (stamp, white)][:-1]
     pixels = np.concatenate(parts, axis=1)[::-1, :, :3]  # the first row of a PNG file is the upper one
+    palette, places = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    picture = Image.fromarray(places.reshape(pixels.shape[:2]).astype(np.uint8), "P")
+    picture.putpalette(palette.astype(np.uint8).ravel().tolist())
     buffer = io.BytesIO()
-    Image.fromarray(pixels).quantize(COLOURS).save(buffer, "png", optimize=True)
+    picture.save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 

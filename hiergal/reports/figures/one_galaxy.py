@@ -220,6 +220,8 @@ def _draw_draws(panels: list[Any], one: Posterior, sharp: np.ndarray) -> None:
 
 def _draw_corner(figure: "Figure", grid: Any, one: Posterior, truth: dict[str, float]) -> None:
     """Distributions of the main quantities, and of pairs of them."""
+    from matplotlib.ticker import MaxNLocator
+
     names, size = list(QUANTITIES), len(QUANTITIES)
     draws = {name: np.asarray(one.draws_of(name)[:, 0], float) for name in names}
     if len(one.latents) < FEWEST:
@@ -244,7 +246,8 @@ def _draw_corner(figure: "Figure", grid: Any, one: Posterior, truth: dict[str, f
                 panel.axhline(truth[y], color=ORANGE, linewidth=1.2)
             bottom, left = i == size - 1, j == 0 < i
             plain_axes(panel, xlabel=QUANTITIES[x] if bottom else "", ylabel=QUANTITIES[y] if left else "")
-            panel.locator_params(nbins=3)
+            for axis in (panel.xaxis, panel.yaxis):  # numbers at the ends would meet those of the next panel
+                axis.set_major_locator(MaxNLocator(3, prune="both"))
             panel.tick_params(labelsize=TEXT_SIZE - 1, labelbottom=bottom, labelleft=left, length=2)
             if i == j:
                 panel.set_yticks([])

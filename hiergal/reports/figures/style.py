@@ -36,6 +36,7 @@ DARKEST_AT_LEAST = 12.0  # so that empty stamps stay light [standard deviations 
 LIGHTEST = -1.0  # fainter pixels are white [standard deviations of the noise]
 BAR_LENGTHS_ARCSEC = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 GUTTER_INCH = 0.04
+LEVELS = 80  # of each colour map of thumbnails: three of them have fewer than the 256 colours of a palette
 
 
 class StampGrid(NamedTuple):
@@ -210,10 +211,11 @@ def _of_noiseless(noise_level: float, peak: float, cmap: str) -> tuple[str, floa
     return cmap, 0.0, stretch(np.array([[peak]]), noise_level).item() or 1.0
 
 
-def _colour_map(name: str) -> Any:
+def _colour_map(name: str, levels: int | None = None) -> Any:
     from matplotlib import colormaps
 
-    return colormaps[name].with_extremes(bad="#9CC3E6")
+    colours = colormaps[name] if levels is None else colormaps[name].resampled(levels)
+    return colours.with_extremes(bad="#9CC3E6")
 
 
 def _show(axes: Any, image: np.ndarray, cmap: str, vmin: float, vmax: float) -> Any:
@@ -224,4 +226,5 @@ def _show(axes: Any, image: np.ndarray, cmap: str, vmin: float, vmax: float) -> 
 def _colours(image: np.ndarray, cmap: str, vmin: float, vmax: float) -> np.ndarray:
     from matplotlib.colors import Normalize
 
-    return _colour_map(cmap)(Normalize(vmin, vmax)(np.ma.masked_invalid(image)), bytes=True)
+    colours = _colour_map(cmap, LEVELS)
+    return colours(Normalize(vmin, vmax)(np.ma.masked_invalid(image)), bytes=True)
