@@ -81,3 +81,11 @@ def test_every_function_that_a_package_exports_has_an_example():
         if inspect.isfunction(obj) and ">>>" not in (obj.__doc__ or "")
     }
     assert not missing, f"expected an example in the docstrings of {', '.join(sorted(missing))}"
+
+
+def test_every_public_name_has_an_example():
+    public = {name: getattr(hiergal, name) for name in hiergal.__all__}
+    missing = [
+        name for name, one in public.items() if not inspect.ismodule(one) and ">>>" not in (one.__doc__ or "")
+    ]
+    assert not missing

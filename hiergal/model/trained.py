@@ -107,6 +107,12 @@ class GalaxyModel(Record):
             (:mod:`hiergal.posterior.samplers.posterior_flow`), or None before it is fitted.
         population: Conditions of some of the training galaxies, a fair sample, columns as in
             ``flow.config.conditions``; None for a model without a flow, or of an old bundle.
+
+    Example:
+        >>> import hiergal
+        >>> model = hiergal.load_model("hub:mock-acs")
+        >>> model.recipe.shape, model.provenance.flux_unit
+        ((64, 64), 'counts per second')
     """
 
     params: dict[str, Any]

@@ -47,6 +47,12 @@ class Observation(Record):
         identifier: Identifier of each galaxy in its survey, [n]: whole numbers, or text.
         pixel_scale_arcsec: Width of a pixel [arcsec].
         photometry: Unit and zero point of the fluxes; None for those of whatever model they meet.
+
+    Example:
+        >>> psf = np.full((3, 3), 1 / 9)
+        >>> galaxies = Observation.from_arrays(np.zeros((2, 8, 8)), psf=psf, rms=0.1, pixel_scale_arcsec=0.03)
+        >>> len(galaxies), galaxies.image.shape
+        (2, (2, 8, 8))
     """
 
     image: Stamps

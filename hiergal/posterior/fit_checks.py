@@ -78,6 +78,11 @@ class FitChecks(Record):
         p_spectrum: p-value of the largest deviation.
         p_prior: How unusual the galaxy is: the chance that a draw from its prior is less probable.
         p_pixels: How badly its pixels are fitted: the smaller of ``p_chi_square`` and ``p_coherent``, twice.
+
+    Example:
+        >>> checks = posterior.check(key=1, replicates=50)
+        >>> checks.to_table().colnames[:3]
+        ['identifier', 'p_prior', 'p_pixels']
     """
 
     identifier: Int[Array, "n"] | Shaped[np.ndarray, "n"]

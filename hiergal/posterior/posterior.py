@@ -244,7 +244,12 @@ class Posterior(Record):
         )
 
     def predict(self, *, key: jax.Array | int, draws: int | None = None) -> Any:
-        """Predict replicated stamps, and the log-likelihood of each pixel (:func:`hiergal.predict`)."""
+        """Predict replicated stamps, and the log-likelihood of each pixel (:func:`hiergal.predict`).
+
+        Example:
+            >>> posterior.predict(key=1, draws=10).image.shape
+            (10, 4, 64, 64)
+        """
         return upward("hiergal.posterior.predictive.predict")(
             self.model, self.observation, self, key=key, draws=draws
         )

@@ -44,6 +44,11 @@ class Prediction(Record):
         log_likelihood: Log-likelihood of each pixel; zero where masked.
         draw: Which draws of the posterior were taken.
         identifier: Identifier of each galaxy.
+
+    Example:
+        >>> prediction = posterior.predict(key=1, draws=10)
+        >>> prediction.image.shape
+        (10, 4, 64, 64)
     """
 
     image: Float[Array, "s n y x"]

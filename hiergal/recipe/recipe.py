@@ -63,6 +63,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         training: How.
         flow: The distribution of the latents.
         guide_flow: The shape of posteriors; what it is conditioned on follows from the number of latents.
+
+    Example:
+        >>> Recipe(name="mine", shape=(32, 32)).shape
+        (32, 32)
     """
 
     name: Name = "small"

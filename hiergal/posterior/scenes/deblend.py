@@ -58,6 +58,12 @@ class Deblended(Record):
         chi_square: Reduced chi-square of the sum of ``image_mean`` against the data.
         misfit: How far the fit is worse than noise explains; where significant, it counted as noise.
         identifier: Identifier of each scene.
+
+    Example:
+        >>> positions = np.array([[[-8.0, 0.0], [8.0, 0.0]]])  # of two sources of one scene
+        >>> found = deblend(model, observation[0], positions, key=0, draws=10)
+        >>> found.summary.flux.shape
+        (10, 1, 2)
     """
 
     latents: Float[Array, "s n k d"]
