@@ -139,7 +139,7 @@ def measured_in_cutouts(
         ValueError: If too few pixels are free of sources, or the column is not there.
 
     Example:
-        >>> measured_in_cutouts([survey.read()]).whole.summary()["level"] > 0
+        >>> measured_in_cutouts([survey.read()]).whole.level > 0
         True
     """
     stacks: dict[Any, NoiseStack] = {}

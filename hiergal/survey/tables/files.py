@@ -73,7 +73,7 @@ def read_file(path: str | Path, choice: Choice) -> "Table":
     Example:
         >>> written = Path("galaxies.csv").write_text("mag_auto,zphot\n22.5,0.8\n")
         >>> read_file("galaxies.csv", Choice(("mag_auto",))).colnames
-        ['mag_auto']
+        ['mag_auto', 'zphot']
     """
     path = input_path(path, KINDS)
     if not path.exists():
