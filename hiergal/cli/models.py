@@ -177,7 +177,7 @@ def registry_remove(source: Source) -> None:
     say(f"{source}: removed")
 
 
-def _row(offer: "Offer") -> dict[str, Any]:
+def _row(offer: "AvailableModel") -> dict[str, Any]:
     if offer.entry is not None and offer.path is None:
         size = offer.entry.size or None  # None: nobody said
     else:

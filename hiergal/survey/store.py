@@ -134,7 +134,7 @@ class SurveyStore:
         )
         return observation if self._stored == self.photometry else observation.in_photometry(self.photometry)
 
-    def in_photometry(self, photometry: Photometry) -> "Store":
+    def in_photometry(self, photometry: Photometry) -> "SurveyStore":
         """Return the same survey, whose galaxies are read in another unit, such as that of a model.
 
         Args:
