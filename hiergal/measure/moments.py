@@ -5,12 +5,12 @@ The moments are weighted with the elliptical Gaussian that fits the image best (
 row: its numbers are NaN and its flag says so.
 """
 
-import joblib
 import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
 from hiergal.runtime.pytree import Array
+from hiergal.runtime.workers import in_order
 
 __all__ = ["measure_moments"]
 
@@ -44,8 +44,7 @@ def measure_moments(images: Images, *, pixel_scale_arcsec: float = 0.03, workers
             f"images: expected stamps of shape [n, y, x], got {images.shape}; add an axis for one stamp"
         )
     chunks = [images[i : i + GALAXIES_PER_TASK] for i in range(0, len(images), GALAXIES_PER_TASK)]
-    workers = min(workers or joblib.cpu_count(), len(chunks))
-    rows = joblib.Parallel(n_jobs=max(workers, 1))(joblib.delayed(_measure)(chunk) for chunk in chunks)
+    rows = in_order(_measure, [(chunk,) for chunk in chunks], workers=workers)
     values = np.concatenate([np.empty((0, len(COLUMNS))), *rows])
     values[:, COLUMNS.index("sigma")] *= pixel_scale_arcsec
     table = Table(values, names=COLUMNS)

@@ -9,7 +9,6 @@ Nothing is corrected for the PSF or for noise. A measurement that failed keeps i
 from collections.abc import Callable
 from enum import IntFlag
 
-import joblib
 import numpy as np
 from astropy.table import Table
 from jaxtyping import Bool, Float
@@ -19,6 +18,7 @@ from hiergal.measure.gini_m20 import gini, m20, petrosian_region
 from hiergal.measure.petrosian import Ellipse, ellipse_of, petrosian_radius, radius_of_fraction
 from hiergal.measure.segmentation import central_clump, detect, main_clump
 from hiergal.runtime.pytree import Array
+from hiergal.runtime.workers import in_order
 
 __all__ = ["Flag", "measure_morphology", "measure_paper_morphology"]
 
@@ -240,10 +240,8 @@ def _measured(
 ) -> list[Row]:
     """Measure stamps, a chunk at a time, in processes where there is work for them."""
     chunks = [stamps[i : i + GALAXIES_PER_TASK] for i in range(0, len(stamps), GALAXIES_PER_TASK)]
-    workers = min(workers or joblib.cpu_count(), len(chunks))
     rows: list[Row] = []
-    parallel = joblib.Parallel(n_jobs=max(workers, 1), return_as="generator")
-    for chunk in parallel(joblib.delayed(_chunk)(measure, chunk) for chunk in chunks):
+    for chunk in in_order(_chunk, [(measure, chunk) for chunk in chunks], workers=workers):
         rows += chunk
         if progress is not None:
             progress(len(chunk))

@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import joblib
 import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
@@ -27,6 +26,7 @@ from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.least_squares import levenberg_marquardt
 from hiergal.runtime.pytree import Array, brief
+from hiergal.runtime.workers import in_order
 
 __all__ = ["ParametricTwins", "fit_parametric"]
 
@@ -98,11 +98,9 @@ def fit_parametric(
     observation = observation.bare()
     starts, bad = _starts(observation)
     chunks = np.array_split(np.arange(len(observation)), -(-len(observation) // GALAXIES_PER_TASK))
-    workers = min(workers or joblib.cpu_count(), len(chunks))
-    jobs = (joblib.delayed(_fit_chunk)(kinds, steps, observation[rows], starts[rows]) for rows in chunks)
-    found = []
+    tasks, found = [(kinds, steps, observation[rows], starts[rows]) for rows in chunks], []
     # Threads, as it is JAX that works: they share its compiled programs.
-    for fits in joblib.Parallel(max(workers, 1), backend="threading", return_as="generator")(jobs):
+    for fits in in_order(_fit_chunk, tasks, workers=workers, threads=True):
         found.append(fits)
         if progress is not None:
             progress(len(fits[0]["flux"]))

@@ -1,4 +1,4 @@
-"""Work that is cut into numbered parts: done in this process, by others on this machine, or by a cluster of dask.
+"""Work in parts: done in this process, in threads, by other processes on this machine, or by a cluster of dask.
 
 Processes on this machine are loky's: they talk through pipes, so that no other account of the machine can reach them,
 and end with the process that started them. A part whose process dies is given to another one.
@@ -9,16 +9,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from joblib.externals.loky import ProcessPoolExecutor
 
 __all__ = [
     "check_workers",
     "finished_parts",
-    "follow_parent",
+    "in_order",
+    "process_pool",
     "signals_held",
 ]
 
@@ -49,6 +54,50 @@ def finished_parts(
         yield from _by_processes(do, tasks, workers)
 
 
+def in_order(
+    do: Callable[..., Any], tasks: Sequence[tuple], *, workers: int | None = None, threads: bool = False
+) -> Iterator[Any]:
+    """Do tasks on this machine, and yield their results in the order of the tasks.
+
+    Args:
+        do: What to do with the arguments of a task.
+        tasks: Arguments of each.
+        workers: How many are done at once; default one on each available core.
+        threads: Whether to use threads, which share compiled programs; else processes, which are kept for the next call.
+
+    Example:
+        >>> list(in_order(pow, [(2, 3), (3, 2)], threads=True))
+        [8, 9]
+    """
+    import joblib
+
+    count = max(1, min(workers or joblib.cpu_count(), len(tasks)))
+    backend = "threading" if threads else "loky"
+    parallel = joblib.Parallel(count, backend=backend, batch_size=1, return_as="generator")
+    yield from parallel(joblib.delayed(do)(*task) for task in tasks)
+
+
+def process_pool(workers: int, environment: Mapping[str, str] | None = None) -> "ProcessPoolExecutor":
+    """Return processes that leave signals to this one, and end with it.
+
+    They are loky's, which start without the main script: no ``if __name__ == "__main__"`` is needed.
+
+    Args:
+        workers: How many.
+        environment: Variables that they get.
+
+    Example:
+        >>> with process_pool(1) as pool:
+        ...     pool.submit(pow, 2, 3).result()
+        8
+    """
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    resource_tracker.ensure_running()  # if it starts later, it lets the signals through that are held then
+    start = {"initializer": follow_parent, "initargs": (os.getpid(),)}
+    return ProcessPoolExecutor(workers, env=dict(environment or {}), **start)
+
+
 def check_workers(workers: int, scheduler: str | None) -> None:
     """See to it that so many processes can be had.
 
@@ -62,13 +111,9 @@ def check_workers(workers: int, scheduler: str | None) -> None:
 
 
 def _by_processes(do: Callable[..., int], tasks: Iterable[tuple], workers: int) -> Iterator[int]:
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    from hiergal.runtime.workers import follow_parent, signals_held
-
     tasks, lost, deaths = iter(tasks), [], {}
     while True:
-        pool = ProcessPoolExecutor(workers, initializer=follow_parent, initargs=(os.getpid(),))
+        pool = process_pool(workers)
         running: dict[Future, tuple] = {}
         try:
             while True:

@@ -5,19 +5,16 @@ Ctrl-C to the process that started them, and end with it.
 """
 
 import math
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, nullcontext
-from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import joblib
-from joblib.externals.loky import ProcessPoolExecutor
 
-from hiergal.runtime.workers import follow_parent, signals_held
+from hiergal.runtime.workers import signals_held
 from hiergal.survey.arrays import Batch
 
 __all__ = [
@@ -129,10 +126,7 @@ def _draw_with_warnings(draw: Draw, first: int, count: int) -> tuple[Batch, list
 @contextmanager
 def _pool(workers: int) -> Iterator[Executor]:
     """Hold processes for the time of one survey."""
-    resource_tracker.ensure_running()  # if it starts later, it lets the signals through that are held then
-    pool = ProcessPoolExecutor(
-        workers, initializer=follow_parent, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT
-    )
+    pool = process_pool(workers, WORKER_ENVIRONMENT)
     try:
         yield pool
     except KeyboardInterrupt:

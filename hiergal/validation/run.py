@@ -6,11 +6,11 @@ parametric fits with the real ones (what simulations drew before), and one half 
 floor). What the tests are, and what they can see, is in the modules that they come from.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
-import joblib
 import numpy as np
 from jaxtyping import Int
 
@@ -23,6 +23,7 @@ from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.seeds import check_seed, key_for
 from hiergal.runtime.verdict import ALPHA, Verdict, holm
+from hiergal.runtime.workers import in_order
 from hiergal.survey.degrade import DEGRADED
 from hiergal.survey.split import split_of
 from hiergal.survey.store import SurveyStore
@@ -169,15 +170,10 @@ def validate(
     limit = limit_of(observation)
     verdicts: dict[str, list[Verdict]] = {}
     copied = None if seen is None else (seen, trained)
-    jobs = [
-        joblib.delayed(_compare)(
-            *pair, limit=limit, seen=copied if name == "drawn" else None, seed=seed, alpha=alpha
-        )
-        for name, pair in pairs.items()
-    ]
-    count = min(workers or joblib.cpu_count(), len(jobs))
-    with progress_bar("comparisons", len(jobs), shown=progress) as advance:
-        results = joblib.Parallel(count, backend="threading", return_as="generator")(jobs)
+    do = partial(_compare, limit=limit, seed=seed, alpha=alpha)
+    tasks = [(*pair, copied if name == "drawn" else None) for name, pair in pairs.items()]
+    with progress_bar("comparisons", len(tasks), shown=progress) as advance:
+        results = in_order(do, tasks, workers=workers, threads=True)
         for name, found in zip(pairs, results, strict=True):
             verdicts[name] = found
             advance()
@@ -230,9 +226,9 @@ def _enough(galaxies: int) -> None:
 def _compare(
     real: Candidate,
     other: Candidate,
+    seen: tuple[Measured, Observation] | None,
     *,
     limit: float | None,
-    seen: tuple[Measured, Observation] | None,
     seed: int,
     alpha: float,
 ) -> list[Verdict]:

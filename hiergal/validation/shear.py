@@ -24,7 +24,6 @@ from collections.abc import Callable
 from enum import IntFlag
 from typing import TYPE_CHECKING, NamedTuple
 
-import joblib
 import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
@@ -32,6 +31,7 @@ from jaxtyping import Float
 from hiergal.observation.psf import FWHM_PER_SIGMA, PSF
 from hiergal.runtime.pytree import Array
 from hiergal.runtime.verdict import ALPHA, Verdict, checked, exchange_verdict
+from hiergal.runtime.workers import in_order
 from hiergal.validation.two_sample import mean_test, wasserstein_test
 
 if TYPE_CHECKING:
@@ -118,14 +118,12 @@ def measure_shear(
     setup = _Setup(pixel_scale_arcsec, psf.pixel_scale_arcsec, shear, step, target_fwhm_arcsec)
     images = np.asarray(images, float)
     _check(images, psf, setup)
-    stamps = zip(images, np.asarray(psf.stamp, float), strict=True)
-    workers = max(1, min(workers or joblib.cpu_count(), math.ceil(len(images) / GALAXIES_PER_TASK)))
-    rows = []
-    parallel = joblib.Parallel(n_jobs=workers, batch_size=GALAXIES_PER_TASK, return_as="generator")
-    for row in parallel(joblib.delayed(_row)(setup, *stamp) for stamp in stamps):
-        rows.append(row)
+    stamps, rows = np.asarray(psf.stamp, float), []
+    spans = [slice(first, first + GALAXIES_PER_TASK) for first in range(0, len(images), GALAXIES_PER_TASK)]
+    for several in in_order(_rows, [(setup, images[s], stamps[s]) for s in spans], workers=workers):
+        rows += several
         if progress is not None:
-            progress(1)
+            progress(len(several))
     values = np.reshape(rows, (len(rows), len(COLUMNS) + 1))
     table = Table(values[:, :-1], names=COLUMNS)
     table["flag"] = values[:, -1].astype(int)
@@ -209,6 +207,10 @@ def shear_tests(real: Table, other: Table, *, seed: int = 0, alpha: float = ALPH
     here, there = here[:, 1], there[:, 1]
     mean = mean_test(here, there, "shear response", seed=seed, alpha=alpha)
     return [bias, mean, wasserstein_test(here, there, "shear response", seed=seed, alpha=alpha)]
+
+
+def _rows(setup: _Setup, images: Array, psfs: Array) -> list[list[float]]:
+    return [_row(setup, *stamp) for stamp in zip(images, psfs, strict=True)]
 
 
 def _row(setup: _Setup, image: Stamp, psf: Float[np.ndarray, "py px"]) -> list[float]:
