@@ -211,13 +211,12 @@ def make_inputs(folder: Path) -> None:
     from hiergal.hub import save_model
     from hiergal.recipe.recipe import recipe_to_toml
     from hiergal.survey import StoreHeader, write_store
-    from hiergal.training import train_model as stages
 
     header = StoreHeader(survey="tiny", band="F814W", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)
     write_store(folder / "s.zarr", header, [(tiny_survey(ROWS, SHAPE, awkward_psf(ROWS)), None)])
     how = {"stamp": 32, "workers": 1, "progress": False}
-    stages.write_mock_survey(folder / "mock.zarr", 40, seed=5, **how)
-    others = stages.write_mock_survey(folder / "others.zarr", 40, seed=6, **how).read()
+    write_mock_survey(folder / "mock.zarr", 40, seed=5, **how)
+    others = write_mock_survey(folder / "others.zarr", 40, seed=6, **how).read()
     (folder / "others").mkdir()
     fits.PrimaryHDU(np.asarray(others.image, np.float32)).writeto(folder / "others" / "images.fits")
     Table({"identifier": others.identifier}).write(folder / "others" / "catalog.csv")
@@ -371,7 +370,6 @@ def remember_numbers(numbers: str) -> None:
     from hiergal.reports import validation as report
     from hiergal.runtime.files import write_whole
     from hiergal.training import svi
-    from hiergal.training import train_model as stages
     from hiergal.validation import run
 
     def once(module, name: str, key_of, fresh=lambda value: value) -> None:

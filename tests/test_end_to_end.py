@@ -22,7 +22,8 @@ from hiergal.cli import app as cli
 from hiergal.cli.quickstart.metrics import PROBABILITIES, QUANTITIES
 from hiergal.cli.quickstart.run import run_quickstart
 from hiergal.recipe.recipe import Recipe, recipe_from, recipe_to_toml
-from hiergal.training import train_model as stages
+from hiergal.survey.mock.survey import write_mock_survey
+from hiergal.survey.split import split_of
 
 GALAXIES, SEED = 120, 3
 TINY = recipe_from(
@@ -66,7 +67,7 @@ def test_the_quickstart_leaves_everything_that_it_promises(run):
         assert (run / name).exists(), name
     assert len(list((run / "figures").glob("*.png"))) >= 7
     metrics = json.loads((run / "metrics.json").read_text())
-    rows = stages.split_of(hiergal.open_survey(run / "survey.zarr"), TINY).test
+    rows = split_of(hiergal.open_survey(run / "survey.zarr"), TINY).test
     assert metrics["mock"]["galaxies"] == len(rows)
     for quantity in QUANTITIES:
         for probability in PROBABILITIES:
@@ -231,7 +232,7 @@ def test_readme_python_runs_as_printed(run, tmp_path, monkeypatch):
 def test_readme_measures_morphology_as_printed(tmp_path, monkeypatch, capsys):
     """On a survey of the quickstart's stamps, which the toy run does not have."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    stages.write_mock_survey(tmp_path / "runs/quickstart/survey.zarr", 500, seed=1, progress=False)
+    write_mock_survey(tmp_path / "runs/quickstart/survey.zarr", 500, seed=1, progress=False)
     monkeypatch.chdir(tmp_path)
     exec(compile(blocks[2], "README.md", "exec"), {"hiergal": hiergal})
     printed = capsys.readouterr().out

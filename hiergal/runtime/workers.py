@@ -63,7 +63,7 @@ def in_order(
         do: What to do with the arguments of a task.
         tasks: Arguments of each.
         workers: How many are done at once; default one on each available core.
-        threads: Whether to use threads, which share compiled programs; else processes, which are kept for the next call.
+        threads: Whether to use threads, which share compiled programs; else processes, kept for the next call.
 
     Example:
         >>> list(in_order(pow, [(2, 3), (3, 2)], threads=True))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import joblib
 
-from hiergal.runtime.workers import signals_held
+from hiergal.runtime.workers import process_pool, signals_held
 from hiergal.survey.arrays import Batch
 
 __all__ = [

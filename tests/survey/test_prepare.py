@@ -227,7 +227,7 @@ def test_a_damaged_journal_is_not_believed(tmp_path, expected, monkeypatch, name
     assert_whole(path, expected)
 
 
-@pytest.mark.parametrize("step", ["hiergal.runtime.output.place", "hiergal.survey.prepare.open_store"])
+@pytest.mark.parametrize("step", ["hiergal.runtime.output.place", "hiergal.survey.prepare.open_survey"])
 def test_broken_off_at_the_end(tmp_path, expected, monkeypatch, step):
     path = tmp_path / "s.zarr"
     with monkeypatch.context() as patched:

@@ -19,7 +19,8 @@ from hiergal.observation.psf import convolve
 from hiergal.reports.figures.validation import conditional_scatter, mean_ellipticity
 from hiergal.runtime.verdict import ALPHA
 from hiergal.survey.mock.galaxies import draw_mock
-from hiergal.training import train_model as stages
+from hiergal.survey.mock.survey import write_mock_survey
+from hiergal.survey.split import split_of
 from hiergal.validation.candidates import fit_chi_square
 from hiergal.validation.conditional import Residuals
 from hiergal.validation.galaxy_folder import read_galaxy_folder
@@ -40,7 +41,7 @@ def run(*words):
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory):
     path = tmp_path_factory.mktemp("survey") / "survey.zarr"
-    stages.write_mock_survey(path, GALAXIES, seed=5, stamp=STAMP, workers=2, progress=False)
+    write_mock_survey(path, GALAXIES, seed=5, stamp=STAMP, workers=2, progress=False)
     return path
 
 
@@ -145,7 +146,7 @@ def test_only_galaxies_that_the_model_has_not_seen_are_used(survey):
     model = tiny_model(recipe)
     rows, trained = held_out(store, model)
     assert trained is None and len(rows) == len(store), "the toy was trained on another survey"
-    split = stages.split_of(store, recipe)
+    split = split_of(store, recipe)
     provenance = model.provenance.__class__(
         **{f: getattr(model.provenance, f) for f in model.provenance.__struct_fields__}
         | {"survey_provenance": dict(store.header.provenance), "galaxies": len(split.train)}
