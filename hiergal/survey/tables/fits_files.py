@@ -29,8 +29,11 @@ def open_fits(path: str | Path, what: str = "a FITS file") -> Iterator[Any]:
         OSError: If it is damaged, cut off, or no FITS file.
 
     Example:
-        >>> with open_fits("17.fits") as hdus:  # doctest: +SKIP
-        ...     hdus["IMAGE"].data
+        >>> from astropy.io import fits
+        >>> fits.ImageHDU(np.zeros((4, 6)), name="IMAGE").writeto("17.fits")
+        >>> with open_fits("17.fits") as hdus:
+        ...     hdus["IMAGE"].data.shape
+        (4, 6)
     """
     from astropy.io import fits
     from astropy.utils.exceptions import AstropyWarning
