@@ -26,14 +26,13 @@ from numpyro.infer import MCMC, NUTS
 
 from hiergal.hub import load_model
 from hiergal.model.guide import posterior_from
-from hiergal.model.prior import prior_of
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.posterior.images import posterior_images
 from hiergal.posterior.infer import infer
 from hiergal.posterior.samplers.methods import MAP_STEPS, mode_of
 from hiergal.posterior.samplers.nuts import smallest_ess
-from hiergal.posterior.samplers.target import Problem
+from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.survey import open_survey
 from hiergal.survey.split import split_of
@@ -140,10 +139,13 @@ def one_at_a_time(model: GalaxyModel, observation: Observation, draws: int) -> t
 
     def posterior(one: Observation, factor: jax.Array):
         z = numpyro.sample("z", latents)
-        numpyro.factor("density", Problem(model, one, prior_of(model, 1), factor).log_density(z[None])[0])
+        numpyro.factor(
+            "density",
+            LatentPosterior(model, one, model.latent_flow().expand((1,)), factor).log_density(z[None])[0],
+        )
 
     factors = mode_of(
-        model, observation, prior_of(model, len(observation)), MAP_STEPS
+        model, observation, model.latent_flow().expand((len(observation),)), MAP_STEPS
     ).problem.variance_factor
     starts = posterior_from(model.encode(observation), model.recipe.covariance).mean
     options = {"progress_bar": False, "jit_model_args": True}

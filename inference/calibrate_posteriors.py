@@ -19,7 +19,6 @@ import numpy as np
 from hiergal.cli.study import owned_study
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
-from hiergal.model.prior import prior_of
 from hiergal.model.trained import GalaxyModel
 from hiergal.posterior import METHODS, Posterior, interval
 from hiergal.posterior.infer import infer
@@ -52,7 +51,9 @@ def simulated(model: GalaxyModel, store: SurveyStore, galaxies: int, seed: int):
     """Return galaxies of the model, observed like galaxies of the survey that it has not seen, and their truth."""
     unseen = split_of(store, model.recipe).test
     like = store.read(np.resize(unseen, galaxies)).replace(identifier=np.arange(galaxies))
-    known = jax.jit(simulate)(model, like, prior_of(model, galaxies), key=key_for(seed, SIMULATED))
+    known = jax.jit(simulate)(
+        model, like, model.latent_flow().expand((galaxies,)), key=key_for(seed, SIMULATED)
+    )
     latents = np.asarray(known.latents)
     blocks = [model.decode(jax.numpy.asarray(latents[i : i + 200])) for i in range(0, galaxies, 200)]
     parts = [summarize_profile(profile, model.recipe.pixel_scale_arcsec) for profile in blocks]

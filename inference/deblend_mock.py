@@ -19,10 +19,9 @@ import numpy as np
 from hiergal.cli.study import owned_study
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
-from hiergal.model.prior import prior_of
+from hiergal.model.sources import render_sources
 from hiergal.posterior import interval
 from hiergal.posterior.scenes.deblend import deblend
-from hiergal.posterior.scenes.program import render_sources
 from hiergal.reports import figures
 from hiergal.runtime.files import write_json
 from hiergal.runtime.host_memory import keep_freed_memory
@@ -84,7 +83,7 @@ def study(args: argparse.Namespace) -> None:
         else:
             key = jax.random.fold_in(key_for(args.seed, DRAWN), k)
             u = jax.random.normal(key, (n * k, model.recipe.generator.latents))
-            profile = model.decode(prior_of(model, n * k).from_base(u))
+            profile = model.decode(model.latent_flow().expand((n * k,)).from_base(u))
         true = summarize_profile(profile.reshape(n, k, *profile.shape[1:]), scale)
         true = jax.tree.map(np.asarray, true)
         positions = places(rng, true.hlr_arcsec / scale)

@@ -27,7 +27,6 @@ import numpy as np
 from hiergal.cli.study import owned_study
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
-from hiergal.model.prior import prior_of
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
@@ -271,7 +270,9 @@ def study(args: argparse.Namespace) -> None:
         "median_ratio_to": {name: float(np.median(wrong["hiergal"] / wrong[name])) for name in rivals},
     }
     few = observation[:MASKED]
-    own = jax.jit(simulate)(model, few, prior_of(model, len(few)), key=key_for(args.seed, SIMULATED))
+    own = jax.jit(simulate)(
+        model, few, model.latent_flow().expand((len(few),)), key=key_for(args.seed, SIMULATED)
+    )
     results["hidden pixels"] = {
         "mock galaxies": hidden(model, few, clean[:MASKED], args),
         "galaxies of the model": hidden(

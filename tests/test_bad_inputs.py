@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toys import broken, with_value
 
-from hiergal.model.conditions import conditions_from
+from hiergal.model.condition_columns import conditions_from
 from hiergal.observation import check_observation
 from hiergal.recipe.recipe import recipe_from
 from hiergal.survey import StoreHeader, open_survey, write_store

@@ -23,7 +23,6 @@ import hiergal
 from hiergal.hub.packing import digest_of, fill, flatten
 from hiergal.model.architecture import programs_of
 from hiergal.model.conditions import condition_names
-from hiergal.model.prior import prior_of
 from hiergal.observation import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.posterior import METHODS, STATISTICS, Flag
@@ -31,7 +30,7 @@ from hiergal.posterior.fit_checks import FitChecks
 from hiergal.posterior.images import posterior_images
 from hiergal.posterior.input_checks import judged_conditions
 from hiergal.posterior.samplers import nuts
-from hiergal.posterior.samplers.target import Problem
+from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.posterior.scenes.deblend import deblend
 from hiergal.posterior.stages import infer_stage
 from hiergal.posterior.survey import infer_survey
@@ -219,7 +218,7 @@ def test_conditions_that_cannot_be_used_are_refused(model, galaxies):
         "missing: zphot": {name: columns[name] for name in ("mag_auto", "flux_radius")},
         r"expected shape \(3, 3\)": Table(columns)[:2],
         "flux_radius: expected a column in": QTable(columns | {"flux_radius": np.ones(N) * u.s}),
-        "read it first: hiergal.model.conditions.read_catalog": "catalog.fits",
+        "read it first: hiergal.model.condition_columns.read_catalog": "catalog.fits",
     }
     for words, given in wrong.items():
         with pytest.raises((ValueError, TypeError), match=words):
@@ -232,11 +231,11 @@ def test_sources_of_scenes_may_have_a_table(model, galaxies, monkeypatch):
     table = Table({name: column[:2] for name, column in galaxies.catalog.items()})
     asked = []
 
-    def prior_of(model, n, conditions):
-        asked.append((n, conditions))
+    def prior_of(_, conditions):
+        asked.append(conditions)
         raise KeyboardInterrupt  # the rest takes half a minute to compile
 
-    monkeypatch.setattr("hiergal.posterior.scenes.deblend.prior_of", prior_of)
+    monkeypatch.setattr(type(model), "latent_flow", prior_of)
     for given in (numbers, table):
         with pytest.raises(KeyboardInterrupt):
             deblend(model, galaxies[:1], positions, key=2, conditions=given)
@@ -259,7 +258,7 @@ def test_a_models_program_is_what_infer_samples(model, galaxies):
     plain = model.replace(flow=None, marginal=None)
     for given in (galaxies, other):
         here = given.in_photometry(model.provenance.photometry)
-        problem = Problem(plain, here, prior_of(plain, N), np.ones(N, np.float32))
+        problem = LatentPosterior(plain, here, plain.latent_flow().expand((N,)), np.ones(N, np.float32))
 
         def densities(z, given=given, problem=problem):
             found, sites = log_density(model.program(), (given,), {}, {"z": z})
@@ -338,7 +337,7 @@ def test_which_draws_diverged_follows_the_draws(galaxies, monkeypatch, unchecked
     monkeypatch.setattr(nuts, "_centered", lambda *_: (None, None))
     monkeypatch.setattr(nuts, "_start", lambda *_: None)
     plain = tiny_model(flow=False)
-    problem = Problem(plain, galaxies, prior_of(plain, n), np.ones(n, np.float32))
+    problem = LatentPosterior(plain, galaxies, plain.latent_flow().expand((n,)), np.ones(n, np.float32))
     made = nuts.sample_by_nuts(problem, None, np.zeros((2, n, 8)), None, draws=draws)
     assert made.diverging.dtype == bool and made.diverging.shape == (draws, n)
     np.testing.assert_array_equal(made.diverging, np.floor(made.latents[..., 0]) % 4 == 0)

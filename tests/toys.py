@@ -17,7 +17,8 @@ from hiergal.measure.profile import ProfileSummary
 from hiergal.model.architecture import encoder_of, generator_of
 from hiergal.model.flow.density import ConditionalFlow
 from hiergal.model.guide import output_count
-from hiergal.model.trained import GalaxyModel, Provenance
+from hiergal.model.provenance import Provenance
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.psf import PSF
@@ -60,6 +61,16 @@ class TableEncoder(nn.Module):
     @nn.compact
     def __call__(self, observation):
         return self.param("outputs", nn.initializers.zeros, (len(observation), self.outputs))
+
+
+class SilentEncoder(nn.Module):
+    """An encoder without parameters, that says the same of every galaxy."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, observation):
+        return jnp.zeros((len(observation), self.outputs))
 
 
 class LinearEncoder(nn.Module):
@@ -320,11 +331,18 @@ def tiny_survey(
 class LinearModel(GalaxyModel):
     """A model with a linear generator, and a guide that says nothing."""
 
-    def decode(self, z):
-        return LinearGenerator(self.recipe.shape).apply({"params": self.params}, z)
+    @property
+    def generator(self):
+        return LinearGenerator(self.recipe.shape)
 
-    def encode(self, observation):
-        return jnp.zeros((len(observation), output_count(self.recipe.generator.latents, "full")))
+    @property
+    def linear(self):
+        """The parameters of its generator."""
+        return self.params["generator$params"]
+
+    @property
+    def encoder(self):
+        return SilentEncoder(output_count(self.recipe.generator.latents, "full"))
 
 
 def linear_model(shape: tuple[int, int] = (8, 16)) -> LinearModel:
@@ -332,6 +350,7 @@ def linear_model(shape: tuple[int, int] = (8, 16)) -> LinearModel:
     recipe = tiny_recipe(shape)
     params = linear_params(recipe.generator.latents, shape)
     params["weights"] = params["weights"] * np.geomspace(0.02, 1.0, 8)[:, None]  # some that data hardly see
+    params = {"generator$params": params, "encoder$params": {}}
     return LinearModel(params, None, recipe, Provenance("toy", "F814W", "counts / s", 25.94, 64, 0, "0.1.0"))
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 
 from hiergal.galsim.requests import Request, request_galaxies
 from hiergal.hub.bundle import load_model
-from hiergal.model.conditions import Catalog, complete_conditions, condition_names
+from hiergal.model.condition_columns import Catalog
+from hiergal.model.conditions import complete_conditions, condition_names
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.pytree import Array

@@ -8,13 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr
 
-from hiergal.model.conditions import (
-    Catalog,
-    complete_conditions,
-    condition_names,
-    conditions_for,
-    conditions_from,
-)
+from hiergal.model.condition_columns import Catalog, conditions_from
+from hiergal.model.conditions import complete_conditions, condition_names, conditions_for
 from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import OUTSIDE, check_outside
 from hiergal.runtime.fork import check_not_forked, is_fork

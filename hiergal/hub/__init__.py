@@ -2,7 +2,8 @@
 
 from hiergal.hub.bundle import load_model, read_card, read_metrics, save_model
 from hiergal.hub.names import resolve
-from hiergal.model.trained import GalaxyModel, ParameterCounts, Provenance, check_model, parameter_counts
+from hiergal.model.provenance import Provenance
+from hiergal.model.trained import GalaxyModel, ParameterCounts, check_model, parameter_counts
 from hiergal.runtime.namespace import submodules
 
 __all__ = [

@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 
 from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, read_texts, write_arrays
-from hiergal.model.trained import DENSITIES, GalaxyModel, Provenance, blank_model, check_model
+from hiergal.model.provenance import Provenance
+from hiergal.model.trained import DENSITIES, GalaxyModel, blank_model, check_model
 from hiergal.recipe.recipe import network_modules, parse_recipe, recipe_to_toml
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.output import owned

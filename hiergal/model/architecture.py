@@ -7,14 +7,20 @@ from typing import Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Float
 from msgspec.structs import replace
 
 from hiergal.model.guide import galaxy_guide, output_count
 from hiergal.model.nets.registry import build_network
 from hiergal.model.program import Program, galaxy_model, render
+from hiergal.model.weights import with_weights
+from hiergal.observation.observation import Observation
+from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.recipe.config import FlowConfig
 from hiergal.recipe.recipe import Recipe
+from hiergal.runtime.pytree import Array
 
 __all__ = [
     "Programs",
@@ -24,6 +30,7 @@ __all__ = [
     "marginal_config",
     "programs_of",
     "renderer_of",
+    "trained_programs",
 ]
 
 
@@ -104,6 +111,59 @@ def programs_of(recipe: Recipe, population: int | None = None, training: bool = 
         covariance=recipe.covariance,
         population=population,
     )
+    return Programs(cast(Program, model), cast(Any, guide))
+
+
+def trained_programs(
+    recipe: Recipe,
+    generator: nn.Module,
+    encoder: nn.Module,
+    params: dict[str, Any],
+    photometry: Photometry,
+    prior: dist.Distribution | None = None,
+) -> Programs:
+    """Return model and guide with parameters as constants, for observations in any unit of flux.
+
+    What belongs to training alone is left out of the likelihood. :meth:`hiergal.GalaxyModel.programs` says the rest.
+
+    Args:
+        recipe: The recipe.
+        generator: Network from latents to light profiles.
+        encoder: Network of the guide.
+        params: Parameters of the networks, by NumPyro's site names.
+        photometry: Unit and zero point of the fluxes that the networks know.
+        prior: Prior of the latents; default unit normal.
+    """
+    stamps = partial(
+        galaxy_model,
+        generator=generator,
+        latents=recipe.generator.latents,
+        pixel_scale_arcsec=recipe.pixel_scale_arcsec,
+        profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
+        blur=recipe.objective.blur,
+        prior=prior,
+    )
+    encoded = partial(galaxy_guide, encoder=encoder, covariance=recipe.covariance)
+    trained, amortised = (
+        with_weights(program, {site: params[site]})
+        for program, site in ((stamps, "generator$params"), (encoded, "encoder$params"))
+    )
+
+    def model(
+        observation: Observation,
+        positions: Float[Array, "n k 2"] | None = None,
+        *,
+        position_error_pix: float = 0.0,
+        shape: tuple[int, int] | None = None,
+    ) -> None:
+        """State how stamps come about, with the generator of a trained model."""
+        sources = {"positions": positions, "position_error_pix": position_error_pix, "shape": shape}
+        trained(observation.in_photometry(photometry).bare(), **sources)
+
+    def guide(observation: Observation) -> None:
+        """State the approximate posteriors of single galaxies, with the encoder of a trained model."""
+        amortised(observation.in_photometry(photometry).bare())
+
     return Programs(cast(Program, model), cast(Any, guide))
 
 

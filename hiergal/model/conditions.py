@@ -6,114 +6,26 @@ nobody knows are drawn from the model's population: galaxies of its training sur
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from hiergal.model.condition_columns import PIXELS, Catalog, column_names, conditions_from, numbers_from
 from hiergal.model.trained import GalaxyModel, check_model
-from hiergal.survey.tables.columns import column_of, unit_from
+from hiergal.survey.tables.columns import column_of
 
 __all__ = [
-    "Catalog",
     "complete_conditions",
     "condition_factors",
     "condition_names",
     "conditions_for",
-    "conditions_from",
     "given_conditions",
-    "has_columns",
     "outside_range",
-    "read_catalog",
 ]
 
-Catalog = Any  # anything with named columns: not all of these are Mappings
 DISTANCES_PER_CALL = 2**22  # distances computed together
-PIXELS = r"(?:(?P<scale>[\d.]+) arcsec )?pixels"
-
-
-def conditions_from(
-    names: tuple[str, ...],
-    catalog: Catalog,
-    *,
-    units: dict[str, str] | None = None,
-    pixel_scale_arcsec: float = 1.0,
-    unknown: str = "raise",
-) -> Float[np.ndarray, "n c"]:
-    """Collect the columns that a model is conditioned on.
-
-    Args:
-        names: Names of the conditions, in order.
-        catalog: Columns with names; single values make one row.
-        units: Unit of each condition in words; what has units in the catalogue is converted to these.
-        pixel_scale_arcsec: Width of what such words call a pixel, unless they say it [arcsec].
-        unknown: What to do with values that are masked, NaN or infinite: ``raise``, or ``keep`` them, as NaN or
-            infinity.
-
-    Raises:
-        ValueError: If a column is missing or of another length, its unit does not fit, or a value is not finite.
-
-    Example:
-        >>> conditions_from(("mag_auto",), {"mag_auto": np.array([22.0, 23.0])}).shape
-        (2, 1)
-    """
-    if _is_frame(catalog):  # whose units lie apart
-        catalog = read_catalog(catalog, names)
-    there = _names(catalog)
-    found = {name: column_of(name, there) for name in names}
-    missing = [name for name, column in found.items() if column is None]
-    if missing:
-        raise ValueError(
-            f"catalog: expected the columns {', '.join(names)}, which the model is conditioned on; "
-            f"missing: {', '.join(missing)}; there are: {', '.join(map(str, there)) or 'none'}"
-        )
-    units = units or {}
-    columns = [
-        _numbers(catalog[found[name]], name, units.get(name, ""), pixel_scale_arcsec) for name in names
-    ]
-    lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"catalog: expected columns of one length, got {lengths}")
-    with np.errstate(over="ignore"):
-        table = np.stack(columns, axis=-1).astype(np.float32)
-    bad = ~np.isfinite(table).all(axis=-1)
-    if bad.any() and unknown == "raise":
-        raise ValueError(
-            f"catalog: expected finite conditions, got NaN or infinity in {bad.sum()} of {len(table)} rows "
-            f"(first: {np.flatnonzero(bad)[0]}); drop those rows"
-        )
-    return table
-
-
-def read_catalog(
-    path: str | Path | Catalog,
-    names: tuple[str, ...] | None = None,
-    *,
-    columns: Mapping[str, str] | Sequence[str] | None = None,
-    hdu: int | str | None = None,
-) -> Catalog:
-    r"""Read the columns of a catalogue that are needed, of any format (:mod:`hiergal.survey.tables.catalog`).
-
-    Args:
-        path: The catalogue's file, or a survey's store; or columns in memory.
-        names: Columns; None for all.
-        columns: What columns are called in it, ``{"mag_auto": "MAG_BEST"}``.
-        hdu: Which table of a file with several.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is no table.
-
-    Example:
-        >>> written = Path("galaxies.csv").write_text("mag_auto,zphot\n22.5,0.8\n23.0,0.5\n")
-        >>> len(read_catalog("galaxies.csv", ("mag_auto",))["mag_auto"])
-        2
-    """
-    from hiergal.survey.tables.catalog import read_catalog as read
-
-    return read(path, names, columns=columns, hdu=hdu)
 
 
 def condition_factors(model: GalaxyModel, units: Callable[[str], str]) -> Float[np.ndarray, "c"]:
@@ -193,35 +105,12 @@ def given_conditions(model: GalaxyModel, conditions: Any, n: int) -> Float[np.nd
         array([[22. ,  8. ,  0.7]], dtype=float32)
     """
     names = condition_names(model)
-    if isinstance(conditions, str | Path):
-        raise TypeError(
-            f"conditions: expected numbers or columns with names, got {str(conditions)!r}; read it first: "
-            f"hiergal.model.conditions.read_catalog({str(conditions)!r})"
-        )
-    if has_columns(conditions):
-        conditions = conditions_for(model, conditions, unknown="keep")
-    else:
-        conditions = np.asarray(conditions, np.float32)
-    if conditions.shape != (n, len(names)):
+    numbers = numbers_from(names, conditions, **_conventions(model))
+    if numbers.shape != (n, len(names)):
         raise ValueError(
-            f"conditions: expected shape {(n, len(names))} for {', '.join(names)}, got {conditions.shape}"
+            f"conditions: expected shape {(n, len(names))} for {', '.join(names)}, got {numbers.shape}"
         )
-    return conditions
-
-
-def has_columns(given: Any) -> bool:
-    """Tell whether conditions are given as columns with names, and not as numbers alone.
-
-    Args:
-        given: Anything.
-
-    Example:
-        >>> has_columns({"zphot": [0.7]}), has_columns(np.zeros((1, 3)))
-        (True, False)
-    """
-    if isinstance(given, np.ndarray | np.void) and given.dtype.names is not None:
-        return True
-    return isinstance(given, Mapping) or hasattr(given, "colnames") or _is_frame(given)
+    return numbers
 
 
 def condition_names(model: GalaxyModel) -> tuple[str, ...]:
@@ -231,12 +120,7 @@ def condition_names(model: GalaxyModel) -> tuple[str, ...]:
         TypeError: If it is no model.
         ValueError: If the model has no flow.
     """
-    check_model(model)
-    if model.flow is None:
-        raise ValueError(
-            "conditions: expected a model with a flow, got one without; fit it with `hiergal flow`"
-        )
-    return model.flow.config.conditions
+    return check_model(model).condition_names
 
 
 def outside_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, "n"]:
@@ -277,7 +161,7 @@ def complete_conditions(
             "its flow again with `hiergal flow`"
         )
     population = np.asarray(model.population)
-    there = [] if catalog is None else _names(catalog)
+    there = [] if catalog is None else column_names(catalog)
     known = [i for i, name in enumerate(names) if column_of(name, there) is not None]
     if not known:
         return population[(choice * len(population)).astype(int)]
@@ -306,69 +190,3 @@ def _conventions(model: GalaxyModel) -> dict[str, Any]:
         "units": model.provenance.condition_units,
         "pixel_scale_arcsec": model.recipe.pixel_scale_arcsec,
     }
-
-
-def _names(catalog: Catalog) -> list[str]:
-    if isinstance(catalog, np.ndarray):
-        if catalog.dtype.names is None:
-            raise TypeError(f"catalog: expected columns with names, got an array of {catalog.dtype}")
-        return list(catalog.dtype.names)
-    if isinstance(catalog, np.void) and catalog.dtype.names is not None:  # a row of a structured array
-        return list(catalog.dtype.names)
-    try:
-        return list(getattr(catalog, "colnames", catalog))
-    except TypeError:
-        raise TypeError(f"catalog: expected columns with names, got {type(catalog).__name__}") from None
-
-
-def _is_frame(catalog: Catalog) -> bool:
-    """Whether this is a frame of pandas or polars, or a table of pyarrow, which keep units apart from columns."""
-    return any(hasattr(catalog, name) for name in ("combine_chunks", "to_arrow", "to_parquet"))
-
-
-def _numbers(column: Any, name: str, unit: str, pixel_scale_arcsec: float) -> Float[np.ndarray, "n"]:
-    """A column as numbers in the unit that these words name; masked values as NaN."""
-    if getattr(column, "unit", None) is not None:
-        column = _converted(column, name, unit, pixel_scale_arcsec)
-    try:
-        if np.iscomplexobj(column):
-            raise TypeError
-        values = np.ma.filled(np.ma.asarray(column, float), np.nan)
-    except (TypeError, ValueError):
-        raise ValueError(f"catalog: {name}: expected numbers, got {np.asarray(column).dtype}") from None
-    if values.ndim > 1:
-        raise ValueError(f"catalog: {name}: expected one number for each row, got shape {values.shape}")
-    return np.atleast_1d(values)
-
-
-def _converted(column: Any, name: str, unit: str, pixel_scale_arcsec: float) -> Any:
-    """A column with units in the unit that these words name; one without words stays as it is."""
-    import astropy.units as u
-
-    mask = np.ma.getmaskarray(np.ma.asarray(column)) if isinstance(column, np.ma.MaskedArray) else False
-    pixels = re.fullmatch(PIXELS, unit)
-    try:
-        if pixels and pixels["scale"] and unit_from(getattr(column, "unit", None)) == u.pix:
-            raise u.UnitConversionError(
-                f"pixels of which survey? Give {name} in arcsec, or say how wide they are: "
-                f"--column '{name}={name.upper()}:0.2 arcsec' where they are 0.2 arcsec wide; plain numbers are taken "
-                f"to be {unit}"
-            )
-        # A column of a plain table, unlike one of a QTable, is no quantity; AB magnitudes make one of their own kind.
-        quantity = (
-            column if isinstance(column, u.Quantity) else np.asarray(column, float) * unit_from(column.unit)
-        )
-        if pixels:
-            scale = float(pixels["scale"] or pixel_scale_arcsec)
-            values = quantity.to_value(u.pix, u.pixel_scale(scale * u.arcsec / u.pix))
-        elif unit == "mag":
-            values = (quantity if quantity.unit == u.mag else quantity.to(u.ABmag)).value
-        elif unit in ("", "not stated"):
-            values = quantity.value
-        else:
-            values = quantity.to_value(u.dimensionless_unscaled if unit == "1" else u.Unit(unit))
-    except (u.UnitConversionError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"catalog: {name}: expected a column in {unit}, got {column.unit}: {error}"
-        ) from None
-    return np.where(mask, np.nan, values)

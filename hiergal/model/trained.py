@@ -2,28 +2,32 @@
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import msgspec
+import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Float
 
 from hiergal.model.architecture import (
+    Programs,
     encoder_of,
     generator_of,
     guide_flow_config,
     marginal_config,
     renderer_of,
+    trained_programs,
 )
+from hiergal.model.condition_columns import check_numbers, numbers_from
 from hiergal.model.flow.density import ConditionalFlow
-from hiergal.model.program import Program, galaxy_model
-from hiergal.model.weights import with_weights
+from hiergal.model.prior import LatentFlow
+from hiergal.model.program import Program
+from hiergal.model.provenance import Provenance
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.observation import Observation
-from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import Array, Record, record, static
@@ -36,7 +40,6 @@ __all__ = [
     "DENSITIES",
     "GalaxyModel",
     "ParameterCounts",
-    "Provenance",
     "blank_model",
     "check_model",
     "parameter_counts",
@@ -45,51 +48,9 @@ __all__ = [
 DENSITIES = ("flow", "marginal", "guide_flow")
 
 
-class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model was trained on, and in which units it speaks.
-
-    Attributes:
-        survey: Name of the survey.
-        band: Its filter.
-        flux_unit: Unit of fluxes.
-        magnitude_zero_point: Magnitude of a source of unit flux [mag].
-        galaxies: Number of training galaxies.
-        seed: Seed of the training.
-        version: Version of hiergal that trained it.
-        condition_ranges: Smallest and largest value of each condition among the training galaxies.
-        survey_provenance: What the survey says of itself.
-        condition_units: Unit of each condition in words.
-        psf_fwhm_arcsec: Median full width at half maximum of the training galaxies' PSFs; None where nobody measured
-            it [arcsec].
-        runs: Digests of the fits of its flow and guide flow, and of its publication, by which the same is recognised.
-        trained_ranges: Smallest and largest flux, half-light radius (``hlr_arcsec``) of the fits to its training
-            galaxies, and their noise (``noise_level`` [flux per pixel]) and PSF widths (``psf_fwhm_arcsec``, of
-            Gaussians of the same noise-equivalent area): :mod:`hiergal.training.ranges`; empty in models from before.
-    """
-
-    survey: str
-    band: str
-    flux_unit: str
-    magnitude_zero_point: float
-    galaxies: int
-    seed: int
-    version: str
-    condition_ranges: dict[str, tuple[float, float]] = {}
-    survey_provenance: dict[str, Any] = {}
-    condition_units: dict[str, str] = {}
-    psf_fwhm_arcsec: float | None = None
-    runs: dict[str, str] = {}
-    trained_ranges: dict[str, tuple[float, float]] = {}
-
-    @property
-    def photometry(self) -> Photometry:
-        """Unit and zero point of the model's fluxes: those of the survey that it was trained on."""
-        return Photometry(self.flux_unit, self.magnitude_zero_point)
-
-
 if TYPE_CHECKING:
     Fitted = Any
-else:  # None before it is fitted: ``condition_names`` and ``prior_of`` refuse a model without
+else:  # None before it is fitted: ``condition_names`` and ``latent_flow`` refuse a model without
     Fitted = ConditionalFlow | None
 
 
@@ -123,49 +84,130 @@ class GalaxyModel(Record):
     guide_flow: Fitted = None
     population: Float[Array, "k c"] | None = None
 
-    def decode(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
-        """Return the light profiles g(z) [flux per pixel]."""
-        return generator_of(self.recipe).apply({"params": self.params["generator$params"]}, z)
+    @property
+    def generator(self) -> nn.Module:
+        """Network from latents [n, d] to light profiles; its parameters are ``params["generator$params"]``."""
+        return generator_of(self.recipe)
 
-    def render(self, profile: Float[Array, "*n y x"], psf: PSF) -> Float[jax.Array, "*n y x"]:
-        """Return noise-free stamps of profiles at PSFs [flux per pixel]: see :func:`hiergal.model.program.render`."""
-        return renderer_of(self.recipe)(profile, psf)
+    @property
+    def encoder(self) -> nn.Module:
+        """Network of the guide; its parameters are ``params["encoder$params"]``."""
+        return encoder_of(self.recipe)
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """Names of what the flow is conditioned on, in order."""
+        if self.flow is None:
+            raise ValueError(
+                "conditions: expected a model with a flow, got one without; fit it with `hiergal flow`"
+            )
+        return self.flow.config.conditions
+
+    def decode(self, z: Float[Array, "n d"]) -> Float[jax.Array, "n y x"]:
+        """Return the light profiles g(z) [flux per pixel]."""
+        return self.generator.apply({"params": self.params["generator$params"]}, z)
+
+    def render(
+        self,
+        profile: Float[Array, "*n y x"],
+        psf: PSF,
+        positions: Float[Array, "*n 2"] | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> Float[jax.Array, "*n v u"]:
+        """Return noise-free images of profiles at PSFs [flux per pixel]: see :func:`hiergal.model.program.render`."""
+        return renderer_of(self.recipe)(profile, psf, positions=positions, shape=shape)
 
     def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
         """Return the outputs of the guide's network."""
-        return encoder_of(self.recipe).apply({"params": self.params["encoder$params"]}, observation)
+        return self.encoder.apply({"params": self.params["encoder$params"]}, observation)
 
-    def program(self) -> Program:
-        """Return the NumPyro program (Fig. 2) with this model's generator in it, for NUTS and ``Predictive``.
+    def programs(self, prior: dist.Distribution | None = None) -> Programs:
+        """Return the NumPyro model (Fig. 2) and guide with the trained parameters in them.
 
-        It is a function of an observation, whose stamps it conditions on, or simulates where ``image`` is None, in the
-        model's unit of flux. Sites are ``z`` [n, d], ``profile`` and ``image``. The weights are constants. Noise and
-        likelihood are those of :func:`hiergal.infer`, without what belongs to training alone. The prior of ``z`` is the
-        unit normal of training; ``infer`` takes the model's flow, where it has one.
+        Both are functions of an observation in any unit of flux, for one's own NUTS, SVI and ``Predictive``. The model
+        conditions on the stamps, or simulates them where ``image`` is None; its noise and likelihood are those of
+        :func:`hiergal.infer`, without what belongs to training alone. It takes ``positions`` [n, k, 2], too, and
+        ``position_error_pix`` and ``shape``, for stamps with k sources: all as in
+        :func:`hiergal.model.program.galaxy_model`, which says what the sites are. The guide is the amortised one, for
+        single galaxies.
+
+        The parameters are constants: SVI around the model learns those of its guide alone. To go on training the
+        networks, take ``hiergal.model.architecture.programs_of(model.recipe)``, and start SVI with
+        ``init_params=model.params``.
+
+        Args:
+            prior: Prior of the latents, batch shape () or [n] ([n, k] for k sources), event shape [d]. Default the unit
+                normal of training, under which the guide was learnt. :func:`hiergal.infer` takes the latent flow:
+                ``model.programs(prior=model.latent_flow(conditions))`` has the posterior that it draws from.
+
+        Returns:
+            The programs, ``model`` and ``guide``.
 
         Example:
-            >>> from numpyro.infer import MCMC, NUTS, Predictive  # doctest: +SKIP
-            >>> mcmc = MCMC(NUTS(model.program()), num_warmup=200, num_samples=200)  # doctest: +SKIP
-            >>> mcmc.run(jax.random.key(0), observation)  # doctest: +SKIP
-            >>> simulated = Predictive(model.program(), num_samples=5)  # doctest: +SKIP
-            >>> simulated(jax.random.key(1), observation.replace(image=None))["image"]  # doctest: +SKIP
+            >>> import hiergal
+            >>> from numpyro.infer import Predictive
+            >>> model = hiergal.load_model("hub:mock-acs")
+            >>> about = {"psf": np.ones((3, 3)) / 9, "rms": 0.03, "pixel_scale_arcsec": 0.03}
+            >>> stamp = Observation.from_arrays(np.zeros((64, 64)), **about)
+            >>> program, guide = model.programs()
+            >>> drawn = Predictive(program, num_samples=2)(jax.random.key(0), stamp.replace(image=None))
+            >>> drawn["z"].shape, drawn["image"].shape
+            ((2, 1, 16), (2, 1, 64, 64))
+            >>> galaxy = stamp.replace(image=np.asarray(drawn["image"][0]))
+            >>> Predictive(guide, num_samples=3)(jax.random.key(1), galaxy)["z"].shape
+            (3, 1, 16)
+
+            Its posterior, by NumPyro's own sampler, under the prior that :func:`hiergal.infer` takes (a minute):
+
+            >>> from numpyro.infer import MCMC, NUTS
+            >>> program = model.programs(prior=model.latent_flow()).model
+            >>> mcmc = MCMC(NUTS(program), num_warmup=500, num_samples=500)
+            >>> mcmc.run(jax.random.key(2), galaxy)  # doctest: +SKIP
         """
-        recipe = self.recipe
-        bare = partial(
-            galaxy_model,
-            generator=generator_of(recipe),
-            latents=recipe.generator.latents,
-            pixel_scale_arcsec=recipe.pixel_scale_arcsec,
-            profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
-            blur=recipe.objective.blur,
+        return trained_programs(
+            self.recipe, self.generator, self.encoder, self.params, self.provenance.photometry, prior
         )
-        trained = with_weights(bare, {"generator$params": self.params["generator$params"]})
 
-        def program(observation: Observation) -> None:
-            """State how galaxies come about, with the generator of a trained model."""
-            trained(observation.in_photometry(self.provenance.photometry).bare())
+    def program(self) -> Program:
+        """Return the NumPyro model alone, with the unit-normal prior of training: ``programs().model``."""
+        return self.programs().model
 
-        return program
+    def latent_flow(self, conditions: Any = None) -> LatentFlow:
+        """Return the prior that :func:`hiergal.infer` takes, p(z | conditions), as a NumPyro distribution.
+
+        Args:
+            conditions: What is known of each galaxy: a table, whose columns with units are converted, or numbers
+                [..., c], columns as in ``model.flow.config.conditions``, also traced by JAX; None for nothing.
+
+        Returns:
+            The flow for these conditions, with the batch shape of the rows of a table, or [...]; without conditions its
+            marginal, batch shape (); a unit normal for a model without flow. Event shape [d].
+
+        Raises:
+            ValueError: If conditions are not finite, or not those of the flow, or the model lacks what is needed.
+
+        Example:
+            >>> import hiergal
+            >>> model = hiergal.load_model("hub:mock-acs")
+            >>> prior = model.latent_flow({"mag_auto": [22.0, 24.0], "flux_radius": [12.0, 6.0], "zphot": [0.4, 1.0]})
+            >>> prior
+            LatentFlow(given mag_auto, flux_radius, zphot, batch_shape=(2,), event_shape=(16,))
+            >>> z = jax.jit(prior.sample)(jax.random.key(0))
+            >>> z.shape, jax.jit(prior.log_prob)(z).shape
+            ((2, 16), (2,))
+        """
+        latents = self.recipe.generator.latents
+        if conditions is None:
+            if self.flow is not None and self.marginal is None:
+                raise ValueError(
+                    "expected a model whose flow has a marginal, got one that was fitted by an older hiergal; fit it "
+                    "again with `hiergal flow`, or give conditions"
+                )
+            return LatentFlow(self.marginal, np.zeros(0, np.float32), latents=latents)
+        names, scale = self.condition_names, self.recipe.pixel_scale_arcsec
+        units = self.provenance.condition_units
+        numbers = numbers_from(names, conditions, units=units, pixel_scale_arcsec=scale)
+        return LatentFlow(self.flow, check_numbers(names, numbers))
 
     def sample(
         self,

@@ -35,7 +35,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from hiergal.model.prior import Prior, prior_of
+from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.noise import count_unmasked
 from hiergal.observation.observation import Observation, check_observation
@@ -187,7 +187,8 @@ def check_fits(
     parts = []
     with progress_bar("checks of fits", n, shown=progress) as advance:
         for of_group, given in groups:
-            prior, count = prior_of(model, len(of_group), given), len(of_group)
+            count = len(of_group)
+            prior = model.latent_flow(given).expand((count,))
             for here in padded_batches(count, batch):
                 rows = of_group[here.rows]
                 summary = _check_batch(
@@ -209,7 +210,7 @@ def check_fits(
 def _check_batch(
     model: GalaxyModel,
     observation: Observation,
-    prior: Prior,
+    prior: LatentFlow,
     rings: RingWeights,
     latents: np.ndarray,
     keys: jax.Array,

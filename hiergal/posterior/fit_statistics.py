@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from hiergal.model.prior import Prior
+from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
-from hiergal.posterior.samplers.target import Problem
+from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.pytree import Array, brief
 
 __all__ = [
@@ -67,7 +67,11 @@ class FitStatistics(NamedTuple):
 
 @jax.jit
 def statistics_of_draws(
-    model: GalaxyModel, observation: Observation, prior: Prior, rings: RingWeights, z: Float[Array, "s n d"]
+    model: GalaxyModel,
+    observation: Observation,
+    prior: LatentFlow,
+    rings: RingWeights,
+    z: Float[Array, "s n d"],
 ) -> FitStatistics:
     """Return the statistics of the residuals of draws of the latents, and the draws' prior density.
 
@@ -78,14 +82,14 @@ def statistics_of_draws(
         rings: Rings of frequency.
         z: Draws of the latents.
     """
-    residual = Problem(model, observation, prior, jnp.ones(z.shape[1], z.dtype)).residual(z)
+    residual = LatentPosterior(model, observation, prior, jnp.ones(z.shape[1], z.dtype)).residual(z)
     whitened = residual.reshape(*z.shape[:2], *observation.image.shape[1:])
     return _statistics(whitened, observation, rings, prior.log_prob(z))
 
 
 @partial(jax.jit, static_argnames="d")
 def statistics_of_noise(
-    observation: Observation, prior: Prior, rings: RingWeights, keys: Array, block: Array | int, d: int
+    observation: Observation, prior: LatentFlow, rings: RingWeights, keys: Array, block: Array | int, d: int
 ) -> FitStatistics:
     """Return the same of noise alone, and of draws from the prior: ``DRAWS_PER_CALL`` for each galaxy.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.conditions import given_conditions
-from hiergal.model.prior import Prior, prior_of
+from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.noise import count_unmasked
 from hiergal.observation.observation import Observation, check_observation
@@ -152,7 +152,7 @@ def infer(
         here = observation if len(rows) == n else observation[rows]
         galaxies = _Galaxies(
             here,
-            prior_of(model, len(rows), given),
+            model.latent_flow(given).expand((len(rows),)),
             rows_of_psf(target, rows),
             jax.vmap(partial(jax.random.fold_in, key))(places[rows]),
         )
@@ -196,7 +196,7 @@ def _judged(
     )
     values = {name: np.asarray(getattr(found, name), np.float32) for name in P_VALUES}
     some = posterior.latents[spread_draws(posterior, min(DRAWS, len(posterior.latents)))]
-    base = np.asarray(_to_base(prior_of(model, len(posterior), conditions), some), float)
+    base = np.asarray(_to_base(model.latent_flow(conditions).expand((len(posterior),)), some), float)
     values["p_latents"] = chi2.sf((base**2).sum(axis=-1), base.shape[-1]).mean(axis=0).astype(np.float32)
     posterior = posterior.replace(checks=posterior.checks | values)
     return posterior.replace(flag=flags_of(model, observation, posterior))
@@ -206,7 +206,7 @@ class _Galaxies(NamedTuple):
     """What inference knows of each galaxy."""
 
     observation: Observation
-    prior: Prior
+    prior: LatentFlow
     target: PSF
     keys: jax.Array
 
@@ -272,7 +272,7 @@ def _measure(model: GalaxyModel, latents: Float[Array, "s n d"], about: Float[Ar
 
 
 @jax.jit
-def _to_base(prior: Prior, latents: Float[Array, "s n d"]):
+def _to_base(prior: LatentFlow, latents: Float[Array, "s n d"]):
     return prior.to_base(latents)[0]
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from hiergal.hub.bundle import load_model
 from hiergal.hub.digest import digest_of_model
 from hiergal.hub.names import resolve
-from hiergal.model.conditions import Catalog, condition_names, read_catalog
+from hiergal.model.condition_columns import Catalog, read_catalog
+from hiergal.model.conditions import condition_names
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.files import remove
 from hiergal.runtime.fork import check_not_forked
@@ -100,8 +101,8 @@ def sample_catalog(
 
     Args:
         model: ``hub:NAME``, a path or an address.
-        catalog: Columns of conditions, or a file of them (:func:`~hiergal.model.conditions.read_catalog`); None for
-            ``galaxies`` of the model's population.
+        catalog: Columns of conditions, or a file of them (:func:`~hiergal.model.condition_columns.read_catalog`);
+            None for ``galaxies`` of the model's population.
         out: A file ``.fits`` or ``.hdf5``, or a folder ``.zarr``.
         seed: Seed of galaxies and noise.
         galaxies: How many, without a catalogue.

@@ -7,13 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.model.conditions import (
-    Catalog,
-    complete_conditions,
-    condition_names,
-    conditions_for,
-    conditions_from,
-)
+from hiergal.model.condition_columns import Catalog, conditions_from
+from hiergal.model.conditions import complete_conditions, condition_names, conditions_for
 from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import check_outside, check_range
 from hiergal.runtime.identities import hashed

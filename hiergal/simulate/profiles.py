@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hiergal.model.conditions import Catalog, condition_names, conditions_for
+from hiergal.model.condition_columns import Catalog
+from hiergal.model.conditions import condition_names, conditions_for
 from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import check_outside
 from hiergal.recipe.recipe import Recipe

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hiergal.model.conditions import condition_factors, conditions_from
+from hiergal.model.condition_columns import conditions_from
+from hiergal.model.conditions import condition_factors
 from hiergal.model.flow.density import FlowFit
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.seeds import GUIDE_FLOW, check_seed, key_for

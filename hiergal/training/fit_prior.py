@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from hiergal.model.architecture import marginal_config
-from hiergal.model.conditions import conditions_from
+from hiergal.model.condition_columns import conditions_from
 from hiergal.model.flow.density import FlowFit, fit_flow
 from hiergal.model.guide import posterior_from
 from hiergal.model.trained import GalaxyModel

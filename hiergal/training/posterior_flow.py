@@ -16,14 +16,14 @@ from jaxtyping import Float
 
 from hiergal.model.architecture import guide_flow_config
 from hiergal.model.flow.density import FlowFit, fit_flow
-from hiergal.model.prior import Prior
+from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 from hiergal.posterior.samplers.methods import draw_latents, find_mode
 from hiergal.posterior.samplers.posterior_flow import guide_features, simulate
 from hiergal.posterior.samplers.randomize_then_optimize import coordinates_of
-from hiergal.posterior.samplers.target import Problem
+from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.progress import progress_bar
@@ -99,7 +99,7 @@ def shapes_of_simulations(
 ) -> Shapes:
     """Return w of the truth of simulated galaxies; arguments as of :func:`fit_guide_flow`."""
 
-    def one(batch: Observation, prior: Prior, key: jax.Array):
+    def one(batch: Observation, prior: LatentFlow, key: jax.Array):
         known = _simulated(model, batch, prior, key=key)
         w, features = _seen(model, known.observation, prior, known.latents[None])
         return w, features, np.ones(len(batch), bool)
@@ -118,7 +118,7 @@ def shapes_of_survey(
 ) -> Shapes:
     """Return w of importance draws of galaxies of the survey that can be trusted; arguments as above."""
 
-    def one(batch: Observation, prior: Prior, key: jax.Array):
+    def one(batch: Observation, prior: LatentFlow, key: jax.Array):
         keys = jax.random.split(key, len(batch))
         draws = draw_latents("importance", model, batch, prior, keys, draws=DRAWS, proposals=PROPOSALS).draws
         w, features = _seen(model, batch, prior, draws.latents)
@@ -131,9 +131,9 @@ def _shapes(name, one, key, model, survey, conditions, galaxies: int, progress: 
     """Gather w and features over batches, for one prior after the other, without those that cannot be right."""
     key = as_key(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    priors = [Prior(model.marginal, np.zeros((len(survey), 0), np.float32))]
+    priors = [model.latent_flow().expand((len(survey),))]
     if conditions is not None:
-        priors.append(Prior(model.flow, np.asarray(conditions, np.float32)))
+        priors.append(LatentFlow(model.flow, np.asarray(conditions, np.float32)))
     order, parts = rng.permutation(len(survey)), []
     with progress_bar(name, galaxies, shown=progress) as advance:
         for number in range(-(-galaxies // GALAXIES_PER_CALL)):
@@ -158,12 +158,12 @@ def _fit(key: jax.Array, model: GalaxyModel, shapes: Shapes, progress: bool) -> 
 _simulated = jax.jit(simulate)
 
 
-def _seen(model: GalaxyModel, observation: Observation, prior: Prior, z: Array):
+def _seen(model: GalaxyModel, observation: Observation, prior: LatentFlow, z: Array):
     """Return w of draws [s, n, d] of the latents of galaxies, and what the flow knows of these galaxies."""
     mode = find_mode(model, observation, prior)
     return _shape(mode.problem, mode.found, jnp.asarray(z))
 
 
 @jax.jit
-def _shape(problem: Problem, found: GaussianPosterior, z: jax.Array):
+def _shape(problem: LatentPosterior, found: GaussianPosterior, z: jax.Array):
     return coordinates_of(problem, found)(z), guide_features(found, problem.prior)

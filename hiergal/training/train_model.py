@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 
 from hiergal.hub.bundle import load_model, save_model
-from hiergal.model.trained import GalaxyModel, Provenance
+from hiergal.model.provenance import Provenance
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation.psf import check_wider, same_scale
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import is_first_process

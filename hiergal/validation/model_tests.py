@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from hiergal.model.conditions import condition_names, conditions_from
+from hiergal.model.condition_columns import conditions_from
+from hiergal.model.conditions import condition_names
 from hiergal.model.guide import posterior_from
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation

@@ -207,7 +207,7 @@ def test_hdf5_that_reads_other_files_is_refused(tmp_path, make):
 def test_models_from_before_keep_their_digest(tmp_path):
     """A field of a provenance that came later changes no digest, unless it says something."""
     from hiergal.hub.bundle import FIRST_FIELDS
-    from hiergal.model.trained import Provenance
+    from hiergal.model.provenance import Provenance
 
     names = tuple(field.name for field in msgspec.structs.fields(Provenance))
     assert names[: len(FIRST_FIELDS)] == FIRST_FIELDS

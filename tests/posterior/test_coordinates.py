@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from toys import SCALE, exact_posterior, linear_model, plain_recipe, tiny_model, tiny_survey
 
-from hiergal.model.prior import prior_of
 from hiergal.observation import Observation
 from hiergal.posterior.samplers.posterior_flow import laplace_of
 from hiergal.posterior.samplers.randomize_then_optimize import coordinates_of
-from hiergal.posterior.samplers.target import Problem
+from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.least_squares import inflate, levenberg_marquardt
 
 SHAPE, D, N = (8, 16), 8, 3
@@ -26,7 +25,7 @@ def linear_problem(make_psf, make_noise, kind="pixel", factor=1.0):
     mask = rng.uniform(size=image.shape) < 0.2 if kind == "pixel" else None
     image = image if mask is None else np.where(mask, np.nan, image)
     observation = Observation(image, psf, noise, mask, {}, np.arange(N), SCALE)
-    return Problem(model, observation, prior_of(model, N), jnp.full(N, factor))
+    return LatentPosterior(model, observation, model.latent_flow().expand((N,)), jnp.full(N, factor))
 
 
 @pytest.mark.parametrize("kind", ["white", "pixel", "stationary"])
@@ -95,7 +94,7 @@ def model():
 def test_corrections_converge(key, model, make_psf):
     """Each takes the error of w down, for a network; draws are finite however far w is."""
     observation = tiny_survey(3, (16, 24), make_psf(3))
-    problem = Problem(model, observation, prior_of(model, 3), jnp.ones(3))
+    problem = LatentPosterior(model, observation, model.latent_flow().expand((3,)), jnp.ones(3))
     coordinates = coordinates_of(problem, laplace_of(problem))
     w = jax.random.normal(key, (40, 3, 8))
 
@@ -112,7 +111,7 @@ def test_corrections_converge(key, model, make_psf):
 def test_the_data_moves_w_as_residuals_say(key, model, make_psf):
     """The filter of a galaxy is Q^T of its whitened residuals, written out."""
     observation = tiny_survey(2, (16, 24), make_psf(2))
-    problem = Problem(model, observation, prior_of(model, 2), jnp.array([1.0, 3.0]))
+    problem = LatentPosterior(model, observation, model.latent_flow().expand((2,)), jnp.array([1.0, 3.0]))
     found = laplace_of(problem)
     z = found.mean[None] + 0.3 * jax.random.normal(key, (4, 2, 8))
     both = jnp.concatenate([problem.residual(z), problem.prior.to_base(z)[0]], axis=-1)

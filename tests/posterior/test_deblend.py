@@ -8,10 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import awkward_psf
-from numpyro.handlers import seed, substitute, trace
 from toys import (
     SCALE,
-    LinearGenerator,
     LinearModel,
     convolution_matrix,
     covariance_matrix,
@@ -22,13 +20,13 @@ from toys import (
 )
 
 from hiergal.measure.profile import summarize_profile
-from hiergal.model.prior import prior_of
+from hiergal.model.sources import render_sources
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF, convolve, gaussian_psf
+from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.posterior.scenes.deblend import deblend
-from hiergal.posterior.scenes.program import render_sources, scene_model
-from hiergal.posterior.scenes.target import SceneProblem, start_of
+from hiergal.posterior.scenes.start import start_of
 from hiergal.runtime.pytree import record
 
 MODEL, D = (8, 16), 8
@@ -42,9 +40,8 @@ def scene(make_psf, make_noise, kind="white", shape=(14, 26), masked=False, posi
     noise = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), noise)
     mask = np.random.default_rng(8).uniform(size=(2, *shape)) < 0.15 if masked else None
     empty = Observation(np.zeros((2, *shape)), psf, noise, mask, {}, np.arange(2), SCALE)
-    problem = SceneProblem(
-        model, empty, prior_of(model, 4), POSITIONS, jnp.ones(2), position_error_pix=position_error_pix
-    )
+    prior = model.latent_flow().expand((2, 2))
+    problem = LatentPosterior(model, empty, prior, jnp.ones(2), POSITIONS, position_error_pix)
     size = 2 * D + (4 if position_error_pix else 0)
     t = jax.random.normal(jax.random.key(4), (2, size), float)
     image = problem.sources(t).sum(1) + noise.sample(jax.random.key(5), (2, *shape))
@@ -54,7 +51,7 @@ def scene(make_psf, make_noise, kind="white", shape=(14, 26), masked=False, posi
 
 def exact(problem, row):
     """Mean and covariance of the latents of both sources, with dense matrices; whole-pixel places."""
-    params, (ny, nx), shape = problem.model.params, MODEL, problem.observation.image.shape[1:]
+    params, (ny, nx), shape = problem.model.linear, MODEL, problem.observation.image.shape[1:]
     sy, sx = shape
     room = (sy + 4 * ny, sx + 4 * nx)  # profiles may reach out of the scene
     blur = convolution_matrix(np.asarray(problem.observation.psf.stamp[row], float), room)
@@ -124,29 +121,6 @@ def test_light_that_leaves_the_scene_does_not_come_back(make_psf):
     assert float(jnp.abs(image[:, :4]).max()) < 1e-3 * float(image.max())
 
 
-def test_the_program_is_the_problem(make_psf, make_noise):
-    """Log-densities of the NumPyro program and of what the search works on differ by a constant of the scene."""
-    problem, t = scene(make_psf, make_noise, position_error_pix=0.7)
-    observation = problem.observation
-    generator = LinearGenerator(MODEL)
-
-    def log_joint(t):
-        values = {"z": problem.latents(t), "offset": problem.places(t) - POSITIONS}
-        program = substitute(seed(scene_model, 0), data=values | {"generator$params": problem.model.params})
-        how = {"generator": generator, "latents": D, "shape": observation.image.shape[1:]}
-        sites = trace(program).get_trace(observation, POSITIONS, position_error_pix=0.7, **how)
-        return sum(
-            sites[name]["fn"].log_prob(sites[name]["value"]).sum() for name in ("z", "offset", "image")
-        )
-
-    def ours(t):
-        both = jnp.concatenate([problem.residual(t), problem.base(t)], axis=-1)
-        return -0.5 * jnp.sum(both**2)
-
-    other = t + 0.1 * jax.random.normal(jax.random.key(2), t.shape)
-    assert float(log_joint(t) - log_joint(other)) == pytest.approx(float(ours(t) - ours(other)), rel=2e-3)
-
-
 @pytest.fixture(scope="module")
 def crowded():
     """Networks, and scenes of two galaxies that such networks cannot mistake, since each is far from the other."""
@@ -166,9 +140,9 @@ class RegressingModel(LinearModel):
 
     def encode(self, observation):
         n, d = len(observation), self.recipe.generator.latents
-        weights = jnp.asarray(self.params["weights"])
+        weights = jnp.asarray(self.linear["weights"])
         light = (
-            jnp.where(observation.mask, 0.0, observation.image).reshape(n, -1) - self.params["offset"][None]
+            jnp.where(observation.mask, 0.0, observation.image).reshape(n, -1) - self.linear["offset"][None]
         )
         mean = jnp.linalg.solve(weights @ weights.T + jnp.eye(d), weights @ light.T).T
         return jnp.concatenate([mean, super().encode(observation)[:, d:]], axis=-1)
@@ -194,7 +168,7 @@ def test_each_source_starts_on_its_own_surroundings(make_psf, make_noise):
 def test_the_search_starts_no_worse_than_from_nothing(crowded):
     """Whatever a guide says: this one has not been trained."""
     model, scenes, positions = crowded
-    problem = SceneProblem(model, scenes, prior_of(model, 6), positions, jnp.ones(3))
+    problem = LatentPosterior(model, scenes, model.latent_flow().expand((3, 2)), jnp.ones(3), positions)
     t = jax.jit(start_of)(problem)
     assert t.shape == (3, 16) and np.all(np.isfinite(t))
     assert np.all(away(problem, t) <= away(problem, jnp.zeros_like(t)))

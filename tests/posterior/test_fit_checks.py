@@ -78,7 +78,7 @@ def test_p_values_over_posteriors_are_conservative(key, make_psf, make_noise):
     """Fewer than 2 a are below a, within five binomial errors, and they are centred on one half."""
     model, n = linear_model(SHAPE), 120
     z, observation = simulated(make_psf(n, (5, 3)), make_noise("pixel", n, SHAPE), masked=True)
-    posterior = bare_posterior(exact_draws(observation, model.params, 20), observation)
+    posterior = bare_posterior(exact_draws(observation, model.linear, 20), observation)
     options = {"key": key, "batch": 60, "replicates": 200}
     checks = check_fits(model, observation, posterior, **options)
     for name in [*P_VALUES, "p_pixels"]:
@@ -158,7 +158,7 @@ def test_flags_what_is_wrong_and_says_in_what_way(key, make_psf):
     image[loud] += 1.2 * sigma * rng.normal(size=image[loud].shape)
     image[shifted] = np.roll(image[shifted], 2, axis=1)  # light that is not where the model can put it
     observation = observation.replace(image=image)
-    posterior = bare_posterior(exact_draws(observation, model.params, 30), observation)
+    posterior = bare_posterior(exact_draws(observation, model.linear, 30), observation)
     checks = check_fits(model, observation, posterior, key=key, batch=30)
     pixels = np.concatenate([source, artefact, loud, shifted])
     assert np.all(checks.p_pixels[pixels] < 0.01) and np.all(checks.p_coherent[source] < 0.005)
@@ -173,7 +173,7 @@ def test_uncertainty_is_no_anomaly(key, make_psf):
     model = linear_model(SHAPE)
     z = np.full((2, D), 2.2)
     _, observation = simulated(make_psf(2, (5, 3)), WhiteNoise(np.array([0.1, 100.0], np.float32)), z=z)
-    posterior = bare_posterior(exact_draws(observation, model.params, 100), observation)
+    posterior = bare_posterior(exact_draws(observation, model.linear, 100), observation)
     checks = check_fits(model, observation, posterior, key=key, batch=2)
     assert checks.p_prior[0] < 0.01 and abs(checks.p_prior[1] - 0.5) < 0.25
     assert np.all(checks.p_pixels > 0.01)

@@ -12,7 +12,7 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 from toys import SCALE, affine_flow, exact_posterior, linear_model, plain_recipe, tiny_model, tiny_survey
 
-from hiergal.model.prior import Prior, prior_of
+from hiergal.model.prior import LatentFlow
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS
 from hiergal.posterior import posterior as posteriors
@@ -21,7 +21,7 @@ from hiergal.posterior.samplers import methods
 from hiergal.posterior.samplers.importance import pareto_smoothed, resampled, sample_by_importance
 from hiergal.posterior.samplers.nuts import sample_by_nuts, smallest_ess
 from hiergal.posterior.samplers.posterior_flow import laplace_of, simulate
-from hiergal.posterior.samplers.target import Problem
+from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.training.posterior_flow import fit_guide_flow, shapes_of_survey
 
 SHAPE, D, N = (8, 16), 8, 3
@@ -49,7 +49,7 @@ white = pytest.mark.parametrize("observation", [("white", False)], indirect=True
 
 def exact_under(observation, center):
     """Exact means and covariances under a prior of independent normals, by a change of variables."""
-    params = linear_model(SHAPE).params
+    params = linear_model(SHAPE).linear
     shift, spread = center
     moved = {
         "weights": spread[:, None] * params["weights"],
@@ -116,7 +116,7 @@ def test_the_map_is_the_mode(key, observation):
 
 
 def problem_and_mode(observation, model):
-    problem = Problem(model, observation, prior_of(model, N), jnp.ones(N))
+    problem = LatentPosterior(model, observation, model.latent_flow().expand((N,)), jnp.ones(N))
     return problem, jax.jit(partial(laplace_of, steps=6))(problem)
 
 
@@ -225,14 +225,14 @@ def test_conditions_change_the_prior(key, observation):
 def test_priors_invert_and_normalise(x64, rng):
     model = tiny_model()
     flow = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.flow)
-    prior = Prior(flow, jnp.asarray(rng.normal(size=(3, 3))))
+    prior = LatentFlow(flow, jnp.asarray(rng.normal(size=(3, 3))))
     z = jnp.asarray(rng.normal(size=(5, 3, 8)))
-    u, log_determinant = jax.jit(Prior.to_base)(prior, z)
-    np.testing.assert_allclose(jax.jit(Prior.from_base)(prior, u), z, atol=1e-8)
+    u, log_determinant = jax.jit(LatentFlow.to_base)(prior, z)
+    np.testing.assert_allclose(jax.jit(LatentFlow.from_base)(prior, u), z, atol=1e-8)
     one = jax.jit(jax.jacobian(lambda z: prior[:1].to_base(z[None])[0][0]))(z[2, 0])
     np.testing.assert_allclose(log_determinant[2, 0], np.linalg.slogdet(one)[1], rtol=1e-8)
     base = -0.5 * np.sum(np.asarray(u) ** 2 + np.log(2 * np.pi), axis=-1)
-    np.testing.assert_allclose(jax.jit(Prior.log_prob)(prior, z), base + log_determinant, rtol=1e-10)
+    np.testing.assert_allclose(jax.jit(LatentFlow.log_prob)(prior, z), base + log_determinant, rtol=1e-10)
 
 
 @white
@@ -253,7 +253,7 @@ def test_modes_that_are_far_from_where_the_guide_sees_them_get_more_steps(make_p
     """And they alone. This guide has not been trained: all are a little away, and some far."""
     monkeypatch.setattr(methods, "CLOSE", 0.5)
     model, survey = tiny_model(plain_recipe((16, 24))), tiny_survey(12, (16, 24), make_psf(12))
-    prior = prior_of(model, 12)
+    prior = model.latent_flow().expand((12,))
     few, all_steps = (methods.mode_of(model, survey, prior, steps) for steps in (3, 12))
     found, far = methods.find_mode(model, survey, prior), np.asarray(few.remaining) > methods.CLOSE
     assert 2 < far.sum() < 10, few.remaining
@@ -295,7 +295,7 @@ def test_simulated_galaxies_are_those_of_the_prior(key, x64, make_psf):
     n = 4000
     psf = make_psf(1)
     survey = tiny_survey(1, SHAPE, psf)[np.zeros(n, int)]
-    known = jax.jit(lambda key: simulate(model, survey, prior_of(model, n), key=key))(key)
+    known = jax.jit(lambda key: simulate(model, survey, model.latent_flow().expand((n,)), key=key))(key)
     np.testing.assert_allclose(known.latents.mean(axis=0), CENTER[0], atol=5 * 1.2 / np.sqrt(n))
     np.testing.assert_allclose(known.latents.std(axis=0), CENTER[1], rtol=5 / np.sqrt(2 * n))
     clean = model.render(model.decode(known.latents), survey.psf)

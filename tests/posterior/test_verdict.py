@@ -316,7 +316,7 @@ def test_heavily_masked_stamps_get_the_best_of_several_modes(key):
     mask = np.zeros(observation.image.shape, bool)
     mask[:3, :10], mask[3:, 0] = True, True
     observation = observation.replace(mask=mask)
-    prior = methods.Prior(None, np.zeros((6, 0), np.float32))
+    prior = model.replace(flow=None, marginal=None).latent_flow().expand((6,))
     one = methods.mode_of(model, observation, prior, methods.MAP_STEPS)
     best = methods._best_mode(model, observation, prior)
     depth = [np.asarray(methods._depth(mode)) for mode in (one, best)]

@@ -16,7 +16,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from hiergal.hub import load_model, save_model
-from hiergal.model.conditions import read_catalog
+from hiergal.model.condition_columns import read_catalog
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import catalog as catalog_sampling
 from hiergal.simulate import files as galaxy_files

@@ -6,7 +6,7 @@ import pytest
 from astropy.table import Table
 from toys import plain_recipe, tiny_model
 
-from hiergal.model.conditions import conditions_from
+from hiergal.model.condition_columns import conditions_from
 from hiergal.simulate.profiles import draw_galsim, draw_profiles
 
 SHAPE = (16, 24)

@@ -13,7 +13,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 
-from hiergal.model.conditions import conditions_from
+from hiergal.model.condition_columns import conditions_from
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import gammaln, logsumexp
 
-from hiergal.posterior.samplers.target import Draws, Problem
+from hiergal.posterior.samplers.target import Draws, LatentPosterior
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array, brief
 
@@ -56,7 +56,7 @@ class Student(NamedTuple):
 
 
 def sample_by_importance(
-    problem: Problem,
+    problem: LatentPosterior,
     found: GaussianPosterior,
     pilot: Float[Array, "k n d"],
     keys: jax.Array,
@@ -139,7 +139,7 @@ def resampled(
     )
 
 
-def _targets(problem: Problem, found: GaussianPosterior, v: np.ndarray) -> np.ndarray:
+def _targets(problem: LatentPosterior, found: GaussianPosterior, v: np.ndarray) -> np.ndarray:
     """Logarithm of the posterior at v, but for a constant, block by block."""
     parts = [
         _target(problem, found, v[i : i + PROPOSALS_PER_CALL].astype(found.mean.dtype))
@@ -153,7 +153,7 @@ _standardized = jax.jit(GaussianPosterior.standardized)
 
 
 @jax.jit
-def _target(problem: Problem, found: GaussianPosterior, v: jax.Array) -> jax.Array:
+def _target(problem: LatentPosterior, found: GaussianPosterior, v: jax.Array) -> jax.Array:
     return problem.log_density(found.latents(v))
 
 

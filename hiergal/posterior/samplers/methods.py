@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hiergal.model.guide import posterior_from
-from hiergal.model.prior import Prior
+from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.observation import Observation
@@ -16,7 +16,7 @@ from hiergal.posterior.samplers.importance import sample_by_importance
 from hiergal.posterior.samplers.laplace import misfit
 from hiergal.posterior.samplers.nuts import sample_by_nuts
 from hiergal.posterior.samplers.posterior_flow import draws_of_guide, laplace_of
-from hiergal.posterior.samplers.target import Draws, Problem
+from hiergal.posterior.samplers.target import Draws, LatentPosterior
 from hiergal.runtime.least_squares import GaussianPosterior, inflate
 from hiergal.runtime.pytree import brief
 
@@ -44,7 +44,7 @@ class Mode(NamedTuple):
         remaining: How far the mode still was after the last step [standard deviations].
     """
 
-    problem: Problem
+    problem: LatentPosterior
     found: GaussianPosterior
     misfit: jax.Array
     remaining: jax.Array
@@ -76,7 +76,7 @@ def draw_latents(
     method: str,
     model: GalaxyModel,
     observation: Observation,
-    prior: Prior,
+    prior: LatentFlow,
     keys: jax.Array,
     *,
     draws: int,
@@ -88,7 +88,7 @@ def draw_latents(
         method: One of ``METHODS``.
         model: A trained model.
         observation: The galaxies.
-        prior: Prior of each.
+        prior: LatentFlow of each.
         keys: A PRNG key for each.
         draws: Number of draws.
         proposals: Draws that importance sampling picks from.
@@ -121,7 +121,7 @@ def draw_latents(
     return Drawn(made, excess, problem.variance_factor, found.projection[..., :pixels], remaining)
 
 
-def find_mode(model: GalaxyModel, observation: Observation, prior: Prior) -> Mode:
+def find_mode(model: GalaxyModel, observation: Observation, prior: LatentFlow) -> Mode:
     """Find modes and scales in as few steps as do: three for ordinary galaxies.
 
     The guide has not seen masked stamps, nor galaxies as bright as the few brightest: from its mean, their modes are
@@ -137,7 +137,7 @@ def find_mode(model: GalaxyModel, observation: Observation, prior: Prior) -> Mod
     return mode
 
 
-def _best_mode(model: GalaxyModel, observation: Observation, prior: Prior) -> Mode:
+def _best_mode(model: GalaxyModel, observation: Observation, prior: LatentFlow) -> Mode:
     """Find modes in many steps; where much is masked, from several starts, of which the best counts.
 
     There, the guide's mean may lead to another mode: it has not seen masks. The other starts are its mean for the stamp
@@ -161,7 +161,7 @@ def _best_mode(model: GalaxyModel, observation: Observation, prior: Prior) -> Mo
 
 
 @jax.jit
-def _starts(model: GalaxyModel, observation: Observation, prior: Prior) -> list[jax.Array]:
+def _starts(model: GalaxyModel, observation: Observation, prior: LatentFlow) -> list[jax.Array]:
     """Other latents to start from."""
     mask = jnp.asarray(observation.mask)
     image = jnp.where(mask, 0.0, jnp.asarray(observation.image))
@@ -198,13 +198,13 @@ def _replaced(mode: Mode, rows: np.ndarray, other: tuple) -> Mode:
 def mode_of(
     model: GalaxyModel,
     observation: Observation,
-    prior: Prior,
+    prior: LatentFlow,
     steps: int,
     loop: bool = False,
     start: jax.Array | None = None,
 ) -> Mode:
     """Find mode and scale of each posterior in some steps, with misfit counted as noise where it is significant."""
-    problem = Problem(model, observation, prior, jnp.ones(len(observation)))
+    problem = LatentPosterior(model, observation, prior, jnp.ones(len(observation)))
     found = laplace_of(problem, steps=steps, loop=loop, start=start)
     excess, error = misfit(found, observation.psf, model.recipe.shape)
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
@@ -225,7 +225,7 @@ def _gaussian(found: GaussianPosterior, keys: jax.Array, draws: int):
     return found.latents(noise)
 
 
-def _guided(problem: Problem, found: GaussianPosterior, keys: jax.Array, draws: int):
+def _guided(problem: LatentPosterior, found: GaussianPosterior, keys: jax.Array, draws: int):
     return draws_of_guide(problem, found, _normal(keys, draws, found.mean.shape[-1]))
 
 

@@ -23,11 +23,11 @@ from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer.hmc import hmc
 
 from hiergal.model.flow.density import ConditionalFlow
-from hiergal.model.prior import Prior
+from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.importance import fitted
-from hiergal.posterior.samplers.target import Draws, Problem
+from hiergal.posterior.samplers.target import Draws, LatentPosterior
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array
 
@@ -58,7 +58,12 @@ class _Own(NamedTuple):
 
 
 def sample_by_nuts(
-    problem: Problem, found: GaussianPosterior, pilot: Float[Array, "k n d"], keys: jax.Array, *, draws: int
+    problem: LatentPosterior,
+    found: GaussianPosterior,
+    pilot: Float[Array, "k n d"],
+    keys: jax.Array,
+    *,
+    draws: int,
 ) -> Draws:
     """Draw from the posteriors of a batch of galaxies.
 
@@ -141,12 +146,11 @@ def _rows(tree, take: np.ndarray):
 def _potential(shared: _Shared, own: _Own):
     """Minus the log-posterior of one galaxy as a function of w."""
     galaxy = jax.tree.map(lambda leaf: leaf[None], own)
-    prior = Prior(shared.flow, galaxy.conditions)
-    problem = Problem(shared.model, galaxy.observation, prior, galaxy.variance_factor)
+    prior = LatentFlow(shared.flow, galaxy.conditions, latents=own.mean.shape[-1])
+    problem = LatentPosterior(shared.model, galaxy.observation, prior, galaxy.variance_factor)
 
     def potential(w: jax.Array) -> jax.Array:
-        z = _latents(own, w)[None]
-        return -(problem.log_likelihood(z) + prior.log_prob(z))[0]
+        return -problem.log_density(_latents(own, w)[None])[0]
 
     return potential
 

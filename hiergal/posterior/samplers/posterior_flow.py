@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from hiergal.model.guide import posterior_from
-from hiergal.model.prior import Prior
+from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.randomize_then_optimize import Coordinates, coordinates_of
-from hiergal.posterior.samplers.target import Problem
+from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.batching import padded_batches
 from hiergal.runtime.least_squares import GaussianPosterior, levenberg_marquardt
 from hiergal.runtime.pytree import Array, brief
@@ -40,30 +40,28 @@ class Simulated(NamedTuple):
     __repr__ = brief
 
 
-def simulate(model: GalaxyModel, like: Observation, prior: Prior, *, key: jax.Array | int) -> Simulated:
+def simulate(model: GalaxyModel, like: Observation, prior: LatentFlow, *, key: jax.Array | int) -> Simulated:
     """Draw galaxies from a prior and observe each like a galaxy of a survey (Fig. 2).
 
     Args:
         model: A trained model.
         like: Galaxies whose PSFs, noise and masks are used; their images are not.
-        prior: Prior of each.
+        prior: LatentFlow of each.
         key: PRNG key, or a seed.
 
     Example:
-        >>> from hiergal.model.prior import prior_of
-        >>> known = simulate(model, observation, prior_of(model, len(observation)), key=0)
+        >>> known = simulate(model, observation, model.latent_flow().expand([4]), key=0)
         >>> known.latents.shape
         (4, 16)
     """
     of_base, of_noise = jax.random.split(as_key(key))
-    u = jax.random.normal(of_base, (len(like), model.recipe.generator.latents))
-    z = prior.from_base(u)
+    z = prior.sample(of_base)
     clean = model.render(model.decode(z), like.psf)
     return Simulated(z, like.replace(image=clean + like.noise.sample(of_noise, clean.shape)))
 
 
 def laplace_of(
-    problem: Problem, *, steps: int = SHARPENING_STEPS, loop: bool = False, start: Array | None = None
+    problem: LatentPosterior, *, steps: int = SHARPENING_STEPS, loop: bool = False, start: Array | None = None
 ) -> GaussianPosterior:
     """Find mode and curvature of the posterior of each galaxy, from the guide's mean or from latents to start from.
 
@@ -77,12 +75,12 @@ def laplace_of(
         problem.residual,
         start,
         steps=steps,
-        to_base=lambda z: problem.prior.to_base(z)[0],
+        to_base=problem.base,
         loop=loop,
     )
 
 
-def guide_features(found: GaussianPosterior, prior: Prior) -> Float[jax.Array, "n f"]:
+def guide_features(found: GaussianPosterior, prior: LatentFlow) -> Float[jax.Array, "n f"]:
     """Return what the shape of a posterior depends on: mode, logarithm of the scales, whether conditions were given.
 
     The first two are bounded, so that no galaxy is far from all that the flow was trained on.
@@ -94,7 +92,7 @@ def guide_features(found: GaussianPosterior, prior: Prior) -> Float[jax.Array, "
 
 
 def draws_of_guide(
-    problem: Problem, found: GaussianPosterior, noise: Float[Array, "s n d"]
+    problem: LatentPosterior, found: GaussianPosterior, noise: Float[Array, "s n d"]
 ) -> Float[jax.Array, "s n d"]:
     """Turn unit-normal noise into draws of the latents, with w as the model's guide flow has it, or unit normal.
 
@@ -110,7 +108,9 @@ def draws_of_guide(
 
 
 @jax.jit
-def _shaped(problem: Problem, found: GaussianPosterior, noise: jax.Array) -> tuple[jax.Array, Coordinates]:
+def _shaped(
+    problem: LatentPosterior, found: GaussianPosterior, noise: jax.Array
+) -> tuple[jax.Array, Coordinates]:
     """Draws of w, and the coordinates that they are in."""
     w, flow = noise, problem.model.guide_flow
     if flow is not None:

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from hiergal.model.prior import Prior
+from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
-from hiergal.posterior.samplers.target import Problem
+from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array, Record, record
 
@@ -35,7 +35,7 @@ class Coordinates(Record):
 
     Attributes:
         model: A trained model.
-        prior: Prior of each galaxy.
+        prior: LatentFlow of each galaxy.
         mean: Mode of each posterior.
         scale: Its scale S.
         filters: What each w sees of a profile: Q^T, noise and PSF as one [per flux].
@@ -44,7 +44,7 @@ class Coordinates(Record):
     """
 
     model: GalaxyModel
-    prior: Prior
+    prior: LatentFlow
     mean: Float[Array, "n d"]
     scale: Float[Array, "n d d"]
     filters: Float[Array, "n d y x"]
@@ -73,7 +73,7 @@ class Coordinates(Record):
         return z
 
 
-def coordinates_of(problem: Problem, found: GaussianPosterior) -> Coordinates:
+def coordinates_of(problem: LatentPosterior, found: GaussianPosterior) -> Coordinates:
     """Work out the coordinates of a batch of galaxies.
 
     Args:

@@ -16,15 +16,16 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from hiergal.measure.profile import ProfileSummary, summarize_profile
-from hiergal.model.conditions import given_conditions, has_columns
-from hiergal.model.prior import prior_of
+from hiergal.model.condition_columns import has_columns
+from hiergal.model.conditions import given_conditions
 from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.noise import count_unmasked
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.posterior.input_checks import check_counts, check_geometry, check_psf
 from hiergal.posterior.samplers.laplace import misfit
 from hiergal.posterior.samplers.methods import SIGNIFICANT
-from hiergal.posterior.scenes.target import SceneProblem, start_of
+from hiergal.posterior.samplers.target import LatentPosterior
+from hiergal.posterior.scenes.start import start_of
 from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior, inflate, levenberg_marquardt
@@ -133,18 +134,17 @@ def deblend(
                     f"conditions: expected shape [{n}, {k}, c], those of each source, got {conditions.shape}"
                 )
             conditions = conditions.reshape(n * k, -1)
-        conditions = given_conditions(model, conditions, n * k)
-    prior = prior_of(model, n * k, conditions)
+        conditions = given_conditions(model, conditions, n * k).reshape(n, k, -1)
+    prior = model.latent_flow(conditions).expand((n, k))
     batch = min(batch, n)
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n))
     parts = []
     with progress_bar("deblending", n, shown=progress) as advance:
         for here in padded_batches(n, batch):
             rows = here.rows
-            of_sources = (rows[:, None] * k + np.arange(k)).ravel()
-            problem = SceneProblem(
-                model, observation[rows], prior[of_sources], positions[rows], np.ones(batch, np.float32),
-                position_error_pix=position_error_pix,
+            problem = LatentPosterior(
+                model, observation[rows], prior[rows], np.ones(batch, np.float32), positions[rows],
+                position_error_pix,
             )  # fmt: skip
             parts.append(jax.tree.map(np.asarray, _deblend(problem, keys[rows], draws, method)))
             advance(here.kept)
@@ -154,7 +154,7 @@ def deblend(
     return Deblended(**joined, identifier=names)
 
 
-def _deblend(problem: SceneProblem, keys: jax.Array, draws: int, method: str) -> dict[str, Any]:
+def _deblend(problem: LatentPosterior, keys: jax.Array, draws: int, method: str) -> dict[str, Any]:
     """All that is inferred of a batch of scenes, by its name in :class:`Deblended`."""
     problem, found, excess = _mode(problem)
     about = _images(problem, found.mean)
@@ -183,13 +183,13 @@ def _deblend(problem: SceneProblem, keys: jax.Array, draws: int, method: str) ->
 
 
 @jax.jit
-def _images(problem: SceneProblem, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _images(problem: LatentPosterior, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Profiles of all sources, and their images on the scene."""
     return problem.profiles(t), problem.sources(t)
 
 
 @jax.jit
-def _mode(problem: SceneProblem) -> tuple[SceneProblem, GaussianPosterior, jax.Array]:
+def _mode(problem: LatentPosterior) -> tuple[LatentPosterior, GaussianPosterior, jax.Array]:
     """Mode and curvature of the joint posterior, with misfit counted as noise where it is significant."""
     observation = problem.observation
     found = levenberg_marquardt(problem.residual, start_of(problem), steps=STEPS, to_base=problem.base)
@@ -200,7 +200,7 @@ def _mode(problem: SceneProblem) -> tuple[SceneProblem, GaussianPosterior, jax.A
 
 @partial(jax.jit, static_argnames="method")
 def _draw(
-    problem: SceneProblem,
+    problem: LatentPosterior,
     found: GaussianPosterior,
     about: tuple[jax.Array, jax.Array],
     keys: jax.Array,
