@@ -4,7 +4,7 @@
 #   make test         the tests, with line coverage
 #   make lint         style, docstrings and types
 #   make wheel        wheel and source distribution, and tests of the wheel in an environment of its own
-#   make check        all of it, the wheel and as many slow tests as an hour allows too (what .ci/run calls)
+#   make check        all of it, the wheel and as many slow tests as 45 minutes allow too (what .ci/run calls)
 #   make clean        remove what these made; runs/ is yours and stays
 #
 # PYTHON=/path/to/python3.12 picks the interpreter, ARGS="..." adds arguments to the program that a verb runs.
@@ -36,7 +36,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ty check --python $(VENV)
 
 check: lint wheel
-	$(PYTEST) -m "" --slow-minutes 60 $(ARGS)
+	$(PYTEST) -m "" --slow-minutes 45 $(ARGS)
 
 # The source distribution is built, the wheel from it, and that is installed in an environment of its own, where every
 # module that it ships has to load and the tests of hub and GalSim to pass, outside the sources.

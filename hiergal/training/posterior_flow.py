@@ -22,7 +22,7 @@ from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 from hiergal.posterior.samplers.methods import draw_latents, find_mode
 from hiergal.posterior.samplers.posterior_flow import guide_features, simulate
-from hiergal.posterior.samplers.randomize_then_optimize import coordinates_of
+from hiergal.posterior.samplers.randomize_then_optimize import randomize_then_optimize
 from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.least_squares import GaussianPosterior
@@ -166,4 +166,4 @@ def _seen(model: GalaxyModel, observation: Observation, prior: LatentFlow, z: Ar
 
 @jax.jit
 def _shape(problem: LatentPosterior, found: GaussianPosterior, z: jax.Array):
-    return coordinates_of(problem, found)(z), guide_features(found, problem.prior)
+    return randomize_then_optimize(problem, found)(z), guide_features(found, problem.prior)

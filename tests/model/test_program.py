@@ -24,7 +24,7 @@ from hiergal.observation import Observation
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior.samplers import importance, nuts
 from hiergal.posterior.samplers.posterior_flow import laplace_of
-from hiergal.posterior.samplers.randomize_then_optimize import coordinates_of
+from hiergal.posterior.samplers.randomize_then_optimize import randomize_then_optimize
 from hiergal.posterior.samplers.target import LatentPosterior
 
 MODEL, D, N, S = (8, 16), 8, 2, 6  # shape of profiles, latents, stamps, draws of each
@@ -175,7 +175,7 @@ def test_coordinates_of_draws_are_residuals_of_the_program(x64):
     one = pair("white", False, 1, False)
     found = jax.jit(partial(laplace_of, steps=4))(one.posterior)
     z = found.latents(vectors(one.posterior))
-    w = jax.jit(lambda z: coordinates_of(one.posterior, found)(z))(z)
+    w = jax.jit(lambda z: randomize_then_optimize(one.posterior, found)(z))(z)
     assert_same_but_for_a_constant(-0.5 * jnp.sum(w**2, axis=(1, 2)), stated(one, z), within=1e-6)
 
 

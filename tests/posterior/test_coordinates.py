@@ -8,7 +8,7 @@ from toys import SCALE, exact_posterior, linear_model, plain_recipe, tiny_model,
 
 from hiergal.observation import Observation
 from hiergal.posterior.samplers.posterior_flow import laplace_of
-from hiergal.posterior.samplers.randomize_then_optimize import coordinates_of
+from hiergal.posterior.samplers.randomize_then_optimize import randomize_then_optimize
 from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.least_squares import inflate, levenberg_marquardt
 
@@ -33,7 +33,7 @@ def test_linear_generators_have_whitened_latents(x64, rng, make_psf, make_noise,
     """w = S^-1 (z - m), with masks and any noise, and its inverse needs no correction."""
     problem = linear_problem(make_psf, make_noise, kind)
     found = laplace_of(problem)
-    coordinates = jax.jit(coordinates_of)(problem, found)
+    coordinates = jax.jit(randomize_then_optimize)(problem, found)
     z = jnp.asarray(rng.normal(size=(5, N, D)))
     expected = np.linalg.solve(found.scale, np.moveaxis(np.asarray(z - found.mean[None]), 0, -1))
     np.testing.assert_allclose(coordinates(z), np.moveaxis(expected, -1, 0), atol=1e-6)
@@ -95,7 +95,7 @@ def test_corrections_converge(key, model, make_psf):
     """Each takes the error of w down, for a network; draws are finite however far w is."""
     observation = tiny_survey(3, (16, 24), make_psf(3))
     problem = LatentPosterior(model, observation, model.latent_flow().expand((3,)), jnp.ones(3))
-    coordinates = coordinates_of(problem, laplace_of(problem))
+    coordinates = randomize_then_optimize(problem, laplace_of(problem))
     w = jax.random.normal(key, (40, 3, 8))
 
     def error(corrections):
@@ -116,4 +116,4 @@ def test_the_data_moves_w_as_residuals_say(key, model, make_psf):
     z = found.mean[None] + 0.3 * jax.random.normal(key, (4, 2, 8))
     both = jnp.concatenate([problem.residual(z), problem.prior.to_base(z)[0]], axis=-1)
     expected = jnp.einsum("ndp,snp->snd", found.projection, both, precision="highest")
-    np.testing.assert_allclose(coordinates_of(problem, found)(z), expected, rtol=2e-3, atol=2e-2)
+    np.testing.assert_allclose(randomize_then_optimize(problem, found)(z), expected, rtol=2e-3, atol=2e-2)

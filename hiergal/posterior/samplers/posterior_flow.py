@@ -17,7 +17,7 @@ from hiergal.model.guide import posterior_from
 from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
-from hiergal.posterior.samplers.randomize_then_optimize import Coordinates, coordinates_of
+from hiergal.posterior.samplers.randomize_then_optimize import RandomizeThenOptimize, randomize_then_optimize
 from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.batching import padded_batches
 from hiergal.runtime.least_squares import GaussianPosterior, levenberg_marquardt
@@ -110,7 +110,7 @@ def draws_of_guide(
 @jax.jit
 def _shaped(
     problem: LatentPosterior, found: GaussianPosterior, noise: jax.Array
-) -> tuple[jax.Array, Coordinates]:
+) -> tuple[jax.Array, RandomizeThenOptimize]:
     """Draws of w, and the coordinates that they are in."""
     w, flow = noise, problem.model.guide_flow
     if flow is not None:
@@ -118,7 +118,7 @@ def _shaped(
         rows = jnp.broadcast_to(features, (*noise.shape[:-1], features.shape[-1]))
         w = flow.from_base(noise.reshape(-1, noise.shape[-1]), rows.reshape(-1, rows.shape[-1]))
         w = w.reshape(noise.shape)
-    return w, coordinates_of(problem, found)
+    return w, randomize_then_optimize(problem, found)
 
 
-_latents = jax.jit(Coordinates.latents)
+_latents = jax.jit(RandomizeThenOptimize.latents)

@@ -24,13 +24,13 @@ from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array, Record, record
 
-__all__ = ["Coordinates", "coordinates_of"]
+__all__ = ["RandomizeThenOptimize", "randomize_then_optimize"]
 
 LONGEST_STEP = 6.0  # standard deviations
 
 
 @record
-class Coordinates(Record):
+class RandomizeThenOptimize(Record):
     """The map between latents and w, for n galaxies.
 
     Attributes:
@@ -73,7 +73,7 @@ class Coordinates(Record):
         return z
 
 
-def coordinates_of(problem: LatentPosterior, found: GaussianPosterior) -> Coordinates:
+def randomize_then_optimize(problem: LatentPosterior, found: GaussianPosterior) -> RandomizeThenOptimize:
     """Work out the coordinates of a batch of galaxies.
 
     Args:
@@ -81,7 +81,7 @@ def coordinates_of(problem: LatentPosterior, found: GaussianPosterior) -> Coordi
         found: Mode and scale of each.
 
     Example:
-        >>> coordinates = coordinates_of(problem, laplace_of(problem))  # doctest: +SKIP
+        >>> coordinates = randomize_then_optimize(problem, laplace_of(problem))  # doctest: +SKIP
     """
     n, d = found.mean.shape
     shape = problem.model.recipe.shape
@@ -94,7 +94,7 @@ def coordinates_of(problem: LatentPosterior, found: GaussianPosterior) -> Coordi
     _, backward = jax.vjp(whitened, jnp.zeros((n, *shape), found.mean.dtype))
     filters = jax.vmap(lambda row: backward(row)[0], in_axes=1, out_axes=1)(of_data)
     image = problem.whitened(jnp.asarray(problem.observation.image)).reshape(n, -1)
-    return Coordinates(
+    return RandomizeThenOptimize(
         problem.model,
         problem.prior,
         found.mean,
