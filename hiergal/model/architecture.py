@@ -17,7 +17,6 @@ from hiergal.model.program import Program, galaxy_model, render
 from hiergal.model.weights import with_weights
 from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import Photometry
-from hiergal.observation.psf import PSF
 from hiergal.recipe.config import FlowConfig
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import Array
@@ -59,7 +58,7 @@ def encoder_of(recipe: Recipe, training: bool = False) -> nn.Module:
     return build_network(recipe.encoder, **about)
 
 
-def renderer_of(recipe: Recipe) -> Callable[[jax.Array, PSF], jax.Array]:
+def renderer_of(recipe: Recipe) -> Callable[..., jax.Array]:
     """Return :func:`hiergal.model.program.render` for the profiles of a recipe: a function of profiles and PSFs."""
     return partial(
         render,

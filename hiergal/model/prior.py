@@ -61,13 +61,15 @@ class LatentFlow(dist.Distribution):
         latents: int | None = None,
         validate_args: bool | None = None,
     ):
-        if flow is None and latents is None:
-            raise ValueError("latents: expected the number of latents of a unit normal, got None")
+        if latents is None:
+            if flow is None:
+                raise ValueError("latents: expected the number of latents of a unit normal, got None")
+            latents = flow.center.shape[-1]
         expected = 0 if flow is None else len(flow.config.conditions)
         if conditions.shape[-1] != expected:
             raise ValueError(f"conditions: expected {expected} for each galaxy, got {conditions.shape[-1]}")
         self.flow, self.conditions = flow, conditions
-        self.latents = int(flow.center.shape[-1] if latents is None else latents)
+        self.latents = int(latents)
         super().__init__(self.batch_shape, self.event_shape, validate_args=validate_args)
 
     @property

@@ -100,8 +100,8 @@ def galaxy_model(
     warn_of_new_weights("generator$params")
     g = flax_module("generator", generator, jnp.zeros((1, latents)))
     n, alone = len(observation), positions is None
-    batch = (n,) if alone else positions.shape[:2]
-    prior, unaided = _checked(prior, latents, batch), aids is None or features is None
+    batch = (n,) if positions is None else positions.shape[:2]
+    prior = _checked(prior, latents, batch)
 
     def together(of_sources):
         return of_sources if alone else of_sources.sum(axis=1)
@@ -112,7 +112,7 @@ def galaxy_model(
         if position_error_pix and not alone:
             scatter = dist.Normal(0, position_error_pix).expand((*batch, 2)).to_event(2)
             positions = positions + numpyro.sample("offset", scatter)
-        light = _each(g, z) if unaided else profile_with_aids(g, z, aids, features)
+        light = _each(g, z) if aids is None or features is None else profile_with_aids(g, z, aids, features)
         profile = numpyro.deterministic("profile", light)
         grid = (positions, shape if observation.image is None else observation.image.shape[-2:])
         images = render(profile, observation.psf, pixel_scale_arcsec, profile_fwhm_arcsec, blur, *grid)

@@ -106,7 +106,7 @@ def stated(one, t):
     """The logarithm of NumPyro's density at vectors t [s, n, t], summed over the stamps."""
     values = {"z": one.posterior.latents(t)}
     if one.posterior.position_error_pix:
-        values["offset"] = one.posterior.places(t) - POSITIONS[None]
+        values["offset"] = one.posterior.positions_of(t) - POSITIONS[None]
 
     def density(values):
         return log_density(one.model, (one.observation,), one.arguments, values)[0]

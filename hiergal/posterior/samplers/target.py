@@ -52,8 +52,9 @@ class LatentPosterior(Record):
         k, d = self.positions.shape[1], self.model.recipe.generator.latents
         return t[..., : k * d].reshape(*t.shape[:-1], k, d)
 
-    def places(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n k 2"]:
-        """Return the position of each source [pixels]."""
+    def positions_of(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n k 2"]:
+        """Return the position of each source of a scene [pixels]."""
+        assert self.positions is not None
         k, d = self.positions.shape[1], self.model.recipe.generator.latents
         known = jnp.broadcast_to(jnp.asarray(self.positions), (*t.shape[:-1], k, 2))
         if not self.position_error_pix:
@@ -69,7 +70,7 @@ class LatentPosterior(Record):
     def sources(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n k v u"]:
         """Return the noise-free image of each source [flux per pixel]."""
         shape = self.observation.image.shape[1:]
-        return self.model.render(self.profiles(t), self.observation.psf, self.places(t), shape)
+        return self.model.render(self.profiles(t), self.observation.psf, self.positions_of(t), shape)
 
     def images(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n v u"]:
         """Return the noise-free stamps [flux per pixel]."""

@@ -171,7 +171,7 @@ def _deblend(problem: LatentPosterior, keys: jax.Array, draws: int, method: str)
     chi_square = observation.noise.chi_square(residual, observation.mask)
     return {
         "latents": problem.latents(draws_t),
-        "positions": problem.places(draws_t),
+        "positions": problem.positions_of(draws_t),
         "summary": summary,
         "profile_mean": mean[0],
         "profile_std": spread[0],

@@ -27,6 +27,7 @@ def start_of(problem: LatentPosterior) -> Float[jax.Array, "n t"]:
     not taken where it fits the scene worse than latents of zero.
     """
     model, scene = problem.model, problem.observation
+    assert problem.positions is not None
     n, k = problem.positions.shape[:2]
     ny, nx = model.recipe.shape
     whole = jnp.round(jnp.asarray(problem.positions)).astype(
