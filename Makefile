@@ -49,7 +49,7 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist . >/dev/null
 	$(BIN)/python -m venv build/environment
 	build/environment/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  "$$(echo dist/hiergal-*.whl)[plot,distributed]" pytest beartype
+	  "$$(echo dist/hiergal-*.whl)[all]" pytest beartype
 	mkdir -p build/outside/tests
 	cp pyproject.toml build/outside
 	cp $(WHEEL_TESTS:%=tests/%.py) build/outside/tests
@@ -77,7 +77,7 @@ $(VENV)/.python:
 	exit 1
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
-	$(INSTALL) --editable ".[plot,distributed]"
+	$(INSTALL) --editable ".[all]"
 	@$(COMPILE)
 	@touch $@
 

@@ -1,6 +1,6 @@
 """What does a model make of what its survey cannot resolve? The open test of Lanusse et al. (2020, Sec. 6).
 
-    python inference/beyond_resolution.py survey.zarr --recipe models/standard/recipe.toml --out runs/resolution
+    python inference/beyond_resolution.py survey.zarr --recipe standard --out runs/resolution
 
 Blurs a mock survey, trains one recipe on it and on the sharp original, draws galaxies from both models for the
 conditions of galaxies that neither has seen, and compares the power of their profiles with the truth: beyond the band
@@ -50,7 +50,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("survey", type=Path, help="a store of a mock survey, which knows the truth")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
-    parser.add_argument("--recipe", type=Path, help="a recipe in TOML; default the small one")
+    parser.add_argument("--recipe", help="name of a recipe, or a TOML file; default small")
     parser.add_argument("--steps", type=int, help="other than the recipe's number of steps")
     parser.add_argument(
         "--fwhm-arcsec", type=float, default=0.15, help="of the Gaussian that blurs the survey"

@@ -1,6 +1,6 @@
 """Infer galaxies of a survey and look at each: posteriors, p-values of fits, spectra of residuals, pages of images.
 
-    hiergal survey cosmos real.zarr --catalog cosmos_dev --spectrum expected
+    hiergal survey cosmos cosmos_dev --spectrum expected --out real.zarr
     python inference/inspect_posteriors.py runs/quickstart/model real.zarr --out runs/real
 
 Writes ``posteriors.fits``, one row for each galaxy; ``checks.ecsv``, how well each is fitted and how usual it is under

@@ -1,6 +1,6 @@
 """A whole study of a survey: train, fit the flow, infer galaxies that nothing was chosen by, draw new ones.
 
-    python inference/train_survey.py survey.zarr --recipe models/lanusse2020/recipe.toml --out runs/study
+    python inference/train_survey.py survey.zarr --recipe lanusse2020 --out runs/study
     srun python inference/train_survey.py survey.zarr --out runs/study --distributed      # see inference/study.slurm
 
 Every step keeps what it has finished: the same command after an interruption goes on. With ``--distributed`` all
@@ -22,7 +22,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("survey", type=Path, help="a store written by `hiergal survey`")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
-    parser.add_argument("--recipe", type=Path, help="a recipe in TOML; default the small one")
+    parser.add_argument("--recipe", help="name of a recipe, or a TOML file; default small")
     parser.add_argument("--steps", type=int, help="other than the recipe's number of steps")
     parser.add_argument("--infer", type=int, default=100, help="test galaxies to infer")
     parser.add_argument("--seed", type=int, default=0)

@@ -53,11 +53,24 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "mock": Command(
-        ("survey", "mock", "{out}", "-n", "10", "--stamp", "32", "--workers", "1", "--seed", "{seed}"),
+        (
+            "survey",
+            "mock",
+            "--out",
+            "{out}",
+            "-n",
+            "10",
+            "--stamp",
+            "32",
+            "--workers",
+            "1",
+            "--seed",
+            "{seed}",
+        ),
         "o.zarr",
     ),
     "cutouts": Command(
-        ("survey", "cutouts", "{in}/cutouts{seed}.npz", "{out}", "--magnitude-zero-point", "22.5")
+        ("survey", "cutouts", "{in}/cutouts{seed}.npz", "--out", "{out}", "--magnitude-zero-point", "22.5")
         + ("--pixel-scale-arcsec", "0.1"),
         "o.zarr",
     ),
@@ -66,6 +79,7 @@ COMMANDS = {
             "survey",
             "degrade",
             "{in}/s.zarr",
+            "--out",
             "{out}",
             "--noise-factor",
             "1.5",
@@ -84,9 +98,22 @@ COMMANDS = {
     "train": Command(
         ("train", "{in}/s.zarr", "--out", "{out}", "--recipe", "{in}/r.toml", "--seed", "{seed}"), "run"
     ),
-    "flow": Command(("flow", "{out}", "{in}/s.zarr", "--steps", "4", "--seed", "{seed}"), "model", "bare"),
+    "flow": Command(
+        ("flow", "{in}/s.zarr", "--model", "{out}", "--steps", "4", "--seed", "{seed}"), "model", "bare"
+    ),
     "guide": Command(
-        ("guide", "{out}", "{in}/s.zarr", "--simulations", "100", "--refine", "0", "--seed", "{seed}"),
+        (
+            "guide",
+            "{in}/s.zarr",
+            "--model",
+            "{out}",
+            "--simulations",
+            "100",
+            "--refine",
+            "0",
+            "--seed",
+            "{seed}",
+        ),
         "model",
         "model",
     ),
@@ -119,7 +146,6 @@ COMMANDS = {
     "validate": Command(
         (
             "validate",
-            "--survey",
             "{in}/mock.zarr",
             "--model",
             "{in}/drawing",
@@ -128,7 +154,7 @@ COMMANDS = {
             "--workers",
             "1",
         )
-        + ("--galaxies", "20", "--seed", "{seed}"),
+        + ("--limit", "20", "--seed", "{seed}"),
         "run",
     ),
 }

@@ -46,14 +46,15 @@ def inputs(tmp_path_factory):
     save_model(drawing, folder / "drawing")
     rows = np.asarray(drawing.population)[:3]
     Table(rows, names=("mag_auto", "flux_radius", "zphot")).write(folder / "c.fits")
+    (folder / "p.csv").write_text("scene,x_pix,y_pix\n0,0,0\n0,4,2\n")
     (folder / "r.toml").write_text(recipe_to_toml(tiny_recipe(SHAPE)))
     return folder
 
 
 # Words of each command, with {out} for its output; the name of the output, and those it owns in a folder.
 COMMANDS = {
-    "mock": (("survey", "mock", "{out}", "-n", "4"), "o.zarr", None),
-    "degrade": (("survey", "degrade", "{s}", "{out}"), "o.zarr", None),
+    "mock": (("survey", "mock", "--out", "{out}", "-n", "4"), "o.zarr", None),
+    "degrade": (("survey", "degrade", "{s}", "--out", "{out}"), "o.zarr", None),
     "infer fits": (("infer", "{s}", "--model", "{model}", "--out", "{out}"), "o.fits", None),
     "infer parquet": (("infer", "{s}", "--model", "{model}", "--out", "{out}"), "o.parquet", None),
     "infer nc": (("infer", "{s}", "--model", "{model}", "--out", "{out}"), "o.nc", None),
@@ -70,11 +71,17 @@ COMMANDS = {
     "train model": (("train", "{s}", "--out", "{out}", "--recipe", "{r}"), "run", "model"),
     "quickstart": (("quickstart", "--out", "{out}", "--recipe", "{r}"), "run", "survey.zarr"),
     "validate": (
-        ("validate", "--survey", "{s}", "--model", "{drawing}", "--out", "{out}"),
+        ("validate", "{s}", "--model", "{drawing}", "--out", "{out}"),
         "run",
         "report.html",
     ),
-    "flow": (("flow", "{out}", "{s}"), "model", None),
+    "flow": (("flow", "{s}", "--model", "{out}"), "model", None),
+    "deblend": (
+        ("deblend", "{s}", "--sources", "{p}", "--model", "{model}", "--out", "{out}"),
+        "o.fits",
+        None,
+    ),
+    "calibrate": (("calibrate", "{s}", "--model", "{model}", "--out", "{out}"), "run", "calibration.json"),
 }
 
 
@@ -87,6 +94,7 @@ def run(monkeypatch, inputs, out, words, *more):
         "drawing": inputs / "drawing",
         "c": inputs / "c.fits",
         "r": inputs / "r.toml",
+        "p": inputs / "p.csv",
     }
     monkeypatch.setattr(sys, "argv", ["hiergal", *(word.format(**places) for word in words), *more])
     with pytest.raises(SystemExit) as end:

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from places import ROOT
 
+from hiergal.runtime.extras import EXTRAS
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA_NAMES = {
     "lazy-loader": "lazy_loader",
@@ -66,6 +68,25 @@ def test_conda_recipe_requires_what_the_package_requires(conda):
     run = dict(requirement(text) for text in conda["requirements"]["run"])
     assert run.pop("python") == PROJECT["requires-python"]
     assert run == dict(requirement(text) for text in PROJECT["dependencies"])
+    limits = dict(requirement(text) for text in conda["requirements"]["run_constraints"])
+    extras = {name: PROJECT["optional-dependencies"][name] for name in EXTRAS}
+    wanted = dict(requirement(text) for texts in extras.values() for text in texts)
+    assert limits == {name: versions for name, versions in wanted.items() if name != "hiergal"}
+
+
+def test_extras_are_those_that_errors_name():
+    """``all`` is each of them; every package that an error names is installed by the extra that it names."""
+    extras = PROJECT["optional-dependencies"]
+    own = re.fullmatch(r"hiergal\[([\w,]+)\]", extras["all"][0])[1].split(",")
+    with_survey = {name for name in EXTRAS if "hiergal[survey]" in extras[name]}
+    assert set(own) | {"survey"} == set(EXTRAS) and with_survey & set(own)
+    for name, modules in EXTRAS.items():
+        packages = {requirement(text)[0] for text in extras[name]}
+        assert {package or module for module, package in modules.items()} <= packages, name
+    once = [requirement(text)[0] for text in PROJECT["dependencies"]]
+    assert not set(once) & {
+        package or module for modules in EXTRAS.values() for module, package in modules.items()
+    }
 
 
 def test_the_conda_recipe_has_the_same_commands(conda):

@@ -8,7 +8,6 @@ the loser says in one line which output it could not have, or finds the same run
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 from functools import cache
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from commands import COMMANDS, SEEDS, Process, Said, begin, facts_of, make_inputs, state_of, words_of
+from places import COMMAND
 
 PAIRS, STARTED = 18, 2  # in processes that wait, and from the shell
 AHEAD = 0.03  # of the time at which both begin [s]
@@ -128,7 +128,7 @@ def test_pairs_from_the_shell(command, inputs, alone_of, tmp_path):
         begin(command, inputs, folder)
         started = [
             subprocess.Popen(
-                [sys.executable, "-m", "hiergal", *words_of(command, inputs, folder, seed)],
+                [*COMMAND, *words_of(command, inputs, folder, seed)],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -1,14 +1,18 @@
 """The ``hiergal`` command: each verb reads what the one before it wrote.
 
 hiergal quickstart                                        everything, on the mock survey
-hiergal survey mock|cosmos|cutouts ... OUT.zarr           a survey into a store
-hiergal train OUT.zarr --out RUN                          the model and its guide
-hiergal flow RUN/model OUT.zarr                           the density of the latents
-hiergal guide RUN/model OUT.zarr                          the shapes of posteriors, from simulations and the survey
-hiergal infer OUT.zarr --model RUN/model --out TABLE      posteriors of observed galaxies
-hiergal sample CATALOG --model RUN/model --out FILE       new galaxies
-hiergal validate --model RUN/model --survey OUT.zarr      how real its galaxies are
-hiergal models list|info|card|fetch|verify|publish|...    trained models: which there are, what they are
+hiergal survey mock|cosmos|cutouts|degrade --out OUT.zarr a survey
+hiergal train SURVEY --out RUN                            the model and its guide
+hiergal flow SURVEY --model RUN/model                     the latent flow: p(z | conditions)
+hiergal guide SURVEY --model RUN/model                    the posterior flow, from simulations and the survey
+hiergal infer SURVEY --model MODEL --out TABLE            posteriors of observed galaxies
+hiergal deblend SCENES --sources TABLE --model MODEL ...  posteriors of overlapping galaxies
+hiergal sample CATALOG --model MODEL --out FILE           new galaxies
+hiergal validate SURVEY --model MODEL --out FOLDER        how real its galaxies are
+hiergal calibrate SURVEY --model MODEL --out FOLDER       how often its credible intervals hold the truth
+hiergal models list|info|card|fetch|verify|publish|...    trained models and recipes
+
+Inputs are arguments, outputs are ``--out``; an option that two verbs share has one name (:mod:`hiergal.cli.options`).
 """
 
 import os
@@ -19,20 +23,19 @@ from typing import Annotated, Any
 
 import typer
 
-from hiergal.cli.infer import guide, infer
+from hiergal.cli import calibrate, infer, sample
 from hiergal.cli.models import models
-from hiergal.cli.options import Overwrite, Seed
-from hiergal.cli.publish import card, publish
-from hiergal.cli.sample import sample
+from hiergal.cli.options import ModelFolder, Overwrite, RecipeName, Seed, Steps, SurveyIn, Workers
 from hiergal.cli.survey import survey
+from hiergal.cli.verbs import ARGUMENT, Old, Quiet, Verbs, Version
 from hiergal.runtime.exits import (
     COULD_NOT_RUN,
     DONE,
     STOPPED,
     TEST_FAILED,
     exit_code_of,
-    require_extra,
 )
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.formatting import plain
 from hiergal.runtime.host_memory import keep_freed_memory
 from hiergal.runtime.log import log_to_stderr, say
@@ -42,75 +45,53 @@ __all__ = ["app", "main"]
 
 DEBUG = "HIERGAL_DEBUG"  # environment variable
 INTERRUPTED = (
-    "stopped; the same command goes on from what is finished (survey, train, infer into a table, sample, quickstart), "
-    "or begins again (flow, guide, infer into .nc or .zarr, validate); nothing is half-written"
+    "stopped; the same command continues from what is finished (survey, train, infer into a table, sample, "
+    "quickstart), or begins again (flow, guide, infer into .nc or .zarr, deblend, validate, calibrate); nothing is "
+    "half-written"
 )
 
-app = typer.Typer(
-    no_args_is_help=True,
+app = Verbs(
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Learn what galaxies look like from survey images, infer what is behind a stamp, and draw new galaxies.\n\n"
-        "Outputs: a finished result of the same command is recognised, and one that was stopped goes on; a result of "
-        "other settings is replaced with --overwrite only; whatever hiergal did not write is never touched.\n\n"
+        "Outputs: a finished result of the same command is recognised, and an interrupted one is continued; a result "
+        "of other settings is replaced with --overwrite only; whatever hiergal did not write is never touched.\n\n"
         "Exit codes: 0 done, 1 a test failed, 2 wrong use, 3 could not run, 130 stopped. Progress and messages go to "
         f"stderr. With {DEBUG}=1 errors come with a traceback."
     ),
 )
 
 
-def _print_version(wanted: bool) -> bool:
-    if wanted:
-        from hiergal.runtime.version import __version__
-
-        say(f"hiergal {__version__}")
-        raise typer.Exit
-    return wanted
-
-
 @app.callback()
-def common(
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress and no messages below warnings.")
-    ] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Set up the log; what comes before the verb."""
+def common(quiet: Quiet = False, version: Version = False) -> None:
+    """Set up the log; these options may stand before the verb or after it."""
     log_to_stderr(quiet=quiet)
 
 
 app.add_typer(survey, name="survey")
 app.add_typer(models, name="models")
-models.command()(publish)
-models.command()(card)
-
-StorePath = Annotated[Path, typer.Argument(help="A survey's store, written by `hiergal survey`.")]
-ModelPath = Annotated[Path, typer.Argument(help="A trained model's folder, such as runs/first/model.")]
 
 
-@app.command()
+@app.command(
+    examples=["hiergal quickstart", "hiergal quickstart --galaxies 1000 --recipe small --out runs/try"],
+)
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for everything that it writes.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything that it writes.")] = Path(
         "runs/quickstart"
     ),
     galaxies: Annotated[int, typer.Option(help="Galaxies in the mock survey.", min=400)] = 4000,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe in TOML; default the small one.")] = None,
+    recipe: RecipeName = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Do all of it on a mock survey, and write a report: survey, training, flow, posteriors, new galaxies.
+    """Run every step on a mock survey. Writes a report: survey, training, flow, posteriors, new galaxies.
 
-    With HIERGAL_DATA set, the real COSMOS galaxies of its cosmos_dev folder are inferred too. A run that was stopped
-    goes on where its files are whole.
+    With HIERGAL_DATA set, the real COSMOS galaxies of its cosmos_dev folder are inferred too. The same command
+    continues an interrupted run.
     """
     from hiergal.cli.quickstart.run import run_quickstart
     from hiergal.recipe.recipe import Recipe, load_recipe
 
-    require_extra("plot", "the report of the quickstart")
     plan = load_recipe(recipe) if recipe else Recipe()
     found = run_quickstart(out, plan, galaxies=galaxies, seed=seed, overwrite=overwrite)
     for line in found.verdict:
@@ -118,12 +99,18 @@ def quickstart(
     say(f"report: {found.page}")
 
 
-@app.command()
+@app.command(
+    examples=[
+        "hiergal train survey.zarr --out runs/first",
+        "hiergal train survey.zarr --recipe standard --steps 10000 --half-precision --out runs/standard",
+        "srun hiergal train survey.zarr --recipe lanusse2020 --distributed --out runs/lanusse2020",
+    ],
+)
 def train(
-    store: StorePath,
-    out: Annotated[Path, typer.Option(help="Folder of the run: model, checkpoints, history.")],
-    recipe: Annotated[Path | None, typer.Option(help="A recipe in TOML; default the small one.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Other than the recipe's number of steps.", min=1)] = None,
+    survey: SurveyIn,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: model, checkpoints, history.")],
+    recipe: RecipeName = None,
+    steps: Steps = None,
     in_memory: Annotated[
         bool | None,
         typer.Option(
@@ -141,7 +128,7 @@ def train(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit the generator and the guide. A run that was stopped goes on with the same command."""
+    """Fit the generator and the guide. The same command continues an interrupted run."""
     from msgspec.structs import replace
 
     from hiergal.runtime.devices import is_first_process, join_processes
@@ -156,7 +143,7 @@ def train(
     if steps is not None:
         plan = replace(plan, training=replace(plan.training, steps=steps))
     _, fitted = train_stage(
-        open_survey(store),
+        open_survey(survey),
         plan,
         out,
         seed=seed,
@@ -172,25 +159,31 @@ def train(
     )
 
 
-@app.command()
+@app.command(
+    examples=[
+        "hiergal flow survey.zarr --model runs/first/model",
+        "hiergal flow survey.zarr --model runs/first/model --condition mag_auto --condition zphot",
+    ],
+    old=Old(arguments=("--model", ARGUMENT)),
+)
 def flow(
-    model: ModelPath,
-    store: StorePath,
+    survey: SurveyIn,
+    model: ModelFolder,
     condition: Annotated[
         list[str] | None,
         typer.Option(help="A column to condition on; repeat for more. Default the recipe's."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Other than the recipe's number of steps.", min=1)] = None,
+    steps: Steps = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit the density of the latents given magnitude, size and redshift, or other columns."""
+    """Fit the latent flow, p(z | conditions). Conditions are magnitude, size and redshift, or other columns."""
     from hiergal.survey.store import open_survey
     from hiergal.training.fit_prior import fit_flow_stage
 
     conditions = tuple(condition) if condition else None
     _, fitted = fit_flow_stage(
-        model, open_survey(store), seed=seed, conditions=conditions, steps=steps, overwrite=overwrite
+        model, open_survey(survey), seed=seed, conditions=conditions, steps=steps, overwrite=overwrite
     )
     if fitted is None:
         say(f"{model}: has this flow already; nothing to do")
@@ -198,24 +191,32 @@ def flow(
     say(f"{model}: flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
-app.command()(guide)
-app.command()(infer)
+infer.add_to(app)
+sample.add_to(app)
+calibrate.add_to(app)
 
 
-app.command()(sample)
-
-
-@app.command()
+@app.command(
+    examples=[
+        "hiergal validate survey.zarr --model runs/first/model --out runs/validation",
+        "hiergal validate survey.zarr --images others --out runs/others",
+    ],
+    old=Old(options={"--survey": ARGUMENT, "--galaxies": "--limit"}),
+)
 def validate(
     survey: Annotated[
         Path,
-        typer.Option(
-            help="The survey's store; of one that was trained on, only the galaxies kept apart count."
+        typer.Argument(
+            help="The survey; of one that was trained on, only the galaxies kept apart count.",
         ),
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="A trained model with a flow: hub:NAME, a folder, a file or an address."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="A trained model with a flow: hub:NAME, a folder, a file or an https address.",
+        ),
     ] = None,
     images: Annotated[
         Path | None,
@@ -226,20 +227,18 @@ def validate(
     profiles: Annotated[
         bool, typer.Option("--profiles", help="Those images have neither PSF nor noise yet: observe them.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for numbers, tables, figures and report.")] = Path(
-        "runs/validation"
-    ),
-    galaxies: Annotated[int, typer.Option(help="Galaxies at most.", min=10)] = 2000,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for numbers, tables, figures and report.")
+    ] = Path("runs/validation"),
+    limit: Annotated[int, typer.Option(help="Take only the first galaxies.", min=10)] = 2000,
     alpha: Annotated[
         float, typer.Option(help="Chance of any false alarm among all tests.", min=1e-6, max=0.5)
     ] = 0.01,
     seed: Seed = 0,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that measure; default one per available core.", min=1)
-    ] = None,
+    workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Compare drawn galaxies with those of a survey, and write a report. The exit status is 1 if a test fails."""
+    """Compare drawn galaxies with a survey. Writes a report; the exit status is 1 if a test fails."""
     from hiergal.hub.bundle import load_model
     from hiergal.hub.digest import digest_of_model
     from hiergal.hub.names import resolve
@@ -251,9 +250,9 @@ def validate(
     from hiergal.survey.store import open_survey
     from hiergal.validation.run import validate as run
 
-    require_extra("plot", "the report of the validation")
+    require_extra("validate", "validation")  # before the folder is made
     store, trained = open_survey(survey), None if model is None else load_model(model)
-    choices: dict[str, Any] = {"profiles": profiles, "galaxies": galaxies, "seed": seed, "alpha": alpha}
+    choices: dict[str, Any] = {"profiles": profiles, "galaxies": limit, "seed": seed, "alpha": alpha}
     judged = digest_of_files(images) if images is not None else digest_of_model(resolve(str(model)))
     about = {"survey": digest_of_store(survey), "judged": judged, **choices, "version": __version__}
     names, inputs = (*FILES, "report.html", "figures"), (survey, model, images)
@@ -274,7 +273,7 @@ def main() -> None:
     keep_freed_memory()
     try:
         with interruptions():
-            app()
+            app(prog_name="hiergal")
     except Stopped as stop:
         _end(str(stop), STOPPED)
     except Interrupted:

@@ -1,8 +1,9 @@
-"""The verbs ``hiergal guide`` and ``hiergal infer``: what is behind observed stamps (see :mod:`hiergal.cli.app`).
+"""The verbs ``guide``, ``infer`` and ``deblend``: posteriors of observed galaxies (see :mod:`hiergal.cli`).
 
-hiergal guide RUN/model SURVEY.zarr                              learn the shapes of posteriors
+hiergal guide SURVEY.zarr --model RUN/model                      learn the shapes of posteriors
 hiergal infer SURVEY.zarr --model RUN/model --out table.fits     a row for each galaxy, in any number of processes
 hiergal infer SURVEY.zarr --model RUN/model --out draws.nc       all draws, for ArviZ
+hiergal deblend SCENES --sources sources.csv --model RUN/model --out blends.fits     overlapping galaxies together
 """
 
 from pathlib import Path
@@ -10,17 +11,55 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli.options import Overwrite, Seed
+from hiergal.cli.options import (
+    Batch,
+    Draws,
+    Limit,
+    Model,
+    ModelFolder,
+    Overwrite,
+    Scheduler,
+    Seed,
+    SurveyIn,
+)
+from hiergal.cli.verbs import ARGUMENT, Old, Verbs
 from hiergal.runtime.log import say
 
-__all__ = ["guide", "infer"]
+__all__ = ["add_to", "deblend", "guide", "infer"]
 
 DRAWS_IN = (".nc", ".zarr")
 
+UseConditions = Annotated[
+    bool,
+    typer.Option("--conditions", help="Let the catalogue's magnitude, size, redshift inform the prior."),
+]
+
+
+def add_to(app: Verbs) -> None:
+    """Add these verbs to the command."""
+    app.command(
+        examples=["hiergal guide survey.zarr --model runs/first/model"],
+        old=Old(arguments=("--model", ARGUMENT)),
+    )(guide)
+    app.command(
+        examples=[
+            "hiergal infer survey.zarr --model hub:mock-acs --limit 100 --out posteriors.fits",
+            "hiergal infer survey.zarr --model runs/first/model --workers 4 --images images.zarr --out posteriors.fits",
+            "hiergal infer survey.zarr --model runs/first/model --method auto --limit 20 --out draws.nc",
+        ],
+    )(infer)
+    app.command(
+        examples=[
+            "hiergal deblend survey.zarr --sources sources.csv --model hub:mock-acs --out blends.fits",
+            "hiergal deblend scene.fits --at 0,0 --at=-6.5,4 --magnitude-zero-point 25.94 --model hub:mock-acs "
+            "--out blend.fits",
+        ],
+    )(deblend)
+
 
 def guide(
-    model: Annotated[Path, typer.Argument(help="A trained model's folder, such as runs/first/model.")],
-    store: Annotated[Path, typer.Argument(help="The survey's store that it was trained on.")],
+    survey: SurveyIn,
+    model: ModelFolder,
     simulations: Annotated[int, typer.Option(help="Galaxies to simulate.", min=100)] = 16000,
     refine: Annotated[
         int,
@@ -29,12 +68,12 @@ def guide(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Learn the shapes of posteriors, for `hiergal infer` by flow, importance and auto."""
+    """Fit the posterior flow. `hiergal infer` uses it with the methods flow, importance and auto."""
     from hiergal.survey.store import open_survey
     from hiergal.training.fit_posterior_flow import fit_guide_flow_stage
 
     _, fitted = fit_guide_flow_stage(
-        model, open_survey(store), seed=seed, simulations=simulations, refine_on=refine, overwrite=overwrite
+        model, open_survey(survey), seed=seed, simulations=simulations, refine_on=refine, overwrite=overwrite
     )
     if fitted is None:
         say(f"{model}: has this guide flow already; nothing to do")
@@ -43,12 +82,14 @@ def guide(
 
 
 def infer(
-    store: Annotated[Path, typer.Argument(help="A survey's store, written by `hiergal survey`.")],
-    model: Annotated[str, typer.Option(help="A trained model: hub:NAME, a folder, a file or an address.")],
+    survey: SurveyIn,
+    model: Model,
     out: Annotated[
         Path,
         typer.Option(
-            help="A table (.fits, .parquet) with a row for each galaxy, or all draws for ArviZ (.nc, .zarr)."
+            "--out",
+            "-o",
+            help="A table (.fits, .parquet) with a row for each galaxy, or all draws for ArviZ (.nc, .zarr).",
         ),
     ],
     method: Annotated[
@@ -57,26 +98,19 @@ def infer(
             help="amortized, map, laplace, flow, importance, nuts, or auto: importance, and nuts where that failed."
         ),
     ] = "laplace",
-    use_conditions: Annotated[
-        bool,
-        typer.Option("--conditions", help="Let the catalogue's magnitude, size, redshift inform the prior."),
-    ] = False,
-    draws: Annotated[int, typer.Option(help="Posterior draws of each galaxy.", min=2)] = 200,
-    limit: Annotated[int | None, typer.Option(help="Take only the first galaxies.", min=1)] = None,
+    use_conditions: UseConditions = False,
+    draws: Draws = 200,
+    limit: Limit = None,
     images: Annotated[
         Path | None, typer.Option(help="With a table: a zarr group for deconvolved and denoised images.")
     ] = None,
     workers: Annotated[int, typer.Option(help="With a table: processes on this machine.", min=1)] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(help="With a table: address of a dask scheduler whose workers to use.")
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Galaxies at once; default by the kind of device.", min=1)
-    ] = None,
+    scheduler: Scheduler = None,
+    batch: Batch = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Infer posteriors of the galaxies of a store. A table that was stopped goes on with the same command."""
+    """Infer the posteriors of the galaxies of a survey. The same command continues an interrupted table."""
     import numpy as np
 
     if out.suffix not in DRAWS_IN:
@@ -84,7 +118,7 @@ def infer(
 
         table = infer_survey(
             model,
-            store,
+            survey,
             out,
             seed=seed,
             method=method,
@@ -107,7 +141,7 @@ def infer(
         from hiergal.posterior.stages import infer_stage
         from hiergal.survey.store import open_survey
 
-        opened = open_survey(store)
+        opened = open_survey(survey)
         found = infer_stage(
             load_model(model),
             opened,
@@ -130,3 +164,83 @@ def infer(
     finite = chi_square[np.isfinite(chi_square)]
     median = f"{np.median(finite):.3f}" if len(finite) else "not known"
     say(f"{out}: {len(flag)} galaxies, median reduced chi-square {median}; {describe_flags(flag)}")
+
+
+def deblend(
+    scenes: Annotated[
+        Path,
+        typer.Argument(
+            help="A survey; or cutouts as `hiergal survey cutouts` reads them: a FITS file, a folder of them, .npz.",
+        ),
+    ],
+    model: Model,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The table to write, .fits: a row for each source.")
+    ],
+    sources: Annotated[
+        Path | None,
+        typer.Option(
+            help="A table with a row for each source: scene, the identifier of its scene (not needed for one), and "
+            "x_pix and y_pix from the centre of the scene [pixels]."
+        ),
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y", help="Of one scene: a source's x_pix,y_pix; repeat for each (--at=-6.5,4)."
+        ),
+    ] = None,
+    position_error_pix: Annotated[
+        float, typer.Option(help="Standard deviation of the positions along each axis [pixels].", min=0)
+    ] = 0.0,
+    method: Annotated[
+        str, typer.Option(help="curved, which follows the shape of the posterior, or laplace.")
+    ] = "curved",
+    use_conditions: Annotated[
+        bool,
+        typer.Option("--conditions", help="Let magnitude, size, redshift in --sources inform the prior."),
+    ] = False,
+    images: Annotated[
+        bool,
+        typer.Option("--images", help="Add columns of images: each source in the scene, and deconvolved."),
+    ] = False,
+    draws: Draws = 200,
+    batch: Annotated[int, typer.Option(help="Scenes computed at once.", min=1)] = 4,
+    magnitude_zero_point: Annotated[
+        float | None, typer.Option(help="Of cutouts: magnitude of a source of unit flux [mag].")
+    ] = None,
+    flux_unit: Annotated[
+        str | None, typer.Option(help="Of cutouts: unit of the pixels; default BUNIT of the files.")
+    ] = None,
+    pixel_scale_arcsec: Annotated[
+        float | None,
+        typer.Option(help="Of cutouts: width of a pixel [arcsec]; default the WCS of the files."),
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Infer overlapping galaxies together. Posteriors of all sources of a scene, at given positions."""
+    from hiergal.posterior.scenes.table import deblend_scenes
+
+    found = deblend_scenes(
+        model,
+        scenes,
+        out,
+        sources=sources,
+        at=at,
+        seed=seed,
+        method=method,
+        position_error_pix=position_error_pix,
+        conditions=use_conditions,
+        images=images,
+        draws=draws,
+        batch=batch,
+        cutouts={
+            "magnitude_zero_point": magnitude_zero_point,
+            "flux_unit": flux_unit,
+            "pixel_scale_arcsec": pixel_scale_arcsec,
+        },
+        progress=True,
+        overwrite=overwrite,
+    )
+    say(f"{out}: {found}")

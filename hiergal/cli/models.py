@@ -1,6 +1,7 @@
-"""The verbs ``hiergal models``: which models there are, and what they are (see :mod:`hiergal.cli.app`).
+"""The verbs ``hiergal models``: which models there are, and what they are (see :mod:`hiergal.cli`).
 
 hiergal models list                              models in the package, in the cache and in registries
+hiergal models recipes                           recipes that came with the package
 hiergal models info RECIPE|MODEL|hub:NAME        what a recipe or a model consists of
 hiergal models fetch NAME                        a model into the cache
 hiergal models verify                            whether models are what they were when they were published
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hiergal.cli import publish as cli_publish
+from hiergal.cli.verbs import Verbs
 from hiergal.runtime.formatting import plain
 from hiergal.runtime.log import say
 
@@ -24,16 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["models"]
 
-models = typer.Typer(no_args_is_help=True, help="Find, fetch, check and describe trained models and recipes.")
-registry = typer.Typer(no_args_is_help=True, help="Say where models are looked for.")
+models = Verbs(help="Find, fetch and describe models and recipes.")
+registry = Verbs(help="Manage the registries in which models are looked for.")
 models.add_typer(registry, name="registry")
+cli_publish.add_to(models)
 
 Source = Annotated[str, typer.Argument(help="A folder, an index file or an https address.")]
 METRICS_SHOWN = 12
 WIDEST = 10_000  # columns of a table that goes to a file or another program: nothing is wrapped
 
 
-@models.command("list")
+@models.command("list", examples=["hiergal models list", "hiergal models list --json"])
 def models_list(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -56,13 +60,29 @@ def models_list(
         say(f"could not be read: {plain(problem)}", err=True)
 
 
-@models.command("info")
+@models.command("recipes", examples=["hiergal models recipes"])
+def models_recipes() -> None:
+    """Print the recipes that came with the package: names for `--recipe`, stamps, training."""
+    from hiergal.recipe.names import packaged_recipes
+    from hiergal.recipe.recipe import load_recipe
+
+    for name, path in packaged_recipes().items():
+        recipe = load_recipe(path)
+        ny, nx = recipe.shape
+        say(
+            f"{name:<22} {ny} x {nx} pixels of {recipe.pixel_scale_arcsec} arcsec, "
+            f"{recipe.generator.latents} latents, {recipe.training.steps:,} steps of {recipe.training.batch}"
+        )
+
+
+@models.command("info", examples=["hiergal models info hub:mock-acs", "hiergal models info standard"])
 def models_info(
     name: Annotated[
         str,
         typer.Argument(
             metavar="RECIPE|MODEL",
-            help="A recipe in TOML; or a model: a folder, a .safetensors file, hub:NAME, or https://...#sha256=...",
+            help="A recipe: its name or a TOML file; or a model: a folder, a .safetensors file, hub:NAME, or "
+            "https://...#sha256=...",
         ),
     ],
 ) -> None:
@@ -70,9 +90,11 @@ def models_info(
     from hiergal.hub.bundle import load_model
     from hiergal.hub.names import resolve
     from hiergal.model.trained import parameter_counts
+    from hiergal.recipe.names import packaged_recipes
     from hiergal.recipe.recipe import load_recipe
 
-    path = resolve(name)
+    path = packaged_recipes().get(name) if not Path(name).exists() else None
+    path = path or resolve(name)
     model = load_model(path) if path.is_dir() or path.suffix == ".safetensors" else None
     recipe = load_recipe(path) if model is None else model.recipe
     ny, nx = recipe.shape
@@ -90,10 +112,10 @@ def models_info(
             say(f"{what:<12} {plain(text)}")
 
 
-@models.command("fetch")
+@models.command("fetch", examples=["hiergal models fetch mock-acs", "hiergal models fetch mine@1.0"])
 def models_fetch(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="NAME, NAME@VERSION, or https://...#sha256=...")
+        list[str], typer.Argument(metavar="NAME", help="NAME, NAME@VERSION, or https://...#sha256=...")
     ],
 ) -> None:
     """Fetch models into the cache, and check that they load. What is there already is not fetched again."""
@@ -117,10 +139,10 @@ def models_fetch(
         say(f"{name}: {said}: {path}")
 
 
-@models.command("verify")
+@models.command("verify", examples=["hiergal models verify", "hiergal models verify mock-acs"])
 def models_verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", help="NAME or NAME@VERSION; default all.")
+        list[str] | None, typer.Argument(metavar="NAME", help="NAME or NAME@VERSION; default all.")
     ] = None,
 ) -> None:
     """Check the models of the package and of the cache. The exit status is 1 if one is not what was published."""
@@ -150,7 +172,7 @@ def models_verify(
     raise typer.Exit(1 if wrong else 0)
 
 
-@registry.command("add")
+@registry.command("add", examples=["hiergal models registry add /data/models"])
 def registry_add(source: Source) -> None:
     """Look for models in another registry, too."""
     from hiergal.hub.registry import add_registry
@@ -159,7 +181,7 @@ def registry_add(source: Source) -> None:
     say(f"{source}: {', '.join(f'{one.name}@{one.version}' for one in found) or 'no models yet'}")
 
 
-@registry.command("list")
+@registry.command("list", examples=["hiergal models registry list"])
 def registry_list() -> None:
     """Print the registries: those of HIERGAL_REGISTRIES first, then those added."""
     from hiergal.hub.registry import registries
@@ -168,9 +190,9 @@ def registry_list() -> None:
         say(source)
 
 
-@registry.command("remove")
+@registry.command("remove", examples=["hiergal models registry remove /data/models"])
 def registry_remove(source: Source) -> None:
-    """Look no longer for models in a registry that was added; what was fetched from it stays."""
+    """Stop looking for models in a registry that was added; what was fetched from it stays."""
     from hiergal.hub.registry import remove_registry
 
     remove_registry(source)

@@ -1,4 +1,4 @@
-"""The verbs ``hiergal models publish`` and ``hiergal models card`` (see :mod:`hiergal.cli.app`).
+"""The verbs ``hiergal models publish`` and ``hiergal models card`` (see :mod:`hiergal.cli`).
 
 hiergal models publish RUN --about about.toml --validation DIR --calibration DIR     a run becomes models/NAME
 hiergal models card hub:NAME        print the card of a published model
@@ -10,9 +10,21 @@ from typing import Annotated
 import typer
 
 from hiergal.cli.options import Overwrite
+from hiergal.cli.verbs import Verbs
 from hiergal.runtime.log import say
 
-__all__ = ["card", "publish"]
+__all__ = ["add_to", "card", "publish"]
+
+
+def add_to(models: Verbs) -> None:
+    """Add these verbs to ``hiergal models``."""
+    models.command(
+        examples=[
+            "hiergal models publish runs/first --about about.toml --validation runs/validation "
+            "--calibration runs/calibration",
+        ],
+    )(publish)
+    models.command(examples=["hiergal models card hub:mock-acs"])(card)
 
 
 def publish(
@@ -26,9 +38,11 @@ def publish(
     validation: Annotated[Path, typer.Option(help="Folder that `hiergal validate` wrote for it.")],
     calibration: Annotated[
         list[Path],
-        typer.Option(help="Folder that inference/calibrate_posteriors.py wrote for it; repeat for more."),
+        typer.Option(help="Folder that `hiergal calibrate` wrote for it; repeat for more."),
     ],
-    out: Annotated[Path, typer.Option(help="Where published models go.")] = Path("models"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of published models; this one gets a folder in it.")
+    ] = Path("models"),
     registry: Annotated[
         Path | None, typer.Option(help="Folder of a registry to offer it in as well, as one file.")
     ] = None,

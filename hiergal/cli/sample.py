@@ -1,7 +1,7 @@
-"""The verb ``hiergal sample``: a new galaxy for each row of a catalogue (see :mod:`hiergal.cli.app`).
+"""The verb ``hiergal sample``: a new galaxy for each row of a catalogue (see :mod:`hiergal.cli`).
 
 hiergal sample catalog.fits --model hub:mock-acs --out galaxies.zarr                          light profiles
-hiergal sample catalog.fits --model hub:mock-acs --survey LSST --band i --out stamps.fits     as a survey sees them
+hiergal sample catalog.fits --model hub:mock-acs --preset LSST --band i --out stamps.fits     as a survey sees them
 """
 
 from pathlib import Path
@@ -9,15 +9,29 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli.options import Overwrite, Seed
+from hiergal.cli.options import Limit, Model, Overwrite, Scheduler, Seed, Stamp
+from hiergal.cli.verbs import Old, Verbs
 from hiergal.runtime.log import say
 
-__all__ = ["sample"]
+__all__ = ["add_to", "sample"]
+
+
+def add_to(app: Verbs) -> None:
+    """Add this verb to the command."""
+    app.command(
+        examples=[
+            "hiergal sample catalog.fits --model hub:mock-acs --out galaxies.zarr",
+            "hiergal sample --galaxies 1000 --model hub:mock-acs --out galaxies.fits",
+            "hiergal sample catalog.csv --column mag_auto=MAG_BEST --model hub:mock-acs --preset LSST --band i "
+            "--out stamps.hdf5",
+        ],
+        old=Old(options={"--survey": "--preset", "--key": "--identifier-column"}),
+    )(sample)
 
 
 def sample(
-    model: Annotated[str, typer.Option(help="A trained model: hub:NAME, a folder, a file or an address.")],
-    out: Annotated[Path, typer.Option(help="What to write: .fits, .hdf5 or .zarr.")],
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="What to write: .fits, .hdf5 or .zarr.")],
     catalog: Annotated[
         Path | None,
         typer.Argument(
@@ -36,16 +50,20 @@ def sample(
         str | None, typer.Option(help="Which table of a file with several: number or name of an HDU.")
     ] = None,
     galaxies: Annotated[
-        int | None, typer.Option(help="Without a catalogue: how many of the model's population.", min=1)
+        int | None,
+        typer.Option(
+            "--galaxies", "-n", help="Without a catalogue: how many of the model's population.", min=1
+        ),
     ] = None,
-    survey: Annotated[
+    limit: Limit = None,
+    preset: Annotated[
         str | None,
         typer.Option(help="Draw them as this survey of surveycodex sees them, in electrons, with noise."),
     ] = None,
-    band: Annotated[str | None, typer.Option(help="With --survey: the filter.")] = None,
-    stamp: Annotated[int, typer.Option(help="With --survey: pixels along each side.", min=1)] = 64,
+    band: Annotated[str | None, typer.Option(help="With --preset: the filter.")] = None,
+    stamp: Stamp = 64,
     noise: Annotated[
-        bool, typer.Option(help="With --survey: whether to add the noise of sky and source.")
+        bool, typer.Option(help="With --preset: whether to add the noise of sky and source.")
     ] = True,
     outside: Annotated[
         str,
@@ -54,7 +72,7 @@ def sample(
             "ignore (all are drawn). Columns 'outside' and 'drawn' of the output say which."
         ),
     ] = "warn",
-    key: Annotated[
+    identifier_column: Annotated[
         str | None,
         typer.Option(
             help="A column that tells galaxies apart: each keeps its galaxy when rows are dropped or sorted."
@@ -65,38 +83,37 @@ def sample(
     ] = None,
     magnitude_column: Annotated[
         str | None,
-        typer.Option(help="A column of exact total magnitudes (AB), with --survey those in its band."),
+        typer.Option(help="A column of exact total magnitudes (AB), with --preset those in its band."),
     ] = None,
     half_light_radius_column: Annotated[
         str | None, typer.Option(help="A column of exact half-light radii, before the PSF [arcsec].")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a dask scheduler whose workers to use.")
-    ] = None,
+    scheduler: Scheduler = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw a new galaxy for each row of a catalogue. A run that was stopped goes on with the same command.
+    """Draw a new galaxy for each row of a catalogue. The same command continues an interrupted run.
 
-    The output holds images, and beside them what each galaxy was asked for, its identifier where the catalogue has
+    The output holds images, and next to them the conditions of each galaxy, its identifier where the catalogue has
     one, and whether it is outside the trained range ('outside') and was drawn ('drawn': images are NaN where not).
     """
     from hiergal.simulate.catalog import Observing, sample_catalog
 
-    if (survey is None) != (band is None):
-        raise ValueError(f"expected both --survey and --band, or neither, got {survey} and {band}")
+    if (preset is None) != (band is None):
+        raise ValueError(f"expected both --preset and --band, or neither, got {preset} and {band}")
     path = sample_catalog(
         model,
         catalog,
         out,
         seed=seed,
         galaxies=galaxies,
-        observing=None if survey is None or band is None else Observing(survey, band, stamp, noise),
+        observing=None if preset is None or band is None else Observing(preset, band, stamp, noise),
         outside=outside,
         columns=column,
         hdu=hdu,
-        identifier=key,
+        identifier=identifier_column,
+        limit=limit,
         flux=flux_column,
         magnitude=magnitude_column,
         half_light_radius=half_light_radius_column,

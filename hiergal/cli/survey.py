@@ -1,9 +1,9 @@
-"""The verb ``hiergal survey``: stamps of any origin into a store. The others are in :mod:`hiergal.cli.app`.
+"""The verb ``hiergal survey``: stamps of any origin become a survey. The others are in :mod:`hiergal.cli.app`.
 
-hiergal survey mock OUT.zarr              galaxies like those of HST/ACS in COSMOS, of which the truth is known
-hiergal survey cosmos OUT.zarr            the real galaxies that GalSim knows
-hiergal survey cutouts SOURCE OUT.zarr    images of any other instrument
-hiergal survey degrade SOURCE OUT.zarr    the same galaxies, less resolved and noisier
+hiergal survey mock --out OUT.zarr                 galaxies like those of HST/ACS in COSMOS, of which the truth is known
+hiergal survey cosmos [CATALOG] --out OUT.zarr     the real galaxies that GalSim knows
+hiergal survey cutouts SOURCE --out OUT.zarr       images of any other instrument
+hiergal survey degrade SURVEY --out OUT.zarr       the same galaxies, less resolved and noisier
 """
 
 from pathlib import Path
@@ -11,19 +11,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from hiergal.cli.options import Overwrite, Seed
+from hiergal.cli.options import Limit, Overwrite, Seed, Stamp, SurveyIn, SurveyOut, Workers
+from hiergal.cli.verbs import ARGUMENT, Old, Verbs
 from hiergal.runtime.log import say
 
 __all__ = [
     "survey",
 ]
 
-survey = typer.Typer(
-    no_args_is_help=True, help="Prepare a survey: stamps with their PSFs and noise, in one store."
-)
+survey = Verbs(help="Prepare a survey: stamps, PSFs and noise.")
 
-StoreOut = Annotated[Path, typer.Argument(help="The store to write, such as survey.zarr.")]
-Stamp = Annotated[int, typer.Option(help="Pixels along each side of a stamp.")]
 NoiseSpectrum = Annotated[
     str,
     typer.Option(
@@ -31,12 +28,18 @@ NoiseSpectrum = Annotated[
         "between pixels and level."
     ),
 ]
-Workers = Annotated[int | None, typer.Option(help="Processes; default one per available core.", min=1)]
 
 
-@survey.command("mock")
+@survey.command(
+    "mock",
+    examples=[
+        "hiergal survey mock --out survey.zarr",
+        "hiergal survey mock --galaxies 40000 --seed 21 --workers 8 --out mock40.zarr",
+    ],
+    old=Old(arguments=("--out",)),
+)
 def survey_mock(
-    out: StoreOut,
+    out: SurveyOut,
     galaxies: Annotated[int, typer.Option("--galaxies", "-n", help="Number of galaxies.", min=1)] = 4000,
     stamp: Stamp = 64,
     noise: Annotated[str, typer.Option(help="'correlated' as in ACS images, or 'white'.")] = "correlated",
@@ -44,7 +47,7 @@ def survey_mock(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw a survey like HST/ACS in COSMOS, with its truth. A run that was stopped goes on with the same command."""
+    """Draw a survey like HST/ACS in COSMOS, with its truth. The same command continues an interrupted run."""
     from hiergal.survey.mock.survey import write_mock_survey
 
     store = write_mock_survey(
@@ -53,12 +56,19 @@ def survey_mock(
     say(store)
 
 
-@survey.command("cosmos")
+@survey.command(
+    "cosmos",
+    examples=[
+        "hiergal survey cosmos --stamp 128 --exclusion-level marginal --out cosmos.zarr",
+        "hiergal survey cosmos cosmos_dev --spectrum expected --out real.zarr",
+    ],
+    old=Old(options={"--catalog": ARGUMENT, "--centre": "--center"}, arguments=("--out",)),
+)
 def survey_cosmos(
-    out: StoreOut,
+    out: SurveyOut,
     catalog: Annotated[
         Path | None,
-        typer.Option(
+        typer.Argument(
             help="A RealGalaxyCatalog: its folder or catalogue file; default GalSim's downloaded sample."
         ),
     ] = None,
@@ -67,8 +77,8 @@ def survey_cosmos(
     exclusion_level: Annotated[
         str | None, typer.Option(help="GalSim's quality cuts: none, bad_stamp, bad_fits or marginal.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Take only the first galaxies.", min=1)] = None,
-    centre: Annotated[
+    limit: Limit = None,
+    center: Annotated[
         Literal["galsim", "pixel"],
         typer.Option(
             help="'galsim' centres odd cutouts on even stamps as GalSim does; 'pixel' keeps the pixels."
@@ -85,7 +95,7 @@ def survey_cosmos(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Read real galaxies through GalSim. A run that was stopped goes on with the same command."""
+    """Read real galaxies through GalSim. The same command continues an interrupted run."""
     from hiergal.survey.cosmos import write_cosmos_survey
     from hiergal.survey.noise.choice import noise_report
 
@@ -96,7 +106,7 @@ def survey_cosmos(
         band=band,
         exclusion_level=exclusion_level,
         limit=limit,
-        centre=centre,
+        centre=center,
         spectrum=spectrum,
         noise_spectrum=noise_spectrum,
         seed=seed,
@@ -108,19 +118,28 @@ def survey_cosmos(
     say(noise_report(store.header.provenance))
 
 
-@survey.command("cutouts")
+@survey.command(
+    "cutouts",
+    examples=[
+        "hiergal survey cutouts stamps --band i --magnitude-zero-point 27 --out survey.zarr",
+        "hiergal survey cutouts stamps --extensions image=SCI,rms=ERR,mask=DQ --bad-bits SAT,CR --psf psf.fits "
+        "--out survey.zarr",
+        "hiergal survey cutouts stamps.npz --pixel-scale-arcsec 0.2 --noise-spectrum measured --out survey.zarr",
+    ],
+    old=Old(options={"--survey": "--name"}, arguments=(ARGUMENT, "--out")),
+)
 def survey_cutouts(
     source: Annotated[
         Path, typer.Argument(help="A folder of FITS files (one galaxy each), or an .npz file.")
     ],
-    out: StoreOut,
+    out: SurveyOut,
     magnitude_zero_point: Annotated[
         float | None,
         typer.Option(
             help="Magnitude of a source of unit flux [mag]; not needed where the unit says it, such as nJy."
         ),
     ] = None,
-    name: Annotated[str, typer.Option("--survey", help="Name of the survey.")] = "cutouts",
+    name: Annotated[str, typer.Option(help="Name of the survey.")] = "cutouts",
     band: Annotated[str, typer.Option(help="Filter.")] = "unknown",
     flux_unit: Annotated[
         str | None,
@@ -188,10 +207,14 @@ def survey_cutouts(
     say(noise_report(store.header.provenance))
 
 
-@survey.command("degrade")
+@survey.command(
+    "degrade",
+    examples=["hiergal survey degrade survey.zarr --fwhm-arcsec 0.3 --noise-factor 2 --out blurred.zarr"],
+    old=Old(arguments=(ARGUMENT, "--out")),
+)
 def survey_degrade(
-    source: Annotated[Path, typer.Argument(help="The store of a sharper survey.")],
-    out: StoreOut,
+    survey: SurveyIn,
+    out: SurveyOut,
     fwhm_arcsec: Annotated[
         float, typer.Option(help="Width of the Gaussian that everything is blurred with [arcsec].")
     ] = 0.15,
@@ -202,11 +225,11 @@ def survey_degrade(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Blur a survey and add noise, to ask what a model trained on it makes of what it cannot see."""
+    """Blur a survey and add noise, to test what a model trained on it makes of detail that it cannot see."""
     from hiergal.survey.degrade import degrade_survey
 
     store = degrade_survey(
-        source,
+        survey,
         out,
         fwhm_arcsec=fwhm_arcsec,
         noise_factor=noise_factor,

@@ -9,6 +9,7 @@ same file wait for the first of them. The folder is ``HIERGAL_CACHE``, or the us
 """
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from typing import IO, Any, NamedTuple
 import msgspec
 
 from hiergal.hub.registry import CHUNK_BYTES, Entry, answer_of, check_address
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.texts import parse_toml, read_text
@@ -44,10 +46,10 @@ class Cached(NamedTuple):
 
 def cache_folder() -> Path:
     """Return the folder of fetched models."""
-    import pooch
+    import platformdirs
 
     chosen = os.environ.get(VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("hiergal")) / "models"
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("hiergal") / "models"
 
 
 def cached() -> Iterator[Cached]:
@@ -75,9 +77,8 @@ def verify(model: Cached) -> None:
         OSError: If it cannot be read.
         ValueError: If it is not what was fetched.
     """
-    import pooch
-
-    got = pooch.file_hash(str(model.path), alg="sha256")
+    with model.path.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
     if got != model.entry.sha256:
         raise ValueError(
             f"{model.path}: expected SHA-256 {model.entry.sha256}, got {got}: the file was changed; fetch it again "
@@ -110,6 +111,7 @@ def fetch(entry: Entry, *, progress: bool = True) -> Path:
         ValueError: If its checksum is not the registry's, or its address not one that models may come from; nothing is
             kept.
     """
+    require_extra("hub", f"{entry.url}: fetching models")
     from filelock import FileLock, Timeout
 
     root = cache_folder()

@@ -30,6 +30,7 @@ from urllib.parse import unquote, urljoin, urlparse
 import msgspec
 from msgspec import Meta
 
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.files import resolved, write_whole
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.texts import parse_toml, read_text
@@ -222,6 +223,7 @@ def answer_of(url: str, headers: dict[str, str] | None = None) -> "Iterator[Resp
         OSError: If it leads elsewhere; a ConnectionError if it does not come, says no, or breaks off.
         ValueError: If the address is none that models may come from.
     """
+    require_extra("hub", f"{url}: fetching")
     import requests
 
     def look_where_it_leads(answer: "Response", **_: object) -> None:

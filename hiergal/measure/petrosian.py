@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 from scipy import optimize
 
+from hiergal.runtime.extras import require_extra
+
 __all__ = ["Ellipse", "ellipse_of", "overlap", "petrosian_radius", "radius_of_fraction"]
 
 Image = Float[np.ndarray, "y x"]
@@ -85,6 +87,7 @@ def _overlaps(
     shape: tuple[int, int], ellipse: Ellipse, radii: tuple[float, ...]
 ) -> Float[np.ndarray, "r y x"]:
     """Compute :func:`overlap` for several apertures."""
+    require_extra("validate", "apertures")
     from photutils.geometry import circular_overlap_grid
 
     shares, largest = np.zeros((len(radii), *shape)), max(radii)

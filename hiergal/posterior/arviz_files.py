@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from hiergal.runtime.containers import check_hdf5, check_zarr
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.files import check_room
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.marks import KIND, RUN
@@ -141,12 +142,14 @@ def _checked_zarr(variable: Any) -> dict[str, Any]:
 
 
 def check_arviz_name(path: str | Path) -> None:
-    """See to it that a name is one of the formats of posteriors.
+    """Check that a name is one of the formats of posteriors, and that it can be written here.
 
     Raises:
         ValueError: If it ends in neither ``.nc`` nor ``.zarr``.
+        ModuleNotFoundError: If what writes it is not installed.
     """
     _engine(Path(path))
+    require_extra("posterior", f"{path}")
 
 
 def load_arviz(path: str | Path) -> Any:
@@ -166,6 +169,7 @@ def load_arviz(path: str | Path) -> Any:
         >>> save_arviz(posterior.to_arviz(), "saved.nc")
         >>> data = load_arviz("saved.nc")
     """
+    require_extra("posterior", "posteriors for ArviZ")
     import xarray as xr
 
     path = settle(input_path(path, "posteriors"))

@@ -15,11 +15,11 @@ Rows are those of the survey; galaxies of which nothing was inferred are NaN.
 from pathlib import Path
 
 import numpy as np
-import zarr
 from jaxtyping import Bool, Int
 
 from hiergal.model.trained import GalaxyModel
 from hiergal.posterior.posterior import Posterior
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import Output
 from hiergal.survey.arrays import LONGEST_TEXT, identifier_arrays
@@ -42,6 +42,9 @@ def create_images(own: Output, galaxies: int, part: int, model: GalaxyModel, *, 
     Raises:
         OSError: If it cannot be written.
     """
+    require_extra("survey", "images of posteriors")
+    import zarr
+
     group, origin = zarr.open_group(own.result, mode="w"), model.provenance
     group.attrs.update({KIND: own.kind, RUN: own.digest})
     group.attrs["pixel_scale_arcsec"] = model.recipe.pixel_scale_arcsec
@@ -71,6 +74,8 @@ def write_images(
         good: Which of them were inferred.
         posterior: Their posteriors, in order.
     """
+    import zarr
+
     group, where = zarr.open_group(path, mode="r+"), slice(int(rows[0]), int(rows[-1]) + 1)
     for name in IMAGES:
         values = np.full((len(rows), *posterior.profile_mean.shape[1:]), np.nan, np.float32)

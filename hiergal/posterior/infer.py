@@ -31,6 +31,7 @@ from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 from hiergal.posterior.samplers.methods import METHODS, Method, draw_latents
 from hiergal.posterior.verdict import DRAWS, P_VALUES, REPLICATES, flags_of
 from hiergal.runtime.batching import padded_batches
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array
@@ -132,6 +133,8 @@ def infer(
     n = len(observation)
     check_counts(galaxies=n, draws=draws, batch=batch, proposals=1 if proposals is None else proposals)
     check_method(model, method, draws)
+    if method in ("importance", "auto"):
+        require_extra("posterior", f"method {method!r}, whose weights ArviZ smooths")
     observation = observation.in_photometry(model.provenance.photometry)
     check_observation(observation)
     check_geometry(model, observation.pixel_scale_arcsec, observation.image.shape[1:])

@@ -44,6 +44,7 @@ from hiergal.observation.photometry import UNSTATED, table_unit
 from hiergal.posterior.posterior import METHODS, STATISTICS, Posterior
 from hiergal.posterior.provenance import CARDS, cards_of, provenance_of
 from hiergal.posterior.verdict import CHECKS, Flag
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.marks import KIND_CARD, RUN_CARD
 from hiergal.runtime.output import Output, owned
@@ -59,6 +60,7 @@ __all__ = [
     "blank_rows",
     "check_table_name",
     "posterior_table",
+    "quantity_columns",
     "read_table",
     "sky_columns",
     "table_with_units",
@@ -111,23 +113,11 @@ def posterior_table(
         for name in QUANTITIES
         if name != "magnitude"
     }
-    with np.errstate(divide="ignore", invalid="ignore"):  # no light at all has no magnitude
-        draws["magnitude"] = magnitude_zero_point - 2.5 * np.log10(draws["flux"])
     n = len(posterior)
     flag = np.zeros(n, np.int32) if posterior.flag is None else np.asarray(posterior.flag)
     table = Table({"identifier": np.asarray(posterior.identifier), "flag": flag.astype(np.int32)})
-    for name, unit in QUANTITIES.items():
-        values = draws[name]
-        columns = {name: values.mean(axis=0), f"{name}_std": values.std(axis=0)}
-        quantiles = np.quantile(values, list(QUANTILES.values()), axis=0, method="weibull")
-        columns |= {f"{name}_{suffix}": q for suffix, q in zip(QUANTILES, quantiles, strict=True)}
-        for column, numbers in columns.items():
-            table[column] = numbers.astype(np.float32)
-            table[column].unit = (table_unit(flux_unit) if name == "flux" and flux_unit else unit) or None
-            if name == "flux":
-                table[column].description = (
-                    f"flux [{flux_unit}]" if flux_unit else "flux in the survey's unit"
-                )
+    for column in quantity_columns(draws, magnitude_zero_point, flux_unit).itercols():
+        table[column.name] = column
     for first, second in itertools.combinations(TOGETHER, 2):
         table[f"corr_{first}_{second}"] = _correlation(draws[first], draws[second])
     for name in NUMBERS:
@@ -199,6 +189,34 @@ def add_sky(
     for name, values in ({name: sky[name] for name in ("ra_deg", "dec_deg")} | found).items():
         table[name] = values
         table[name].unit = "deg"
+
+
+def quantity_columns(
+    draws: Mapping[str, Float[np.ndarray, "s n"]], magnitude_zero_point: float, flux_unit: str = ""
+) -> Table:
+    """Summarise draws: mean, standard deviation and quantiles of each quantity, with the magnitude of the flux.
+
+    Args:
+        draws: Draws of ``flux``, ``hlr_arcsec``, ``x_pix``, ``y_pix``, ``g1`` and ``g2``.
+        magnitude_zero_point: Magnitude of unit flux [mag].
+        flux_unit: Unit of the flux, as the survey calls it.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):  # no light at all has no magnitude
+        draws = dict(draws) | {"magnitude": magnitude_zero_point - 2.5 * np.log10(draws["flux"])}
+    table = Table()
+    for name, unit in QUANTITIES.items():
+        values = draws[name]
+        columns = {name: values.mean(axis=0), f"{name}_std": values.std(axis=0)}
+        quantiles = np.quantile(values, list(QUANTILES.values()), axis=0, method="weibull")
+        columns |= {f"{name}_{suffix}": q for suffix, q in zip(QUANTILES, quantiles, strict=True)}
+        for column, numbers in columns.items():
+            table[column] = numbers.astype(np.float32)
+            table[column].unit = (table_unit(flux_unit) if name == "flux" and flux_unit else unit) or None
+            if name == "flux":
+                table[column].description = (
+                    f"flux [{flux_unit}]" if flux_unit else "flux in the survey's unit"
+                )
+    return table
 
 
 def blank_rows(
@@ -353,13 +371,7 @@ def check_table_name(path: str | Path) -> None:
             f"{path}: expected a table that ends in {' or '.join(FORMATS)}, got {path.suffix or 'nothing'}"
         )
     if path.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise ValueError(
-                f'{path}: expected pyarrow for parquet, which is not installed; `pip install "hiergal[distributed]"`, '
-                "or write a .fits table"
-            ) from None
+        require_extra("cluster", f"{path}")
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -48,6 +48,7 @@ from hiergal.posterior.posterior import METHODS, Posterior
 from hiergal.posterior.predictive import Prediction, check_same_galaxies
 from hiergal.posterior.provenance import provenance_of
 from hiergal.posterior.samplers.nuts import CHAINS
+from hiergal.runtime.extras import require_extra
 
 __all__ = ["load_arviz", "pixels_of", "posterior_to_arviz", "save_arviz"]
 
@@ -85,6 +86,7 @@ def posterior_to_arviz(
         >>> data["posterior"]["magnitude"].sizes["galaxy"]  # for arviz.summary, plot_pair, plot_ppc, ...
         4
     """
+    require_extra("posterior", "posteriors for ArviZ")
     import xarray as xr
 
     check_same_galaxies(posterior, observation)

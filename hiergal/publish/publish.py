@@ -50,7 +50,7 @@ def publish(
         run: Folder of the run, with ``model`` in it.
         about: A TOML file with the fields of :class:`~hiergal.hub.published.Published`.
         validation: Folder that ``hiergal validate`` wrote for this model.
-        calibrations: Folders that ``inference/calibrate_posteriors.py`` wrote for it, one for each method.
+        calibrations: Folders that ``hiergal calibrate`` wrote for it, one for each method.
         out: Where published models go; the folder takes the model's name.
         overwrite: Whether to replace one that is there.
 
@@ -204,9 +204,7 @@ def _check_complete(model: GalaxyModel, source: Path) -> None:
 def _metrics(validation: Path, calibrations: list[Path], source: Path) -> dict[str, Any]:
     """What was measured, of this model as it is."""
     if not calibrations:
-        raise ValueError(
-            "calibrations: expected at least one, got none; run inference/calibrate_posteriors.py"
-        )
+        raise ValueError("calibrations: expected at least one, got none; run `hiergal calibrate`")
     files = {"validation": validation / "metrics.json"}
     files |= {f"calibration {one}": one / "calibration.json" for one in calibrations}
     needed = [
@@ -217,8 +215,7 @@ def _metrics(validation: Path, calibrations: list[Path], source: Path) -> dict[s
     absent = [str(file) for file in needed if not file.is_file()]
     if absent:
         raise FileNotFoundError(
-            "expected what `hiergal validate` and inference/calibrate_posteriors.py write, missing: "
-            f"{', '.join(absent)}"
+            f"expected what `hiergal validate` and `hiergal calibrate` write, missing: {', '.join(absent)}"
         )
     trained = (source / METADATA).stat().st_mtime
     old = [str(file) for file in files.values() if file.stat().st_mtime < trained]

@@ -23,6 +23,7 @@ from hiergal.recipe.config import (
     TrainingConfig,
 )
 from hiergal.recipe.limits import Side
+from hiergal.recipe.names import find_recipe, packaged_recipes
 from hiergal.recipe.network_kinds import (
     EncoderArchitecture,
     GeneratorArchitecture,
@@ -167,18 +168,22 @@ def _network_from(
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe from a TOML file.
+    """Read a recipe.
+
+    Args:
+        path: A TOML file, or the name of a recipe that came with the package (``hiergal models recipes``).
 
     Raises:
-        OSError: If the file cannot be read.
+        OSError: If the file cannot be read, or there is no recipe of that name.
         ValueError: If it is not TOML, or not a recipe.
 
     Example:
-        >>> written = Path("recipe.toml").write_text('name = "mine"')
-        >>> load_recipe("recipe.toml").name
-        'mine'
+        >>> load_recipe("standard").generator.channels
+        48
     """
-    return parse_recipe(read_text(path), str(path))
+    found = find_recipe(path)
+    packaged = found in packaged_recipes().values()  # nobody can rewrite those of a published model
+    return parse_recipe(read_text(found), str(found), warn=not packaged)
 
 
 def parse_recipe(

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from joblib.externals.loky import ProcessPoolExecutor
 
+from hiergal.runtime.extras import require_extra
+
 __all__ = [
     "check_workers",
     "finished_parts",
@@ -168,12 +170,9 @@ def _by_dask(do: Callable[..., int], tasks: Iterable[tuple], scheduler: str) -> 
 
 def _dask() -> Any:
     """Return dask.distributed, which few need."""
-    try:
-        import dask.distributed
-    except ImportError:
-        raise ValueError(
-            'scheduler: expected dask, which is not installed; `pip install "hiergal[distributed]"`'
-        ) from None
+    require_extra("cluster", "scheduler")
+    import dask.distributed
+
     return dask.distributed
 
 

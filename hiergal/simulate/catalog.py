@@ -84,6 +84,7 @@ def sample_catalog(
     *,
     seed: int,
     galaxies: int | None = None,
+    limit: int | None = None,
     observing: Observing | None = None,
     outside: str = "warn",
     columns: Mapping[str, str] | Sequence[str] | None = None,
@@ -106,6 +107,7 @@ def sample_catalog(
         out: A file ``.fits`` or ``.hdf5``, or a folder ``.zarr``.
         seed: Seed of galaxies and noise.
         galaxies: How many, without a catalogue.
+        limit: Take only the first rows of a catalogue; None for all.
         observing: How a survey sees them, in electrons of its full exposure; default unconvolved light profiles.
         outside: What to do with galaxies outside the trained range (:mod:`hiergal.model.trained_range`): ``warn`` draws
             them, except those far outside, whose images are NaN; ``raise`` refuses them; ``ignore`` draws all. Rows
@@ -148,9 +150,13 @@ def sample_catalog(
     loaded, _ = _loaded(str(path.absolute()), digest, observing)
     catalog_file = catalog if isinstance(catalog, str | Path) else None
     exact = Exact(flux, magnitude, half_light_radius)
-    if catalog_file is not None or (columns and catalog is not None):
+    if limit is not None and (catalog is None or limit < 1):
+        raise ValueError(f"limit: expected a catalogue, and at least 1 of its rows, got {limit}")
+    if catalog_file is not None or ((columns or limit) and catalog is not None):
         wanted = [name for name in (*exact, identifier) if name is not None]
-        catalog = _read(catalog, (*condition_names(loaded), *wanted), identifier is None, columns, hdu)
+        catalog = _read(catalog, (*condition_names(loaded), *wanted), identifier is None, columns, hdu)[
+            :limit
+        ]
     if observing is not None:
         _check_survey(loaded, observing, exact)
     zero_point, unit = _photometry(loaded, observing)

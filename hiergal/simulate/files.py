@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.marks import KIND, KIND_CARD, RUN, RUN_CARD
 
 __all__ = [
@@ -78,6 +79,8 @@ def create_galaxies(
         OSError: If it cannot be written, or the disk has not the room.
         ValueError: If the suffix is another.
     """
+    if kind != ".fits":
+        require_extra("survey", f"galaxies in a {kind} file")
     count = len(next(iter(conditions.values())))
     match kind:
         case ".fits":

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import galsim
 import numpy as np
 
+from hiergal.runtime.extras import require_extra
+
 __all__ = [
     "BandComparison",
     "SurveyConditions",
@@ -70,6 +72,7 @@ def survey_conditions(survey: str, band: str) -> SurveyConditions:
         >>> float(survey_conditions("LSST", "i").pixel_scale)
         0.2
     """
+    require_extra("presets", "surveys by name")
     import surveycodex
     from surveycodex.utilities import mean_sky_level
 
@@ -119,6 +122,7 @@ def compare_bands(survey: str, band: str, other: str) -> BandComparison:
 @lru_cache
 def _wavelength_of(band: str) -> float | None:
     """Mean effective wavelength of the filters with a name [nm]; as it is written, or else in any case."""
+    require_extra("presets", "bands of surveys by name")
     import surveycodex
 
     lights = [

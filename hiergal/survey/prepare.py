@@ -24,6 +24,7 @@ from typing import Any, cast
 import joblib
 import numpy as np
 
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.output import Output, owned
 from hiergal.runtime.progress import Stopped, progress_bar, stop_requested
@@ -88,6 +89,7 @@ def prepare_store(
         ...     prepare_store(folder + "/demo.zarr", header, draw, 20)
         <Store demo.zarr: 20 galaxies of demo F814W, 32 x 32 at 0.03 arcsec>
     """
+    require_extra("survey", "surveys on disk")
     if total < 1:
         raise ValueError(f"expected at least one galaxy to write, got {total}; check what the survey selects")
     run = {

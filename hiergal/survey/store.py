@@ -42,6 +42,7 @@ from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import Photometry
 from hiergal.observation.psf import PSF
 from hiergal.runtime.containers import check_zarr
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.inputs import input_path
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.work import settle
@@ -300,6 +301,7 @@ def open_survey(path: str | Path) -> SurveyStore:
         >>> len(survey.read([0, 5, 7]))
         3
     """
+    require_extra("survey", "surveys on disk")
     import zarr
 
     path = settle(input_path(path, "a survey store"))

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.marks import KIND, RUN
 from hiergal.runtime.output import owned
 from hiergal.runtime.progress import progress_bar
@@ -84,6 +85,7 @@ def write_store(
         ...     store, store.read([1]).identifier
         (<Store demo.zarr: 2 galaxies of demo F814W, 8 x 6 at 0.03 arcsec>, array([9]))
     """
+    require_extra("survey", "surveys on disk")
     run = None if run is None else {"header": written_header(header), **run}
     with owned(path, "survey", run=run, inputs=inputs, overwrite=overwrite, resume=False) as own:
         if own.finished:

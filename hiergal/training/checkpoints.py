@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from hiergal.runtime.devices import is_first_process, wait
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.files import locked, resolved, write_whole
 from hiergal.runtime.identity import differences, plain
 from hiergal.runtime.marks import IGNORED
@@ -39,6 +40,7 @@ class Checkpoints:
     def __init__(
         self, folder: str | Path, fingerprint: dict[str, Any], history: Path | None = None, keep: int = 2
     ) -> None:
+        require_extra("train", "checkpoints of training")
         import orbax.checkpoint as ocp
 
         self.folder, self._held = resolved(folder), ExitStack()

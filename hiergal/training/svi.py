@@ -35,6 +35,7 @@ from hiergal.runtime.devices import (
     place,
     replicated,
 )
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.host_memory import give_back_freed_memory
 from hiergal.runtime.optimizer import adafactor, learning_rate_at
@@ -121,6 +122,7 @@ def fit(
         FileExistsError: If the folder has checkpoints of another run, or something else of that name.
         BlockingIOError: If another process trains there.
     """
+    require_extra("train", "training")
     check_not_forked()
     key = as_key(key)
     config = recipe.training

@@ -7,7 +7,6 @@ Every stage writes beside its target and renames, so that what lies on disk is w
 files.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -20,6 +19,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation.psf import check_wider, same_scale
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import is_first_process
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.files import write_whole
 from hiergal.runtime.folder import is_finished, owned_folder
 from hiergal.runtime.seeds import TRAIN, check_seed, key_for
@@ -83,6 +83,7 @@ def train_stage(
         BlockingIOError: If another process trains there.
         ValueError: If the store's stamps or pixels are not the recipe's, or its PSFs too narrow for it.
     """
+    require_extra("train", "training")
     check_seed(seed)
     _check_store(store, recipe)
     run = {
@@ -150,9 +151,7 @@ def _fit_of(folder: str | Path) -> Fit:
 
 
 def _draw_history(folder: Path, fitted: Fit) -> None:
-    """Draw the curves of a training, where matplotlib, an extra, is installed."""
-    if not find_spec("matplotlib"):
-        return
+    """Draw the curves of a training."""
     from hiergal.runtime.plotting import png_of
     from hiergal.training.figures import rate_and_distortion, training_curves
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.spatial import KDTree
 
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.verdict import (
     ALPHA,
     Verdict,
@@ -49,6 +50,7 @@ def classifier_test(
         >>> classifier_test(rng.normal(size=(300, 2)), rng.normal(1.0, 1.0, (300, 2)), "shapes").passed
         False
     """
+    require_extra("validate", "the classifier")
     from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 

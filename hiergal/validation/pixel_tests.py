@@ -21,6 +21,7 @@ from scipy import stats
 
 from hiergal.model.nets.layers import Conv, Dense, LayerNorm, space_to_depth
 from hiergal.runtime.batching import join_batches, padded_batches
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.pytree import Array
 from hiergal.runtime.verdict import ALPHA, Verdict, checked, verdict_of
 
@@ -129,6 +130,7 @@ def pixel_features(
         >>> [rows.shape for rows in pixel_features(drawn, trained, held_out, components=5)]
         [(30, 5), (50, 5), (40, 5)]
     """
+    require_extra("validate", "principal components of pixels")
     from sklearn.utils.extmath import randomized_svd
 
     stretched = [_stretched(*sample, f"sample {k}") for k, sample in enumerate(samples)]

@@ -18,6 +18,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.posterior.infer import infer
 from hiergal.posterior.posterior import Posterior
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import brief
@@ -117,6 +118,7 @@ def validate(
     Example:
         >>> found = validate(store, model=load_model("runs/first/model"))  # doctest: +SKIP
     """
+    require_extra("validate", "validation")
     check_seed(seed)
     check_not_forked()
     if (model is None) == (images is None):

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -15,6 +14,7 @@ import pyarrow.parquet
 import pytest
 import zarr
 from conftest import awkward_psf
+from places import COMMAND
 from toys import SCALE, drawing_model, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.hub import load_model, save_model
@@ -307,7 +307,7 @@ def test_killed_workers_and_clients_change_no_row(large, tmp_path, monkeypatch):
     words = ["--model", large / "model", "--draws", 40, "--seed", 5, "--workers", 2]
 
     def command(out):
-        arguments = [sys.executable, "-m", "hiergal", "infer", large / "s.zarr", *words, "--out", out]
+        arguments = [*COMMAND, "infer", large / "s.zarr", *words, "--out", out]
         with (tmp_path / "log.txt").open("ab") as log:
             return subprocess.Popen(list(map(str, arguments)), stdout=log, stderr=log, start_new_session=True)
 

@@ -22,7 +22,7 @@ from hiergal.observation import Observation
 from hiergal.posterior.infer import infer
 from hiergal.reports.page import Finding, verdict_lines
 from hiergal.runtime import progress
-from hiergal.runtime.exits import exit_code_of, require_extra
+from hiergal.runtime.exits import exit_code_of
 from hiergal.runtime.log import LOGGER, log_to_stderr
 from hiergal.runtime.progress import Interrupted, Stopped, interruptions, progress_bar
 from hiergal.runtime.pytree import Record, brief
@@ -56,7 +56,7 @@ def run_main(monkeypatch, *words):
             "unexpected RuntimeError: boom in two lines; this is a fault of hiergal",
         ),
         (Stopped("stopped at step 3"), 130, "stopped at step 3"),
-        (Interrupted(), 130, "stopped; the same command goes on"),
+        (Interrupted(), 130, "stopped; the same command continues"),
     ],
 )
 def test_errors_are_one_message_and_an_exit_code(monkeypatch, capsys, error, code, said):
@@ -64,7 +64,7 @@ def test_errors_are_one_message_and_an_exit_code(monkeypatch, capsys, error, cod
         raise error
 
     monkeypatch.setattr("hiergal.survey.mock.survey.write_mock_survey", lambda *_, **__: fail())
-    assert run_main(monkeypatch, "survey", "mock", "s.zarr") == code
+    assert run_main(monkeypatch, "survey", "mock", "--out", "s.zarr") == code
     shown = capsys.readouterr()
     assert said in shown.err and shown.err.startswith("hiergal: ") and "Traceback" not in shown.err
     assert not shown.out and "\x1b" not in shown.err
@@ -73,16 +73,16 @@ def test_errors_are_one_message_and_an_exit_code(monkeypatch, capsys, error, cod
 def test_a_traceback_is_shown_to_those_who_ask(monkeypatch, capsys):
     monkeypatch.setenv("HIERGAL_DEBUG", "1")
     monkeypatch.setattr("hiergal.survey.mock.survey.write_mock_survey", lambda *_, **__: 1 / 0)
-    assert run_main(monkeypatch, "survey", "mock", "s.zarr") == 3
+    assert run_main(monkeypatch, "survey", "mock", "--out", "s.zarr") == 3
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ("survey", "mock", "s.zarr", "--seed", str(2**64)),
-        ("survey", "mock", "s.zarr", "--seed", "-1"),
-        ("survey", "mock", "s.zarr", "--galaxies", "0"),
+        ("survey", "mock", "--out", "s.zarr", "--seed", str(2**64)),
+        ("survey", "mock", "--out", "s.zarr", "--seed", "-1"),
+        ("survey", "mock", "--out", "s.zarr", "--galaxies", "0"),
         ("train", "s.zarr", "--out", "r", "--steps", "nan"),
         ("no-such-verb",),
         ("train",),
@@ -105,21 +105,6 @@ def test_the_manual_tells_the_rules(monkeypatch, capsys):
 
 def test_codes_of_errors():
     assert [exit_code_of(e) for e in (ValueError(), OSError(), PermissionError(), KeyError())] == [2, 3, 3, 3]
-
-
-def test_extras_are_asked_for_before_the_work(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("hiergal.runtime.exits.find_spec", lambda name: None)
-    monkeypatch.setattr(
-        "hiergal.cli.quickstart.run.run_quickstart", lambda *_, **__: pytest.fail("work for nothing")
-    )
-    assert run_main(monkeypatch, "quickstart", "--out", str(tmp_path / "q")) == 3
-    assert (
-        'expected matplotlib, jinja2 to be installed; `pip install "hiergal[plot]"`'
-        in capsys.readouterr().err
-    )
-    assert not list(tmp_path.iterdir())
-    monkeypatch.undo()
-    require_extra("plot", "figures")
 
 
 # Progress

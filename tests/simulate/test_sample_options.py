@@ -316,13 +316,13 @@ def test_the_command_takes_columns(drawing_folder, catalog, tmp_path):
     catalog["radius"], catalog["mag_u"] = np.full(N, 0.2), np.full(N, 22.0)
     catalog.write(tmp_path / "c.fits")
     words = ["sample", str(tmp_path / "c.fits"), "--model", str(drawing_folder), "--seed", "4", "--out"]
-    more = ["--key", "object", "--flux-column", "flux", "--half-light-radius-column", "radius"]
+    more = ["--identifier-column", "object", "--flux-column", "flux", "--half-light-radius-column", "radius"]
     done = CliRunner().invoke(app, [*words, str(tmp_path / "g.fits"), *more])
     assert done.exit_code == 0, done.output
     _, columns = read(tmp_path / "g.fits")
     np.testing.assert_array_equal(columns["object"], catalog["object"])
     np.testing.assert_allclose(columns["asked_flux"], catalog["flux"], rtol=1e-6)
-    observed = ["--survey", "LSST", "--band", "u", "--stamp", "16"]
+    observed = ["--preset", "LSST", "--band", "u", "--stamp", "16"]
     with pytest.raises(ValueError, match="--magnitude-column"):
         CliRunner().invoke(app, [*words, str(tmp_path / "u.fits"), *observed], catch_exceptions=False)
     with pytest.warns(UserWarning, match="shapes those of F814W"):

@@ -63,7 +63,7 @@ def alike(survey, tmp_path_factory):
 @pytest.fixture(scope="module")
 def passed(survey, alike, tmp_path_factory):
     out = tmp_path_factory.mktemp("passed")
-    return run("--survey", survey, "--images", alike, "--out", out, "--workers", 2), out
+    return run(survey, "--images", alike, "--out", out, "--workers", 2), out
 
 
 @pytest.mark.slow
@@ -105,9 +105,7 @@ def test_everything_is_written(passed):
 @pytest.mark.slow
 def test_an_untrained_model_fails(survey, tmp_path):
     save_model(tiny_model(tiny_recipe((STAMP, STAMP))), tmp_path / "model")
-    result = run(
-        "--survey", survey, "--model", tmp_path / "model", "--out", tmp_path / "out", "--galaxies", 40
-    )
+    result = run(survey, "--model", tmp_path / "model", "--out", tmp_path / "out", "--limit", 40)
     assert result.exit_code == 1, (result.output, result.exception)
     assert re.search(r"\d+ of \d+ tests failed. Clearest: ", result.output)
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())

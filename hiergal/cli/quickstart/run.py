@@ -21,6 +21,7 @@ from hiergal.posterior.posterior import Posterior
 from hiergal.posterior.stages import infer_stage
 from hiergal.recipe.recipe import Recipe
 from hiergal.reports.page import verdict_lines
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.files import write_json
 from hiergal.runtime.folder import owned_folder
 from hiergal.runtime.seeds import check_seed, key_for
@@ -79,6 +80,8 @@ def run_quickstart(
     """
     from hiergal.cli.quickstart.report import findings_of
 
+    for extra in ("survey", "train", "posterior"):
+        require_extra(extra, "the quickstart")
     run = {
         "recipe": msgspec.to_builtins(recipe),
         "seed": check_seed(seed),

@@ -22,6 +22,7 @@ __all__ = [
     "CutoutFolder",
     "Layout",
     "check_odd",
+    "is_fits",
     "open_folder",
     "read_folder",
     "read_npz",
@@ -71,7 +72,7 @@ def open_folder(path: Path, pixel_scale_arcsec: float | None, layout: Layout | N
     """List the files of a folder with their catalogue, and check each.
 
     Args:
-        path: The folder.
+        path: The folder, or one FITS file.
         pixel_scale_arcsec: Width of a pixel [arcsec]; None for that of the files' WCS, which it must not contradict.
         layout: How the files are laid out.
 
@@ -81,7 +82,7 @@ def open_folder(path: Path, pixel_scale_arcsec: float | None, layout: Layout | N
     """
     layout = layout or Layout()
     path = input_path(path, "a folder of FITS cutouts or an .npz file")
-    if not path.is_dir():
+    if not path.is_dir() and not is_fits(path):
         raise FileNotFoundError(
             f"expected a folder of FITS cutouts or an .npz file, got no such thing: {path}"
         )
@@ -181,6 +182,12 @@ def read_npz(path: Path, pixel_scale_arcsec: float | None) -> dict[str, Any]:
     return known | {"catalog": arrays, "pixel_scale_arcsec": pixel_scale_arcsec}
 
 
+def is_fits(path: str | Path) -> bool:
+    """Tell whether a path is a file with the name of a FITS file."""
+    path = Path(path)
+    return path.name.endswith(ENDINGS) and path.is_file()
+
+
 def check_odd(shape: tuple[int, ...], where: str) -> None:
     """Refuse PSF stamps without a central pixel."""
     if any(size % 2 == 0 for size in shape):
@@ -193,6 +200,8 @@ def check_odd(shape: tuple[int, ...], where: str) -> None:
 
 def _listed(path: Path) -> tuple[list[Path], np.ndarray, dict[str, np.ndarray], dict[str, str]]:
     """Files of a folder, their identifiers, and the catalogue's numbers with their units."""
+    if is_fits(path):
+        return [path], _identifiers_of([path]), {}, {}
     tables = [file for name in CATALOGS if (file := path / f"catalog.{name}").exists()]
     if not tables:
         files = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS))

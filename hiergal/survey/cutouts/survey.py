@@ -50,6 +50,7 @@ from hiergal.survey.cutouts.files import (
     NOISE_NAMES,
     CutoutFolder,
     Layout,
+    is_fits,
     open_folder,
     read_folder,
     read_npz,
@@ -151,7 +152,7 @@ def write_cutouts_survey(
     """Write cutouts into a store.
 
     Args:
-        source: A folder or an ``.npz`` file as at the top of this page, or observations (see
+        source: A folder, one FITS file or an ``.npz`` file as at the top of this page, or observations (see
             :func:`from_arrays`).
         out: Store to write.
         survey: Name of the survey.
@@ -205,7 +206,7 @@ def write_cutouts_survey(
         def batches() -> Iterable[Observation]:
             return [whole]
 
-    elif input_path(source, "a folder of FITS cutouts or an .npz file").is_file():
+    elif input_path(source, "a folder of FITS cutouts or an .npz file").is_file() and not is_fits(source):
         arrays = read_npz(Path(source), pixel_scale_arcsec)
         kind = next((name for name in NOISE_NAMES if name in arrays), kind)
         whole, left_out = without_empty(_masked(from_arrays(**arrays)))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hiergal.runtime.extras import require_extra
 from hiergal.runtime.inputs import input_path
 from hiergal.survey.tables.columns import column_of
 from hiergal.survey.tables.fits_files import open_fits
@@ -331,6 +332,7 @@ def _is_number(name: str) -> bool:
 
 
 def _of_hdf5(path: Path, choice: Choice) -> "Table":
+    require_extra("survey", f"{path}")
     import h5py
     from astropy.table import Table
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hiergal.runtime.extras import require_extra
 from hiergal.survey.tables.columns import column_of
 
 if TYPE_CHECKING:
@@ -26,12 +27,9 @@ UNITS_OF_FRAMES = ("units", "unit")
 
 def table_from_parquet(path: Path, choice: Any) -> "Table":
     """Read a parquet file, or a folder of them; of the columns those that are asked for."""
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise ValueError(
-            f'{path}: expected pyarrow for parquet, which is not installed; `pip install "hiergal[distributed]"`'
-        ) from None
+    require_extra("cluster", f"{path}")
+    import pyarrow.parquet as parquet
+
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     schema = parquet.read_schema(files[0])
     needed = None
