@@ -174,7 +174,7 @@ def models_verify(
 
 @registry.command("add", examples=["hiergal models registry add /data/models"])
 def registry_add(source: Source) -> None:
-    """Look for models in another registry, too."""
+    """Add a registry to search for models."""
     from hiergal.hub.registry import add_registry
 
     found = add_registry(source)
@@ -235,7 +235,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _published(path: Path) -> list[tuple[str, str]]:
-    """What a published model says of itself, or what its registry said of it."""
+    """Description of a published model, its own or its registry's."""
     from hiergal.hub.cache import cached
     from hiergal.hub.published import PUBLISHED, read_published
 
@@ -253,7 +253,7 @@ def _published(path: Path) -> list[tuple[str, str]]:
 
 
 def _origin(model: "GalaxyModel") -> list[tuple[str, str]]:
-    """What a model was trained on, and what it can be asked."""
+    """Training survey of a model, and its conditions."""
     from hiergal.model.trained import DENSITIES
 
     origin = model.provenance

@@ -67,7 +67,7 @@ class Order(NamedTuple):
 
 
 class About(NamedTuple):
-    """What the builder of galaxies has to know of a model, in whichever process the model is."""
+    """Properties of a model for the builder of galaxies, which may be in another process."""
 
     quantities: tuple[str, ...]
     deviates: int
@@ -100,7 +100,7 @@ class GenerativeModel:
         self._psf_told = False
 
     def about(self) -> About:
-        """Return what builders have to know."""
+        """Return the properties for the builder of galaxies."""
         model = self._model
         return About(
             quantities=condition_names(model.model),
@@ -112,7 +112,7 @@ class GenerativeModel:
         )
 
     def network_calls(self) -> int:
-        """Return how often galaxies have been computed."""
+        """Return the number of times that galaxies have been computed."""
         return self._calls
 
     def find(self, order: Order) -> np.ndarray | None:
@@ -298,7 +298,7 @@ def _orders_ahead(base: dict[str, Any], model: int, logger: Any) -> list[Order]:
 
 
 def _rehearse(base: dict[str, Any], number: int, sizes: tuple[int, int], logger: Any) -> None:
-    """What galsim.config.BuildStamp does until the profile of an object is there."""
+    """Repeat galsim.config.BuildStamp until the profile of an object is there."""
     gc.SetupConfigObjNum(base, number, logger)
     stamp = base["stamp"]
     builder = gc.valid_stamp_types[stamp["type"]]
@@ -315,7 +315,7 @@ def _rehearse(base: dict[str, Any], number: int, sizes: tuple[int, int], logger:
 
 
 def _objects_of_image(base: dict[str, Any], logger: Any) -> int:
-    """How many objects the image has; if that is random, as many as GalSim found a moment ago."""
+    """Number of objects of the image; if that is random, the one that GalSim has just drawn."""
     number = base["image"].get("nobjects")
     if isinstance(number, dict) and "current" in number:
         return number["current"][0]

@@ -13,7 +13,7 @@ INPUT, GALAXY = "generative_model", "GenerativeModelGalaxy"
 
 
 def register_types() -> None:
-    """Tell GalSim of the input, the galaxy and the surveys, unless it knows them."""
+    """Register the input, the galaxy and the surveys with GalSim, unless they are registered."""
     import galsim.config as gc
 
     if INPUT in gc.valid_input_types:

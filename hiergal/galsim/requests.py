@@ -1,4 +1,4 @@
-"""What galaxies GalSim's users ask for: random numbers of their generator, conditions, and checks of both."""
+"""Requests of GalSim's users: random numbers of their generator, conditions, and checks of both."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,7 +36,7 @@ OTHERS = 2**31 - 1  # purpose of a key: no row's place
 
 
 class Request(NamedTuple):
-    """What galaxies were asked for, before any is computed.
+    """Requested galaxies, before any is computed.
 
     Attributes:
         base: Unit-normal numbers that say everything but the conditions, [n, d].
@@ -149,7 +149,7 @@ def _copied(rng):
 
 
 def _in_words(rng: Any) -> str:
-    """What came in place of a generator; of a seed, how it becomes one (GalSim takes 0 for the system's own)."""
+    """Text for an object that is no generator; of a seed, the way to one (GalSim takes 0 for the system's own)."""
     seed = isinstance(rng, int | np.integer) and rng > 0
     return f"{type(rng).__name__}; write galsim.BaseDeviate({rng})" if seed else type(rng).__name__
 
@@ -241,7 +241,7 @@ def take_deviates_of_one(rng: "galsim.BaseDeviate", count: int) -> tuple[float, 
 
 
 def deviates_each(model: GalaxyModel) -> int:
-    """Return how many normal deviates a galaxy takes: an even number, as they come in pairs."""
+    """Return the number of normal deviates of a galaxy: an even one, as they come in pairs."""
     d = model.recipe.generator.latents
     return d + 2 + d % 2
 

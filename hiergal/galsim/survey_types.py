@@ -26,7 +26,7 @@ ITEMS = ("pixel_scale", "psf_fwhm", "sky_level", "zero_point")
 
 
 def register_survey_types() -> None:
-    """Tell GalSim of the types ``Survey`` (a value) and ``SurveyPSF`` (an object)."""
+    """Register the types ``Survey`` (a value) and ``SurveyPSF`` (an object) with GalSim."""
     gc.RegisterValueType("Survey", _build_value, [float])
     gc.RegisterObjectType("SurveyPSF", _build_psf)
 

@@ -121,7 +121,7 @@ def packaged_models(problems: list[str] | None = None) -> Iterator[tuple[Path, P
 
 
 def is_published(name: str) -> bool:
-    """Tell whether ``hub:`` finds a name among the models of the package or in the cache: no registry is asked.
+    """Return whether ``hub:`` finds a name in the package or in the cache, without any registry.
 
     Args:
         name: A name, or a name and ``@`` and a version.

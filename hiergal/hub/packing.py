@@ -151,7 +151,7 @@ def read_texts(path: Path) -> dict[str, str]:
 
 
 def _instead(path: Path) -> str:
-    """What the first bytes of a file look like: such files are never opened."""
+    """Format that the first bytes of a file suggest: such files are never opened."""
     with path.open("rb") as file:
         start = file.read(4)
     return next(

@@ -1,4 +1,4 @@
-"""What a published model says of itself, beside its bundle: ``published.toml``.
+"""Description of a published model, next to its bundle: ``published.toml``.
 
 A published model is a folder of the bundle's files, ``published.toml``, ``CARD.md`` and the card's figures
 (:mod:`hiergal.publish.publish`).

@@ -189,7 +189,7 @@ def read_registry(source: str) -> list[Entry]:
 
 
 def check_address(url: str) -> None:
-    """See to it that an address is one that models may come from.
+    """Check that models may be downloaded from an address.
 
     Raises:
         ValueError: If it is neither https, nor http on this machine.
@@ -265,7 +265,7 @@ def _absolute(url: str, where: str) -> str:
 
 
 def _check_same_side(first: str, target: str, *, look_up: bool = True) -> None:
-    """See to it that nobody outside sends a person to an address of their own machine or network."""
+    """Refuse redirections from outside to an address of the user's own machine or network."""
     if urlparse(first).scheme == "https" and urlparse(target).scheme != "https":
         raise ValueError(f"{target!r}: expected an https address, as the one that leads there is")
     if _is_private(target, look_up) and not _is_private(first, look_up):

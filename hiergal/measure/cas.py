@@ -198,7 +198,7 @@ def _whole_and_part(shift: float) -> list[tuple[int, float]]:
 
 
 def _overlapping(shift: int, size: int) -> tuple[slice, slice]:
-    """Where a shifted axis overlaps with itself: to and from."""
+    """Overlap of a shifted axis with itself: slices to and from."""
     shift = max(-size, min(shift, size))
     return slice(max(shift, 0), size + min(shift, 0)), slice(max(-shift, 0), size - max(shift, 0))
 

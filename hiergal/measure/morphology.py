@@ -40,7 +40,7 @@ PAPER = ("m", "i", "d", "gini", "m20", "pixels")
 
 
 class Flag(IntFlag):
-    """What went wrong with the measurement of a stamp; 0 if nothing did."""
+    """Reasons of a failed measurement of a stamp; 0 if it succeeded."""
 
     NOT_FINITE = 1  # NaN or infinity in the stamp
     NO_SOURCE = 2  # nothing there to be measured

@@ -112,7 +112,7 @@ def _overlaps(
 def _ellipses_over_pixels(
     y: Float[np.ndarray, "_"], x: Float[np.ndarray, "_"], ellipse: Ellipse, radii: Float[np.ndarray, "r"]
 ) -> Float[np.ndarray, "r _ _"]:
-    """Which part of each pixel lies inside ellipses; y and x are the edges of the pixels, from the ellipses' centre.
+    """Fraction of each pixel inside ellipses; y and x are the edges of the pixels, from the ellipses' centre.
 
     Exact, where photutils' is wrong for ellipses that touch an edge, and faster: corners are mapped to where the
     ellipse is the unit circle, and the area of a pixel that is cut is summed around its edges.

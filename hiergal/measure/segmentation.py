@@ -1,4 +1,4 @@
-"""Which pixels of a stamp belong to the galaxy.
+"""Segmentation of stamps: the pixels that belong to the galaxy.
 
 Three answers, each with its use: ``detect`` finds the sources of a stamp above its noise, as a catalogue would, so that
 neighbours can be left out; ``central_clump`` grows the region around the centre that Freeman et al. (2013, Sec. 4.3)

@@ -69,12 +69,12 @@ def renderer_of(recipe: Recipe) -> Callable[..., jax.Array]:
 
 
 def marginal_config(recipe: Recipe) -> FlowConfig:
-    """Return how the density of latents without conditions is built."""
+    """Return the configuration of the flow over latents without conditions."""
     return replace(recipe.flow, conditions=())
 
 
 def guide_flow_config(recipe: Recipe) -> FlowConfig:
-    """Return how the shape of posteriors is modelled: see :mod:`hiergal.posterior.samplers.posterior_flow`."""
+    """Return the configuration of the posterior flow: see :mod:`hiergal.posterior.samplers.posterior_flow`."""
     d = recipe.generator.latents
     names = (*(f"mean_{i}" for i in range(d)), *(f"log_scale_{i}" for i in range(d)), "given")
     return replace(recipe.guide_flow, conditions=names)
@@ -167,5 +167,5 @@ def trained_programs(
 
 
 def _dtype(recipe: Recipe) -> Any:
-    """What the networks compute in; None is the type of their inputs."""
+    """Floating-point type of the networks' computations; None for the type of their inputs."""
     return jnp.bfloat16 if recipe.training.precision == "bfloat16" else None

@@ -172,7 +172,7 @@ def check_numbers(names: tuple[str, ...], numbers: Float[Array, "*n c"]) -> Floa
 
 
 def has_columns(given: Any) -> bool:
-    """Tell whether conditions are given as columns with names, and not as numbers alone.
+    """Return whether conditions are given as columns with names, and not as numbers alone.
 
     Args:
         given: Anything.

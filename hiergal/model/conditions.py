@@ -1,4 +1,4 @@
-"""What galaxies are asked for: the columns of a catalogue that a model is conditioned on (paper, Sec. 4.2.2).
+"""Conditions of galaxies: the columns of a catalogue that a model is conditioned on (paper, Sec. 4.2.2).
 
 A catalogue is an Astropy table, a structured array, a pandas frame, or any mapping from names to columns. Columns with
 units are converted to those that the model was trained with; plain numbers are taken to be in these. Conditions that
@@ -29,7 +29,7 @@ DISTANCES_PER_CALL = 2**22  # distances computed together
 
 
 def condition_factors(model: GalaxyModel, units: Callable[[str], str]) -> Float[np.ndarray, "c"]:
-    """Return what the columns of a survey are multiplied by to be conditions of a model.
+    """Return the factors from the columns of a survey to the conditions of a model.
 
     Args:
         model: A model with a flow.
@@ -47,7 +47,7 @@ def condition_factors(model: GalaxyModel, units: Callable[[str], str]) -> Float[
 
 
 def _factor(words: str, expected: str, name: str) -> float:
-    """How many of the expected unit one of the other is; units that nobody stated are taken to be the same."""
+    """Ratio of a unit to the expected one; units that are not stated are taken to be the same."""
     if words == expected or "not stated" in (words, expected) or not words or not expected:
         return 1.0
     import astropy.units as u
@@ -86,7 +86,7 @@ def conditions_for(
 
 
 def given_conditions(model: GalaxyModel, conditions: Any, n: int) -> Float[np.ndarray, "n c"]:
-    """Return what somebody gives as the conditions of n galaxies as numbers, in the model's units.
+    """Return given conditions of n galaxies as numbers, in the model's units.
 
     Args:
         model: A model with a flow.
@@ -124,7 +124,7 @@ def condition_names(model: GalaxyModel) -> tuple[str, ...]:
 
 
 def outside_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, "n"]:
-    """Tell which rows ask for what the model has not been trained on (:mod:`hiergal.model.trained_range`).
+    """Find conditions outside the range of the training set (:mod:`hiergal.model.trained_range`).
 
     Args:
         model: A model with a flow.

@@ -58,7 +58,7 @@ def galaxy_guide(
 
 
 def output_count(latents: int, covariance: Covariance) -> int:
-    """Return how many numbers describe one galaxy's posterior.
+    """Return the number of parameters of one galaxy's posterior.
 
     Example:
         >>> output_count(16, "diagonal"), output_count(16, "full")

@@ -10,7 +10,7 @@ __all__ = ["Provenance"]
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model was trained on, and in which units it speaks.
+    """Training survey of a model, and the units of its fluxes and conditions.
 
     Attributes:
         survey: Name of the survey.

@@ -330,7 +330,7 @@ def check_model(model: Any) -> GalaxyModel:
 
 
 class ParameterCounts(NamedTuple):
-    """How many numbers a model has.
+    """Numbers of parameters of a model.
 
     Attributes:
         encoder: Of the guide's network.

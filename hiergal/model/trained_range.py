@@ -41,7 +41,7 @@ _KEPT: dict[int, tuple[weakref.ref, Any]] = {}  # densities of models in use
 
 
 class RangeCheck(NamedTuple):
-    """How rows of conditions lie to the trained range.
+    """Position of rows of conditions relative to the trained range.
 
     Attributes:
         outside: Whether a row is outside, [n].
@@ -139,7 +139,7 @@ def check_outside(
 
 
 def can_be_computed(conditions: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, "n"]:
-    """Tell which rows are numbers that networks in float32 can compute with, whatever they mean.
+    """Find the rows that networks in float32 can compute with, whatever they mean.
 
     Example:
         >>> can_be_computed(np.array([[22.0], [99.0], [np.nan], [1e20]]))
@@ -150,7 +150,7 @@ def can_be_computed(conditions: Float[np.ndarray, "n c"]) -> Bool[np.ndarray, "n
 
 
 def describe_outside(model: GalaxyModel, conditions: Float[np.ndarray, "n c"], found: RangeCheck) -> str:
-    """Say in a sentence how many rows are outside, of which range, and which is the first."""
+    """Describe in a sentence how many rows are outside, of which range, and which is the first."""
     ranges = ", ".join(
         f"{name} from {low:.4g} to {high:.4g}"
         for name, (low, high) in model.provenance.condition_ranges.items()

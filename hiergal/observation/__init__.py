@@ -1,4 +1,4 @@
-"""What is observed: stamps with PSF, noise, mask and catalogue row in one record, and the doors that lead there."""
+"""Observations: stamps with PSF, noise, mask and catalogue row in one record, and the ways to make them."""
 
 import lazy_loader
 

@@ -116,7 +116,7 @@ def native_mask(value: Any, name: str = "mask") -> Any:
 
 
 class Unpacked(NamedTuple):
-    """What a rich array consists of.
+    """Parts of an array with units or a mask.
 
     Attributes:
         values: Its numbers, native floats of 32 or 64 bits.

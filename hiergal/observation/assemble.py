@@ -188,7 +188,7 @@ def _photometry(
     magnitude_zero_point: Any,
     scale: float,
 ) -> tuple[Photometry | None, float, dict[str, float]]:
-    """What fluxes are in, and what images and each kind of noise are multiplied by to be so."""
+    """Flux unit and zero point, and the factors that convert images and each kind of noise to them."""
     unit = parts.unit if flux_unit is None else flux_unit
     if unit is None:
         named = [name for name, part in noise.items() if part.unit is not None]
@@ -216,7 +216,7 @@ def _photometry(
 
 
 def _conversion(own: Any, target: Any, power: int, name: str) -> float:
-    """What numbers in a unit are multiplied by to be in (a power of) another; plain numbers are in it already."""
+    """Factor that converts numbers in a unit to (a power of) another; 1 for plain numbers."""
     if own is None:
         return 1.0
     import astropy.units as u

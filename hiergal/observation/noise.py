@@ -128,7 +128,7 @@ class NoiseModel(Record, ABC):
             yield from parameter_problems(f"noise.{name}", values, parameter, mask, identifier)
 
     def header(self) -> dict[str, Any]:
-        """Return what holds for all galaxies, as JSON holds it: by default the static fields."""
+        """Return the settings common to all galaxies, in JSON types: by default the static fields."""
         fields = [field for field in dataclasses.fields(cast(Any, self)) if field.metadata.get("static")]
         return {field.name: getattr(self, field.name) for field in fields}
 

@@ -140,7 +140,7 @@ class Observation(Record):
         return self.replace(image=image, noise=self.noise.scaled(factor), photometry=photometry)
 
     def bare(self) -> "Observation":
-        """Return what compiled programs take: no catalogue, names or photometry, which would compile them again."""
+        """Return the arrays alone: no catalogue, names or photometry, with which programs would be compiled again."""
         rows = np.arange(len(self), dtype=np.int32)
         return self.replace(catalog={}, identifier=rows, photometry=None)
 

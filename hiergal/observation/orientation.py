@@ -12,7 +12,7 @@ __all__ = ["Orientation", "reorient_stamps", "select_galaxies"]
 
 
 class Orientation(NamedTuple):
-    """Which galaxies of a batch to mirror about the centre of their stamps, and whose axes to exchange afterwards.
+    """Reflections of the galaxies of a batch about the centre of their stamps, followed by transpositions.
 
     Attributes:
         flip_y: Which to turn upside down.

@@ -76,7 +76,7 @@ class Photometry(msgspec.Struct, frozen=True):
     magnitude_zero_point: float
 
     def factor_to(self, other: "Photometry") -> float:
-        """Return what fluxes of this statement are multiplied by to be those of another: exactly 1 for one zero point.
+        """Return the factor from fluxes of this photometry to those of another: exactly 1 for one zero point.
 
         Raises:
             ValueError: If the two are of different magnitude systems, or contradict themselves.
@@ -219,7 +219,7 @@ def table_unit(flux_unit: str) -> str | None:
 
 
 def surface_factor(flux_unit: str, pixel_scale_arcsec: float) -> float | None:
-    """Return what pixels of surface brightness are multiplied by to hold ``SURFACE_UNIT``; None for other units.
+    """Return the factor from pixels of surface brightness to ``SURFACE_UNIT``; None for other units.
 
     Args:
         flux_unit: A unit in words.
@@ -275,7 +275,7 @@ def _is_st(unit: Any, zero_point: float) -> bool:
 
 @lru_cache(maxsize=256)
 def _unit(words: str) -> Any:
-    """What Astropy makes of a unit in words, without "per pixel"; None if it knows no such unit."""
+    """Astropy unit of a text, without "per pixel"; None if Astropy cannot parse it."""
     import astropy.units as u
 
     text = re.sub(r"\s*(per|/)\s*(pixel|pix)$", "", words.strip().lower())

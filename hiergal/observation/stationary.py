@@ -108,7 +108,7 @@ class StationaryNoise(NoiseModel, kind="stationary"):
         return np.asarray(self.power, float)
 
     def _weight(self) -> np.ndarray:
-        """How many modes of the full plane each column of the half plane stands for."""
+        """Number of modes of the full plane for each column of the half plane."""
         columns = np.arange(self.power.shape[-1])
         alone = (columns == 0) | ((self.width % 2 == 0) & (columns == self.width // 2))
         weight = np.where(alone, 1.0, 2.0).astype(np.float32)

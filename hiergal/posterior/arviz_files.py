@@ -122,7 +122,7 @@ def _in_words(attributes: Mapping[str, Any]) -> bytes:
 
 
 def _encodings(tree: Any, encoding: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """How each variable is stored: with a checksum, so that no changed byte is read as a number."""
+    """Encodings of the variables on disk: with a checksum, so that no changed byte is read as a number."""
     return {
         node.path: {name: encoding(one) for name, one in node.to_dataset(inherit=False).variables.items()}
         for node in tree.subtree

@@ -63,7 +63,7 @@ BAND = (0.025, 0.975)
 
 @record
 class FitChecks(Record):
-    """How well galaxies are fitted, and how unusual they are; the table at the top of this page says by what.
+    """Quality of fits, and atypical galaxies; the table at the top of this page defines each check.
 
     Attributes:
         identifier: Identifier of each galaxy.

@@ -206,7 +206,7 @@ def _judged(
 
 
 class _Galaxies(NamedTuple):
-    """What inference knows of each galaxy."""
+    """Inputs of inference for each galaxy."""
 
     observation: Observation
     prior: LatentFlow

@@ -1,4 +1,4 @@
-"""What an inference needs, checked before anything is computed."""
+"""Input checks of an inference, before anything is computed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -111,7 +111,7 @@ def rows_of_psf(psf: PSF, rows: Array) -> PSF:
 
 
 def bad_observations(observation: Observation) -> Int[np.ndarray, "n"]:
-    """Look for galaxies of a survey that cannot be inferred, so that they do not stop the others.
+    """Find galaxies of a survey that cannot be inferred, so that they do not stop the others.
 
     Args:
         observation: The galaxies.
@@ -132,7 +132,7 @@ def bad_observations(observation: Observation) -> Int[np.ndarray, "n"]:
 
 
 class JudgedConditions(NamedTuple):
-    """Which galaxies something is known of.
+    """Division of galaxies into those with usable conditions and those without.
 
     Attributes:
         groups: Rows with conditions that can be used, and these; rows without, and None. Both together are all rows.

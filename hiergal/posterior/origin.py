@@ -1,4 +1,4 @@
-"""What a posterior was inferred from, which its methods look up: model, galaxies, and what was known of them.
+"""Origin of a posterior, for its methods: model, galaxies, and what was known of them.
 
 A posterior refers to it and does not own it: JAX's tree functions, files and other processes get the numbers alone, and
 a pickle has the galaxies but not the model. :meth:`hiergal.Posterior.attach` gives it back.

@@ -343,7 +343,7 @@ class Posterior(Record):
         return made
 
     def _kept(self, *, model: bool = True) -> Origin:
-        """Return what it was inferred from."""
+        """Return its origin."""
         origin = self.origin
         if origin is None or (model and origin.model is None):
             lacks = "its model and its galaxies" if origin is None else "its model"

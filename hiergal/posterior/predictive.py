@@ -1,4 +1,4 @@
-"""What a posterior predicts: new stamps of the same galaxies, and how probable the observed pixels are (Eqs. 1, 4, 5).
+"""Posterior predictions: new stamps of the same galaxies, and the probability of observed pixels (Eqs. 1, 4, 5).
 
 With draws z of a galaxy's posterior, a replicated stamp is x_rep = PSF * g(z) + n with fresh noise n, and the pointwise
 log-likelihood is log p(x_i | z) of each pixel i. Where misfit counted as noise in the inference, the variance of the

@@ -1,4 +1,4 @@
-"""Where posteriors come from, as tables and ArviZ files say it in their metadata.
+"""Provenance of posteriors, in the metadata of tables and ArviZ files.
 
 =========================  ============  ===============================================================
 attribute (ArviZ)          table         holds
@@ -41,7 +41,7 @@ CARDS = {
 
 
 def provenance_of(model: GalaxyModel, **choices: str | int | float) -> dict[str, str | int | float]:
-    """Return what a result of a model says of its origin.
+    """Return the provenance of a result of a model.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""How light is distributed in noise-free images: concentration, Gini and M20, in batches on the device.
+"""Structure of noise-free images: concentration, Gini and M20, in batches on the device.
 
 For draws from posteriors, of which there are hundreds for each galaxy; noisy stamps with neighbours are measured by
 ``hiergal.measure.morphology``. The definitions are those of Lotz et al. (2004, Eqs. 6 to 10) for an image without

@@ -360,7 +360,7 @@ def _in_fits(unit: Any) -> bool:
 
 
 def check_table_name(path: str | Path) -> None:
-    """See to it that a name is one of the formats of tables, and that this format can be written here.
+    """Check that a name has the suffix of a table, and that this format can be written here.
 
     Raises:
         ValueError: If it ends in something else, or what writes it is not installed.

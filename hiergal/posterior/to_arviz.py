@@ -182,7 +182,7 @@ def _draws(posterior: Posterior, chains: int, flux_unit: str, zero_point: float)
 
 
 def _taken(predictive: Prediction, posterior: Posterior, chains: int) -> np.ndarray:
-    """Which draws of each chain a prediction has."""
+    """Indices of the draws of each chain that a prediction has."""
     if not np.array_equal(predictive.identifier, posterior.identifier):
         raise ValueError(
             "predictive: expected the galaxies of the posterior in the same order, got others; predict these"

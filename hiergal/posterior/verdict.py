@@ -156,7 +156,7 @@ def count_flags(flag: Int[np.ndarray, "n"]) -> dict[str, int]:
 
 
 def describe_flags(flag: Int[np.ndarray, "n"]) -> str:
-    """Say in words how many galaxies are flagged, and for what.
+    """Describe in words how many galaxies are flagged, and for what.
 
     Example:
         >>> describe_flags(np.array([0, 1, 3]))
@@ -170,7 +170,7 @@ def describe_flags(flag: Int[np.ndarray, "n"]) -> str:
 
 
 def explain_flags(flag: int) -> list[str]:
-    """Say in words what speaks against the posterior of one galaxy, a sentence for each bit.
+    """Describe the flags of one galaxy, a sentence for each bit.
 
     Args:
         flag: Its flag.
@@ -256,7 +256,7 @@ def _outside(
     summary: dict[str, np.ndarray],
     checks: dict[str, np.ndarray],
 ) -> dict[Flag, np.ndarray]:
-    """What is outside the trained ranges, where the model has them."""
+    """Flags of galaxies outside the trained ranges, where the model has them."""
     ranges: dict[str, Any] = model.provenance.trained_ranges
     bits = {}
     for name, bit in (("flux", Flag.FLUX_OUTSIDE), ("hlr_arcsec", Flag.SIZE_OUTSIDE)):

@@ -202,7 +202,7 @@ def _check_complete(model: GalaxyModel, source: Path) -> None:
 
 
 def _metrics(validation: Path, calibrations: list[Path], source: Path) -> dict[str, Any]:
-    """What was measured, of this model as it is."""
+    """Measured quality of this model as it is."""
     if not calibrations:
         raise ValueError("calibrations: expected at least one, got none; run `hiergal calibrate`")
     files = {"validation": validation / "metrics.json"}
@@ -282,7 +282,7 @@ def _measured(file: Path, kind: type) -> dict[str, Any]:
 
 
 def _drawn(model: GalaxyModel, stored: GalaxyModel) -> tuple[dict[str, float], dict[str, Any]]:
-    """What half precision changes, and how often stamps cut galaxies off: of some of the population's."""
+    """Errors by half precision, and the fraction of truncated galaxies, for some of the population."""
     from hiergal.simulate.profiles import profiles_from_base
 
     conditions = np.asarray(model.population)[:CHECKED]

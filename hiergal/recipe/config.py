@@ -173,7 +173,7 @@ class PyramidEncoderConfig(
 
 
 class AugmentationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the galaxies of a step are varied; not at all by default.
+    """Augmentation of the galaxies of a step; none by default.
 
     Attributes:
         symmetries: Whether to mirror stamps, and to turn those that are square by right angles, at random.
@@ -185,7 +185,7 @@ class AugmentationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class TrainingAidsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which aids training gets; none by default.
+    """Training aids; none by default.
 
     Attributes:
         transverse_steps: Steps until no map is copied any more at full resolution; each level below takes twice as
@@ -205,7 +205,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What training maximises (Lanusse et al. 2020, Eq. 10, Table 1).
+    """Objective of the training (Lanusse et al. 2020, Eq. 10, Table 1).
 
     Attributes:
         free_bits: The lambda of Eq. (10) [nats].
@@ -229,7 +229,7 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the model and its guide are fitted.
+    """Optimisation of the model and its guide.
 
     Attributes:
         steps: Number of optimiser steps.

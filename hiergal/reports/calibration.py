@@ -1,4 +1,4 @@
-"""What a calibration found, on disk: ``calibration.json`` with each verdict, and three figures.
+"""Results of a calibration on disk: ``calibration.json`` with each verdict, and three figures.
 
 =====================  =================================================================================
 ``calibration.json``   coverage of each quantity, diagnostics, verdicts

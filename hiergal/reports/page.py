@@ -56,7 +56,7 @@ class Finding(NamedTuple):
 
 
 def verdict_lines(findings: Sequence[Finding]) -> list[str]:
-    """Say what missed its goal, and what to do about it, before anything else: a line for each, after one of counts.
+    """List the missed goals, and what to do about each, after a line of counts.
 
     Example:
         >>> verdict_lines([Finding("coverage", "43 %", "60 to 76 %", False, "Use --method flow.")])[1]
@@ -145,7 +145,7 @@ def write_report(
 
 
 def check_report_folder(folder: str | Path, files: Iterable[str], *, overwrite: bool = False) -> None:
-    """See to it that a report may be written into a folder: see :mod:`hiergal.runtime.output` for the rule.
+    """Check that a report may be written into a folder: see :mod:`hiergal.runtime.output` for the rule.
 
     Args:
         folder: The folder.
@@ -179,7 +179,7 @@ def check_report_folder(folder: str | Path, files: Iterable[str], *, overwrite: 
 
 
 def check_page(page: str | Path, *, overwrite: bool = False) -> None:
-    """See to it that a page that is one file may be written, by the rule of :func:`check_report_folder`.
+    """Check that a page that is one file may be written, by the rule of :func:`check_report_folder`.
 
     Args:
         page: The file.

@@ -1,4 +1,4 @@
-"""What a validation found, on disk: numbers, tables, figures for a paper, and a page that says it in words.
+"""Results of a validation on disk: numbers, tables, figures for a paper, and a page with a summary in words.
 
 ==========================  ========================================================================================
 ``metrics.json``            every number, nested
@@ -108,7 +108,7 @@ def write_validation(
 
 
 def summary_of(found: Validation, *, name: str, alpha: float = ALPHA) -> str:
-    """Say in words what passed, what failed and by how much.
+    """Summarise in words what passed, what failed and by how much.
 
     Args:
         found: What was found.

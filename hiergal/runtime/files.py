@@ -103,7 +103,7 @@ def locked(file: Path, what: str) -> Iterator[None]:
 
 
 def check_room(path: Path, size: int) -> None:
-    """See to it that a file of some bytes can be written, for libraries that do not survive a full disk.
+    """Check the free space for a file, for libraries that do not survive a full disk.
 
     Args:
         path: Where the file will be; what is there goes.

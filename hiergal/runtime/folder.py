@@ -48,7 +48,7 @@ class RunFolder:
 
     @property
     def results(self) -> dict[str, Any]:
-        """What a finished run noted."""
+        """Results that a finished run noted."""
         return _read(self._mark).get("results", {})
 
 
@@ -92,7 +92,7 @@ def owned_folder(
 
 
 def is_finished(folder: str | Path, kind: str, run: Mapping[str, Any]) -> bool:
-    """Tell whether a run is finished, without owning its folder: for the other processes of a job."""
+    """Return whether a run is finished, without owning its folder: for the other processes of a job."""
     before = _read(resolved(folder) / f"hiergal-{kind}.json")
     return bool(before.get("finished")) and before.get("digest") == digest_of(run)
 

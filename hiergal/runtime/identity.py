@@ -1,4 +1,4 @@
-"""What a run is: all that decides its numbers, and the digest by which its result and its parts know it again."""
+"""Identity of a run: all that decides its numbers, and the digest that its result and its parts are matched by."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

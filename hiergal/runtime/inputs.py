@@ -1,4 +1,4 @@
-"""What may be read: files and folders, never a pipe or a device, which can keep a command waiting for ever.
+"""Permitted inputs: files and folders, never a pipe or a device, which can keep a command waiting for ever.
 
 Every command and every reader of the package takes its inputs through :func:`input_path`; it opens nothing.
 """

@@ -43,18 +43,18 @@ class GaussianPosterior(Record):
         return self.mean[None] + jnp.einsum("nij,snj->sni", self.scale, v)
 
     def standardized(self, z: Float[Array, "s n d"]) -> Float[jax.Array, "s n d"]:
-        """Return how many standard deviations latents are from the mean, the inverse of :meth:`latents`."""
+        """Return latents in standard deviations from the mean, the inverse of :meth:`latents`."""
         away = jnp.moveaxis(z - self.mean[None], 0, -1)
         return jnp.moveaxis(jax.scipy.linalg.solve_triangular(self.scale, away), -1, 0)
 
     @property
     def leverage(self) -> Float[jax.Array, "n pixels"]:
-        """How much each pixel determines the fit: the diagonal of J covariance J^T."""
+        """Leverage of each pixel: the diagonal of J covariance J^T."""
         return jnp.sum(self.projection[..., : self.residual.shape[-1]] ** 2, axis=1)
 
     @property
     def remaining(self) -> Float[jax.Array, "n"]:
-        """How far one more Gauss-Newton step would go [standard deviations]: nowhere, from the mode."""
+        """Length of one more Gauss-Newton step [standard deviations]: zero at the mode."""
         both = jnp.concatenate([self.residual, self.base], axis=-1)
         return jnp.linalg.norm(jnp.einsum("nip,np->ni", self.projection, both), axis=-1)
 

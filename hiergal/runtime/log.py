@@ -49,5 +49,5 @@ def _plain_lines(text: str) -> str:
 
 
 def is_quiet() -> bool:
-    """Tell whether progress is to be kept back."""
+    """Return whether progress is hidden."""
     return LOGGER.level > logging.INFO

@@ -1,4 +1,4 @@
-"""What tells a result of hiergal from the files of others, and what is in a folder of ours that is not.
+"""Marks that distinguish results of hiergal from other files, and the foreign files in a folder of ours.
 
 Every result says inside what it is, and of which run: ``HIERGAL`` and ``HGRUN`` in the header of a FITS file or in the
 ``meta`` of a table, the attributes ``hiergal_kind`` and ``hiergal_run`` in the root of HDF5, netCDF and zarr, the
@@ -37,7 +37,7 @@ LARGEST_JSON = 2**26
 
 
 class Mark(NamedTuple):
-    """What a result of hiergal says of itself.
+    """Mark of a result of hiergal.
 
     Attributes:
         kind: What it is, such as "posterior table".
@@ -49,7 +49,7 @@ class Mark(NamedTuple):
 
 
 def mark_of(path: Path) -> Mark | None:
-    """Return what a file or folder says of itself, or None if it is not ours (or damaged beyond that).
+    """Return the mark of a file or folder, or None if it is not ours (or damaged beyond that).
 
     Args:
         path: Something that is there.

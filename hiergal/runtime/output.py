@@ -82,7 +82,7 @@ class Output:
 
     @property
     def result(self) -> Path:
-        """Where the result is made: a name in ``work`` with the suffix of the target."""
+        """Path of the unfinished result: a name in ``work`` with the suffix of the target."""
         return self.work / f"result{self.target.suffix}"
 
     def ready(self) -> None:
@@ -189,7 +189,7 @@ def check_output(
 
 
 def check_inputs(path: str | Path, inputs: Iterable[str | Path | None]) -> None:
-    """See to it that an output is no input, holds none, and lies in none.
+    """Check that an output is no input, holds none, and lies in none.
 
     Raises:
         FileExistsError: If it does.
@@ -268,7 +268,7 @@ def _exists(target: Path, mark: Mark) -> FileExistsError:
 
 
 def _standing(target: Path) -> tuple[int, int, int] | None:
-    """What stands at a name, to notice when it is another thing; None for nothing, or an empty folder."""
+    """Device, inode and time of what has a name, to notice replacements; None for nothing, or an empty folder."""
     try:
         about = os.stat(target)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What all figures share: colours, plain axes, and pictures of them."""
+"""Common style of all figures: colours, plain axes, and pictures of them."""
 
 import io
 from typing import TYPE_CHECKING, Any

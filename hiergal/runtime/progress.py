@@ -46,7 +46,7 @@ def interruptions() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(what: str, total: int | None, *, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """Tell how far a block is while it runs: a bar on stderr in a terminal or notebook, lines in the log elsewhere.
+    """Show the progress of a block: a bar on stderr in a terminal or notebook, lines in the log elsewhere.
 
     A line comes at the start, with each note (an evaluation of a training, say), every ``LINE_SECONDS`` and at the end.
 

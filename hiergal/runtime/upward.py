@@ -12,7 +12,7 @@ __all__ = ["upward"]
 
 
 def upward(path: str) -> Any:
-    """Return what a module defines, by its whole name; the module loads now.
+    """Return an object of a module by its full name; the module is imported now.
 
     Args:
         path: Name with dots, such as ``hiergal.posterior.fit_checks.check_fits``.

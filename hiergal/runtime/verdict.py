@@ -1,4 +1,4 @@
-"""What a comparison of two samples of galaxies says, and the exchange of labels that most of them rest on.
+"""Two-sample tests of galaxies: the verdict, and the permutation of labels that most of them rest on.
 
 If both samples come from one population, it does not matter which galaxy carries which label: the statistic for random
 labels says what chance does. One galaxy is a row.
@@ -29,7 +29,7 @@ EXCHANGES_PER_CALL = 100  # exchanges at once
 
 
 class Verdict(NamedTuple):
-    """What a comparison found.
+    """Result of a two-sample test.
 
     Attributes:
         name: What was compared.

@@ -108,7 +108,7 @@ def _is_ours(work: Path) -> bool:
 
 
 def noted(work: Path) -> dict[str, Any]:
-    """Return what the run says of itself whose parts are there; empty if none does."""
+    """Return the description of the run that the parts belong to; empty if there is none."""
     try:
         return msgspec.json.decode((work / RUN).read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError):

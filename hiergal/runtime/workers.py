@@ -101,7 +101,7 @@ def process_pool(workers: int, environment: Mapping[str, str] | None = None) -> 
 
 
 def check_workers(workers: int, scheduler: str | None) -> None:
-    """See to it that so many processes can be had.
+    """Check that a number of processes can be started.
 
     Raises:
         ValueError: If there are none, or dask is needed and not installed.

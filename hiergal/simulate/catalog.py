@@ -51,7 +51,7 @@ NOISE = 1  # purpose of a key
 
 
 class Observing(msgspec.Struct, frozen=True):
-    """How a survey sees the galaxies.
+    """Survey in which galaxies are observed.
 
     Attributes:
         survey: Name of a survey that ``surveycodex`` knows.
@@ -279,7 +279,7 @@ def _read(source: Any, names: tuple[str, ...], with_identifiers: bool, columns: 
 
 
 def _check_survey(model: GalaxyModel, observing: Observing, exact: Exact) -> None:
-    """See to it that a survey shows nothing that the model does not know, or say so."""
+    """Compare the band and the PSF of a survey with those of the model; raise or warn where they differ."""
     from hiergal.simulate.galsim_objects import warn_of_narrow_psf
     from hiergal.simulate.survey_presets import compare_bands
 

@@ -1,4 +1,4 @@
-"""What a catalogue asks of the galaxies of a file: conditions, exact fluxes and sizes, and names that they keep."""
+"""Requests of a catalogue: conditions, exact fluxes and sizes, and the columns that are copied to the output."""
 
 import hashlib
 from collections.abc import Sequence

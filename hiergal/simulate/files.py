@@ -37,7 +37,7 @@ SUFFIXES = (".fits", ".hdf5", ".zarr")
 
 
 class GalaxyHeader(NamedTuple):
-    """What holds for all galaxies of a file.
+    """Header of a file of galaxies.
 
     Attributes:
         unit: Unit of the pixels.
@@ -215,7 +215,7 @@ def _take_room(file, size: int) -> None:
 
 
 def _place_of_images(path: Path, kind: str) -> tuple[int, str]:
-    """Where the images begin, and the type of their numbers."""
+    """Offset of the images [bytes], and the type of their pixels."""
     if kind == ".fits":
         from astropy.io import fits
 

@@ -53,7 +53,7 @@ ROWS_PER_CALL = 1024  # whose random numbers are drawn together
 
 
 def block_size() -> int:
-    """Return how many galaxies are computed together: enough to keep the device busy."""
+    """Return the number of galaxies that are computed together: enough to keep the device busy."""
     return BLOCK_OF_CPU if jax.default_backend() == "cpu" else BLOCK_OF_ACCELERATOR
 
 

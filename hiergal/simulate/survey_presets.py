@@ -20,7 +20,7 @@ ALIKE = 0.15  # in the logarithm of wavelengths: i, I, F814W and z are alike; g,
 
 
 class SurveyConditions(NamedTuple):
-    """How a survey observes in one band.
+    """Observing conditions of a survey in one band.
 
     Attributes:
         pixel_scale: Width of a pixel [arcsec].
@@ -59,7 +59,7 @@ class BandComparison(NamedTuple):
 
 @lru_cache
 def survey_conditions(survey: str, band: str) -> SurveyConditions:
-    """Look a survey up in surveycodex.
+    """Read the observing conditions of a survey from surveycodex.
 
     Args:
         survey: Name of the survey, such as ``LSST``, ``HSC``, ``Euclid_VIS``, ``Roman_WFI``.

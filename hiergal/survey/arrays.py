@@ -1,4 +1,4 @@
-"""What a batch of galaxies becomes on disk: checked arrays by name, in the precision in which they are written.
+"""Arrays of a batch of galaxies on disk: checked, by name, in the precision in which they are written.
 
 The names and types are those of the table in :mod:`hiergal.survey.store`; :mod:`hiergal.survey.writer` writes them.
 """

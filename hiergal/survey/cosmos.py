@@ -247,7 +247,7 @@ def write_cosmos_survey(
 
 @dataclass(frozen=True)
 class _Draw:
-    """What draws the galaxies of a survey, in any process."""
+    """Function that draws the galaxies of a survey, in any process."""
 
     catalog: str
     modified: int

@@ -1,4 +1,4 @@
-"""What a store on disk looks like, and whether one does: the schema behind :mod:`hiergal.survey.store`.
+"""Schema of a store on disk, and its check: behind :mod:`hiergal.survey.store`.
 
 The attributes of the root hold the schema's name and version, the :class:`StoreHeader`, the kind of noise,
 the names of the catalogue's columns and the number of galaxies. ``manifest.json`` lists every file with its
@@ -48,7 +48,7 @@ SUFFIX_UNITS = {"arcsec": "arcsec", "pix": "pixels", "rad": "rad"}
 
 
 class StoreHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What holds for a whole survey.
+    """Header of a survey.
 
     Attributes:
         survey: Name of the survey.

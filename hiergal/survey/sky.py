@@ -1,4 +1,4 @@
-"""How a stamp lies on the sky, of its WCS: pixel scale, position, and the direction of its axes.
+"""Orientation of a stamp on the sky, from its WCS: pixel scale, position, and the direction of its axes.
 
 Ellipticities of hiergal are relative to the axes of the stamp. A store of cutouts with a WCS has the columns ``ra_deg``
 and ``dec_deg`` (of the middle of the stamp, ICRS), ``north_rad`` and ``parity``: the position angle, from North through
@@ -20,7 +20,7 @@ STEP = 0.5  # pixels from the middle, to tell directions
 
 
 class SkyPlace(NamedTuple):
-    """Where a stamp lies: position of its middle [deg], position angle of its y axis [rad], and parity."""
+    """Place of a stamp: position of its middle [deg], position angle of its y axis [rad], and parity."""
 
     ra_deg: float
     dec_deg: float
@@ -46,7 +46,7 @@ def scale_of(header: Mapping[str, Any], where: str) -> float | None:
 
 
 def sky_of(header: Mapping[str, Any], shape: tuple[int, int]) -> SkyPlace | None:
-    """Return how a stamp lies on the sky; None if its header does not say.
+    """Return the place of a stamp on the sky; None without a WCS in its header.
 
     Args:
         header: Header of the image.

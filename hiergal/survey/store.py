@@ -337,7 +337,7 @@ def _check_noise_kind(path: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def _words_for(error: Exception, path: Path, name: str) -> str:
-    """Say what went wrong in reading: only damage is called damage."""
+    """Describe an error in reading: only damage is called damage."""
     words = str(error).partition(" [tensorstore_spec")[0]
     if DAMAGE.search(re.sub(r'"[^"]*"', "", words)):  # names of files are in quotes
         return (

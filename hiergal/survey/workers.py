@@ -48,7 +48,7 @@ class Task(NamedTuple):
 
 
 def choose_workers(workers: int | Executor | None, galaxies: int) -> int | Executor:
-    """Return how many processes draw so many galaxies: the number asked for, unless there is less work.
+    """Return the number of processes for so many galaxies: the number asked for, unless there is less work.
 
     Args:
         workers: Number of processes; None for one per available core, or fewer for few galaxies; an executor stays.

@@ -1,4 +1,4 @@
-"""Which galaxies a step of training sees, and how they come to the devices.
+"""Batches of training galaxies, and their transfer to the devices.
 
 The order is a function of a seed and the number of the step alone: a run that was stopped goes on with just the
 galaxies that it would have seen, on any number of devices and processes, from memory or from disk.
@@ -146,6 +146,6 @@ def rough_fluxes(galaxies: Galaxies) -> Float[np.ndarray, "n"]:
 
 
 def checksum_of(galaxies: Galaxies) -> int:
-    """Return what tells one set of galaxies from another: a checksum of the first ones, and of how many there are."""
+    """Return a checksum of a set of galaxies: of the first ones, and of their number."""
     first = galaxies[np.arange(min(CHECKED, len(galaxies)))]
     return zlib.crc32(np.ascontiguousarray(first.image).tobytes(), zlib.crc32(str(len(galaxies)).encode()))

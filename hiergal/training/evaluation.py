@@ -1,4 +1,4 @@
-"""How well a model in training explains galaxies that it does not learn from."""
+"""Evaluation of a model in training on galaxies that it does not learn from."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +25,7 @@ __all__ = ["Evaluation", "evaluator"]
 
 
 class Evaluation(NamedTuple):
-    """What :class:`~hiergal.training.history.TrainInfo` says of a set of galaxies."""
+    """Means over a set of galaxies, as in :class:`~hiergal.training.history.TrainInfo`."""
 
     elbo: float
     distortion: float

@@ -1,4 +1,4 @@
-"""How a training went."""
+"""Training curves."""
 
 from typing import TYPE_CHECKING
 

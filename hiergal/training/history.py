@@ -19,7 +19,7 @@ OLD_NAMES = {
 
 
 class TrainInfo(NamedTuple):
-    """What a person wants to see of an evaluation on the validation galaxies.
+    """Evaluation on the validation galaxies.
 
     Attributes:
         step: Steps done.

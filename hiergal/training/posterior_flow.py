@@ -38,7 +38,7 @@ FARTHEST = 12.0  # of w: beyond, no step had found the mode
 
 
 class Shapes(NamedTuple):
-    """What the flow learns from: places w of draws of each galaxy's posterior, and its features."""
+    """Training set of the flow: places w of draws of each galaxy's posterior, and its features."""
 
     w: Float[np.ndarray, "s n d"]
     features: Float[np.ndarray, "n f"]

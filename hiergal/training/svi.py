@@ -60,7 +60,7 @@ LEFT_OUT = (
 
 @record
 class TrainState(Record):
-    """What the next step of training needs.
+    """State of training between two steps.
 
     Attributes:
         svi: State of NumPyro's SVI: parameters, optimiser, key.
@@ -312,7 +312,7 @@ def _evaluated(svi: SVI, state: TrainState) -> Params:
 
 
 def _fingerprint(recipe: Recipe, key: jax.Array, train: Galaxies) -> dict[str, Any]:
-    """What makes a run this run: recipe, key, and what it learns from."""
+    """Identity of a run: recipe, key, and checksum of the training galaxies."""
     return {
         "recipe": msgspec.to_builtins(recipe),
         "key": np.asarray(jax.random.key_data(key)).tolist(),

@@ -146,7 +146,7 @@ def _train(
 
 
 def _fit_of(folder: str | Path) -> Fit:
-    """What a finished training found."""
+    """Fit of a finished training."""
     return Fit(load_model(Path(folder) / "model").params, read_history(folder))
 
 
@@ -176,7 +176,7 @@ def _psf_fwhm(galaxies: Galaxies) -> float:
 
 
 def room_for_galaxies() -> int:
-    """Return how many bytes of galaxies are kept on the devices: a part of their memory, half a GiB of the host's."""
+    """Return the memory for galaxies on the devices [bytes]: a part of theirs, half a GiB of the host's."""
     memory = jax.local_devices()[0].memory_stats() or {}
     return int(ROOM_OF_DEVICE * memory["bytes_limit"]) if "bytes_limit" in memory else ROOM_OF_HOST
 

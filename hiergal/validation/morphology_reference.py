@@ -62,7 +62,7 @@ class MorphologyReference:
 
 
 class MorphologyDistance(NamedTuple):
-    """How far a sample is from a reference in one statistic.
+    """Distance of a sample from a reference in one statistic.
 
     Attributes:
         distance: Kolmogorov-Smirnov distance of a curve, or total variation of a plane.

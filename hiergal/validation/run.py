@@ -60,7 +60,7 @@ FEWEST_GALAXIES = 10  # galaxies, for anything to be said
 
 
 class Validation(NamedTuple):
-    """What a validation found.
+    """Results of a validation.
 
     Attributes:
         observation: The real galaxies.

@@ -1,4 +1,4 @@
-"""How galaxies answer to shear: stamps sheared by a known amount, and measured by metacalibration.
+"""Shear response of galaxies: stamps sheared by a known amount, and measured by metacalibration.
 
 Weak lensing calibrates its measurements on simulated galaxies, so these must answer to shear as real ones do. Noisy,
 PSF-convolved stamps of any origin, with PSFs and noise alike, go through one pipeline, and it is asked whether its
@@ -54,7 +54,7 @@ Stamp = Float[np.ndarray, "y x"]
 
 
 class ShearFlag(IntFlag):
-    """What went wrong with the measurement of a stamp; 0 if nothing did."""
+    """Reasons of a failed measurement of a stamp; 0 if it succeeded."""
 
     NOT_FINITE = 1  # NaN or infinity in the stamp or its PSF
     NO_MOMENTS = 2  # adaptive moments of an image do not converge, or are those of negative light

@@ -40,7 +40,7 @@ CELLS = 50  # of PQMass, at most
 
 
 class Measured(NamedTuple):
-    """What was measured on a sample of stamps, one row for each: moments, morphology, and the sky around the galaxy."""
+    """Measurements of a sample of stamps, one row for each: moments, morphology, and the sky around the galaxy."""
 
     moments: Table
     morphology: Table
@@ -171,7 +171,7 @@ def compare(
 
 
 def cells_for(galaxies: int) -> int:
-    """Return how many cells PQMass divides so many galaxies into, of both samples together."""
+    """Return the number of cells in which PQMass counts so many galaxies, of both samples together."""
     return min(CELLS, galaxies // 10)
 
 

@@ -47,7 +47,7 @@ NAMES = ("survey.zarr", *TRAINING, "hiergal-training.json", "posterior.nc", *REA
 
 
 class Quickstart(NamedTuple):
-    """What a quickstart leaves.
+    """Results of a quickstart.
 
     Attributes:
         page: The report.

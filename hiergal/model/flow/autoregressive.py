@@ -62,7 +62,7 @@ class MaskedAutoregression(nn.Module):
         return LOG_SCALE_LIMIT * jnp.tanh(log_scale / LOG_SCALE_LIMIT)
 
     def _of_conditions(self, c: int) -> "_Affine":
-        """What conditions add to a hidden layer; nothing where there are none."""
+        """Affine map from conditions to their term in a hidden layer; zero without conditions."""
         if c == 0:
             return _Affine(jnp.zeros((0, self.hidden)), jnp.zeros(self.hidden))
         return _Affine(*Dense(self.hidden).weights(c))

@@ -36,7 +36,7 @@ START = -6.0  # before the softplus: a dark stamp, a hundredth of the noise of a
 
 
 class Transverse(NamedTuple):
-    """What the encoder lends to the generator in training.
+    """Feature maps that the encoder passes to the generator in training.
 
     Attributes:
         features: The encoder's image at each level, from the full resolution to the bottleneck.
@@ -50,7 +50,7 @@ class Transverse(NamedTuple):
 
 
 class Aided(NamedTuple):
-    """What the generator returns in training.
+    """Output of the generator in training.
 
     Attributes:
         profile: Light profiles [flux per pixel], [n, y, x].

@@ -1,4 +1,4 @@
-"""What a stage of the paper's networks is made of: a change of resolution, and a residual block.
+"""Stages of the paper's networks: a change of resolution, and a residual block.
 
 Images are ``[n, y, x, channel]``. With ``training=True`` gradients take the forms of
 :mod:`hiergal.model.nets.fast_gradients`, and there is no forward mode.

@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Misfit(NamedTuple):
-    """How much worse fits are than noise explains.
+    """Misfit: residuals in excess of the noise.
 
     Attributes:
         factor: By how much residuals exceed what noise explains, where they matter, [n].

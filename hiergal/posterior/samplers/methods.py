@@ -35,7 +35,7 @@ SIGNIFICANT = 5.0  # standard errors of a misfit that counts
 
 
 class Mode(NamedTuple):
-    """Where the posteriors of a batch of galaxies are.
+    """Modes of the posteriors of a batch of galaxies.
 
     Attributes:
         problem: The posteriors, with misfit counted as noise where it is significant.

@@ -41,14 +41,14 @@ TREE_DEPTH = 3  # at most
 
 
 class _Shared(NamedTuple):
-    """What all galaxies have in common."""
+    """Part of the target that all galaxies have in common."""
 
     model: GalaxyModel
     flow: ConditionalFlow | None
 
 
 class _Own(NamedTuple):
-    """What belongs to one galaxy."""
+    """Part of the target that belongs to one galaxy."""
 
     observation: Observation
     conditions: jax.Array

@@ -81,7 +81,7 @@ def laplace_of(
 
 
 def guide_features(found: GaussianPosterior, prior: LatentFlow) -> Float[jax.Array, "n f"]:
-    """Return what the shape of a posterior depends on: mode, logarithm of the scales, whether conditions were given.
+    """Return the features of a posterior: mode, logarithm of the scales, whether conditions were given.
 
     The first two are bounded, so that no galaxy is far from all that the flow was trained on.
     """

@@ -1,4 +1,4 @@
-"""Where the mode of the joint posterior of the sources of a scene is searched from.
+"""Starting points of the search for the mode of the joint posterior of the sources of a scene.
 
 The search starts from the guide, which sees each source's surroundings: first the fainter of each pixel and its mirror
 image about the source, then with the others subtracted.

@@ -143,7 +143,7 @@ def radial_profiles(
 
 
 def _verdict(one: Posterior) -> list[str]:
-    """Say in words what speaks against the posterior."""
+    """Describe in words the flags of the posterior."""
     if one.flag is None:
         return ["Not judged: inferred with verdict=False."]
     return explain_flags(int(one.flag[0])) or ["Nothing speaks against this posterior."]

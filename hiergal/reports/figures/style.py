@@ -1,4 +1,4 @@
-"""What all figures share: colours, the stretch of stamps, grids of stamps, plain axes.
+"""Common style of all figures: colours, the stretch of stamps, grids of stamps, plain axes.
 
 Everything is set on the figure itself, so that a reader's own matplotlib settings are neither needed nor changed.
 """

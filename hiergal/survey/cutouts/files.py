@@ -36,7 +36,7 @@ CATALOGS = ("csv", "ecsv", "fits", "parquet", "tsv", "txt", "xml", "hdf5", "csv.
 
 
 class Layout(NamedTuple):
-    """How the files of a survey are laid out, where they do not say it.
+    """Layout of the files of a survey, where they do not state it.
 
     Attributes:
         extensions: Extension of each role (:func:`hiergal.survey.cutouts.layouts.parse_extensions`).
@@ -183,7 +183,7 @@ def read_npz(path: Path, pixel_scale_arcsec: float | None) -> dict[str, Any]:
 
 
 def is_fits(path: str | Path) -> bool:
-    """Tell whether a path is a file with the name of a FITS file."""
+    """Return whether a path is a file with the name of a FITS file."""
     path = Path(path)
     return path.name.endswith(ENDINGS) and path.is_file()
 
@@ -250,7 +250,7 @@ def _identifiers_of(files: list[Path]) -> np.ndarray:
 
 
 def _pixels_of(unit: str, pixel_scale_arcsec: float) -> str:
-    """Say how wide the pixels of a column are."""
+    """Unit of a column, with the width of its pixels where it is in pixels."""
     return f"{pixel_scale_arcsec:.10g} arcsec pixels" if unit in ("pix", "pixel") else unit
 
 

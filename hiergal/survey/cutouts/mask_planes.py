@@ -50,7 +50,7 @@ def parse_bad_bits(words: str | int | None) -> int | tuple[str, ...] | None:
 def bad_pixels(
     values: Any, header: Mapping[str, Any], bad: int | tuple[str, ...] | None, where: str
 ) -> Bool[np.ndarray, "y x"]:
-    """Tell which pixels a mask excludes.
+    """Find the pixels that a mask excludes.
 
     Args:
         values: The mask.

@@ -30,7 +30,7 @@ PSF_OFF = 0.5  # pixels
 
 
 class MapCheck:
-    """What is noted while a survey is read, and told at its end."""
+    """Plausibility check of noise maps, masks and PSFs, collected while a survey is read and reported at its end."""
 
     def __init__(self, kind: str) -> None:
         self.kind, self.ratios, self.pixels = kind, [], 0

@@ -78,7 +78,7 @@ def resampled_psf(
 
 
 def centre_offset(psf: Float[np.ndarray, "py px"]) -> Float[np.ndarray, "2"]:
-    """Return how far the centre of a PSF's light lies from the middle of its stamp, (y, x) [pixels].
+    """Return the offset of the centre of a PSF's light from the middle of its stamp, (y, x) [pixels].
 
     The light around the brightest pixel, above half of it, tells the centre: wings and noise move it little.
 
@@ -94,7 +94,7 @@ def centre_offset(psf: Float[np.ndarray, "py px"]) -> Float[np.ndarray, "2"]:
 
 
 def _matrix(n: int, ratio: float) -> Float[np.ndarray, "m n"]:
-    """What n pixels of an axis contribute to those ``ratio`` times as wide."""
+    """Resampling matrix from n pixels of an axis to pixels ``ratio`` times as wide."""
     m = max(1, int(np.floor(n / ratio + 1e-6)))
     m -= 1 - m % 2  # those that the stamp covers, with the middle on a pixel
     padded = 2 * n + 1  # so that what leaves one end does not come back at the other

@@ -280,7 +280,7 @@ def write_cutouts_survey(
 
 
 def _digest_of(source: str | Path | Observation) -> str:
-    """What tells one source of cutouts from another."""
+    """Digest of a source of cutouts."""
     if isinstance(source, Observation):
         return digest_of_arrays(jax.tree.leaves(source))
     return digest_of_files(source, below=False)

@@ -1,4 +1,4 @@
-"""What the galaxies of the mock survey are made of: spheroids, discs, and the structure that smooth profiles lack.
+"""Light profiles of the mock survey: spheroids, discs, and the structure that smooth profiles lack.
 
 Spheroids are Sersic profiles; discs carry a bulge, spiral arms, a bar, star-forming knots, lopsidedness and bends, and
 now and then a second nucleus or a companion, more of it in large and bright late types. The fluxes of all parts add

@@ -72,7 +72,7 @@ class MeasuredNoise(NamedTuple):
         return self.groups.get(group, self.whole)
 
     def summary(self) -> dict[str, Any]:
-        """Return what a survey records."""
+        """Return the entry for the survey's description."""
         each = {str(name): spectrum.summary() for name, spectrum in self.groups.items()}
         return each if len(each) > 1 else {ALL: self.whole.summary()}
 

@@ -96,7 +96,7 @@ class NoiseSpectrum(NamedTuple):
         return np.maximum(power, LOWEST * mean[np.minimum(band, len(mean) - 1)])
 
     def summary(self) -> dict[str, Any]:
-        """Return what a survey records: level, bands, errors, and the ratio to the given spectrum."""
+        """Return the entry for the survey's description: level, bands, errors, and the ratio to the given spectrum."""
         bands = [self.frequency, self.power, self.error, self.given, self.power / self.given]
         names = ("frequency", "power", "error", "given", "ratio")
         return {
@@ -153,7 +153,7 @@ class NoiseStack:
                 self._work()
 
     def result(self) -> NoiseSpectrum:
-        """Return what the stack says.
+        """Estimate the noise spectrum from the stack.
 
         Raises:
             ValueError: If too few pixels are free of sources.
@@ -220,7 +220,7 @@ class NoiseStack:
         return given + taper * (measured - given)
 
     def _lost_by_detection(self, correlation: np.ndarray) -> np.ndarray:
-        """Return what correlations lose as peaks of the noise itself are masked: from noise of that correlation."""
+        """Estimate the bias of correlations as peaks of the noise itself are masked, from noise of that correlation."""
         with_masks, without = (np.zeros((3, *self._pairs.shape[1:])) for _ in range(2))
         none = np.zeros(self.shape, bool)
         for image in _drawn_noise(correlation, self.shape):
@@ -318,7 +318,7 @@ def _autocorrelation(image: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _stacked(image: np.ndarray, weight: np.ndarray, reach: int) -> np.ndarray:
-    """Return what a stamp adds to the stack: products, pairs, and shares of each lag in the variance of its mean."""
+    """Return the sums of a stamp for the stack: products, pairs, and shares of each lag in the variance of its mean."""
     total = weight.sum()
     mean = (weight * image).sum() / total
     pairs = _autocorrelation(weight, reach)

@@ -94,7 +94,7 @@ def read_catalog(
 
 
 def parse_columns(columns: Mapping[str, str] | Sequence[str] | None) -> dict[str, tuple[str, Any]]:
-    """Return what columns are called in a catalogue, and their units where these are said.
+    """Return the names of columns in a catalogue, and their units where these are given.
 
     Args:
         columns: Names, as for :func:`read_catalog`.

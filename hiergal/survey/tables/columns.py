@@ -56,7 +56,7 @@ def unit_from(words: Any) -> Any:
 
 
 def column_of(name: str, there: Sequence[str], where: str = "catalog") -> str | None:
-    """Return what a column is called in a catalogue: by this name, or by this name in another case; None if not there.
+    """Return the name of a column in a catalogue: this one, or this one in another case; None if not there.
 
     Raises:
         ValueError: If several differ only in case, and none is called just that.

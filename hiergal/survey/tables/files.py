@@ -43,7 +43,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
 
 class Choice(NamedTuple):
-    """What of a file is read.
+    """Selection of a table of a file, and of its columns.
 
     Attributes:
         names: Columns that are needed; None for all.
@@ -159,7 +159,7 @@ def table_from(source: Any) -> "Table":
 
 
 def _reader_of(start: bytes) -> Callable[[Path, Choice], "Table"] | None:
-    """What reads a file that starts like this; None for what is no table."""
+    """Reader of files that start like this; None for what is no table."""
     head = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(b"SIMPLE  ="):
         return _of_fits
@@ -180,7 +180,7 @@ def _reader_of(start: bytes) -> Callable[[Path, Choice], "Table"] | None:
 
 
 def _opener_of(path: Path) -> Callable[..., Any] | None:
-    """What opens a compressed file; None for others."""
+    """Function that opens a compressed file; None for others."""
     with path.open("rb") as file:
         start = file.read(6)
     return next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), None)
@@ -228,7 +228,7 @@ def _chosen(
     *,
     all_names: Mapping[Any, list[str]] | None = None,
 ) -> Any:
-    """Which of several tables is meant."""
+    """Selected table among several."""
     if choice.hdu is not None:
         for place in all_names or names:
             if (

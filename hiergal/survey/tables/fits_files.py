@@ -75,7 +75,7 @@ def open_fits(path: str | Path, what: str = "a FITS file") -> Iterator[Any]:
 
 
 def _missing_extensions(hdus: Any) -> str:
-    """Tell what the primary header announces and the file does not have."""
+    """Name the extensions that the primary header announces and the file does not have."""
     announced = hdus[0].header.get("NEXTEND")
     if isinstance(announced, int) and len(hdus) - 1 < announced:
         return f"{announced - len(hdus) + 1} of {announced} extensions (NEXTEND)"

@@ -45,7 +45,7 @@ PROBABILITIES = (0.5, 0.68, 0.9, 0.95)
 
 
 class PosteriorScores(NamedTuple):
-    """How far each posterior is from the truth, and how much was learnt.
+    """Posterior z-score and contraction of each galaxy.
 
     Attributes:
         z_score: Posterior mean minus truth, in posterior standard deviations, [n].

@@ -1,4 +1,4 @@
-"""Where is the truth among the posterior draws of simulated galaxies? Ranks, one by one and in several dimensions.
+"""Rank statistics of simulated truths among posterior draws, for one quantity or several together.
 
 Draws are arrays [s, n] or [s, n, d]: s draws for each of n galaxies, of one quantity or of d; truths are [n] or [n, d].
 For exact posteriors the ranks are uniform; spread evenly over [0, 1], exactly so, however few the draws. Part of

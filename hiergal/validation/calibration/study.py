@@ -35,7 +35,7 @@ DECODED = 200  # galaxies decoded together
 
 
 class CalibrationStudy(NamedTuple):
-    """What a calibration found.
+    """Results of a calibration.
 
     Attributes:
         draws: Posterior draws of each quantity, [s, n].
