@@ -1,10 +1,10 @@
 # Each verb makes what it needs from nothing: a Python of 3.11 or later on the PATH is enough.
 #
 #   make quickstart   the whole path on a mock survey; the report is runs/quickstart/report.html
-#   make test         the tests, with line coverage
+#   make test         the tests
 #   make lint         style, docstrings and types
 #   make wheel        wheel and source distribution, and tests of the wheel in an environment of its own
-#   make check        all of it, the wheel and as many slow tests as 45 minutes allow too (what .ci/run calls)
+#   make check        all of it with line coverage, the wheel and as many slow tests as 45 minutes allow (what .ci/run calls)
 #   make clean        remove what these made; runs/ is yours and stays
 #
 # PYTHON=/path/to/python3.12 picks the interpreter, ARGS="..." adds arguments to the program that a verb runs.
@@ -14,8 +14,9 @@ BIN := $(VENV)/bin
 # Byte code is compiled on all cores afterwards; pip would do it on one.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
-# Two workers, and a file of tests stays on one of them, so that what its tests share is made once.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-fail-under 90
+# Two workers, and a file of tests stays on one of them, so that what its tests share is made once. Long files come
+# first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -36,7 +37,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ty check --python $(VENV)
 
 check: lint wheel
-	$(PYTEST) -m "" --slow-minutes 45 $(ARGS)
+	$(PYTEST) -m "" --slow-minutes 45 --cov --cov-fail-under 95 $(ARGS)
 
 # The source distribution is built, the wheel from it, and that is installed in an environment of its own, where every
 # module that it ships has to load and the tests of hub and GalSim to pass, outside the sources.
@@ -87,5 +88,5 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .ruff_cache .jax_cache
 	find hiergal tests inference -name __pycache__ -type d -prune -exec rm -rf {} +

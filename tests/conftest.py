@@ -6,26 +6,68 @@ float32; a test that needs float64 asks for the fixture ``x64``.
 """
 
 import atexit
+import contextlib
+import hashlib
 import logging
 import os
+import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Most of the tests' time goes into compiling programs that run once: let LLVM not optimise them. What users run is
-# compiled as users compile it where that matters (tests/test_stack.py).
+# Most of the tests' time goes into compiling programs that run once: let LLVM not optimise them, and XLA not write each
+# fusion as a kernel of its own, which takes half as long again. What users run is compiled as users compile it where
+# that matters (tests/test_stack.py).
 USERS_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = (
     f"{USERS_XLA_FLAGS} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false"
 )
-# What one process of this run has compiled, the others need not: workers and commands inherit the folder's name.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hiergal-tests-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# XLA's compiler adds two features to the processor's, and misses them in each program that it loads.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+CACHE = Path(__file__).parents[1] / ".jax_cache"
+CACHE_DAYS = 14
+
+
+def compilation_cache() -> Path:
+    """Return a folder for compiled programs, which this run's processes and later runs share.
+
+    JAX looks a program up by its text, its options and the version of jaxlib. The versions and the processor are in
+    the folder's name so that nothing compiled for another machine is loaded where a disk is shared.
+    """
+    try:
+        flags = next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
+        )
+    except (OSError, StopIteration):
+        flags = platform.processor()
+    processor = hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:8]
+    folder = CACHE / f"jax-{version('jax')}-jaxlib-{version('jaxlib')}-{processor}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a checkout that may not be written
+        folder = Path(tempfile.mkdtemp(prefix="hiergal-tests-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def forget_old_programs() -> None:
+    """Remove what was compiled long ago: of sources that have changed, or cut short when its process was killed."""
+    for path in CACHE.glob("*/*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - 86400 * CACHE_DAYS:
+                path.unlink()
+
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and commands inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compilation_cache())
+    forget_old_programs()
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
@@ -56,6 +98,27 @@ def pytest_addoption(parser):
 
 def pytest_configure():
     os.environ.setdefault("HIERGAL_TESTS_BEGAN", str(time.time()))  # workers inherit it
+
+
+# Files that take long, the longest first: a worker that began one of them last would be alone at the end.
+LONG = (
+    "test_end_to_end.py",
+    "test_samplers.py",
+    "test_galsim_config.py",
+    "test_verdict.py",
+    "test_survey_posteriors.py",
+    "test_deblend.py",
+    "test_posterior.py",
+    "test_lanusse2020.py",
+    "test_flow.py",
+    "test_docs.py",
+    "test_data_loss.py",
+    "test_noise.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 def pytest_runtest_setup(item):
@@ -93,6 +156,16 @@ def drawing_folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("drawing") / "toy"
     save_model(drawing_model(), path)
     return path
+
+
+@pytest.fixture
+def noise_as_given(monkeypatch):
+    """Cutouts whose noise is not measured beside the given one: that simulates a thousand stamps for each survey."""
+
+    def measure(*_):
+        raise ValueError("not measured in this test")
+
+    monkeypatch.setattr("hiergal.survey.cutouts.survey.measured_in_cutouts", measure)
 
 
 @pytest.fixture

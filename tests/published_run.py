@@ -1,5 +1,7 @@
 """A complete run, and all that is measured of it before it is published."""
 
+import functools
+
 import jax
 from toys import drawing_model
 
@@ -39,6 +41,7 @@ CALIBRATION = {
 }
 
 
+@functools.cache
 def complete_model():
     model = drawing_model()
     config = guide_flow_config(model.recipe)

@@ -29,8 +29,8 @@ TINY = recipe_from(
     {
         "name": "tiny",
         "shape": [32, 32],
-        "generator": {"channels": 4},
-        "encoder": {"channels": 4, "templates": 8, "features": 16},
+        "generator": {"latents": 8, "channels": 4, "blocks": 1},
+        "encoder": {"channels": 4, "blocks": 1, "templates": 8, "features": 16},
         "training": {"steps": 30, "batch": 16, "evaluate_every": 10},
         "flow": {"layers": 2, "hidden": 20, "steps": 20, "batch": 64, "draws": 2},
     }
@@ -92,9 +92,8 @@ def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
     command("survey", "mock", "--out", survey, "--galaxies", GALAXIES, "--stamp", 32, "--seed", 1)
     assert "chi-square" in command("train", survey, "--out", out, "--recipe", recipe_file)
     assert "log p(z | y)" in command("flow", survey, "--model", out / "model", "--condition", "mag_auto")
-    command(
-        "infer", survey, "--model", out / "model", "--out", tmp_path / "p.nc", "--limit", 3, "--draws", 10
-    )
+    few = ("--limit", 12, "--draws", 100)  # as many as the quickstart's, whose programs are compiled
+    command("infer", survey, "--model", out / "model", "--out", tmp_path / "p.nc", *few)
     command("sample", survey, "--model", out / "model", "--out", tmp_path / "g.fits", "--outside", "ignore")
     assert hiergal.load_model(out / "model").flow.config.conditions == ("mag_auto",)
 

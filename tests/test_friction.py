@@ -1,7 +1,5 @@
 """What users write when they have not read the manual: it works, or one line says what to write."""
 
-import subprocess
-import sys
 import warnings
 from functools import partial
 
@@ -141,7 +139,7 @@ def test_what_is_no_key(model, galaxies, posterior, key, unchecked):
 
 
 def test_several_keys_are_no_key(unchecked):
-    with pytest.raises(TypeError, match=r"key: expected one key, got 3 of shape \(3,\); take one .*key\[0\]"):
+    with pytest.raises(TypeError, match=r"key:.*got 3 of shape \(3,\); take one .*key\[0\]"):
         as_key(jax.random.split(jax.random.key(0), 3))
     with pytest.raises(TypeError, match="key: expected a key"):
         as_key(np.array([1, 2, 3], np.uint32))
@@ -287,35 +285,21 @@ def test_programs_with_random_weights_say_so(model, galaxies, key):
     assert len(said) == 1
 
 
-IN_DOUBLE = """
-import numpyro
-numpyro.enable_x64()
-import sys
-import jax, numpy as np, hiergal
-from hiergal.survey import open_store
-from numpyro.infer import Predictive
-model = hiergal.load_model(sys.argv[1])
-assert {leaf.dtype.name for leaf in jax.tree.leaves(model)} == {"float32"}
-galaxies = open_store(sys.argv[2]).read()
-found = hiergal.infer(model, galaxies, key=3, method="amortized", draws=10, batch=4, verdict=False)
-program = Predictive(model.program(), num_samples=2)
-made = jax.eval_shape(lambda: program(jax.random.key(0), galaxies.replace(image=None))["image"])
-assert made.shape == (2, *galaxies.image.shape)
-drawn = jax.eval_shape(lambda: model.decode(model.flow.sample(3, np.ones((2, 3), np.float32))))
-assert drawn.shape == (2, *model.recipe.shape)
-assert np.isfinite(found.profile_mean).all()
-np.save(sys.argv[3], model.encode(galaxies))
-"""
-
-
-def test_models_load_and_work_in_double_precision(model, galaxies, survey, tmp_path):
+def test_models_load_and_work_in_double_precision(model, galaxies, tmp_path):
     hiergal.save_model(model, tmp_path / "model")
-    arguments = [tmp_path / "model", survey, tmp_path / "outputs.npy"]
-    done = subprocess.run(
-        [sys.executable, "-c", IN_DOUBLE, *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(np.load(arguments[2]), model.encode(galaxies), rtol=1e-3, atol=1e-3)
+    encode = jax.jit(type(model).encode)
+    with jax.enable_x64(True):  # as numpyro.enable_x64() does
+        loaded = hiergal.load_model(tmp_path / "model")
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded)} == {"float32"}
+        found = hiergal.infer(loaded, galaxies, key=3, **FAST)
+        program = Predictive(loaded.program(), num_samples=2)
+        made = jax.eval_shape(lambda: program(jax.random.key(0), galaxies.replace(image=None))["image"])
+        assert made.shape == (2, *galaxies.image.shape)
+        drawn = jax.eval_shape(lambda: loaded.decode(loaded.flow.sample(3, np.ones((2, 3), np.float32))))
+        assert drawn.shape == (2, *model.recipe.shape)
+        outputs = np.asarray(encode(loaded, galaxies))
+    assert np.isfinite(found.profile_mean).all()
+    np.testing.assert_allclose(outputs, encode(model, galaxies), rtol=1e-3, atol=1e-3)
 
 
 def test_weights_in_double_precision_are_kept_where_jax_has_them(model):

@@ -23,7 +23,7 @@ from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.psf import PSF
 from hiergal.observation.stationary import StationaryNoise
-from hiergal.posterior import Posterior
+from hiergal.posterior import CHECKS, STATISTICS, Posterior
 from hiergal.recipe.config import (
     EncoderConfig,
     FlowConfig,
@@ -366,6 +366,25 @@ def bare_posterior(latents: np.ndarray, observation: Observation, **changes) -> 
         method=np.zeros(n, int), statistics={}, identifier=observation.identifier,
     )  # fmt: skip
     return posterior.replace(**changes)
+
+
+def full_posterior(observation: Observation, draws: int, d: int = 8, *, seed: int = 6) -> Posterior:
+    """A posterior with a random number of the right kind in every place, as from ``laplace``; nothing is flagged."""
+    rng, n = np.random.default_rng(seed), len(observation)
+
+    def positive(*shape):
+        return rng.uniform(0.5, 2.0, shape).astype(np.float32)
+
+    image = observation.image.shape
+    return bare_posterior(
+        rng.normal(size=(draws, n, d)), observation,
+        summary=ProfileSummary(*(positive(draws, n) for _ in range(6))),
+        profile_mean=positive(*image), profile_std=positive(*image), image_mean=positive(*image),
+        chi_square=positive(n), misfit=positive(n), variance_factor=positive(n),
+        statistics=dict.fromkeys(STATISTICS, np.full(n, np.nan, np.float32)),
+        checks={name: positive(n) for name in CHECKS}, flag=np.zeros(n, np.int32),
+        diverging=np.zeros((draws, n), bool),
+    )  # fmt: skip
 
 
 def exact_draws(observation: Observation, params: dict, draws: int, *, seed: int = 3) -> np.ndarray:

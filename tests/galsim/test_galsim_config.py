@@ -393,9 +393,7 @@ def test_one_row_without_a_number_fails_alone(tiled, tmp_path, calls, kind):
             changed = np.abs(some - whole).reshape(4, 24, 5, 24).max(axis=(1, 3))
             assert np.flatnonzero(changed.ravel()).tolist() == [6] and not some[24:48, 24:48].any()
     del tiled["stamp"]
-    with pytest.raises(
-        galsim.GalSimConfigError, match="expected finite conditions, got mag_auto inf; drop this"
-    ):
+    with pytest.raises(galsim.GalSimConfigError, match="got mag_auto inf; drop this"):
         image_of(catalogued(tiled, tmp_path, np.where(np.arange(20) == 6, np.inf, 22.0)))
 
 
@@ -472,8 +470,7 @@ def test_a_configuration_that_is_built_again_keeps_its_one_call(tiled, calls):
     np.testing.assert_array_equal(galsim.config.BuildImage(config, image_num=0, obj_num=0).array, first)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("name", ["hiergal", "hiergal.galsim_config"])
+@pytest.mark.parametrize(("name", "processes"), [("hiergal", 2), ("hiergal.galsim_config", 1)])
 def test_both_modules_register_the_types(folder, tmp_path, name, processes):
     path = tmp_path / "c.yaml"
     path.write_text(

@@ -104,7 +104,7 @@ def draw_one(folder, row, seed):
 
 def test_other_processes_give_the_same_pixels(folder, model, catalog):
     rows = [{name: [float(catalog[name][i])] for name in catalog.colnames} for i in range(2)]
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(draw_one, [folder] * 2, rows, [100, 101]))
     here = model.sample(catalog[:2], rng=[galsim.BaseDeviate(100), galsim.BaseDeviate(101)])
     np.testing.assert_array_equal(found, pixels(here))

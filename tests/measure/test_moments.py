@@ -102,7 +102,7 @@ def test_processes_change_nothing(monkeypatch):
 def test_one_stamp_needs_an_axis():
     # The shape checks of the tests would come first.
     unchecked = getattr(measure_moments, "__wrapped__", measure_moments)
-    with pytest.raises(ValueError, match=r"expected stamps of shape \[n, y, x\], got \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"\[n, y, x\].*got \(8, 8\)"):
         unchecked(np.zeros((8, 8)))
 
 

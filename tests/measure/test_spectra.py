@@ -205,13 +205,13 @@ def test_bad_input_is_named():
         residual_spectrum_test(profiles[:3])
     broken = profiles.copy()
     broken[2, 3, 3] = np.nan
-    with pytest.raises(ValueError, match="whitened: expected finite values, got others in 1 galaxies"):
+    with pytest.raises(ValueError, match="whitened:.*got.*in 1 galaxies"):
         residual_spectrum_test(broken)
-    with pytest.raises(ValueError, match=r"drawn: expected profiles of \(8, 8\) pixels .*, got \(8, 7\)"):
+    with pytest.raises(ValueError, match=r"drawn:.*\(8, 8\).*got \(8, 7\)"):
         beyond_band_test(profiles, profiles[:, :, 1:], 8.0)
-    with pytest.raises(ValueError, match="drawn: expected profiles of positive flux, got others in 9 of 9"):
+    with pytest.raises(ValueError, match="drawn:.*got.*in 9 of 9"):
         beyond_band_test(profiles, -profiles, 9.0)
-    with pytest.raises(ValueError, match="limit: expected a frequency between 8.333 and 16.67 .*, got 17.0"):
+    with pytest.raises(ValueError, match="limit:.*8.333.*16.67.*got 17.0"):
         beyond_band_test(profiles, profiles, 17.0)
     point = np.zeros((1, 5, 5), np.float32)
     point[0, 2, 2] = 1

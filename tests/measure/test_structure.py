@@ -97,7 +97,7 @@ def test_no_petrosian_radius_is_nan():
 def test_draws_of_a_posterior(key, make_psf):
     model = tiny_model(tiny_recipe((16, 24)))
     observation = tiny_survey(3, (16, 24), make_psf(3))
-    posterior = infer(model, observation, key=key, draws=9, batch=4)
+    posterior = infer(model, observation, key=key, draws=9, batch=4, verdict=False)
     found = posterior_structure(model, posterior, psf=observation.psf)
     assert found.gini.shape == (9, 3)
     one = model.render(model.decode(jnp.asarray(posterior.latents[4])), observation.psf)

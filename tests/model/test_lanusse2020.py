@@ -82,9 +82,9 @@ def test_the_encoder_halves_its_embeddings(rng):
     """The embeddings go into the kernel of the first halving, with the same numbers as if they were computed first."""
     config, seen = RECIPE.encoder, tiny_survey(3, SHAPE, awkward_psf(3))
     encoder = PyramidEncoder(config, 3)
-    weights = encoder.init(jax.random.key(1), seen)["params"]
+    weights = jax.jit(encoder.init)(jax.random.key(1), seen)["params"]
     weights = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), weights)
-    _, state = encoder.apply({"params": weights}, seen, capture_intermediates=True)
+    _, state = jax.jit(partial(encoder.apply, capture_intermediates=True))({"params": weights}, seen)
     images = {"embedding": visible(seen), "psf_embedding": centred(jnp.asarray(seen.psf.stamp), SHAPE)}
     weights = jax.tree.map(np.asarray, weights)
     embedded = [

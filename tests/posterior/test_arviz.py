@@ -4,7 +4,6 @@ import errno
 import shutil
 import warnings
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from toys import (
     bare_posterior,
     convolution_matrix,
     exact_draws,
+    full_posterior,
     linear_model,
     tiny_model,
     tiny_recipe,
@@ -51,8 +51,8 @@ def observation(make_psf, rng):
 
 
 @pytest.fixture
-def posterior(key, model, observation):
-    return infer(model, observation, key=key, draws=DRAWS, batch=N)
+def posterior(observation):
+    return full_posterior(observation, DRAWS)
 
 
 def test_groups_dimensions_and_coordinates(model, observation, posterior):
@@ -197,9 +197,7 @@ def test_files_of_something_else(tmp_path, suffix):
         save_arviz(tree, path, overwrite=True)
     assert contents(path) == before
     for act in (load_arviz, lambda path: save_arviz(tree, path)):
-        with pytest.raises(
-            ValueError, match=r"expected a name that ends in .nc \(netCDF\) or .zarr, got '.fits'"
-        ):
+        with pytest.raises(ValueError, match=r".nc.*\(netCDF\).*.zarr.*got '.fits'"):
             act(tmp_path / "posterior.fits")
 
 
@@ -211,9 +209,9 @@ def test_arviz_summarises_it(model, observation, posterior):
     np.testing.assert_allclose(table["mean"].astype(float)[:N], expected, rtol=5e-3)
 
 
-def test_without_a_mask_there_is_none(key, model, observation):
+def test_without_a_mask_there_is_none(model, observation):
     observation = observation.replace(mask=None)
-    data = posterior_to_arviz(infer(model, observation, key=key, draws=2, batch=N), observation, model)
+    data = posterior_to_arviz(full_posterior(observation, 2), observation, model)
     assert "mask" not in data["constant_data"]
 
 
@@ -232,7 +230,8 @@ def test_missing_file(tmp_path):
 
 def test_draws_count_as_one_chain_of_independent_draws(key, model, observation):
     """Effective sizes that ArviZ finds are about the number of draws at the median; those of repeated draws are not."""
-    posterior = infer(model, observation, key=jax.random.fold_in(key, 1), draws=400, batch=N)
+    observation = observation.replace(mask=None)  # masks would add steps to compile
+    posterior = infer(model, observation, key=key, method="amortized", draws=400, batch=N, verdict=False)
     z = np.asarray(posterior_to_arviz(posterior, observation, model)["posterior"]["z"]).reshape(1, 400, -1)
 
     def median_size(draws):

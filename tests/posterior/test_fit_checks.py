@@ -239,5 +239,5 @@ def test_posteriors_that_do_not_fit(key, make_psf):
         check_fits(model, observation[:2], posterior, key=key)
     with pytest.raises(ValueError, match="draws: expected between 1 and 1"):
         check_fits(model, observation, posterior, key=key, draws=2)
-    with pytest.raises(ValueError, match="replicates, bins: expected at least 1 of each, got 0 and 10"):
+    with pytest.raises(ValueError, match="replicates, bins:.*1.*got 0 and 10"):
         check_fits(model, observation, posterior, key=key, replicates=0)

@@ -15,11 +15,11 @@ from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import gaussian_psf
 from hiergal.posterior import interval
-from hiergal.posterior import posterior as posteriors
 from hiergal.posterior.images import posterior_images
-from hiergal.posterior.infer import infer
+from hiergal.posterior.infer import _measure, infer
 
 SHAPE, DRAWS, BATCH = (16, 24), 99, 4  # the same everywhere, so that the programs compile once
+HOW = {"draws": DRAWS, "batch": BATCH, "verdict": False}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def observation(make_psf):
 
 @pytest.fixture
 def posterior(key, model, observation):
-    return infer(model, observation, key=key, draws=DRAWS, batch=BATCH)
+    return infer(model, observation, key=key, **HOW)
 
 
 @pytest.mark.parametrize(("draws", "probability"), [(9, 0.8), (9, 0.4), (39, 0.9), (39, 0.5)])
@@ -88,14 +88,14 @@ def test_summaries_are_those_of_the_draws(model, observation, posterior):
 def test_does_not_depend_on_the_batches(key, model, observation, posterior):
     other = infer(model, observation, key=key, draws=DRAWS, batch=3)
     np.testing.assert_allclose(other.latents, posterior.latents, rtol=0.02, atol=0.02)
-    first = infer(model, observation[:3], key=key, draws=DRAWS, batch=BATCH)
+    first = infer(model, observation[:3], key=key, **HOW)
     np.testing.assert_allclose(first.latents, posterior.latents[:, :3], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
 def test_denoised_image_at_another_psf(key, model, observation, make_psf):
     other = make_psf(5, (7, 5), seed=9)
-    found = infer(model, observation, key=key, draws=DRAWS, batch=BATCH, psf=other)
+    found = infer(model, observation, key=key, **HOW, psf=other)
     expected = render(jnp.asarray(found.profile_mean), other, SCALE)
     np.testing.assert_allclose(found.image_mean, expected, rtol=1e-3, atol=1e-3)
 
@@ -119,7 +119,7 @@ def test_intervals_cover_the_truth(key, model, make_psf):
     image = render(model.decode(z), psf, SCALE)
     image = np.asarray(image + noise.sample(jax.random.fold_in(key, 1), image.shape))
     observation = Observation(image, psf, noise, None, {}, np.arange(n), SCALE)
-    posterior = infer(model, observation, key=key, draws=DRAWS, batch=BATCH)
+    posterior = infer(model, observation, key=key, **HOW | {"batch": 50})
     low, high = interval(posterior.latents[..., :7], 0.68)
 
     def off(low, high):
@@ -136,7 +136,7 @@ def test_intervals_cover_the_truth(key, model, make_psf):
 
 def test_amortised_posterior_is_the_guide(key, model, observation):
     guide = posterior_from(jax.jit(GalaxyModel.encode)(model, observation), "full")
-    found = infer(model, observation, key=key, draws=500, method="amortized")
+    found = infer(model, observation, key=key, **HOW | {"draws": 500, "method": "amortized"})
     error = np.sqrt(guide.variance / 500)
     assert np.all(np.abs(found.latents.mean(axis=0) - guide.mean) < 5 * error + 1e-3)
     assert np.all(np.isnan(found.misfit))  # nothing was fitted
@@ -145,20 +145,16 @@ def test_amortised_posterior_is_the_guide(key, model, observation):
 
 def test_observations_that_do_not_fit(key, model, make_psf, observation):
     square = tiny_survey(2, (24, 16), make_psf(2))
-    with pytest.raises(
-        ValueError, match=r"image: expected stamps of \(16, 24\) pixels, as the model has, got \(24, 16\)"
-    ):
+    with pytest.raises(ValueError, match=r"image:.*\(16, 24\).*got \(24, 16\)"):
         infer(model, square, key=key)
     coarse = observation.replace(
         pixel_scale_arcsec=0.05, psf=observation.psf.replace(pixel_scale_arcsec=0.05)
     )
-    with pytest.raises(ValueError, match="pixel_scale_arcsec: expected the model's, 0.03, got 0.05"):
+    with pytest.raises(ValueError, match="pixel_scale_arcsec:.*0.03.*got 0.05"):
         infer(model, coarse, key=key)
     image = observation.image.copy()
     image[1, 2, 3] = np.nan
-    with pytest.raises(
-        ValueError, match="image: expected finite pixels, got NaN or infinity in 1 of 5 galaxies"
-    ):
+    with pytest.raises(ValueError, match="image:.*got.*in 1 of 5 galaxies"):
         infer(model, observation.replace(image=image), key=key)
     with pytest.raises(ValueError, match="method: expected one of laplace, amortized, .*, auto, got 'mcmc'"):
         infer.__wrapped__(model, observation, key=key, method="mcmc")
@@ -203,7 +199,7 @@ def test_a_psf_narrower_than_the_profiles_is_refused(key, observation):
 def test_one_psf_for_all(key, model, observation):
     """Shown at one PSF, all are shown at it."""
     one = gaussian_psf(4 * SCALE, SCALE)
-    found = infer(model, observation, key=key, draws=9, batch=BATCH, psf=one)
+    found = infer(model, observation, key=key, **HOW, psf=one)
     every = one.replace(stamp=np.repeat(one.stamp, 5, axis=0))
     np.testing.assert_allclose(
         found.image_mean, render(jnp.asarray(found.profile_mean), every, SCALE), atol=1e-3
@@ -216,7 +212,7 @@ def test_errors_of_well_measured_pixels(rng, model, scatter):
     z = (rng.normal(size=(1, 2, 8)) + scatter * rng.normal(size=(20, 2, 8))).astype(np.float32)
     z = jnp.asarray(z)
     profile = np.asarray(model.decode(z.reshape(-1, 8)), float).reshape(20, 2, *SHAPE)
-    away, squares, _ = posteriors._measure(model, z, np.asarray(model.decode(z[0])))
+    away, squares, _ = _measure(model, z, np.asarray(model.decode(z[0])))
     found = np.sqrt(np.maximum(squares / 20 - (away / 20) ** 2, 0))
     bright = profile.mean(axis=0) > 0.1 * profile.max()
     assert bright.sum() > 10

@@ -25,7 +25,7 @@ def observation(make_psf):
 
 @pytest.fixture
 def posterior(key, model, observation):
-    return infer(model, observation, key=key, draws=9, batch=4)
+    return infer(model, observation, key=key, draws=9, batch=4, verdict=False)
 
 
 def test_on_its_own_grid_it_is_the_convolution(rng, make_psf):

@@ -162,9 +162,7 @@ def test_half_of_an_even_number_of_draws_come_from_each_half(few):
 
 def test_posteriors_that_do_not_fit(key, few):
     model, observation, posterior = few
-    with pytest.raises(
-        ValueError, match="draws: expected between 1 and 21, as many as the posterior has, got 22"
-    ):
+    with pytest.raises(ValueError, match="draws:.*1.*21.*got 22"):
         predict(model, observation, posterior, key=key, draws=22)
     with pytest.raises(ValueError, match="expected the posterior and the observation of the same galaxies"):
         predict(model, observation, posterior[::-1], key=key)

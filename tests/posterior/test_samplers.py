@@ -3,6 +3,7 @@
 Stamps are not square, PSFs are off-centre and without symmetry, noise differs between galaxies, and pixels are masked.
 """
 
+import sys
 from functools import partial
 
 import jax
@@ -15,7 +16,6 @@ from toys import SCALE, affine_flow, exact_posterior, linear_model, plain_recipe
 from hiergal.model.prior import LatentFlow
 from hiergal.observation import Observation
 from hiergal.posterior import METHODS
-from hiergal.posterior import posterior as posteriors
 from hiergal.posterior.infer import infer
 from hiergal.posterior.samplers import methods
 from hiergal.posterior.samplers.importance import pareto_smoothed, resampled, sample_by_importance
@@ -26,10 +26,14 @@ from hiergal.training.posterior_flow import fit_guide_flow, shapes_of_survey
 
 SHAPE, D, N = (8, 16), 8, 3
 CENTER = np.stack([np.linspace(-0.5, 0.5, D), np.linspace(0.6, 1.2, D)])
-CASES = [("white", False), ("pixel", True), ("stationary", True)]
+WHITE, PIXEL, STATIONARY = (
+    ("white", False),
+    ("pixel", True),
+    ("stationary", True),
+)  # and whether pixels are masked
 
 
-@pytest.fixture(params=CASES, ids=["white", "pixel-masked", "stationary-masked"])
+@pytest.fixture
 def observation(request, x64, make_psf, make_noise):
     """Galaxies of the linear model."""
     kind, masked = request.param
@@ -44,7 +48,16 @@ def observation(request, x64, make_psf, make_noise):
     return Observation(image, psf, noise, mask, {}, np.arange(N), SCALE)
 
 
-white = pytest.mark.parametrize("observation", [("white", False)], indirect=True)
+white = pytest.mark.parametrize("observation", [WHITE], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Four steps to a mode where users have twelve: each is compiled, and a linear model needs one."""
+    monkeypatch.setattr(methods, "_best_mode", partial(methods._best_mode, steps=4))
+
+
+EXACT = {"draws": 500, "proposals": 2000, "batch": N, "verdict": False}
 
 
 def exact_under(observation, center):
@@ -86,12 +99,24 @@ def assert_exact(z, exact, ess, errors=4.0, within=None):
 slow = partial(pytest.param, marks=pytest.mark.slow)  # each kernel of NUTS compiles for a quarter of a minute
 
 
-@pytest.mark.parametrize("prior", ["unit normal", "shifted"])
+@pytest.mark.parametrize(
+    ("observation", "prior"),
+    [
+        (WHITE, "unit normal"),
+        (PIXEL, "shifted"),
+        (STATIONARY, "shifted"),
+        slow(WHITE, "shifted"),  # the priors do not know the noise: every other pair adds compilation
+        slow(PIXEL, "unit normal"),
+        slow(STATIONARY, "unit normal"),
+    ],
+    indirect=["observation"],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
 @pytest.mark.parametrize("method", ["laplace", "flow", "importance", slow("nuts"), "auto"])
 def test_methods_find_the_closed_form_posterior(key, observation, method, prior):
     """Mean and covariance within four Monte-Carlo standard errors; for 3 x 36 numbers, a false alarm in 150 runs."""
     center = None if prior == "unit normal" else CENTER
-    found = infer(model_with(center), observation, key=key, method=method, draws=500, proposals=2000, batch=N)
+    found = infer(model_with(center), observation, key=key, method=method, **EXACT)
     exact = exact_under(observation, np.stack([np.zeros(D), np.ones(D)]) if center is None else center)
     count = np.full(N, 500.0)
     if method == "nuts":  # squares of its draws are worth less than the draws
@@ -107,7 +132,7 @@ def test_methods_find_the_closed_form_posterior(key, observation, method, prior)
 
 @white
 def test_the_map_is_the_mode(key, observation):
-    found = infer(model_with(CENTER), observation, key=key, method="map", batch=N)
+    found = infer(model_with(CENTER), observation, key=key, method="map", batch=N, verdict=False)
     assert found.latents.shape == (1, N, D)
     np.testing.assert_allclose(
         found.latents[0], [mean for mean, _ in exact_under(observation, CENTER)], atol=1e-6
@@ -196,10 +221,10 @@ def test_resampling_picks_each_as_often_as_its_weight_says(rng):
 @white
 def test_draws_of_importance_sampling_come_in_random_order(key, observation):
     """Neighbours are no more alike than others: no lag-one correlation beyond four standard errors."""
-    found = infer(model_with(), observation, key=key, method="importance", draws=400, proposals=2000)
+    found = infer(model_with(), observation, key=key, method="importance", **EXACT)
     z = found.latents - found.latents.mean(axis=0)
     lag = (z[1:] * z[:-1]).mean(axis=0) / (z**2).mean(axis=0)
-    assert np.abs(lag).max() < 4.5 / np.sqrt(400)
+    assert np.abs(lag).max() < 4.5 / np.sqrt(EXACT["draws"])
 
 
 @white
@@ -209,12 +234,12 @@ def test_conditions_change_the_prior(key, observation):
     model = model_with(CENTER)
     model = model.replace(flow=affine_flow(model.recipe, elsewhere, 3))
     conditions = np.zeros((N, 3), np.float32)
-    told = infer(model, observation, key=key, method="map", conditions=conditions, batch=N)
-    untold = infer(model, observation, key=key, method="map", batch=N)
+    find = partial(infer, model, observation, key=key, method="map", batch=N, verdict=False)
+    told, untold = find(conditions=conditions), find()
     for found, center in ((told, elsewhere), (untold, CENTER)):
         expected = [mean for mean, _ in exact_under(observation, center)]
         np.testing.assert_allclose(found.latents[0], expected, atol=1e-5)
-    with pytest.raises(ValueError, match=r"conditions: expected shape \(3, 3\) for a, b, c, got \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"conditions:.*\(3, 3\).*got \(3, 2\)"):
         infer(model, observation, key=key, conditions=np.zeros((N, 2)))
     with pytest.raises(ValueError, match="conditions: expected a model with a flow"):
         infer(model.replace(flow=None), observation, key=key, conditions=conditions)
@@ -238,14 +263,16 @@ def test_priors_invert_and_normalise(x64, rng):
 @white
 def test_auto_hands_what_fails_to_nuts_and_says_so(key, observation, monkeypatch):
     """Galaxy 1 is declared not to be trusted: it, and no other, comes from NUTS; importance diagnostics stay."""
-    monkeypatch.setattr(posteriors, "_trusted", lambda posterior: np.arange(N) != 1)
-    found = infer(model_with(), observation, key=key, method="auto", draws=60, proposals=200, batch=N)
+    module = sys.modules[infer.__module__]  # its name in the package is the function's
+    monkeypatch.setattr(module, "_trusted", lambda posterior: np.arange(N) != 1)
+    draw = partial(infer, model_with(), key=key, draws=60, proposals=200, batch=N, verdict=False)
+    found = draw(observation, method="auto")
     assert [METHODS[i] for i in found.method] == ["importance", "nuts", "importance"]
     assert np.isfinite(found.statistics["k_hat"]).all()
     np.testing.assert_array_equal(np.isfinite(found.statistics["r_hat"]), [False, True, False])
     np.testing.assert_array_equal(found.identifier, observation.identifier)
-    alone = infer(model_with(), observation, key=key, method="nuts", draws=60, batch=N)
-    np.testing.assert_allclose(found.latents[:, 1].mean(axis=0), alone.latents[:, 1].mean(axis=0), atol=1.0)
+    alone = draw(observation[1:2], method="nuts", places=np.array([1]))
+    np.testing.assert_array_equal(found.latents[:, 1], alone.latents[:, 0])
 
 
 @pytest.mark.slow
@@ -264,7 +291,7 @@ def test_modes_that_are_far_from_where_the_guide_sees_them_get_more_steps(make_p
 
 @white
 def test_a_guide_flow_has_to_be_fitted(key, observation):
-    with pytest.raises(ValueError, match="expected a model with a guide flow for 'flow', got one without"):
+    with pytest.raises(ValueError, match="'flow'.*got one without"):
         infer(model_with(guide_flow=False), observation, key=key, method="flow")
 
 

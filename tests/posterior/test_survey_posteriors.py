@@ -143,7 +143,7 @@ def test_a_finished_table_is_recognised_or_refused(folder, undisturbed, tmp_path
     assert out.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["i.zarr", "t.fits"]
     monkeypatch.undo()
     monkeypatch.setattr(survey_posteriors, "PART", PART)
-    assert len(infer_survey(*paths, overwrite=True, **HOW | {"limit": 5})) == 5
+    assert len(infer_survey(*paths, overwrite=True, **HOW | {"limit": 8})) == 8
 
 
 @pytest.mark.parametrize("stop_at", ["write_result", "create_images"])
@@ -197,13 +197,13 @@ def test_bad_galaxies_keep_their_rows(folder, undisturbed, tmp_path, monkeypatch
 
 def test_images_are_those_of_the_posteriors(folder, tmp_path):
     images, out = tmp_path / "images.zarr", tmp_path / "t.fits"
-    infer_survey(folder / "model", folder / "s.zarr", out, images=images, limit=6, **HOW)
+    infer_survey(folder / "model", folder / "s.zarr", out, images=images, limit=2 * PART, **HOW)
     store, model = open_survey(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
     posterior = infer(model, store.read(), key=key_for(3, INFER), draws=DRAWS, batch=BATCH)
     group = zarr.open_group(images, mode="r")
     for name in ("profile_mean", "profile_std", "image_mean"):
-        assert group[name].shape == (6, *SHAPE)
-        np.testing.assert_allclose(group[name][:], getattr(posterior, name)[:6], rtol=1e-2, atol=1e-2)
+        assert group[name].shape == (2 * PART, *SHAPE)
+        np.testing.assert_allclose(group[name][:], getattr(posterior, name)[: 2 * PART], rtol=1e-2, atol=1e-2)
     assert group.attrs["pixel_scale_arcsec"] == SCALE
 
 
@@ -219,7 +219,7 @@ def test_tables_keep_their_units(undisturbed, tmp_path, suffix):
 
 def test_wrong_requests_are_refused(folder, tmp_path):
     paths = folder / "model", folder / "s.zarr"
-    with pytest.raises(ValueError, match="expected a table that ends in .fits or .parquet, got .csv"):
+    with pytest.raises(ValueError, match=".fits.*.parquet.*got .csv"):
         infer_survey(*paths, tmp_path / "t.csv", **HOW)
     for change, message in [
         ({"workers": 0}, "workers: expected at least 1 process, got 0"),
@@ -242,9 +242,9 @@ def test_wrong_requests_are_refused(folder, tmp_path):
 
 def test_draws_go_into_a_new_folder_or_nothing_is_done(folder, tmp_path, monkeypatch):
     store, model = open_survey(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
-    few = {"seed": 3, "rows": np.arange(2), "draws": DRAWS, "batch": BATCH, "progress": False}
+    few = {"seed": 3, "rows": np.arange(BATCH), "draws": DRAWS, "batch": BATCH, "progress": False}
     infer_stage(model, store, tmp_path / "new/draws.nc", **few)
-    assert len(load_arviz(tmp_path / "new/draws.nc").posterior.galaxy) == 2
+    assert len(load_arviz(tmp_path / "new/draws.nc").posterior.galaxy) == BATCH
     monkeypatch.setattr(posterior_stages, "infer", lambda *_, **__: pytest.fail("work that will be lost"))
     for out, error in [("draws.fits", ValueError), ("new", ValueError), ("s.zarr", FileExistsError)]:
         (tmp_path / "s.zarr/image").mkdir(parents=True, exist_ok=True)
@@ -286,8 +286,9 @@ def test_draws_depend_on_the_row(folder):
     store, model = open_survey(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
     key = jax.random.key(1)
     everyone = infer(model, store.read(), key=key, draws=DRAWS, batch=BATCH)
-    few = infer(model, store.read([8, 2]), key=key, draws=DRAWS, batch=BATCH, places=np.array([8, 2]))
-    np.testing.assert_allclose(few.latents, everyone.latents[:, [8, 2]], rtol=0.02, atol=0.02)
+    rows = np.array([8, 2, 5])
+    few = infer(model, store.read(rows), key=key, draws=DRAWS, batch=BATCH, places=rows)
+    np.testing.assert_allclose(few.latents, everyone.latents[:, rows], rtol=0.02, atol=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +379,6 @@ def test_conditions_in_units_of_something_else_are_refused(tmp_path):
     header = msgspec.structs.replace(HEADER, catalog_units={"flux_radius": "kpc"})
     store = write_store(tmp_path / "s.zarr", header, [(galaxies, None)])
     save_model(model, tmp_path / "model")
-    with pytest.raises(ValueError, match="flux_radius: expected a column of the survey in .* got one in kpc"):
+    with pytest.raises(ValueError, match="flux_radius:.*got one in kpc"):
         infer_survey(tmp_path / "model", store.path, tmp_path / "t.fits", conditions=True, **HOW)
     assert not (tmp_path / "t.fits").exists()

@@ -1,5 +1,6 @@
 """Verdicts of posteriors: each bit has a galaxy that must set it and one that must not, through every door."""
 
+import functools
 import importlib.util
 
 import jax
@@ -50,11 +51,17 @@ def script():
     return module
 
 
-def judged(changes: dict, *, posterior: dict | None = None, noise: float = 0.5, flux: float = 10.0) -> int:
-    """The flag of one galaxy, of which all is fine but for some numbers."""
-    observation = tiny_survey(1, SHAPE, awkward_psf(1))
+@functools.cache
+def galaxy_and_model():
+    """One galaxy, and a model with ranges."""
     model = tiny_model(tiny_recipe(SHAPE))
     model = model.replace(provenance=msgspec.structs.replace(model.provenance, trained_ranges=RANGES))
+    return tiny_survey(1, SHAPE, awkward_psf(1)), model
+
+
+def judged(changes: dict, *, posterior: dict | None = None, noise: float = 0.5, flux: float = 10.0) -> int:
+    """The flag of one galaxy, of which all is fine but for some numbers."""
+    observation, model = galaxy_and_model()
     found = bare_posterior(np.zeros((5, 1, 8)), observation)
     summary = found.summary.replace(
         flux=np.full((5, 1), flux, np.float32), hlr_arcsec=np.full((5, 1), 0.2, np.float32)
@@ -235,7 +242,11 @@ def test_conditions_that_cannot_be_meant_are_not_used(key):
     model = drawing_model(SHAPE)
     observation = tiny_survey(6, SHAPE, awkward_psf(6))
     given = np.array(model.population[:6])
-    options = {"key": key, "draws": 6, "batch": 8}
+    options = {
+        "key": key,
+        "draws": 6,
+        "batch": 2,
+    }  # which every group of galaxies fills: no other size compiles
     right, without = (infer(model, observation, conditions=one, **options) for one in (given, None))
     wrong, sound = np.arange(1, 5), np.array([0, 5])
     conditions = given.copy()
@@ -317,15 +328,14 @@ def test_heavily_masked_stamps_get_the_best_of_several_modes(key):
     mask[:3, :10], mask[3:, 0] = True, True
     observation = observation.replace(mask=mask)
     prior = model.replace(flow=None, marginal=None).latent_flow().expand((6,))
-    one = methods.mode_of(model, observation, prior, methods.MAP_STEPS)
-    best = methods._best_mode(model, observation, prior)
+    steps = 4  # of Levenberg and Marquardt: each is compiled
+    one = methods.mode_of(model, observation, prior, steps)
+    best = methods._best_mode(model, observation, prior, steps)
     depth = [np.asarray(methods._depth(mode)) for mode in (one, best)]
     assert np.all(depth[1] <= depth[0])
     np.testing.assert_array_equal(np.asarray(best.found.mean)[3:], np.asarray(one.found.mean)[3:])
     silent = jax.tree.map(jnp.zeros_like, model.params["encoder$params"])
     lost = model.replace(params=model.params | {"encoder$params": silent})
-    again = np.asarray(methods._depth(methods._best_mode(lost, observation, prior)))
-    assert np.all(
-        again[:3]
-        <= np.asarray(methods._depth(methods.mode_of(lost, observation, prior, methods.MAP_STEPS)))[:3]
-    )
+    again = np.asarray(methods._depth(methods._best_mode(lost, observation, prior, steps)))
+    alone = np.asarray(methods._depth(methods.mode_of(lost, observation, prior, steps)))
+    assert np.all(again[:3] <= alone[:3])

@@ -14,6 +14,7 @@ from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.posterior import Posterior
 from hiergal.posterior.fit_checks import FitChecks
+from hiergal.posterior.scenes.deblend import Deblended
 from hiergal.reports import figures
 from hiergal.reports.figures.style import bright_to_faint, stretch
 from hiergal.runtime.plotting import BLACK, ORANGE
@@ -178,6 +179,42 @@ def test_checked_fits_go_from_bright_to_faint_and_refuse_those_of_others():
         figures.checked_fits(observation, posterior[::-1], checks)
     with pytest.raises(ValueError, match="expected checks of the 7 observed galaxies in the same order"):
         figures.checked_fits(observation, posterior, checks.replace(identifier=observation.identifier[::-1]))
+
+
+def scenes_of(observation: Observation) -> Deblended:
+    """Two sources in each scene."""
+    rng = np.random.default_rng(7)
+    latents, positions = rng.normal(size=(DRAWS, N, 2, 8)), rng.uniform(-3, 3, (DRAWS, N, 2, 2))
+    summary = ProfileSummary(*(rng.random((DRAWS, N, 2)) for _ in range(6)))
+    image = rng.random((4, N, 2, *SHAPE))
+    return Deblended(
+        latents, positions, summary, *image, np.linspace(0.9, 1.5, N), np.ones(N), observation.identifier
+    )
+
+
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_deblended_scenes_show_each_source_with_its_error(with_truth):
+    observation = observe(StationaryNoise(np.full((N, 16, 11), 4.0, np.float32), width=21))
+    found = scenes_of(observation)
+    truth = 2 * found.image_mean if with_truth else None
+    figure = figures.deblended_scenes(observation, found, truth, rows=np.array([4, 1]))
+    assert drawable(figure)
+    each = 3 if with_truth else 2
+    assert len(figure.axes) == 2 * (3 + 2 * each)
+    second = figure.axes[3 + 2 * each :]
+    residual = (observation.image[1] - found.image_mean[1].sum(axis=0)) / 2
+    np.testing.assert_allclose(shown(second[2]), residual, atol=1e-5)
+    assert f"{found.chi_square[1]:.2f}" in texts(figure)
+    for k in range(2):
+        mean, error = second[3 + each * k : 5 + each * k]
+        np.testing.assert_allclose(shown(mean), stretch(found.image_mean[1, k], 2.0), rtol=1e-5)
+        assert [text.get_text() for text in error.texts] == [f"{found.image_std[1, k].max() / 2:.1f}"]
+        if with_truth:
+            np.testing.assert_allclose(shown(second[5 + each * k]), stretch(truth[1, k], 2.0), rtol=1e-5)
+    crosses = second[0].lines[0].get_xydata()
+    np.testing.assert_allclose(crosses, found.positions[:, 1].mean(axis=0) + [10, 7.5])
+    with pytest.raises(ValueError, match=f"{N} scenes in the same order"):
+        figures.deblended_scenes(observation, found.replace(identifier=observation.identifier[::-1]))
 
 
 def test_pages_show_every_galaxy_once():

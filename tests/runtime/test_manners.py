@@ -13,13 +13,12 @@ import time
 import numpy as np
 import pytest
 from conftest import awkward_psf
-from toys import tiny_model, tiny_survey
+from toys import bare_posterior, tiny_model, tiny_survey
 
 import hiergal
 from hiergal.cli import app as cli
 from hiergal.model.flow.density import FlowFit
 from hiergal.observation import Observation
-from hiergal.posterior.infer import infer
 from hiergal.reports.page import Finding, verdict_lines
 from hiergal.runtime import progress
 from hiergal.runtime.exits import exit_code_of
@@ -202,10 +201,8 @@ def test_what_failed_stands_first():
 
 @pytest.fixture(scope="module")
 def objects():
-    import jax
-
     model, galaxies = tiny_model(), tiny_survey(3, (16, 24), awkward_psf(3))
-    posterior = infer(model, galaxies, key=jax.random.key(0), draws=4, batch=3)
+    posterior = bare_posterior(np.zeros((4, 3, 8)), galaxies)
     fit = Fit(model.params, tuple(range(1000)))
     objects = [model, galaxies, posterior, posterior.summary, galaxies.psf, galaxies.noise, model.recipe]
     return [

@@ -25,8 +25,6 @@ from hiergal.runtime.marks import foreign_files, mark_of
 from hiergal.runtime.output import check_output, owned
 from hiergal.runtime.work import settle, work_folder
 
-PATHS = [str(Path(__file__).parent), str(TESTS)]  # what other processes import from
-
 RUN, OTHER = {"seed": 1, "model": "a"}, {"seed": 2, "model": "a"}
 
 
@@ -243,7 +241,6 @@ def test_folders_are_replaced(tmp_path, monkeypatch, exchanged):
 
 KILLED = """
 import os, signal, sys
-sys.path[:0] = {tests!r}
 from pathlib import Path
 from hiergal.runtime import files, output, work
 from test_output import folder_result, OTHER
@@ -278,16 +275,22 @@ print("done", count)
 @pytest.mark.parametrize("replaced", [True, False])
 def test_killed_at_every_step_and_run_again(tmp_path, exchanged, replaced):
     """Each rename, removal and note is a place to die in: what is there is whole, old or new, and a run heals it."""
-    sweep = f"from test_output import kill_at_every_step as f; f({str(tmp_path)!r}, {exchanged}, {replaced})"
-    done = subprocess.run(  # a process of its own may fork; this one has the threads of JAX
-        [sys.executable, "-c", sweep],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([*PATHS, str(ROOT)])},
+    said = in_a_process(f"kill_at_every_step({str(tmp_path)!r}, {exchanged}, {replaced})")
+    assert int(said.split()[-1]) > 5
+
+
+def in_a_process(call: str) -> str:
+    """Call a function of this file in a process that may fork; this one has the threads of JAX."""
+    paths = [str(Path(__file__).parent), str(TESTS), str(ROOT)]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import test_output; test_output.{call}"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) > 5
+    return done.stdout
 
 
 def kill_at_every_step(folder, exchanged, replaced):
@@ -299,7 +302,7 @@ def kill_at_every_step(folder, exchanged, replaced):
             with owned(out, "demo", run=RUN) as own:
                 folder_result(own, "old")
                 own.put()
-        options = {"tests": PATHS, "exchanged": exchanged, "out": str(out)}
+        options = {"exchanged": exchanged, "out": str(out)}
         done = _run_in_fork(KILLED.format(number=number, **options))
         settle(out)
         there = (out / "a/c/0").read_text() if out.exists() else None
@@ -356,31 +359,37 @@ def test_one_process_at_a_time(tmp_path):
     assert not write(tmp_path / "t.fits") and left(tmp_path) == ["t.fits"]
 
 
-RACE = """
-import os, sys, time
-sys.path[:0] = sys.argv[1].split(os.pathsep)
-from test_output import write
-while time.time() < float(sys.argv[3]):
-    pass
-try:
-    print("there" if write(sys.argv[2]) else "wrote")
-except BlockingIOError as error:
-    print("lost", error)
-"""
-
-
 def test_pairs_at_once(tmp_path):
     """Whoever loses says why, or finds the work done; the file is whole."""
-    tests = os.pathsep.join(PATHS)
-    for pair in range(3):
-        out, at = tmp_path / f"{pair}.fits", str(time.time() + 4)
-        both = [
-            subprocess.Popen([sys.executable, "-c", RACE, tests, out, at], stdout=subprocess.PIPE, text=True)
-            for _ in range(2)
-        ]
-        said = sorted(one.communicate()[0].split()[0] for one in both)
-        assert said in (["lost", "wrote"], ["there", "wrote"]) and content(out) == "sound"
-    assert left(tmp_path) == ["0.fits", "1.fits", "2.fits"]
+    pairs = 20
+    for said in in_a_process(f"race({str(tmp_path)!r}, {pairs})").splitlines():
+        assert said in ("lost wrote", "there wrote")
+    assert left(tmp_path) == sorted(f"{pair}.fits" for pair in range(pairs))
+    assert all(content(path) == "sound" for path in tmp_path.iterdir())
+
+
+def race(folder, pairs):
+    """Run two forks at once on one output, several times; print what became of both, a line for each pair."""
+    for pair in range(pairs):
+        out, at, ends = Path(folder) / f"{pair}.fits", time.time() + 0.05, []
+        for _ in range(2):
+            read, write_end = os.pipe()
+            if os.fork() == 0:
+                try:
+                    while time.time() < at:
+                        pass
+                    said = "there" if write(out) else "wrote"
+                except BlockingIOError:
+                    said = "lost"
+                except BaseException as error:
+                    said = repr(error)
+                os.write(write_end, said.encode())
+                os._exit(0)
+            os.close(write_end)
+            ends.append(read)
+        print(*sorted(open(read).read() for read in ends))
+        for _ in ends:
+            os.wait()
 
 
 def test_a_lock_that_was_removed_is_no_lock(tmp_path):

@@ -48,8 +48,14 @@ def profiles(model):
 
 
 @pytest.mark.parametrize("name", PSFS)
-@pytest.mark.parametrize("shape", [(32, 32), (33, 31), (24, 41)])
-@pytest.mark.parametrize("method", ["auto", "no_pixel"])
+@pytest.mark.parametrize(
+    ("shape", "method"),
+    [((32, 32), "auto"), ((33, 31), "auto"), ((24, 41), "no_pixel")]
+    + [
+        pytest.param(*one, marks=pytest.mark.slow)
+        for one in (((24, 41), "auto"), ((32, 32), "no_pixel"), ((33, 31), "no_pixel"))
+    ],
+)
 def test_pixels_are_those_of_galsim(model, profiles, name, shape, method):
     psf, scale = PSFS[name]
     draw = renderer_for(model, psf, pixel_scale_arcsec=scale, shape=shape, method=method)

@@ -296,9 +296,9 @@ def test_names_and_units_by_hand(tmp_path):
     for wrong, words in ((["mag_auto"], "NAME=COLUMN"), (["a=B:furlongs per s"], "expected a unit")):
         with pytest.raises(ValueError, match=words):
             parse_columns(wrong)
-    with pytest.raises(ValueError, match="expected one unit, got deg in the table and arcsec beside it"):
+    with pytest.raises(ValueError, match="got deg in the table and arcsec beside it"):
         read_catalog({"a": SIZE * u.deg}, columns={"size": "a:arcsec"})
-    with pytest.raises(ValueError, match="expected one column mag_auto, got Mag_Auto, MAG_AUTO"):
+    with pytest.raises(ValueError, match="mag_auto.*got Mag_Auto, MAG_AUTO"):
         read_catalog({"Mag_Auto": MAG, "MAG_AUTO": MAG}, ["mag_auto"])
 
 
@@ -306,14 +306,14 @@ def test_several_tables_in_a_file(tmp_path):
     hdus = [fits.table_to_hdu(Table({name: MAG + i})) for i, name in enumerate(("a", "MAG_AUTO", "mag_auto"))]
     hdus[2].name = "THIRD"
     fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "c.fits")
-    with pytest.raises(ValueError, match=r"expected one table with these columns, got 2, 3 \(THIRD\).*--hdu"):
+    with pytest.raises(ValueError, match=r"got 2, 3 \(THIRD\).*--hdu"):
         read_catalog(tmp_path / "c.fits", ["mag_auto"])
     for hdu, shift in ((2, 1), ("3", 2), ("third", 2)):
         np.testing.assert_array_equal(
             read_catalog(tmp_path / "c.fits", ["mag_auto"], hdu=hdu)["mag_auto"], MAG + shift
         )
     assert read_catalog(tmp_path / "c.fits", ["a"]).colnames == ["a"]
-    with pytest.raises(ValueError, match="expected a table in HDU 7, got tables in 1, 2, 3"):
+    with pytest.raises(ValueError, match="HDU.*7.*got.*in 1, 2, 3"):
         read_catalog(tmp_path / "c.fits", ["a"], hdu=7)
 
 

@@ -13,6 +13,7 @@ from hiergal.survey.cutouts.psf_stamps import centre_offset, resampled_psf
 from hiergal.survey.cutouts.survey import from_arrays, write_cutouts_survey
 from hiergal.survey.sky import position_angle
 
+pytestmark = pytest.mark.usefixtures("noise_as_given")
 N, SHAPE, SCALE = 6, (24, 21), 0.168
 HEADER = {"survey": "hsc", "band": "i", "magnitude_zero_point": 27.0}
 PSF = galsim.Moffat(beta=3, fwhm=0.6).shear(g1=0.1, g2=0.05)
@@ -332,7 +333,5 @@ def test_the_unit_of_the_files(tmp_path, stamps):
         write_cutouts_survey(folder, tmp_path / "t.zarr", flux_unit="uJy", **about)
     with fits.open(folder / "2.fits", mode="update") as hdus:
         hdus["SCI"].header["BUNIT"] = "uJy"
-    with pytest.raises(
-        ValueError, match=r"BUNIT: expected one unit in all files, got nJy \(.*uJy \(2.fits\)"
-    ):
+    with pytest.raises(ValueError, match=r"BUNIT:.*got nJy \(.*uJy \(2.fits\)"):
         write_cutouts_survey(folder, tmp_path / "t.zarr", **about)

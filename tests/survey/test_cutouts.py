@@ -10,7 +10,10 @@ from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.survey import open_survey
 from hiergal.survey.cutouts.survey import from_arrays, write_cutouts_survey
 
-pytestmark = pytest.mark.filterwarnings("ignore:PSF. expected its centre")  # they are off it, on purpose
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:PSF. expected its centre"),  # they are off it, on purpose
+    pytest.mark.usefixtures("noise_as_given"),
+]
 SHAPE = (12, 17)
 HEADER = {"survey": "hsc", "band": "i", "magnitude_zero_point": 22.5, "flux_unit": "nanomaggies"}
 

@@ -51,8 +51,10 @@ def test_is_that_of_numpyro_at_zero_free_bits(x64, key, make_observation, output
         return elbo.loss(key, params, model, guide, observation)
 
     params = parameters(outputs(3))
-    expected = jax.value_and_grad(partial(loss, TraceMeanField_ELBO()))(params)
-    found = jax.value_and_grad(partial(loss, FreeBitsELBO()))(params)
+    expected, found = (
+        jax.jit(jax.value_and_grad(partial(loss, elbo)))(params)
+        for elbo in (TraceMeanField_ELBO(), FreeBitsELBO())
+    )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-5), found, expected)
     assert np.all(np.abs(jax.tree.leaves(expected[1])[0]) > 0)
 
@@ -162,5 +164,5 @@ def test_bad_arguments(arguments, message):
 
 def test_only_normals_have_a_divergence():
     unit = dist.Normal(jnp.zeros((1, 2)), 1.0).to_event(1)
-    with pytest.raises(TypeError, match=r"expected a guide of \(multivariate\) normals, got Normal"):
+    with pytest.raises(TypeError, match=r"\(multivariate\).*got Normal"):
         kl_per_latent(dist.Normal(jnp.zeros((1, 2)), 1.0), unit)

@@ -129,7 +129,7 @@ def test_same_result_after_kill(whole, tmp_path):
 
 def test_no_galaxies(tmp_path):
     train, validation = survey()
-    with pytest.raises(ValueError, match="expected galaxies to train and to validate with, got 64 and 0"):
+    with pytest.raises(ValueError, match="got 64 and 0"):
         fit(jax.random.key(0), RECIPE, train, validation[:0], folder=tmp_path, progress=False)
 
 
@@ -144,7 +144,7 @@ def test_a_batch_has_to_fit_the_devices(tmp_path):
     devices = jax.devices()[:1] * 3
     with pytest.raises(
         ValueError,
-        match="expected a multiple of the 3 devices times the 1 parts of training.gradient_accumulation, got 16",
+        match="3 devices .* 1 parts of training.gradient_accumulation, got 16",
     ):
         fit(jax.random.key(0), RECIPE, *survey(), folder=tmp_path, devices=devices, progress=False)
 

@@ -77,7 +77,7 @@ def test_bad_input_is_named():
     real, drawn, magnitude = pair(10, 3)
     with pytest.raises(ValueError, match="draw one for each row"):
         conditional_residuals(real, drawn[:5], magnitude, "size")
-    with pytest.raises(ValueError, match="condition: expected one for each of 10 galaxies, got 3"):
+    with pytest.raises(ValueError, match="condition:.*10.*got 3"):
         conditional_residuals(real, drawn, magnitude[:3], "size")
     with pytest.raises(ValueError, match="at least 2 pairs"):
         conditional_test(real[:1], drawn[:1], "size")

@@ -189,7 +189,7 @@ def test_copies_of_the_training_set_fail_also_with_new_noise():
 
 def test_bad_input_is_named():
     good = blobs(60, 1)
-    with pytest.raises(ValueError, match=r"other_images: expected stamps of \(16, 16\) .*, got \(16, 15\)"):
+    with pytest.raises(ValueError, match=r"other_images:.*\(16, 16\).*got \(16, 15\)"):
         pixel_classifier_test(good, good[:, :, 1:], 1.0, 1.0)
     with pytest.raises(ValueError, match="real: expected at least 20 galaxies, got 5"):
         pixel_classifier_test(good[:5], good, 1.0, 1.0)
@@ -201,7 +201,5 @@ def test_bad_input_is_named():
         pixel_classifier_test(good, bad, 1.0, 1.0)
     with pytest.raises(ValueError, match="sample 1: expected finite pixels"):
         pixel_features((good, 1.0), (bad, 1.0))
-    with pytest.raises(
-        ValueError, match="components: expected fewer than 120 for 120 stamps of 256 pixels, got 120"
-    ):
+    with pytest.raises(ValueError, match="components:.*120.*120.*256.*got 120"):
         pixel_features((good, 1.0), (good, 1.0), components=120)

@@ -214,7 +214,7 @@ def test_failures_are_flagged_and_keep_their_row():
     assert table["flag"].tolist() == [0, ShearFlag.NOT_FINITE, ShearFlag.NO_MOMENTS, ShearFlag.NOT_FINITE]
     for name in ("response", "difference", "g1", "sigma"):
         assert np.isfinite(table[name]).tolist() == [True, False, False, False]
-    with pytest.raises(ValueError, match="expected at least 2 successful measurements, got 1"):
+    with pytest.raises(ValueError, match="at least 2 .*got 1"):
         shear_bias(table)
 
 
@@ -234,9 +234,9 @@ def test_bad_input_is_named():
     images, psf = observed()[:2], psf_of(ODD_PSF, 2)
     # The shape checks of the tests would come first.
     unchecked = getattr(measure_shear, "__wrapped__", measure_shear)
-    with pytest.raises(ValueError, match=r"expected stamps of shape \[n, y, x\], got \(55, 62\)"):
+    with pytest.raises(ValueError, match=r"\[n, y, x\].*got \(55, 62\)"):
         unchecked(images[0], psf)
-    with pytest.raises(ValueError, match=r"psf: expected \[2, py, px\], got \(3, 41, 37\)"):
+    with pytest.raises(ValueError, match=r"psf:.*\[2, py, px\].*got \(3, 41, 37\)"):
         measure_shear(images, psf_of(ODD_PSF, 3))
     with pytest.raises(ValueError, match=r"shear: expected 0 to 0.1, got -0.02"):
         measure_shear(images, psf, shear=-0.02)

@@ -137,20 +137,22 @@ def find_mode(model: GalaxyModel, observation: Observation, prior: LatentFlow) -
     return mode
 
 
-def _best_mode(model: GalaxyModel, observation: Observation, prior: LatentFlow) -> Mode:
+def _best_mode(
+    model: GalaxyModel, observation: Observation, prior: LatentFlow, steps: int = MAP_STEPS
+) -> Mode:
     """Find modes in many steps; where much is masked, from several starts, of which the best counts.
 
     There, the guide's mean may lead to another mode: it has not seen masks. The other starts are its mean for the stamp
     with masked pixels as on the opposite side of the centre, and the middle of the prior.
     """
-    mode = mode_of(model, observation, prior, MAP_STEPS)
+    mode = mode_of(model, observation, prior, steps)
     if observation.mask is None:
         return mode
     heavy = np.flatnonzero(np.asarray(observation.mask).mean(axis=(1, 2)) > HEAVILY_MASKED)
     if not len(heavy):
         return mode
     for start in _starts(model, observation, prior):
-        other = mode_of(model, observation, prior, MAP_STEPS, start=start)
+        other = mode_of(model, observation, prior, steps, start=start)
         best, found = (np.asarray(_depth(one)) for one in (mode, other))
         # NaN is never better.
         rows = heavy[found[heavy] < best[heavy] - LEAST_GAIN]
