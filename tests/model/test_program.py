@@ -299,7 +299,7 @@ def test_predictive_draws_from_the_prior_and_the_noise(x64, key):
         assert z.shape == (count, N, D) and image.shape == (count, N, *MODEL)
         np.testing.assert_allclose(z.mean(axis=0) - CENTER[0], 0, atol=5 * 1.2 / np.sqrt(count))
         np.testing.assert_allclose(z.std(axis=0) / CENTER[1], 1, atol=5 / np.sqrt(2 * count))
-        profile = model.decode(z.reshape(-1, D)).reshape(image.shape)
+        profile = model.decode(jnp.asarray(z.reshape(-1, D))).reshape(image.shape)
         clean = model.render(profile, observation.psf)
         squares = np.asarray(observation.noise.whiten(image - clean)) ** 2
         assert abs(squares.mean() - 1) < 5 * np.sqrt(2 / squares.size)

@@ -52,7 +52,7 @@ def test_inflated_posteriors_are_those_of_more_noise(x64, make_psf, make_noise):
     problem = linear_problem(make_psf, make_noise)
     factor = jnp.array([2.0, 1.0, 30.0])
     wider = inflate(laplace_of(problem), factor)
-    noise, params = problem.observation.noise, problem.model.params
+    noise, params = problem.observation.noise, problem.model.linear
     louder = noise.replace(sigma=noise.sigma * jnp.sqrt(factor)[:, None, None])
     observation = problem.observation.replace(noise=louder)
     for i in range(N):
