@@ -3,6 +3,8 @@
 #   make quickstart   the whole path on a mock survey; the report is runs/quickstart/report.html
 #   make test         the tests
 #   make lint         style, docstrings and types
+#   make docs         the documentation, without network: docs/_build/html/index.html
+#   make tutorials    execute its notebooks, whose outputs are committed (some ten minutes)
 #   make wheel        wheel and source distribution, and tests of the wheel in an environment of its own
 #   make check        all of it with line coverage, the wheel and as many slow tests as 45 minutes allow (what .ci/run calls)
 #   make clean        remove what these made; runs/ is yours and stays
@@ -20,7 +22,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint check wheel clean
+.PHONY: help quickstart test lint docs tutorials check wheel clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,7 +38,16 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check --python $(VENV)
 
-check: lint wheel
+# Warnings are errors: broken links, names that no page documents, formulae that cannot be translated.
+docs: $(VENV)/.docs
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+tutorials: $(VENV)/.docs
+	$(BIN)/python docs/execute_tutorials.py $(ARGS)
+
+check: lint wheel docs
 	$(PYTEST) -m "" --slow-minutes 45 --cov --cov-fail-under 95 $(ARGS)
 
 # The source distribution is built, the wheel from it, and that is installed in an environment of its own, where every
@@ -62,7 +73,7 @@ wheel: $(VENV)/.dev
 	cd build/outside && PYTHONPATH= ../environment/bin/python -m pytest --quiet tests
 
 # Stamps: .python says that the environment is whole, .runtime and .dev that their packages are those of the files
-# named. .dev comes after .runtime, so that two installs never run at once, whatever is asked of make.
+# named. .dev comes after .runtime, and .docs after it, so that two installs never run at once, whatever is asked of make.
 $(VENV)/.python:
 	@set -eu; \
 	for python in $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11); do \
@@ -87,6 +98,11 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@$(COMPILE)
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.dev
+	$(INSTALL) --editable ".[docs]"
+	@$(COMPILE)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .ruff_cache .jax_cache
+	rm -rf $(VENV) build dist docs/_build .coverage .coverage.* .pytest_cache .ruff_cache .jax_cache
 	find hiergal tests inference -name __pycache__ -type d -prune -exec rm -rf {} +

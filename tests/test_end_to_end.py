@@ -299,15 +299,3 @@ def test_studies_of_posteriors(run, tmp_path, capsys):
         "galaxies_1.png",
     }
     capsys.readouterr()
-
-
-@pytest.mark.slow
-@pytest.mark.notebook
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebooks_run(path, tmp_path, monkeypatch):
-    import nbclient
-    import nbformat
-
-    monkeypatch.setenv("HIERGAL_NOTEBOOK_RUN", str(tmp_path))
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()

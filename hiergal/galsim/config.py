@@ -1,5 +1,7 @@
 """Galaxies of a trained model in GalSim's configuration files, as galsim_hub had them (Lanusse et al. 2020, App. A).
 
+::
+
     modules: [hiergal.galsim_config]    # or hiergal, in a process that has loaded GalSim before hiergal
     input:
         generative_model: {file_name: 'hub:mock-acs'}

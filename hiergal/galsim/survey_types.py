@@ -1,5 +1,7 @@
 """Surveys in GalSim's configuration files: PSF, pixels, sky and zero point from surveycodex, none typed in by hand.
 
+::
+
     psf: {type: SurveyPSF, survey: LSST, band: i}
     image:
         pixel_scale: {type: Survey, survey: LSST, band: i, item: pixel_scale}

@@ -181,7 +181,8 @@ class Posterior(Record):
         Args:
             quantity: ``"flux"`` [the model's unit], ``"magnitude"`` [mag], ``"hlr_arcsec"``, the half-light radius
                 [arcsec], ``"x_pix"`` and ``"y_pix"``, the centroid from the centre of the stamp [pixels], ``"g1"`` and
-                ``"g2"``, the ellipticity |g| = (1 - q) / (1 + q) of unweighted moments; all of the deconvolved profile.
+                ``"g2"``, the ellipticity ``|g| = (1 - q) / (1 + q)`` of unweighted moments; all of the deconvolved
+                profile.
 
         Raises:
             ValueError: If it is none of these.
