@@ -97,17 +97,17 @@ def test_replicates_have_the_exact_predictive_distribution(key, rng, make_psf, m
     found = predict(model, observation, louder, key=key, batch=N)
     for i in range(N):
         blur = convolution_matrix(np.asarray(observation.psf.stamp[i], float), SHAPE)
-        design = blur @ model.params["weights"].T
+        design = blur @ model.linear["weights"].T
         z = latents[:, i]
         if kind == "pixel":
-            exact = exact_posterior(observation, model.params, i)
+            exact = exact_posterior(observation, model.linear, i)
             mean, spread, kept = exact.mean, exact.covariance, ~observation.mask[i].ravel()
             noise = np.nan_to_num(observation.noise.sigma[i].ravel() ** 2)
         else:
             kept = slice(None) if observation.mask is None else ~observation.mask[i].ravel()
             mean, spread = z.mean(axis=0), np.cov(z.T)
             noise = np.diag(covariance_matrix(observation.noise, i, SHAPE))
-        mean = blur @ model.params["offset"] + design @ mean
+        mean = blur @ model.linear["offset"] + design @ mean
         variance = np.einsum("pi,ij,pj->p", design, spread, design) + 4 * noise
         pixels = found.image[:, i].reshape(draws, -1)
         off = np.abs(pixels.mean(axis=0) - mean) / np.sqrt(variance / draws)
@@ -115,7 +115,7 @@ def test_replicates_have_the_exact_predictive_distribution(key, rng, make_psf, m
         off = np.abs(pixels.var(axis=0) / variance - 1) / np.sqrt(2 / draws)
         assert off[kept].max() < 5
         if masked:  # nothing but light is predicted there
-            light = z @ design.T + blur @ model.params["offset"]
+            light = z @ design.T + blur @ model.linear["offset"]
             np.testing.assert_allclose(pixels[:, ~kept], light[:, ~kept], rtol=1e-3, atol=1e-3)
 
 
