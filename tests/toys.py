@@ -50,7 +50,8 @@ class LinearGenerator(nn.Module):
         pixels = self.shape[0] * self.shape[1]
         weights = self.param("weights", nn.initializers.normal(1.0), (z.shape[-1], pixels))
         offset = self.param("offset", nn.initializers.normal(1.0), (pixels,))
-        return (z @ weights + offset[None]).reshape(-1, *self.shape)
+        profile = jnp.asarray(z) @ jnp.asarray(weights) + jnp.asarray(offset)[None]
+        return profile.reshape(-1, *self.shape)
 
 
 class TableEncoder(nn.Module):

@@ -331,16 +331,16 @@ def test_leave_one_out_is_exact_where_it_is_known(rng, key, make_psf, make_noise
     image = model.render(model.decode(jnp.asarray(rng.normal(size=(N, 8)), jnp.float32)), make_psf(N))
     image = np.where(mask, np.nan, image + noise.sample(key, image.shape))
     observation = Observation(image, make_psf(N), noise, mask, {}, np.array([4, 2, 9]), SCALE)
-    posterior = bare_posterior(exact_draws(observation, model.params, draws), observation)
+    posterior = bare_posterior(exact_draws(observation, model.linear, draws), observation)
     prediction = predict(model, observation, posterior, key=key, batch=N)
     data = posterior_to_arviz(posterior, observation, model, prediction)
     for i, galaxy in enumerate(observation.identifier):
         kept = ~mask[i].ravel()
         blur = convolution_matrix(np.asarray(observation.psf.stamp[i], float), shape)
-        design = (blur @ model.params["weights"].T)[kept]
+        design = (blur @ model.linear["weights"].T)[kept]
         covariance = design @ design.T + np.diag(noise.sigma[i].ravel()[kept].astype(float) ** 2)
         precision = np.linalg.inv(covariance)
-        away = image[i].ravel()[kept] - (blur @ model.params["offset"])[kept]
+        away = image[i].ravel()[kept] - (blur @ model.linear["offset"])[kept]
         off, variance = precision @ away / np.diag(precision), 1 / np.diag(precision)
         exact = norm.logpdf(off, scale=np.sqrt(variance)).sum()
         found = arviz.loo(pixels_of(data, int(galaxy)))

@@ -90,7 +90,7 @@ def test_replicates_have_the_exact_predictive_distribution(key, rng, make_psf, m
     observation = linear_observation(make_psf, make_noise(kind, N, SHAPE), masked)
     model, draws = linear_model(SHAPE), 600
     if kind == "pixel":
-        latents = exact_draws(observation, model.params, draws)
+        latents = exact_draws(observation, model.linear, draws)
     else:  # any draws will do
         latents = rng.normal(size=(draws, N, 8)) * 0.1 + rng.normal(size=(N, 8))
     louder = bare_posterior(latents, observation, variance_factor=np.full(N, 4.0, np.float32))
