@@ -1,4 +1,4 @@
-"""How fast galaxies are drawn: from the flow to the stamp, beside GalSim's RealGalaxy, and for a whole catalogue.
+"""Speed of drawing galaxies: from the flow to the stamp, next to GalSim's RealGalaxy, and for a whole catalogue.
 
     python benchmarks/sampling.py hub:mock-acs --real COSMOS_25.2_training_sample/real_galaxy_catalog_25.2.fits
 

@@ -1,4 +1,4 @@
-"""How fast a training step is: hiergal's, and on CPUs the same step in PyTorch beside it.
+"""Speed of a training step: hiergal's, and on CPUs the same step in PyTorch.
 
     python benchmarks/train_step.py                                        # the recipe of the quickstart
     python benchmarks/train_step.py models/lanusse2020/recipe.toml --steps 2 --json result.json
@@ -55,7 +55,7 @@ class Ours(NamedTuple):
         batch: Galaxies in a step.
         compile_s: Time that compiling took [s].
         flops: Floating-point operations of a step, as XLA counts them before it compiles.
-        buffers_bytes: Memory of a step beside its state.
+        buffers_bytes: Memory of a step in addition to its state.
     """
 
     take: Take

@@ -303,7 +303,7 @@ def to_toml(tables: dict) -> str:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write beside the target first, so that no half-written file is ever read."""
+    """Write next to the target first, so that no half-written file is ever read."""
     temporary = path.with_suffix(".part")
     temporary.write_text(text)
     temporary.replace(path)

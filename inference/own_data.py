@@ -290,7 +290,7 @@ def main() -> int:
     parser.add_argument("--method", default="laplace", help="As of `hiergal infer`.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of galaxies, noise and draws.")
     parser.add_argument("--only", nargs="*", choices=list(SCENARIOS), help="Some of the ways; default all.")
-    parser.add_argument("--out", help="Table to write (.ecsv); the same as Markdown beside it (.md).")
+    parser.add_argument("--out", help="Table to write (.ecsv); the same as Markdown next to it (.md).")
     args = parser.parse_args()
     model, galaxies = hiergal.load_model(args.model), draw_galaxies(args.galaxies, args.seed)
     magnitude = ZERO_POINT - 2.5 * np.log10(galaxies.flux)

@@ -7,7 +7,7 @@ of the model itself cannot see. Infers unseen galaxies and reports
 
 - coverage of flux, size, ellipticity, and of pixels of the image deconvolved to half of the survey's PSF width, for all
   galaxies and by signal to noise and size;
-- errors of that image, beside those of Richardson-Lucy and Wiener deconvolution (scikit-image), whose parameters are
+- errors of that image, next to those of Richardson-Lucy and Wiener deconvolution (scikit-image), whose parameters are
   tuned on training galaxies;
 - coverage of pixels hidden behind a mask (a random fifth, and a block of 10 x 10) of some of these galaxies, and of as
   many that the model itself drew.
@@ -151,7 +151,7 @@ def tuned(observation: Observation, truth: np.ndarray, target: PSF, level: np.nd
 def hidden(model: GalaxyModel, observation: Observation, clean: np.ndarray, args) -> dict:
     """Return the coverage of pixels behind masks, noise-free and with their noise.
 
-    Stamps get white noise of the same level, so that hidden noise does not follow from that beside it.
+    Stamps get white noise of the same level, so that hidden noise does not follow from that next to it.
     """
     n, ny, nx = clean.shape
     noise = WhiteNoise(np.asarray(observation.noise.rms(), np.float32))

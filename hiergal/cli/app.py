@@ -269,7 +269,7 @@ def validate(
 
 
 def main() -> None:
-    """Run the command; what went wrong is said in words, not in a traceback."""
+    """Run the command; errors are sentences, not tracebacks."""
     keep_freed_memory()
     try:
         with interruptions():

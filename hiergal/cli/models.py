@@ -1,4 +1,4 @@
-"""The verbs ``hiergal models``: which models there are, and what they are (see :mod:`hiergal.cli`).
+"""The verbs ``hiergal models``: list, describe and check models (see :mod:`hiergal.cli`).
 
 hiergal models list                              models in the package, in the cache and in registries
 hiergal models recipes                           recipes that came with the package
@@ -201,7 +201,7 @@ def registry_remove(source: Source) -> None:
 
 def _row(offer: "AvailableModel") -> dict[str, Any]:
     if offer.entry is not None and offer.path is None:
-        size = offer.entry.size or None  # None: nobody said
+        size = offer.entry.size or None  # None: not stated
     else:
         size = 0 if offer.path is None else _bytes_of(offer.path)
     return {

@@ -62,7 +62,7 @@ SILENT.propagate = False
 
 
 class Order(NamedTuple):
-    """A galaxy that a configuration asks for: its random numbers and its conditions."""
+    """A galaxy of a configuration: its random numbers and its conditions."""
 
     deviates: tuple[float, ...]
     conditions: tuple[tuple[str, float], ...]
@@ -237,7 +237,7 @@ def _noise_of(text: str) -> float | str:
 
 
 def _check_finite(order: Order) -> None:
-    """Let an object without numbers fail for itself, before those that are computed with it are asked for."""
+    """Make an object without numbers fail for itself, before those that are computed with it are asked for."""
     largest = np.finfo(np.float32).max
     bad = [f"{name} {value}" for name, value in order.conditions if value is None or not abs(value) < largest]
     if bad:

@@ -1,4 +1,4 @@
-"""A trained model as GalSim's users know one: the interface of galsim_hub (Lanusse et al. 2020, Appendix A).
+"""A trained model for GalSim's users: the interface of galsim_hub (Lanusse et al. 2020, Appendix A).
 
 Random numbers are the caller's ``galsim.BaseDeviate``: each galaxy takes a fixed number of normal deviates from it, so
 that the same generator gives the same galaxies, drawn one at a time or together, in any process. Together is faster:

@@ -4,7 +4,7 @@
     CACHE/NAME/VERSION/entry.toml           what the registry said of it
     CACHE/.fetching/SHA256.part             a download that can go on
 
-A file is fetched beside its place, its checksum compared, and its folder renamed into place. Processes that want the
+A file is fetched next to its place, its checksum compared, and its folder renamed into place. Processes that want the
 same file wait for the first of them. The folder is ``HIERGAL_CACHE``, or the user's cache of the platform.
 """
 
@@ -201,7 +201,7 @@ def _download(url: str, part: Path, size: int, advance: Advance) -> None:
             if not too_long:
                 answer.raise_for_status()
                 if answer.status_code != requests.codes.partial_content:
-                    there = 0  # a server that starts anew
+                    there = 0  # a server that starts again
                 with _own_file(part, "r+b" if there else "wb") as file:
                     file.seek(there)
                     advance(there)

@@ -1,4 +1,4 @@
-"""The digest of a trained model's files, by which a run knows it again."""
+"""The digest of a trained model's files, by which a run recognises it."""
 
 import hashlib
 from pathlib import Path

@@ -99,10 +99,10 @@ def packaged_models(problems: list[str] | None = None) -> Iterator[tuple[Path, P
     """Yield the models that came with the package: in its wheel, or in the source tree around it.
 
     Args:
-        problems: A list that takes a sentence for each that says nothing readable of itself.
+        problems: A list to which a sentence is added for each without a readable description.
 
     Raises:
-        OSError: If one cannot be read, and nobody takes the sentence.
+        OSError: If one cannot be read, and ``problems`` is None.
         ValueError: The same, if it is no description of a model.
     """
     here = Path(__file__).parent

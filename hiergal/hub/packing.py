@@ -110,7 +110,7 @@ def write_arrays(
     """
     from safetensors.numpy import save
 
-    # Not by its own `save_file`, whose files nobody else may read.
+    # Not by its own `save_file`, whose files no one else may read.
     path.write_bytes(save(dict(arrays), metadata=None if texts is None else dict(texts)))
 
 

@@ -42,7 +42,7 @@ class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_published(folder: str | Path) -> Published:
-    """Read what a published model says of itself.
+    """Read the description of a published model.
 
     Raises:
         OSError: If it cannot be read.

@@ -7,7 +7,7 @@ A registry is a file ``index.toml``, in a folder or at an https address::
     [[model]]
     name = "mock-acs"
     version = "1.0"
-    url = "mock-acs-1.0.safetensors"    # beside the index, or an https address
+    url = "mock-acs-1.0.safetensors"    # next to the index, or an https address
     sha256 = "..."
     size = 8200000                      # bytes
     licence = "MIT"
@@ -70,7 +70,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         version: Its version.
         url: Where its file is: an https address, or a local path.
         sha256: Checksum of the file.
-        size: Bytes of the file; 0 where nobody said.
+        size: Bytes of the file; 0 where not stated.
         licence: What one may do with it, as an SPDX identifier.
         description: A sentence.
     """
@@ -210,7 +210,7 @@ def check_address(url: str) -> None:
 
 @contextmanager
 def answer_of(url: str, headers: dict[str, str] | None = None) -> "Iterator[Response]":
-    """Ask for an address, and follow redirects to addresses that models may come from.
+    """Request an address, and follow redirects to addresses that models may come from.
 
     Args:
         url: The address.
@@ -248,7 +248,7 @@ def answer_of(url: str, headers: dict[str, str] | None = None) -> "Iterator[Resp
 
 
 def _absolute(url: str, where: str) -> str:
-    """An address in full; one without a scheme is a file beside the index, or below."""
+    """An address in full; one without a scheme is a file next to the index, or below."""
     if "://" in url:
         try:
             check_address(url)
@@ -260,7 +260,7 @@ def _absolute(url: str, where: str) -> str:
     parts = Path(unquote(url)).parts
     strange = not url.isprintable() or set(url) & set("\\:")  # with a colon, it might be of a scheme
     if not parts or strange or Path(unquote(url)).is_absolute() or ".." in parts:
-        raise ValueError(f"{where}: expected addresses of files beside the index, or below it, got {url!r}")
+        raise ValueError(f"{where}: expected addresses of files next to the index, or below it, got {url!r}")
     return urljoin(where, url) if "://" in where else str(Path(where).parent / url)
 
 
@@ -308,7 +308,9 @@ def _added() -> list[str]:
     try:
         return msgspec.convert(parse_toml(read_text(path), str(path)), dict[str, list[str]])["registries"]
     except (ValueError, msgspec.ValidationError, KeyError) as error:
-        raise ValueError(f'{path}: expected registries = ["..."]: {error}; mend it, or remove it') from None
+        raise ValueError(
+            f'{path}: expected registries = ["..."]: {error}; correct it, or remove it'
+        ) from None
 
 
 def _write_added(sources: list[str]) -> None:

@@ -75,7 +75,7 @@ def detect(
 
 
 def central_clump(image: Image, *, eta: float = ETA) -> Mask:
-    """Grow the region around the centre until its edge is faint, as the statistics of Lanusse et al. (2020) want it.
+    """Grow the region around the centre until its edge is faint, for the statistics of Lanusse et al. (2020).
 
     The threshold falls in steps of half a per cent of the stamp's pixels, from the 99th percentile on. Growth stops
     where the pixels that were added since the last step that added at least 16 have a mean brightness d with
@@ -167,7 +167,7 @@ def main_clump(image: Image, *, eta: float = ETA, smoothing_pix: int = 3) -> Mas
 
 
 def without_holes(region: Mask) -> Mask:
-    """Fill pixels, but for those at the stamp's edge, most of whose eight neighbours belong to a region.
+    """Fill pixels, except for those at the stamp's edge, most of whose eight neighbours belong to a region.
 
     Args:
         region: A region.

@@ -1,4 +1,4 @@
-"""Columns of conditions: what a catalogue says of galaxies, as the numbers that a flow takes; knows no model."""
+"""Columns of conditions: a catalogue's values as the numbers that a flow takes, without any model."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 A catalogue is an Astropy table, a structured array, a pandas frame, or any mapping from names to columns. Columns with
 units are converted to those that the model was trained with; plain numbers are taken to be in these. Conditions that
-nobody knows are drawn from the model's population: galaxies of its training survey that are like what is known.
+are not known are drawn from the model's population: galaxies of its training survey that are like what is known.
 """
 
 import re

@@ -68,7 +68,7 @@ class NoisyImage(dist.Distribution):
 
 
 def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> NoiseModel:
-    """Return the noise that a likelihood takes, for what a survey knows.
+    """Return the noise of a likelihood, from that of a survey.
 
     Args:
         noise: What the survey knows.

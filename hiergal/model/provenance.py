@@ -1,4 +1,4 @@
-"""The origin of a model: what it was trained on, in which units it speaks, and what it has seen."""
+"""Provenance of a model: its training survey, its units, and the ranges of its training set."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         condition_ranges: Smallest and largest value of each condition among the training galaxies.
         survey_provenance: What the survey says of itself.
         condition_units: Unit of each condition in words.
-        psf_fwhm_arcsec: Median full width at half maximum of the training galaxies' PSFs; None where nobody measured
+        psf_fwhm_arcsec: Median full width at half maximum of the training galaxies' PSFs; None where not measured
             it [arcsec].
         runs: Digests of the fits of its flow and guide flow, and of its publication, by which the same is recognised.
         trained_ranges: Smallest and largest flux, half-light radius (``hlr_arcsec``) of the fits to its training

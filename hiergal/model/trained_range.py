@@ -109,7 +109,7 @@ def check_outside(
     Args:
         model: A model with a flow.
         conditions: As :func:`~hiergal.model.conditions.conditions_for` gives them; some may be NaN or infinite.
-        outside: ``warn``: rows outside are drawn, with a warning, but for those that are far outside, which are not;
+        outside: ``warn``: rows outside are drawn, with a warning, except for those that are far outside, which are not;
             ``raise``: any is an error; ``ignore``: all that can be computed with is drawn.
         found: What :func:`check_range` found, if that is known.
         prefix: Words before those of the warning.

@@ -30,7 +30,7 @@ EXACT = 2**53  # floats are whole numbers up to there, one by one
 
 
 def native(value: Any, name: str = "array", *, masked: str = "refuse", double: bool = False) -> Any:
-    """Return floats that JAX may see: what is already so as it is, and the rest converted.
+    """Return floats for JAX: what is already so as it is, and the rest converted.
 
     Args:
         value: Numbers of any kind; None stays None.
@@ -312,7 +312,7 @@ def _is_rich(value: Any) -> bool:
 
 
 def _refuse_rich(value: Any, name: str) -> None:
-    """Refuse what says more than numbers, where there is no place for it."""
+    """Refuse arrays with units or masks, where there is no place for these."""
     if isinstance(value, (list, tuple)):
         for one in value:
             _refuse_rich(one, name)

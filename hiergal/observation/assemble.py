@@ -276,7 +276,7 @@ def _sigma(
 
 
 def _filled(sigma: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-    """Give pixels without data the median of the others: the noise level of a stamp is that of what was seen."""
+    """Replace pixels without data by the median of the others: the noise level is that of the observed pixels."""
     seen = np.where(excluded, np.nan, sigma)
     seen[excluded.all(axis=(1, 2))] = 1.0
     return np.where(np.isnan(seen), np.nanmedian(seen, axis=(1, 2), keepdims=True), seen)
@@ -334,6 +334,6 @@ def check_odd(shape: tuple[int, ...], where: str) -> None:
     if any(size % 2 == 0 for size in shape):
         raise ValueError(
             f"psf: expected an odd number of pixels {where}, so that a central pixel is the origin, got "
-            f"{shape}; draw the PSF anew on an odd stamp (padding one side would move its centre by half a "
+            f"{shape}; draw the PSF again on an odd stamp (padding one side would move its centre by half a "
             "pixel)"
         )

@@ -50,7 +50,7 @@ class WhiteNoise(IndependentNoise, kind="white"):
     sigma: Float[Array, "*batch"]  # ty: ignore[incompatible-attribute-override] (frozen)
 
     def __post_init__(self) -> None:
-        """Make native what is foreign."""
+        """Convert arrays of other libraries to native ones."""
         object.__setattr__(self, "sigma", native(self.sigma, "noise.sigma"))
 
     @classmethod
@@ -97,7 +97,7 @@ class PixelNoise(IndependentNoise, kind="pixel"):
     sigma: Float[Array, "*batch y x"]  # ty: ignore[incompatible-attribute-override] (frozen)
 
     def __post_init__(self) -> None:
-        """Make native what is foreign; what is masked is NaN, which a mask of the observation has to exclude."""
+        """Convert arrays of other libraries to native ones; masked values become NaN, to be excluded by a mask."""
         object.__setattr__(self, "sigma", native(self.sigma, "noise.sigma", masked="nan"))
 
     @classmethod

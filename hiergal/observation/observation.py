@@ -65,7 +65,7 @@ class Observation(Record):
     photometry: Photometry | None = static(default=None)
 
     def __post_init__(self) -> None:
-        """Make native what is foreign, also what JAX's tree functions let in; masked pixels go into the mask."""
+        """Convert arrays to native ones, also in JAX's tree functions; masked pixels join the mask."""
         image, mask = self.image, native_mask(self.mask)
         if isinstance(image, np.ma.MaskedArray):
             hidden = np.ma.getmaskarray(image)

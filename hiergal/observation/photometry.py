@@ -109,7 +109,7 @@ def photometry_from(
     *,
     pixel_scale_arcsec: float | None = None,
 ) -> Photometry | None:
-    """Make one statement of what was said of unit and zero point; None where nothing was.
+    """Combine given unit and zero point into one photometry; None where neither is given.
 
     Args:
         flux_unit: Unit of fluxes, or of surface brightness: words, or an Astropy unit.
@@ -193,7 +193,7 @@ def natural_zero_point(flux_unit: str, pixel_scale_arcsec: float | None = None) 
 
 
 def flux_unit_of(unit: Any) -> str:
-    """Return a unit of fluxes as it is recorded: what was said, or an Astropy unit in words.
+    """Return a unit of fluxes as it is recorded: the given text, or an Astropy unit in words.
 
     Raises:
         ValueError: If it is a magnitude.

@@ -53,7 +53,7 @@ class PSF(Record):
     profile_fwhm_arcsec: float = static(default=0.0)
 
     def __post_init__(self) -> None:
-        """Make native what is foreign."""
+        """Convert arrays of other libraries to native ones."""
         object.__setattr__(self, "stamp", native(self.stamp, "psf.stamp"))
         scale = pixel_scale_from(self.pixel_scale_arcsec, "psf.pixel_scale_arcsec")
         object.__setattr__(self, "pixel_scale_arcsec", scale)

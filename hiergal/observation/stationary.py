@@ -46,7 +46,7 @@ class StationaryNoise(NoiseModel, kind="stationary"):
     width: int = static()
 
     def __post_init__(self) -> None:
-        """Make native what is foreign."""
+        """Convert arrays of other libraries to native ones."""
         object.__setattr__(self, "power", native(self.power, "noise.power"))
         object.__setattr__(self, "width", int(self.width))
 

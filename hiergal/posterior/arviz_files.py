@@ -190,7 +190,7 @@ def load_arviz(path: str | Path) -> Any:
     except DAMAGE as error:
         raise OSError(
             f"{path}: expected posteriors that `save_arviz` wrote, got a file that cannot be read: it is truncated, "
-            f"damaged, or of another kind; write it anew ({type(error).__name__}: {error})"
+            f"damaged, or of another kind; write it again ({type(error).__name__}: {error})"
         ) from error
     if "posterior" not in tree.children or OURS not in tree["posterior"].attrs:
         there = ", ".join(tree.children) or "none"

@@ -1,4 +1,4 @@
-"""Does the model fit a galaxy, and is the galaxy unusual? Posterior predictive checks, and two numbers for anomalies.
+"""Posterior predictive checks of the fit to a galaxy, and two statistics for unusual galaxies.
 
 A statistic T of the residuals x - PSF * g(z) of a stamp x is compared, for each posterior draw z, with its values for
 noise alone, T(x_rep, z): the posterior predictive p-value is the share of the latter that are as large (Gelman, Meng &
@@ -152,7 +152,7 @@ def check_fits(
         replicates: Noise stamps, and draws from the prior, of each galaxy, that it is compared with.
         bins: Rings of frequency, from zero to the corners of the Fourier plane.
         batch: Galaxies in one call of the compiled programs.
-        places: A number for each galaxy, which its replicates depend on beside the key; default its place in the batch.
+        places: A number for each galaxy, on which its replicates depend as on the key; default its place in the batch.
         progress: Whether to show a progress bar.
 
     Returns:

@@ -105,7 +105,7 @@ def infer(
         psf: PSFs to show the denoised image at, one for each galaxy [n, py, px] or one for all [1, py, px]; default
             the observation's own.
         batch: Galaxies in one call of the compiled program, at most.
-        places: A number for each galaxy, which its draws depend on beside the key, such as its row in a survey; default
+        places: A number for each galaxy, on which its draws depend as on the key, such as its row in a survey; default
             its place in the batch.
         verdict: Whether to judge the posteriors: ``flag`` and ``checks``, for some tenth of the time.
         progress: Whether to show a progress bar.

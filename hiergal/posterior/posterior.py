@@ -48,7 +48,7 @@ class Posterior(Record):
     Attributes:
         latents: Draws of z.
         summary: Flux, half-light radius, centroid and ellipticity of each draw's profile.
-        profile_mean: Mean of the deconvolved profile (but for the recipe's ``profile_fwhm_arcsec``) [flux per pixel].
+        profile_mean: Mean of the deconvolved profile (up to the recipe's ``profile_fwhm_arcsec``) [flux per pixel].
         profile_std: Its standard deviation [flux per pixel].
         image_mean: Mean of the profile convolved with the galaxy's PSF: the denoised image [flux per pixel].
         chi_square: Reduced chi-square of ``image_mean`` against the data.
@@ -61,7 +61,7 @@ class Posterior(Record):
             sampling, ``r_hat``, ``ess_nuts`` (worst over the latents) and ``divergences`` of NUTS.
         identifier: Identifier of each galaxy.
         flag: The verdict, bits of :class:`hiergal.posterior.verdict.Flag`; 0 where nothing speaks against the
-            posterior, None where nobody looked (``verdict=False``).
+            posterior, None where not checked (``verdict=False``).
         checks: Statistics and p-values that it rests on (:mod:`hiergal.posterior.verdict`).
         diverging: Whether a draw of NUTS ended a trajectory that diverged; False of other methods.
 

@@ -71,7 +71,7 @@ def residual_tests(
         observation: The galaxies.
         profile: Posterior mean of the profiles [flux per pixel].
         projection: Directions in which whitened residuals can move, orthonormal together with those of the prior; None
-            where nobody knows: then tests are less sensitive.
+            where not known: then tests are less sensitive.
 
     Returns:
         The statistics at the top of this page, [n] each; NaN where too few pixels are left to tell.

@@ -71,7 +71,7 @@ def posterior_to_arviz(
         observation: The same galaxies, in the same order.
         model: The model that inferred them; its magnitude zero point turns fluxes into magnitudes.
         predictive: What the posteriors predict (:func:`hiergal.posterior.predictive.predict`), for two more groups.
-        about: What else the attributes of each group shall say beside :mod:`hiergal.posterior.provenance`: the seed.
+        about: Attributes of each group in addition to those of :mod:`hiergal.posterior.provenance`: the seed.
 
     Returns:
         ``arviz.InferenceData`` under ArviZ 0.23, ``xarray.DataTree`` under ArviZ 1.

@@ -77,7 +77,7 @@ CHECKS = (*RESIDUAL_TESTS, "remaining", *P_VALUES, "p_latents")
 
 
 class Flag(IntFlag):
-    """Bits of a verdict; the table at the top of this page says what each means."""
+    """Bits of a verdict; the table at the top of this page explains each."""
 
     BAD_OBSERVATION = 1
     BAD_CONDITIONS = 2

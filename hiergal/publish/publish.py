@@ -1,4 +1,4 @@
-"""From a trained run to a published model: a folder ``models/NAME`` that says what it is, how good, and where it fails.
+"""From a trained run to a published model: a folder ``models/NAME`` with its description, quality and limits.
 
     model.json, recipe.toml, weights.safetensors    the bundle (:mod:`hiergal.hub.bundle`)
     metrics.json                                    what `hiergal validate` and the calibration checks found

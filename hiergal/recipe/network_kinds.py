@@ -1,4 +1,4 @@
-"""Kinds of networks, as data: what a recipe needs to know of a generator or an encoder that it names by its ``kind``.
+"""Kinds of networks, as data: the options of a generator or an encoder, by its ``kind``.
 
 A kind is a frozen struct of hyperparameters, and its tag is the ``kind`` of a recipe's table. A further kind is one new
 file, in this package or outside: its struct, a subclass of :class:`GeneratorArchitecture` or

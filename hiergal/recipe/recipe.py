@@ -182,7 +182,7 @@ def load_recipe(path: str | Path) -> Recipe:
         48
     """
     found = find_recipe(path)
-    packaged = found in packaged_recipes().values()  # nobody can rewrite those of a published model
+    packaged = found in packaged_recipes().values()  # no one can rewrite those of a published model
     return parse_recipe(read_text(found), str(found), warn=not packaged)
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that holds everything, and its figures as PNG beside it.
+"""The report of a run: one HTML page that holds everything, and its figures as PNG next to it.
 
 The page needs no network, no script and no other file: figures are embedded. What a run measured is given to it in
 words (:class:`Finding`) and in full (``metrics``); what may differ between two runs of one seed, such as times, goes
@@ -149,7 +149,7 @@ def check_report_folder(folder: str | Path, files: Iterable[str], *, overwrite: 
 
     Args:
         folder: The folder.
-        files: What is written beside ``report.html``, below the folder; with a report of ours these are ours, too. In
+        files: What is written next to ``report.html``, below the folder; with a report of ours these are ours, too. In
             a folder that a run owns (:mod:`hiergal.runtime.folder`), nothing is asked.
         overwrite: Whether to replace a report of ours.
 

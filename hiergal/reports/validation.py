@@ -33,7 +33,7 @@ from hiergal.validation.shear import shear_bias
 
 __all__ = ["metrics_of", "summary_of", "write_validation"]
 
-FILES = ("metrics.json", "verdicts.ecsv", "measurements.fits")  # beside the page
+FILES = ("metrics.json", "verdicts.ecsv", "measurements.fits")  # next to the page
 ADVICE = "Train longer, on more galaxies, or with the recipe `standard`; the figures show where they differ."
 FEW = 500  # galaxies, below which the page says what so few cannot show
 POWER = 0.8  # of the smallest difference that would have been seen

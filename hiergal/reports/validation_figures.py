@@ -99,12 +99,12 @@ def figures_of(found: Validation) -> dict[str, tuple[Any, str]]:
         references = {label: morphology_reference(key) for label, key in REFERENCES.items()}
         shown["mid"] = (
             figures.morphology_curves(paper, references),
-            "Multimode, intensity and deviation on the central 64x64 pixels, smoothed alike, beside the published "
+            "Multimode, intensity and deviation on the central 64x64 pixels, smoothed alike, next to the published "
             "samples. Compare Fig. 8.",
         )
         shown["planes"] = (
             figures.morphology_planes(paper, references),
-            "Gini-M20 and I-D beside the published samples: real COSMOS galaxies, their parametric fits, and the "
+            "Gini-M20 and I-D next to the published samples: real COSMOS galaxies, their parametric fits, and the "
             "mocks of Lanusse et al. (2020). Compare Fig. 9.",
         )
     shown |= _spectra(found)
@@ -112,7 +112,7 @@ def figures_of(found: Validation) -> dict[str, tuple[Any, str]]:
 
 
 def residuals_of(found: Validation) -> dict[str, Residuals]:
-    """Sizes and fluxes against what was asked for, where the catalogue says it."""
+    """Sizes and fluxes against the requested ones, where the catalogue has them."""
     catalog = found.observation.catalog
     real, drawn = (found.samples[name].measured.moments for name in ("survey", "drawn"))
     result = {}

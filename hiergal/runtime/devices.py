@@ -89,7 +89,7 @@ def is_first_process() -> bool:
 
 
 def any_process(wish: bool) -> bool:
-    """Return whether any of the processes has a wish; all of them have to ask."""
+    """Return whether any of the processes sets a flag; all of them have to call this."""
     return (
         wish if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(wish)).any())
     )

@@ -1,6 +1,6 @@
 """Locks, and files that are whole or not there: what owners of outputs are made of.
 
-A file is written under a name that nobody can know before, in the folder of its target, and renamed. A folder takes the
+A file is written under a name that no one can know before, in the folder of its target, and renamed. A folder takes the
 place of another one in one step where the system can exchange two names (Linux); elsewhere by two renames, which
 :mod:`hiergal.runtime.output` finishes if they were interrupted.
 """
@@ -85,7 +85,7 @@ def locked(file: Path, what: str) -> Iterator[None]:
             os.close(held)
             raise BlockingIOError(
                 errno.EAGAIN,
-                f"{what}: expected nobody else at work on it, got {holder}; wait until that one is done, or stop it",
+                f"{what}: expected no one else at work on it, got {holder}; wait until that one is done, or stop it",
             ) from None
         except OSError:  # a file system without locks
             pass
@@ -129,7 +129,7 @@ def check_room(path: Path, size: int) -> None:
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write a file whole, or not at all; one that is there is replaced.
 
-    It asks nobody: the caller owns the path, see :mod:`hiergal.runtime.output`.
+    It does not ask: the caller owns the path, see :mod:`hiergal.runtime.output`.
 
     Raises:
         OSError: If it cannot be written; what was there before stays.
@@ -194,7 +194,7 @@ def _remove_left_over(path: Path) -> None:
 
 
 def _rename(source: Path, target: Path, flags: int) -> bool:
-    """Linux's renameat2; False where there is none, or the file system knows nothing of these flags."""
+    """Linux's renameat2; False where there is none, or the file system does not support these flags."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
         return False

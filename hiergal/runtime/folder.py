@@ -127,7 +127,7 @@ def _begun(own: RunFolder, names: tuple[str, ...], overwrite: bool) -> RunFolder
 
 
 def _check_names(path: Path, mark: Path, kind: str, names: tuple[str, ...]) -> None:
-    """Refuse a folder in which names of ours are taken by somebody else."""
+    """Refuse a folder in which names of ours are taken by another program."""
     if os.path.lexists(path) and not path.is_dir():
         raise FileExistsError(f"{path}: expected a folder, or a free name, got a file; choose another name")
     if _read(mark).get("kind") == kind:

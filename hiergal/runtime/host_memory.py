@@ -1,7 +1,7 @@
 """Keeping memory that was freed, for work that needs the same buffers again and again, or giving it back.
 
 XLA asks for the buffers of a CPU program before each run and gives them back after it. The GNU C library returns
-blocks as large as these to the system, which clears every page anew at the next run: a fifth of a training step.
+blocks as large as these to the system, which clears every page again at the next run: a fifth of a training step.
 Compiling a large program, on the other hand, leaves a gigabyte in pieces too small for such buffers.
 """
 

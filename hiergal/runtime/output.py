@@ -131,7 +131,7 @@ def owned(
     update: bool = False,
     resume: bool = True,
 ) -> Iterator[Output]:
-    """Own an output while a block runs: the table at the top of this page says what may be written.
+    """Own an output while a block runs: the table at the top of this page defines what may be written.
 
     Args:
         path: The file or folder to write.
@@ -172,7 +172,7 @@ def owned(
 def check_output(
     path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
 ) -> Mark | None:
-    """Refuse at once what :func:`owned` would refuse later, but for runs: before long work, or before another output.
+    """Refuse now what :func:`owned` would refuse later, except for runs: before long work, or before another output.
 
     Returns:
         What a result of ours that is there says of itself, or None.

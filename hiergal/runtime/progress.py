@@ -52,7 +52,7 @@ def progress_bar(what: str, total: int | None, *, shown: bool = True) -> Iterato
 
     Args:
         what: Name of the work.
-        total: Number of units in all; None if nobody knows.
+        total: Number of units in all; None if not known.
         shown: Whether to show anything.
 
     Yields:

@@ -58,7 +58,7 @@ def holm(verdicts: list[Verdict], *, alpha: float = ALPHA) -> list[Verdict]:
         alpha: That level.
 
     Returns:
-        The same, in their order, with ``passed`` set anew; p-values stay.
+        The same, in their order, with ``passed`` set again; p-values stay.
 
     Example:
         >>> several = [Verdict(f"v{i}", 0.0, 0.0, 0.0, p, False, "") for i, p in enumerate([0.004, 0.2, 0.001])]

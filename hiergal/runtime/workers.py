@@ -36,7 +36,7 @@ DEATHS = 3  # of processes at work on one part, before it is taken to be the par
 def finished_parts(
     do: Callable[..., int], tasks: Iterable[tuple], *, workers: int, scheduler: str | None
 ) -> Iterator[int]:
-    """Do the parts, and yield the number of each when it is done.
+    """Compute the parts, and yield the number of each when it is done.
 
     Args:
         do: Does one part, and returns its number; what it writes has to be out of the way of the others.
@@ -59,7 +59,7 @@ def finished_parts(
 def in_order(
     do: Callable[..., Any], tasks: Sequence[tuple], *, workers: int | None = None, threads: bool = False
 ) -> Iterator[Any]:
-    """Do tasks on this machine, and yield their results in the order of the tasks.
+    """Run tasks on this machine, and yield their results in the order of the tasks.
 
     Args:
         do: What to do with the arguments of a task.
@@ -177,7 +177,7 @@ def _dask() -> Any:
 
 
 def follow_parent(parent: int) -> None:
-    """Leave signals to the process that started this one, and end when it is gone: nobody would take the results."""
+    """Leave signals to the process that started this one, and end when it is gone: its results would be lost."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

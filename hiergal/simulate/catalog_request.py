@@ -84,7 +84,7 @@ def asked_galaxies(
     zero_point: float,
     flux_unit: str,
 ) -> AskedGalaxies:
-    """Collect what a catalogue asks for.
+    """Collect the requests of a catalogue.
 
     Args:
         model: A model with a flow.

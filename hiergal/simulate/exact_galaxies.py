@@ -44,7 +44,7 @@ def exact_profiles(
     flux: Float[np.ndarray, "n"] | None,
     half_light_radius: Float[np.ndarray, "n"] | None,
 ) -> Float[np.ndarray, "n y x"]:
-    """Give light profiles exact fluxes and sizes.
+    """Rescale light profiles to exact fluxes and sizes.
 
     Args:
         model: The model that drew them.

@@ -94,7 +94,7 @@ def create_galaxies(
 
 
 def write_galaxies(path: Path, kind: str, first: int, images: Float[np.ndarray, "k y x"]) -> None:
-    """Put images into their places, and see to it that they are on the disk.
+    """Put images into their places, and flush them to the disk.
 
     Args:
         path: What :func:`create_galaxies` made.
@@ -122,7 +122,7 @@ def tidy_galaxies(path: Path, kind: str) -> None:
     """Remove what a process that was killed left in a file: zarr writes each chunk under another name first.
 
     Args:
-        path: What :func:`create_galaxies` made; nobody writes to it any more.
+        path: What :func:`create_galaxies` made; no one writes to it any more.
         kind: Its kind.
     """
     if kind == ".zarr":

@@ -48,7 +48,7 @@ class BandComparison(NamedTuple):
 
     Attributes:
         wavelength_nm: Effective wavelength of the survey's filter [nm].
-        other_nm: Of the other one; None if nobody knows it [nm].
+        other_nm: Of the other one; None if not known [nm].
         differ: Whether galaxies have other magnitudes in the two.
     """
 

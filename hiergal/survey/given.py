@@ -1,4 +1,4 @@
-"""Galaxies that somebody hands over: as an observation, or as the survey that they lie in."""
+"""Given galaxies: as an observation, or as the survey that they lie in."""
 
 from pathlib import Path
 from typing import Any

@@ -2,7 +2,7 @@
 
 The first half of :mod:`hiergal.survey.cosmos`, which reads their stamps. A catalogue is one table of galaxies
 that names the files and extensions of images, PSFs and noise correlation functions. Two more tables may lie
-beside it: ``NAME_fits.fits`` with parametric fits and the conditions of the published model (``flux_radius``,
+next to it: ``NAME_fits.fits`` with parametric fits and the conditions of the published model (``flux_radius``,
 ``zphot``, the half-light radius), and ``NAME_selection.fits`` for the cuts. A catalogue without them can be
 used all the same.
 """
@@ -87,7 +87,7 @@ def open_catalog(
     missing = [side[kind].name for kind in needed if not side[kind].exists()]
     if missing:
         raise OSError(
-            f"expected {' and '.join(missing)} beside {file} for exclusion level {exclusion_level!r}, got "
+            f"expected {' and '.join(missing)} next to {file} for exclusion level {exclusion_level!r}, got "
             "none; use exclusion level 'none'"
         )
     rows, table = np.arange(len(real)), None
@@ -96,7 +96,7 @@ def open_catalog(
         rows, table = np.asarray(sample.orig_index), sample.param_cat
         if not np.array_equal(table["IDENT"], real.cat["IDENT"]):
             raise ValueError(
-                f"expected the galaxies of {side['fits']} to be those of {file}, got others; get both anew"
+                f"expected the galaxies of {side['fits']} to be those of {file}, got others; get both again"
             )
     if len(rows) == 0 or np.ptp(real.pixel_scale[rows]) > 1e-6 * real.pixel_scale[rows[0]]:
         raise ValueError(
@@ -133,7 +133,7 @@ def _catalog_file(path: Path, band: str | None) -> Path:
 
 
 def _conditions(real: "galsim.RealGalaxyCatalog", table: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Collect what the catalogue and its table of fits know of each galaxy."""
+    """Collect the columns of the catalogue and its table of fits for each galaxy."""
     columns = {"mag_auto": np.asarray(real.mag, float)}
     if table is not None:
         have = {name.lower(): name for name in table.dtype.names or ()}

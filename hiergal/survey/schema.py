@@ -105,7 +105,7 @@ def is_store(path: Path) -> bool:
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Read the root's attributes, and see to it that this version understands them.
+    """Read the root's attributes, and check that this version understands them.
 
     Raises:
         OSError: If there is no such folder, or nothing of a store in it.

@@ -113,5 +113,5 @@ def _wcs(header: Mapping[str, Any], where: str = "header") -> Any:
         except Exception as error:  # of many kinds, where a keyword is of another type
             words = " ".join(str(error).split())
             raise ValueError(
-                f"{where}: expected a WCS that Astropy reads, got {words}; mend the header"
+                f"{where}: expected a WCS that Astropy reads, got {words}; fix the header"
             ) from None

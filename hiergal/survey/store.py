@@ -165,7 +165,7 @@ class SurveyStore:
         """Read unconvolved, noise-free profiles [flux per pixel] of simulated galaxies.
 
         Raises:
-            ValueError: If the survey is a real one, whose truth nobody knows.
+            ValueError: If the survey is a real one, whose truth is unknown.
         """
         if not self.has_truth:
             raise ValueError(
@@ -324,7 +324,7 @@ open_store = open_survey  # its earlier name
 
 
 def _check_noise_kind(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Refuse noise that nobody here knows; its module is named, not imported: a survey runs no code."""
+    """Refuse noise of an unknown kind; its module is named, not imported: a survey runs no code."""
     kind, known = attributes["noise_kind"], NoiseModel.kinds
     if not isinstance(attributes.get("noise_header", {}), dict):
         raise ValueError(f"{path}: noise_header: expected a JSON object, got another; write the survey again")

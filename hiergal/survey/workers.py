@@ -1,6 +1,6 @@
 """Processes that draw the galaxies of a survey, a few at a time, for the one that writes them.
 
-The processes are loky's, which start without the main script: nobody needs ``if __name__ == "__main__"``. They leave
+The processes are loky's, which start without the main script: no one needs ``if __name__ == "__main__"``. They leave
 Ctrl-C to the process that started them, and end with it.
 """
 
@@ -27,7 +27,7 @@ __all__ = [
 
 TASK_GALAXIES = 64  # a quarter of a shard
 GALAXIES_PER_WORKER = 512  # fewer are drawn before another process has started
-EXECUTOR_TASKS = 64  # given ahead to an executor whose size nobody knows
+EXECUTOR_TASKS = 64  # given ahead to an executor of unknown size
 # One thread in each process. glibc shall keep the memory of stamps for the next ones, not hand it back each time.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 WORKER_ENVIRONMENT |= {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "268435456"}
@@ -110,7 +110,7 @@ def _complete(batch: Batch, task: Task) -> Batch:
     first, count = task
     if len(batch[0]) != count:
         raise ValueError(
-            f"expected {count} galaxies from number {first} on, got {len(batch[0])}; mend what draws them"
+            f"expected {count} galaxies from number {first} on, got {len(batch[0])}; fix what draws them"
         )
     return batch
 

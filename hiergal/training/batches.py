@@ -91,7 +91,7 @@ def order_of(
 def batches_from(
     galaxies: Galaxies, order: "grain.MapDataset", first: int, mesh: Mesh
 ) -> Iterator[tuple[Observation, Int[Array, "batch"] | None]]:
-    """Yield what each step sees, from step ``first`` on.
+    """Yield the batch of each step, from step ``first`` on.
 
     A survey in memory goes to the devices once, and a step gets the numbers of its rows. One on disk is read ahead by
     threads, by each process its own part of a batch.

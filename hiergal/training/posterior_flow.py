@@ -159,7 +159,7 @@ _simulated = jax.jit(simulate)
 
 
 def _seen(model: GalaxyModel, observation: Observation, prior: LatentFlow, z: Array):
-    """Return w of draws [s, n, d] of the latents of galaxies, and what the flow knows of these galaxies."""
+    """Return w of draws [s, n, d] of the latents of galaxies, and the flow's features of these galaxies."""
     mode = find_mode(model, observation, prior)
     return _shape(mode.problem, mode.found, jnp.asarray(z))
 

@@ -2,7 +2,7 @@
 
 They are measured once, at training, and go into the model's provenance and card. A posterior beyond them is flagged
 (:mod:`hiergal.posterior.verdict`). Fluxes and sizes are those of the profiles at the guide's means, as posteriors
-measure them: nobody knows the truth of a real survey.
+measure them: no one knows the truth of a real survey.
 """
 
 import jax

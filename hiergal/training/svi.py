@@ -109,7 +109,7 @@ def fit(
         folder: Where checkpoints and ``history.jsonl`` go. A run with the same recipe, key and galaxies that was
             interrupted goes on; checkpoints of any other run are refused.
         devices: What to spread each batch over; default all there are, of all processes that were joined
-            (:func:`~hiergal.runtime.devices.join_processes`). Results do not depend on it but for rounding.
+            (:func:`~hiergal.runtime.devices.join_processes`). Results do not depend on it up to rounding.
         progress: Whether to show a progress bar.
 
     Returns:

@@ -3,7 +3,7 @@
     survey -> train -> flow -> infer (:mod:`hiergal.posterior.stages`)
                           `-> sample (:mod:`hiergal.simulate.catalog`)
 
-Every stage writes beside its target and renames, so that what lies on disk is whole; the same seed gives the same
+Every stage writes next to its target and renames, so that what lies on disk is whole; the same seed gives the same
 files.
 """
 
@@ -160,7 +160,7 @@ def _draw_history(folder: Path, fitted: Fit) -> None:
 
 
 def _rounded(leaf: jax.Array) -> jax.Array:
-    """Round to half precision; a weight beyond its range becomes infinite, which nobody can miss."""
+    """Round to half precision; a weight beyond its range becomes infinite, which every use of the model shows."""
     return leaf.astype(np.float16).astype(leaf.dtype)
 
 

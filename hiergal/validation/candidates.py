@@ -27,7 +27,7 @@ class Candidate(NamedTuple):
     Attributes:
         images: Stamps [flux per pixel].
         noise_rms: Standard deviation of their noise [flux per pixel].
-        profile: Unconvolved profiles behind them [flux per pixel], or None where nobody knows them.
+        profile: Unconvolved profiles behind them [flux per pixel], or None where not known.
         measured: Moments, morphology, sky.
         sheared: Shear responses of the first galaxies.
         paper: Morphology as the paper's figures have it, or None for other pixels or small stamps.

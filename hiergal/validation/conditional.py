@@ -1,4 +1,4 @@
-"""Do drawn galaxies have what was asked for? Bias and scatter of sizes and fluxes in bins of the conditions.
+"""Conditional accuracy of drawn galaxies: bias and scatter of sizes and fluxes in bins of the conditions.
 
 For each real galaxy and the one drawn for its conditions, both on stamps with PSF and noise (Fig. 7 of Lanusse et al.
 2020): the relative difference of sizes, (sigma_drawn - sigma_real) / sigma_real, against the half-light radius, and

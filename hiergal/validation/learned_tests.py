@@ -1,4 +1,4 @@
-"""Are two samples of galaxies drawn from one population? A classifier, Voronoi cells, and nearest neighbours.
+"""Learned two-sample tests: a classifier, Voronoi cells, and nearest neighbours.
 
 Classifier two-sample tests: Lopez-Paz & Oquab (2017). PQMass: Lemos et al. (2024). Conventions are those of
 ``hiergal.validation.two_sample``.
@@ -33,7 +33,7 @@ FEWEST_CLASSIFIED = 20  # galaxies of each sample: half of them teach the classi
 def classifier_test(
     real: Rows, other: OtherRows, name: str, *, seed: int = 0, alpha: float = ALPHA
 ) -> Verdict:
-    """Let a classifier (gradient-boosted trees) tell the samples apart; the statistic is its accuracy on held-out rows.
+    """Classify the samples by gradient-boosted trees; the statistic is its accuracy on held-out rows.
 
     Args:
         real: Rows of several quantities.
@@ -162,7 +162,7 @@ def memorisation_test(
     seed: int = 0,
     alpha: float = ALPHA,
 ) -> Verdict:
-    """Ask whether draws lie nearer to galaxies of the training than to others; the statistic is the share that does.
+    """Test for memorisation: draws nearer to galaxies of the training than to others; the statistic is their fraction.
 
     Args:
         drawn: Rows of drawn galaxies: statistics, latents or pixels.

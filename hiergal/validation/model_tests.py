@@ -104,7 +104,7 @@ def reconstruction_test(
     seed: int = 0,
     alpha: float = ALPHA,
 ) -> Verdict:
-    """Ask whether a model's reconstructions fit as well as parametric ones, galaxy by galaxy.
+    """Compare the fits of a model's reconstructions with parametric ones, galaxy by galaxy.
 
     Args:
         model: Reduced chi-square of the model's reconstruction of each galaxy.

@@ -1,4 +1,4 @@
-"""Are two samples of galaxies drawn from one population? Tests that look at the pixels themselves.
+"""Two-sample tests on the pixels themselves.
 
 Statistics of morphology see what they were made for; a network that is trained to tell two samples of stamps apart sees
 whatever it can find: the noise, the arms, the grid that a generator leaves behind (classifier two-sample tests:
@@ -33,7 +33,7 @@ PATCH = 4
 CHANNELS = (32, 48)
 DROPOUT, LEARNING_RATE = 0.2, 3e-3
 OPTIMIZER = (
-    optax.chain(  # AdamW, but for the learning rate: a program that knows it would be compiled for each
+    optax.chain(  # AdamW, except for the learning rate: a program that knows it would be compiled for each
         optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.add_decayed_weights(0.05)
     )
 )
@@ -49,7 +49,7 @@ def pixel_classifier_test(
     alpha: float = ALPHA,
     epochs: int = EPOCHS,
 ) -> Verdict:
-    """Let a convolutional network tell the samples apart; the statistic is its accuracy on held-out stamps.
+    """Classify the samples by a convolutional network; the statistic is its accuracy on held-out stamps.
 
     Args:
         real_images: Stamps [flux per pixel].

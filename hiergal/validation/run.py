@@ -1,4 +1,4 @@
-"""A whole validation, from a model (or somebody's galaxies) and a survey to numbers, figures and a report.
+"""A whole validation, from a model (or given galaxies) and a survey to numbers, figures and a report.
 
 Real galaxies that the generator has not seen, the galaxies to be judged and parametric fits are made and measured
 alike (:mod:`hiergal.validation.samples`), and every test of the package compares them: the galaxies with the real ones,
@@ -99,7 +99,7 @@ def validate(
     workers: int | None = None,
     progress: bool = True,
 ) -> Validation:
-    """Judge a model, or anybody's galaxies, against a survey.
+    """Compare a model, or given galaxies, with a survey.
 
     Args:
         store: The survey; of one that the model was trained on, only the galaxies kept apart are used.
@@ -201,7 +201,7 @@ def held_out(
 
     Args:
         store: A survey.
-        model: A trained model; it was trained on this survey if both say the same of where it comes from, but for
+        model: A trained model; it was trained on this survey if both state the same provenance, except for
             the resolution: a model of a degraded survey is judged with the sharper one's galaxies
             (:mod:`hiergal.survey.degrade`).
     """

@@ -31,7 +31,7 @@ GALAXIES_PER_CALL = 128
 class Samples(NamedTuple):
     """Stamps of the same galaxies, made three ways [flux per pixel], [n, y, x].
 
-    ``profile`` is what ``drawn`` shows without PSF and noise (None where nobody knows it), and ``twins`` are the fits
+    ``profile`` is what ``drawn`` shows without PSF and noise (None where not known), and ``twins`` are the fits
     behind ``parametric``.
     """
 
@@ -91,7 +91,7 @@ def samples_of(
     workers: int | None = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Samples:
-    """Put somebody's galaxies beside real and parametric ones.
+    """Collect the galaxies to validate, with real and parametric ones.
 
     Args:
         images: A galaxy for each of the survey's [flux per pixel].

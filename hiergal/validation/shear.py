@@ -156,7 +156,7 @@ def shear_bias(table: Table) -> ShearBias:
 
 
 def shear_tests(real: Table, other: Table, *, seed: int = 0, alpha: float = ALPHA) -> list[Verdict]:
-    """Ask whether a shear pipeline would be calibrated on one sample as on the other.
+    """Compare the shear calibration of one sample with that of the other.
 
     Args:
         real: Measurements of real galaxies, from :func:`measure_shear`; rows with a flag are left out.

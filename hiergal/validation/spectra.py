@@ -1,4 +1,4 @@
-"""Two questions that no measurement of morphology asks, by the power of images at each scale.
+"""Tests of power spectra, for differences that no measurement of morphology shows.
 
 *Residuals*: data minus reconstruction, whitened by the noise model, have unit power at every frequency if nothing is
 missing; a fit can only absorb power, so power above one is structure that was not fitted. *Beyond the band limit*: a
@@ -35,11 +35,11 @@ def residual_spectrum_test(
     bands: int = BANDS,
     alpha: float = ALPHA,
 ) -> Verdict:
-    """Ask whether residuals of reconstructions have more power than noise at any scale.
+    """Test residuals of reconstructions for more power than noise at any scale.
 
     Args:
         whitened: Data minus reconstructions, whitened by the noise model
-            (:meth:`hiergal.observation.noise.NoiseModel.whiten`); masked pixels, which are zero, make the test shy.
+            (:meth:`hiergal.observation.noise.NoiseModel.whiten`); masked pixels (zero) make the test conservative.
         pixel_scale_arcsec: Width of a pixel [arcsec].
         bands: Number of bands of frequency.
         alpha: Chance of a false alarm.
@@ -85,7 +85,7 @@ def beyond_band_test(
     seed: int = 0,
     alpha: float = ALPHA,
 ) -> Verdict:
-    """Compare the power that galaxies have beyond what a survey can see, for what they have in the octave before.
+    """Compare the power of galaxies beyond the resolution of a survey, given that in the octave before.
 
     The octave before the limit is seen, and other tests judge it; galaxies of different sizes differ by much more
     than an order of magnitude in the power itself, and by a factor of three in its ratio.

@@ -2,7 +2,7 @@
 
 Both samples have the same pixels, and PSFs and noise of the same population (:mod:`hiergal.validation.samples`);
 nothing else is asked of them, so that the stamps of any generator can be compared. Samples that share their conditions,
-galaxy by galaxy, are more alike than independent ones, which makes the tests shy, never rash.
+galaxy by galaxy, are more alike than independent ones, which makes the tests conservative.
 """
 
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def measure(
 
     Returns:
         Three tables; the sky has its standard deviation over the noise's (``rms``), and the correlation of pixels
-        beside each other (``correlation``), NaN where too little of it is free of sources.
+        next to each other (``correlation``), NaN where too little of it is free of sources.
 
     Raises:
         ValueError: If shapes do not agree, or noise is not positive.

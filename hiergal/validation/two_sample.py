@@ -1,4 +1,4 @@
-"""Are two samples of galaxies drawn from one population? Means and distributions, with errors, p-values and verdicts.
+"""Two-sample tests of means and distributions, with errors, p-values and verdicts.
 
 One galaxy is a row. ``real`` is the sample to be matched, ``other`` that of a generator. A test that is passed says
 that nothing was seen with so many galaxies, not that there is nothing. Wasserstein distances: Villani (2009); energy

@@ -415,16 +415,16 @@ EVIL = [
     ({"size": "9"}, "model"),
     ({"licence": ""}, "model"),
     ({"more": 1}, "unknown field `more`"),
-    ({"url": ""}, "beside the index"),
-    ({"url": "../evil"}, "beside the index"),
-    ({"url": "%2e%2e/evil"}, "beside the index"),
-    ({"url": "a/../../evil"}, "beside the index"),
-    ({"url": "/etc/passwd"}, "beside the index"),
-    ({"url": "//evil.org/file"}, "beside the index"),
-    ({"url": "..\\evil"}, "beside the index"),
-    ({"url": "file:/etc/passwd"}, "beside the index"),
-    ({"url": "http:evil"}, "beside the index"),
-    ({"url": "evil\0"}, "beside the index"),
+    ({"url": ""}, "next to the index"),
+    ({"url": "../evil"}, "next to the index"),
+    ({"url": "%2e%2e/evil"}, "next to the index"),
+    ({"url": "a/../../evil"}, "next to the index"),
+    ({"url": "/etc/passwd"}, "next to the index"),
+    ({"url": "//evil.org/file"}, "next to the index"),
+    ({"url": "..\\evil"}, "next to the index"),
+    ({"url": "file:/etc/passwd"}, "next to the index"),
+    ({"url": "http:evil"}, "next to the index"),
+    ({"url": "evil\0"}, "next to the index"),
     ({"url": "file:///etc/passwd"}, "expected an https address"),
     ({"url": "ftp://evil.org/file"}, "expected an https address"),
     ({"url": "http://evil.org/file"}, "expected an https address"),
@@ -552,7 +552,9 @@ def test_damaged_settings_are_named_and_spare_what_is_there(server, content, tex
     settings = registry._settings()
     settings.parent.mkdir(parents=True)
     settings.write_bytes(text)
-    with pytest.raises(ValueError, match=r"registries.toml: expected registries = .*; mend it, or remove it"):
+    with pytest.raises(
+        ValueError, match=r"registries.toml: expected registries = .*; correct it, or remove it"
+    ):
         registries()
     assert resolve("hub:toy") == path
     problems = []

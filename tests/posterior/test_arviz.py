@@ -175,7 +175,7 @@ def test_damaged_files(model, observation, posterior, tmp_path, suffix, damage):
     save_arviz(posterior_to_arviz(posterior, observation, model), path)
     damage(path)
     with pytest.raises(
-        OSError, match=rf"posterior\{suffix}: expected .*, got .*; (write it anew|copy it again)"
+        OSError, match=rf"posterior\{suffix}: expected .*, got .*; (write it again|copy it again)"
     ):
         load_arviz(path)
 

@@ -44,7 +44,7 @@ def run_main(monkeypatch, *words):
         (TypeError("expected columns"), 2, "expected columns"),
         (FileExistsError("expected a free name"), 2, "expected a free name"),
         (FileNotFoundError("no such file"), 2, "no such file"),
-        (BlockingIOError(11, "expected nobody else at work"), 3, "nobody else at work"),
+        (BlockingIOError(11, "expected no one else at work"), 3, "no one else at work"),
         (OSError(28, "No space left on device"), 3, "No space left"),
         (FloatingPointError("the bound became nan"), 3, "the bound became nan"),
         (ModuleNotFoundError("expected matplotlib"), 3, "expected matplotlib"),

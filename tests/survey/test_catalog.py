@@ -296,7 +296,7 @@ def test_names_and_units_by_hand(tmp_path):
     for wrong, words in ((["mag_auto"], "NAME=COLUMN"), (["a=B:furlongs per s"], "expected a unit")):
         with pytest.raises(ValueError, match=words):
             parse_columns(wrong)
-    with pytest.raises(ValueError, match="got deg in the table and arcsec beside it"):
+    with pytest.raises(ValueError, match="got deg in the table and arcsec next to it"):
         read_catalog({"a": SIZE * u.deg}, columns={"size": "a:arcsec"})
     with pytest.raises(ValueError, match="mag_auto.*got Mag_Auto, MAG_AUTO"):
         read_catalog({"Mag_Auto": MAG, "MAG_AUTO": MAG}, ["mag_auto"])

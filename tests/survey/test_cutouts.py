@@ -158,7 +158,7 @@ def test_psfs_are_normalised_with_a_warning(arrays):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"psf": np.ones((3, 4, 5))}, "odd number of pixels .*draw the PSF anew on an odd stamp"),
+        ({"psf": np.ones((3, 4, 5))}, "odd number of pixels .*draw the PSF again on an odd stamp"),
         ({"psf": np.ones((2, 3, 5))}, "one for each of 3 galaxies"),
         ({"psf": -np.ones((3, 5))}, "expected positive sums"),
         ({"image": np.ones(5)}, "expected stamps of shape"),

@@ -200,7 +200,7 @@ def test_false_alarms_are_as_rare_as_they_say():
         verdicts.append(shear_tests(table[:280], table[280:], seed=seed, alpha=ALPHA))
     p_values = np.array([[verdict.p_value for verdict in three] for three in verdicts])
     assert ((p_values < ALPHA).sum(axis=0) <= MOST_ALARMS).all()
-    # Nor are they shy: mean of 200 uniform numbers, 4 standard errors.
+    # Nor are they conservative: mean of 200 uniform numbers, 4 standard errors.
     assert (np.abs(p_values.mean(axis=0) - 0.5) < 4 / np.sqrt(12 * REPETITIONS)).all()
 
 

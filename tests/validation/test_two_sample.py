@@ -46,7 +46,7 @@ def test_false_alarms_are_as_rare_as_they_say(name):
     p_values = np.array(p_values)
     print(f"{name}: {(p_values < ALPHA).sum()} false alarms of {REPETITIONS}")
     assert (p_values < ALPHA).sum() <= MOST_ALARMS
-    # Nor are they shy: a test that never alarms would have no power. Mean of 200 uniform numbers, 4 standard errors.
+    # Nor are they conservative: a test that never alarms would have no power. Mean of 200, 4 standard errors.
     assert abs(p_values.mean() - 0.5) < 4 / np.sqrt(12 * REPETITIONS) + (0.05 if name == "classifier" else 0)
 
 

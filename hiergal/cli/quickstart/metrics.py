@@ -121,7 +121,7 @@ def drawn_metrics(survey: Table, drawn: Table) -> dict[str, Any]:
 
 
 def real_metrics(observation: Observation, posterior: Posterior) -> dict[str, Any]:
-    """Summarise posteriors of real galaxies, whose truth nobody knows."""
+    """Summarise posteriors of real galaxies, whose truth is unknown."""
     faint = observation.catalog["mag_auto"] > FAINT_MAG
     numbers = (
         posterior.latents,

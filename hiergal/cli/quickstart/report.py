@@ -1,4 +1,4 @@
-"""The quickstart's report: which figures it shows, and which numbers it says in words."""
+"""The quickstart's report: which figures it shows, and its summary in words."""
 
 import itertools
 from pathlib import Path
@@ -135,7 +135,7 @@ def write_quickstart_report(
 
 
 def _corner(model: GalaxyModel, observation: Observation):
-    """Samples of the guide, which is what the flow learns, beside samples of the flow."""
+    """Samples of the guide, which the flow learns, next to samples of the flow."""
     latents = sample_latents(model, observation, key=key_for(model.provenance.seed, SAMPLE))
     magnitude = np.asarray(observation.catalog["mag_auto"])
     return figures.latent_corner(latents.survey, magnitude, latents.flow, magnitude)

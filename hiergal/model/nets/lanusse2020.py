@@ -1,6 +1,6 @@
 """The networks of Lanusse et al. (2020), Sec. 4.2.1 and Table 1: a residual pyramid down to one pixel, and back up.
 
-The encoder embeds each pixel of the stamp, and beside it an image of the PSF; seven stages halve the resolution, each
+The encoder embeds each pixel of the stamp, and with it an image of the PSF; seven stages halve the resolution, each
 a strided convolution and a residual block of two separable convolutions; a dense layer ends in the posterior. The
 generator mirrors it, and ends in a softplus. The counts agree with the published weights: 14.7 and 13.7 million.
 

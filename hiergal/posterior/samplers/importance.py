@@ -8,7 +8,7 @@ et al. 2012).
 
 The largest weights are replaced by quantiles of a generalised Pareto distribution fitted to them, whose shape k-hat
 tells whether the result can be trusted (Vehtari et al. 2024): below 0.7 it can. Draws of equal weight are then
-picked, each proposal as often as its weight says, but for rounding (systematic resampling).
+picked, each proposal as often as its weight says, up to rounding (systematic resampling).
 """
 
 import warnings
@@ -140,7 +140,7 @@ def resampled(
 
 
 def _targets(problem: LatentPosterior, found: GaussianPosterior, v: np.ndarray) -> np.ndarray:
-    """Logarithm of the posterior at v, but for a constant, block by block."""
+    """Logarithm of the posterior at v, up to a constant, block by block."""
     parts = [
         _target(problem, found, v[i : i + PROPOSALS_PER_CALL].astype(found.mean.dtype))
         for i in range(0, len(v), PROPOSALS_PER_CALL)

@@ -8,7 +8,7 @@ which are unit normal: their Jacobians cost d forward passes. From the guide's m
 posterior is Normal(z, (J^T J)^(-1)): full covariance, exact for a linear generator and a unit-normal prior (u = z).
 
 Latents, not base variables, are where posteriors of bright galaxies are nearly Gaussian: the flow bends the space on
-scales that are large beside such a posterior's width in one direction, and small beside its length in another.
+scales that are large for such a posterior's width in one direction, and small for its length in another.
 
 Where the generator cannot reproduce a galaxy, that covariance is too small: see :func:`misfit`.
 """

@@ -175,7 +175,7 @@ def _starts(model: GalaxyModel, observation: Observation, prior: LatentFlow) -> 
 
 @jax.jit
 def _depth(mode: Mode) -> jax.Array:
-    """Twice the negative logarithm of the posterior at the mode under the stated noise, but for a constant."""
+    """Twice the negative logarithm of the posterior at the mode under the stated noise, up to a constant."""
     return mode.problem.variance_factor * jnp.sum(mode.found.residual**2, -1) + jnp.sum(
         mode.found.base**2, -1
     )

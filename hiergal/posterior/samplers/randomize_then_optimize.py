@@ -60,7 +60,7 @@ class RandomizeThenOptimize(Record):
         return seen + base - jnp.broadcast_to(self.offset, z.shape)
 
     def latents(self, w: Float[Array, "*s n d"], *, corrections: int = 1) -> Float[jax.Array, "*s n d"]:
-        """Return latents for w: straight from the mode, then corrected some times."""
+        """Return latents for w: straight from the mode, then corrected several times."""
 
         def moved(by: jax.Array) -> jax.Array:
             return jnp.einsum("nij,...nj->...ni", self.scale, by)

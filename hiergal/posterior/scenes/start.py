@@ -20,10 +20,10 @@ FARTHEST = 3.0  # of latents at the start
 
 
 def start_of(problem: LatentPosterior) -> Float[jax.Array, "n t"]:
-    """Ask the guide about each source alone, and return the best of what it says for the scene together.
+    """Return the start of the search: the guide's modes of each source alone, where these fit the scene together.
 
     First each pixel is replaced by its mirror image about the source if that is fainter, which removes most of the
-    neighbours' light; then the other sources, as they were found, are subtracted, some times. What the guide says is
+    neighbours' light; then the other sources, as they were found, are subtracted, several times. What the guide says is
     not taken where it fits the scene worse than latents of zero.
     """
     model, scene = problem.model, problem.observation
@@ -68,7 +68,7 @@ def start_of(problem: LatentPosterior) -> Float[jax.Array, "n t"]:
 
 
 def _away(problem: LatentPosterior, t: jax.Array) -> jax.Array:
-    """Twice the negative logarithm of the posterior, but for a constant."""
+    """Twice the negative logarithm of the posterior, up to a constant."""
     away = jnp.sum(problem.residual(t) ** 2, -1) + jnp.sum(problem.base(t) ** 2, -1)
     return jnp.nan_to_num(away, nan=jnp.inf)
 

@@ -1,4 +1,4 @@
-"""Do the posteriors hold the truth as often as they say? Coverage, ranks and z-scores of simulated galaxies."""
+"""Figures of calibration: coverage, ranks and z-scores of simulated galaxies."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Morphology of samples beside that of real galaxies, of parametric fits and of published mocks (paper, Figs. 8, 9)."""
+"""Morphology of samples, real galaxies, parametric fits and published mocks (paper, Figs. 8, 9)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""One galaxy on one page: what was observed, what the posterior says is behind it, and how far to trust that."""
+"""One galaxy on one page: the observation, its posterior, and the checks of both."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

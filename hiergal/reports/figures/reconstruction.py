@@ -1,4 +1,4 @@
-"""Observed galaxies beside what the model sees behind them (Lanusse et al. 2020, Fig. 5, with errors)."""
+"""Observed galaxies and their reconstructions by the model (Lanusse et al. 2020, Fig. 5, with errors)."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,6 +1,6 @@
 """A figure that compares a survey's population with the real one of COSMOS.
 
-Four panels: magnitudes and sizes of the catalogue, and size and ellipticity as measured on the images, each beside the
+Four panels: magnitudes and sizes of the catalogue, and size and ellipticity as measured on the images, each next to the
 distribution that Lanusse et al. (2020) published (Figs. 6 and 7).
 """
 
@@ -33,7 +33,7 @@ def plot_population(
     moments: Table | None = None,
     curves: Mapping[str, ReferenceCurve] | None = None,
 ) -> "Figure":
-    """Draw cumulative distributions of a survey beside those of real COSMOS galaxies.
+    """Draw cumulative distributions of a survey next to those of real COSMOS galaxies.
 
     Args:
         observation: Galaxies with ``mag_auto`` and ``flux_radius`` in the catalogue, on 128x128 stamps if their

@@ -99,7 +99,7 @@ def mean_ellipticity(
     *,
     title: str = "Mean ellipticity against magnitude and size",
 ) -> "Figure":
-    """Compare mean ellipticities in bins of what the survey's catalogue says of the galaxy (paper, Fig. 6b).
+    """Compare mean ellipticities in bins of the catalogue's quantities (paper, Fig. 6b).
 
     Args:
         moments: Moments of each sample, row for row of the same survey galaxies.
@@ -107,7 +107,7 @@ def mean_ellipticity(
         title: Title of the figure.
 
     Returns:
-        A panel for each quantity; error bars are standard errors of the mean, and points are shifted a little beside
+        A panel for each quantity; error bars are standard errors of the mean, and points are shifted a little next to
         each other. Bins have equal numbers of galaxies.
 
     Example:

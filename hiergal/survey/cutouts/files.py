@@ -193,7 +193,7 @@ def check_odd(shape: tuple[int, ...], where: str) -> None:
     if any(size % 2 == 0 for size in shape):
         raise ValueError(
             f"psf: expected an odd number of pixels {where}, so that a central pixel is the origin, got "
-            f"{shape}; draw the PSF anew on an odd stamp (padding one side would move its centre by half a "
+            f"{shape}; draw the PSF again on an odd stamp (padding one side would move its centre by half a "
             "pixel)"
         )
 
@@ -265,7 +265,7 @@ class _Seen(NamedTuple):
 
 
 def _look(file: Path, scale: float | None, layout: Layout, shared: Any) -> _Seen:
-    """Check one file, and note what the survey has to know of it."""
+    """Check one file, and note its properties for the survey."""
     with open_fits(file, "a FITS cutout") as hdus:
         roles = _roles(hdus, file, layout, shared)
         header = roles["image"].header
@@ -276,7 +276,7 @@ def _look(file: Path, scale: float | None, layout: Layout, shared: Any) -> _Seen
             )
         if scale is not None and own is not None and not same_scale(own, scale):
             raise ValueError(
-                f"{file}: expected the pixel scale that is given, {scale:.6g} arcsec, got {own:.6g} in its WCS; mend "
+                f"{file}: expected the pixel scale that is given, {scale:.6g} arcsec, got {own:.6g} in its WCS; fix "
                 "the header, or leave the pixel scale out"
             )
         scale = cast(float, own if scale is None else scale)

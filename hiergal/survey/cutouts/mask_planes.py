@@ -20,7 +20,7 @@ BAD_PLANES = (
 
 
 def parse_bad_bits(words: str | int | None) -> int | tuple[str, ...] | None:
-    """Return which bits mean bad: the sum of their values, or names of planes; None if nothing is said.
+    """Return which bits mean bad: the sum of their values, or names of planes; None if not given.
 
     Args:
         words: A number such as ``1`` or ``5`` (the bits 1 and 4), ``all``, or names such as ``SAT,CR``.

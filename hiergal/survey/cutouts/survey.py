@@ -85,7 +85,7 @@ def from_arrays(
     flux_unit: str | None = None,
     magnitude_zero_point: float | None = None,
 ) -> Observation:
-    """Make observations of arrays: :meth:`hiergal.observation.Observation.from_arrays`, which says all of it.
+    """Make observations of arrays: :meth:`hiergal.observation.Observation.from_arrays` describes all of it.
 
     Args:
         image: Stamps [flux per pixel], [n, y, x]; NaN means no data.
@@ -98,8 +98,8 @@ def from_arrays(
         catalog: Columns of the catalogue, [n] each.
         identifier: Identifiers, [n]; 0, 1, 2, ... if None.
         pixel_scale_arcsec: Width of a pixel [arcsec].
-        flux_unit: Unit of the pixels; None where they say it themselves, or nobody does.
-        magnitude_zero_point: Magnitude of a source of unit flux [mag]; None where the unit says it, or nobody does.
+        flux_unit: Unit of the pixels; None where they state it themselves, or it is not known.
+        magnitude_zero_point: Magnitude of a source of unit flux [mag]; None where the unit implies it, or if unknown.
 
     Returns:
         Observations with a mask where any pixel is excluded, and with noise for each pixel, or white noise where one

@@ -2,7 +2,7 @@
 
 Each galaxy has its own PSF, noise level, structure and sub-pixel centre. The observed stamp is exactly what the model
 assumes (Eq. 1 of Lanusse et al. 2020): the truth, convolved with the galaxy's effective PSF, plus noise. The
-truth (unconvolved profile on the same grid) is kept beside each stamp. Correlated noise has the power spectrum of the
+truth (unconvolved profile on the same grid) is kept next to each stamp. Correlated noise has the power spectrum of the
 COSMOS images as GalSim distributes it.
 
 Every galaxy draws from streams of its own, so the result depends on neither the number of workers nor the batches;
@@ -40,7 +40,7 @@ POWER_FLOOR = 1e-4  # of the highest mode
 
 @record
 class MockBatch(Record):
-    """Mock observations beside their truths.
+    """Mock observations with their truths.
 
     Attributes:
         observation: What a survey would know.
@@ -135,7 +135,7 @@ def draw_mock(
 def draw_batch(
     first: int, count: int, *, seed: int, stamp: int, noise: str
 ) -> tuple[Observation, Float[Array, "n y x"]]:
-    """Draw galaxies of the mock survey as :func:`~hiergal.survey.prepare.prepare_store` wants them, in one thread.
+    """Draw galaxies of the mock survey as :func:`~hiergal.survey.prepare.prepare_store` takes them, in one thread.
 
     Args:
         first: Number of the first galaxy.
@@ -171,7 +171,7 @@ def cosmos_noise_power(shape: tuple[int, int]) -> Float[np.ndarray, "y fx"]:
     shape_only = galsim.getCOSMOSNoise().withVariance(1.0)
     power = noise_power(shape_only, shape, PIXEL_SCALE_ARCSEC, "expected")
     power = np.maximum(power, POWER_FLOOR * power.max())
-    weight = np.full(power.shape[1], 2.0)  # modes of the half plane stand for two, but for the real ones
+    weight = np.full(power.shape[1], 2.0)  # modes of the half plane stand for two, except for the real ones
     weight[0] = 1
     if shape[1] % 2 == 0:
         weight[-1] = 1

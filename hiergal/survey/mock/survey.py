@@ -24,7 +24,7 @@ def write_mock_survey(
     overwrite: bool = False,
     progress: bool = True,
 ) -> SurveyStore:
-    """Draw the mock survey (:mod:`hiergal.survey.mock.galaxies`) into a store, truths beside the stamps.
+    """Draw the mock survey (:mod:`hiergal.survey.mock.galaxies`) into a store, truths next to the stamps.
 
     The same call goes on with a run that was stopped (:func:`~hiergal.survey.prepare.prepare_store`).
 

@@ -164,7 +164,7 @@ def measured_in_cutouts(
 def with_measured_noise(
     observation: Observation, measured: MeasuredNoise, group: str | None = None
 ) -> Observation:
-    """Give observations stationary noise of the measured spectrum, scaled to each galaxy's given level.
+    """Assign to observations stationary noise of the measured spectrum, scaled to each galaxy's given level.
 
     Args:
         observation: Observations with their given noise.
@@ -192,7 +192,7 @@ def with_measured_noise(
 
 
 def with_spectrum(observation: Observation, spectrum: NoiseSpectrum) -> Observation:
-    """Give observations stationary noise of a measured spectrum, scaled to each galaxy's given level.
+    """Assign to observations stationary noise of a measured spectrum, scaled to each galaxy's given level.
 
     The level of a galaxy with a variance map is the median over its pixels with data: the map's variation inside a
     stamp is given up for the correlation between pixels. Masks stay.

@@ -9,7 +9,7 @@ are in use:
 * ``expected``: the expected periodogram of a stamp cut out of a larger field, the correlation function times
   (1 - |dy| / ny) (1 - |dx| / nx), then transformed (Bartlett 1950). Its chi-square per pixel is 1 on average.
 
-GalSim puts the origin of a correlation image of even size between pixels, beside its peak; for the AEGIS
+GalSim puts the origin of a correlation image of even size between pixels, next to its peak; for the AEGIS
 files that makes the ``galsim`` spectrum vanish at the highest frequencies (chi-square per pixel 400).
 ``expected`` takes the peak as the origin.
 """

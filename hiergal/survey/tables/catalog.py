@@ -251,7 +251,7 @@ def _table_of(
         own = unit_from(getattr(column, "unit", None))
         if unit is not None and own is not None and not _says_less(own, unit):
             raise ValueError(
-                f"{where}: {name}: expected one unit, got {own} in the table and {unit} beside it"
+                f"{where}: {name}: expected one unit, got {own} in the table and {unit} next to it"
             )
         values = identifiers_from(column, f"{where}: {name}") if name == IDENTIFIER else _native(column)
         table[name] = Column(values, unit=unit if unit is not None else own)

@@ -26,7 +26,7 @@ NO_UNIT = ("", "-", "--", "none", "not stated", "unitless", "null", "nan")
 
 
 def unit_from(words: Any) -> Any:
-    """Return an Astropy unit, None where there is none; a unit that Astropy does not know is kept by its name.
+    """Return an Astropy unit, None where there is none; a unit unknown to Astropy is kept by its name.
 
     Args:
         words: A unit, or what a table calls it.

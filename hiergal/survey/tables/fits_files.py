@@ -46,7 +46,7 @@ def open_fits(path: str | Path, what: str = "a FITS file") -> Iterator[Any]:
     with contextlib.ExitStack() as opened:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AstropyWarning)  # of headers that it mends
+                warnings.simplefilter("ignore", AstropyWarning)  # of headers that it fixes
                 for words in (
                     "File may have been truncated",
                     "Error validating header",

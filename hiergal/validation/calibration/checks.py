@@ -1,4 +1,4 @@
-"""Do posteriors say the truth? Tests with simulated galaxies whose truth is known, drawn from the prior of the model.
+"""Calibration of posteriors: tests with simulated galaxies of known truth, drawn from the prior of the model.
 
 Draws are arrays [s, n] or [s, n, d]: s posterior draws for each of n galaxies, of one quantity or of d; truths are [n]
 or [n, d]. For exact posteriors, the truth of a galaxy and its draws are s + 1 draws of one distribution, and nothing

@@ -89,7 +89,7 @@ def sbc_test(draws: Draws, truth: Truth, name: str, *, seed: int = 0, alpha: flo
 
 
 def tarp_coverage(draws: JointDraws, truth: JointTruth, *, seed: int = 0) -> Float[np.ndarray, "n"]:
-    """Give the probability of the region around a random point that just reaches the truth, for each galaxy (TARP).
+    """Return the probability of the region around a random point that just reaches the truth, for each galaxy (TARP).
 
     Points are uniform in the box that the truths span, distances Euclidean in units of the truths' standard deviations.
     The share of draws that are nearer than the truth is randomised as ranks are; for exact posteriors it is uniform.
