@@ -1,4 +1,4 @@
-"""How fast batches come from disk, against what a step consumes, and how much memory training from disk takes.
+"""Speed of batches from disk, next to the rate of a training step, and memory of training from disk.
 
     python benchmarks/data.py survey.zarr [--recipe RECIPE.toml] [--steps 30]
 

@@ -1,4 +1,4 @@
-"""How much a configuration of GalSim gains when the network computes an image's galaxies in one call.
+"""Gain of a GalSim configuration when the network computes an image's galaxies in one call.
 
     python benchmarks/galsim_yaml.py hub:mock-acs
 

@@ -1,4 +1,4 @@
-"""How fast posteriors are: galaxies a second by the flow, effective samples a second by importance sampling and NUTS.
+"""Speed of posteriors: galaxies a second by the flow, effective samples a second by importance sampling and NUTS.
 
     hiergal guide runs/quickstart/model runs/quickstart/survey.zarr
     python benchmarks/posterior.py runs/quickstart/model runs/quickstart/survey.zarr
@@ -176,7 +176,7 @@ def peak_gib(path: Path, survey: Path, galaxies: int, draws: int) -> float:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return what was measured as a table."""
+    """Format the measurements as a table."""
     flow, weighted, nuts = result["flow"], result["importance"], result["nuts"]
     rows = [
         ("`flow`, draws and summaries [galaxies/s]", f"{flow['galaxies_per_s']:.1f}"),

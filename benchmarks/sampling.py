@@ -111,7 +111,7 @@ def time_stamps(
 
 
 def time_parts(model, renderer, base, conditions, rounds: int) -> dict[str, float]:
-    """Where the time goes: each part alone, on blocks of the size that is used [ms for each galaxy]."""
+    """Time of each part alone, on blocks of the size that is used [ms for each galaxy]."""
     block = block_size()
     u, y = base[:block], conditions[:block]
     flow = jax.jit(lambda model, u, y: model.flow.from_base(u, y))

@@ -255,7 +255,7 @@ def _level(noise: Tensor, image: Tensor) -> Tensor:
 
 
 def _mode_weight(image: Tensor) -> Tensor:
-    """How many modes of the full plane each column of the half plane stands for."""
+    """Number of modes of the full plane for each column of the half plane."""
     width = image.shape[-1]
     weight = torch.full((width // 2 + 1,), 2.0, device=image.device)
     weight[0] = 1.0

@@ -316,7 +316,7 @@ class PyramidEncoder(nn.Module):
 
 
 class Aided(NamedTuple):
-    """What the generator returns in training: see :class:`hiergal.model.nets.lanusse2020.Aided`."""
+    """Output of the generator in training: see :class:`hiergal.model.nets.lanusse2020.Aided`."""
 
     profile: Tensor
     bottleneck: Tensor

@@ -216,7 +216,7 @@ def timings(takes: dict[str, Take], batch: int, rounds: int, steps: int) -> dict
 
 
 def timed(take: Take, steps: int) -> float:
-    """Return how long some steps take [s]."""
+    """Measure the time of some steps [s]."""
     began = time.perf_counter()
     take(steps)
     return time.perf_counter() - began
@@ -229,7 +229,7 @@ def spread_of(values: Iterable[float]) -> dict[str, Any]:
 
 
 def costs(ours: Ours, recipe: Recipe, device: jax.Device) -> dict[str, Any]:
-    """Return what a step of hiergal costs: compile time [s], memory [bytes], operations."""
+    """Measure the cost of a step of hiergal: compile time [s], memory [bytes], operations."""
     in_use = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     return {
         "compile_s": ours.compile_s,
@@ -256,7 +256,7 @@ def efficiency(result: dict[str, Any], recipe: Recipe, peak_tflops: float | None
 
 
 def device_name(device: jax.Device) -> str:
-    """Return what a person calls the device."""
+    """Return the common name of the device."""
     if device.platform != "cpu":
         return device.device_kind
     try:

@@ -1,4 +1,4 @@
-"""What weighting the training set does: bright galaxies, and the population of the flow.
+"""Effects of weighting the training set: bright galaxies, and the population of the flow.
 
     python benchmarks/weighting.py --out runs/weighting
 

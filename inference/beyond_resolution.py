@@ -1,4 +1,4 @@
-"""What does a model make of what its survey cannot resolve? The open test of Lanusse et al. (2020, Sec. 6).
+"""Structure below the resolution of the training survey: the open test of Lanusse et al. (2020, Sec. 6).
 
     python inference/beyond_resolution.py survey.zarr --recipe standard --out runs/resolution
 

@@ -1,4 +1,4 @@
-"""Are deblended galaxies unbiased, and do their posteriors hold the truth? Scenes of overlapping galaxies, with truth.
+"""Bias and coverage of deblended galaxies, on scenes of overlapping galaxies with known truth.
 
     python inference/deblend_mock.py runs/quickstart/model runs/quickstart/survey.zarr --out runs/deblend
 

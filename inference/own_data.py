@@ -94,7 +94,7 @@ def observe(
     mask: np.ndarray | None = None,
     blank: bool = False,
 ) -> Observation:
-    """What an observer would pass on: right, unless told otherwise.
+    """Data that an observer would pass on: right, unless told otherwise.
 
     Args:
         galaxies: The galaxies.
@@ -239,7 +239,7 @@ def mad(values: np.ndarray) -> float:
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
-    """Say where the contract does not hold."""
+    """List where the contract does not hold."""
     found = []
     for row in rows:
         where = f"{row['given']}, {row['galaxies']}"

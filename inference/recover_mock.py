@@ -1,4 +1,4 @@
-"""Do posteriors hold the truth of galaxies that the model has not seen, and are the images better than deconvolution?
+"""Coverage of posteriors of unseen galaxies, and errors of their images next to those of deconvolution.
 
     python inference/recover_mock.py runs/quickstart/model runs/quickstart/survey.zarr --out runs/recover
 
@@ -60,7 +60,7 @@ def half_width(psf: PSF) -> PSF:
 
 
 def inside(draws: np.ndarray, truth: np.ndarray) -> dict[float, np.ndarray]:
-    """Say which truths lie inside central intervals of each probability."""
+    """Find the truths inside central intervals of each probability."""
     edges = {p: interval(draws, p) for p in PROBABILITIES}
     return {p: (low <= truth) & (truth <= high) for p, (low, high) in edges.items()}
 

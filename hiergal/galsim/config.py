@@ -286,7 +286,7 @@ def _orders_ahead(base: dict[str, Any], model: int, logger: Any) -> list[Order]:
     orders: list[Order] = []
     sizes = base.get("stamp_xsize", 0), base.get("stamp_ysize", 0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what GalSim has to say of an object it says when its turn comes
+        warnings.simplefilter("ignore")  # GalSim warns of an object when it draws it
         for number in range(first, last):
             copy[RECORD] = []
             try:

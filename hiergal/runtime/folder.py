@@ -1,7 +1,7 @@
 """The owner of a folder of a run: a training, a report, a study, which have several outputs in one folder.
 
 The folder may hold anything else; the run owns some names in it, and says so in a file, ``hiergal-KIND.json``. The rule
-is that of :mod:`hiergal.runtime.output`: a name that is there without that file is somebody's, and nothing is touched;
+is that of :mod:`hiergal.runtime.output`: an existing name without that file is the user's, and nothing is touched;
 a finished run is recognised; one that was stopped goes on; another one is refused, unless ``overwrite`` is given.
 """
 

@@ -1,4 +1,4 @@
-"""Texts from others: their size and depth are bounded before a parser sees them.
+"""Untrusted texts: their size and depth are bounded before a parser sees them.
 
 A parser of TOML builds a table for each dot of a key: 60 kB of ``a.a.a...`` would take gigabytes.
 """

@@ -153,7 +153,7 @@ def clear(work: Path, keep: tuple[str, ...] = ()) -> None:
             remove(child)
     if LOCK not in keep:
         (work / LOCK).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # somebody waits for it
+        with contextlib.suppress(OSError):  # another process waits for it
             work.rmdir()
 
 

@@ -29,7 +29,7 @@ class Checkpoints:
     Args:
         folder: Where they are kept.
         fingerprint: What identifies the run: only checkpoints written under the same one are restored.
-        history: A file that the run writes next to them: one that is there without checkpoints is somebody else's.
+        history: A file that the run writes next to them: one that is there without checkpoints is not ours.
         keep: How many to keep.
 
     Raises:
