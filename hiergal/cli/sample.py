@@ -31,7 +31,7 @@ def add_to(app: Verbs) -> None:
 
 def sample(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="What to write: .fits, .hdf5 or .zarr.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output: .fits, .hdf5 or .zarr.")],
     catalog: Annotated[
         Path | None,
         typer.Argument(
@@ -42,12 +42,12 @@ def sample(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="What a column is called in it, and its unit if it does not say: mag_auto=MAG_BEST, "
+            help="Name of a column in it, and its unit if it has none: mag_auto=MAG_BEST, "
             "'flux_radius=FLUX_RADIUS:0.168 arcsec'. Repeat for more. Case does not matter."
         ),
     ] = None,
     hdu: Annotated[
-        str | None, typer.Option(help="Which table of a file with several: number or name of an HDU.")
+        str | None, typer.Option(help="Table of a file with several: number or name of an HDU.")
     ] = None,
     galaxies: Annotated[
         int | None,

@@ -157,7 +157,7 @@ def survey_cutouts(
     ] = None,
     extensions: Annotated[
         str | None,
-        typer.Option(help="Which extension is what: image=SCI,rms=ERR,mask=DQ,psf=PSF; NAME:2 for EXTVER 2."),
+        typer.Option(help="Extension of each role: image=SCI,rms=ERR,mask=DQ,psf=PSF; NAME:2 for EXTVER 2."),
     ] = None,
     bad_bits: Annotated[
         str | None,

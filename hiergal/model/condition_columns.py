@@ -92,7 +92,7 @@ def read_catalog(
         path: The catalogue's file, or a survey's store; or columns in memory.
         names: Columns; None for all.
         columns: What columns are called in it, ``{"mag_auto": "MAG_BEST"}``.
-        hdu: Which table of a file with several.
+        hdu: Table of a file with several.
 
     Raises:
         OSError: If it cannot be read.

@@ -88,7 +88,7 @@ def write_validation(
     verdicts = found.verdicts["drawn"]
     return write_report(
         folder,
-        title=f"How real are the galaxies of {name}?",
+        title=f"Validation of galaxies of {name}",
         figures=figures_of(found),
         metrics=metrics,
         summary=summary_of(found, name=name, alpha=alpha),
@@ -240,7 +240,7 @@ def _tables(found: Validation, metrics: Mapping[str, Any], alpha: float) -> dict
             }
             for panel, label in PANELS.items()
         ]
-    tables["What so many galaxies can show"] = [
+    tables["Sensitivity of the tests"] = [
         {
             "quantity": label,
             f"smallest difference that is seen in {100 * POWER:.0f} % of trials": _seen(found, name, alpha),

@@ -148,7 +148,7 @@ def _spectra(found: Validation) -> dict[str, tuple[Any, str]]:
                 },
                 limit=limit_of(observation),
                 ylabel="mean power of profiles, over flux squared",
-                title="What is there beyond the band limit of the survey?",
+                title="Power beyond the band limit of the survey",
             ),
             "Power spectra of unconvolved profiles of unit flux, with errors by bootstrap over galaxies. Beyond "
             "the dotted line the survey sees next to nothing: what a generator has there it made up.",
@@ -163,7 +163,7 @@ def _spectra(found: Validation) -> dict[str, tuple[Any, str]]:
                 {"residuals": Spectrum(rings.frequency, rings.power.mean(axis=0), error)},
                 ylabel="mean power of whitened residuals",
                 expected=1.0,
-                title="What do reconstructions leave behind?",
+                title="Power of the residuals of reconstructions",
             ),
             "Power of residuals, over that of the noise. Above one: light that the model does not have. Below one: "
             "what the fit takes up of the noise.",

@@ -119,7 +119,7 @@ def sample_catalog(
             the model's.
         half_light_radius: A column of exact half-light radii, before the PSF [arcsec].
         columns: What columns are called in the catalogue (:func:`hiergal.survey.tables.catalog.parse_columns`).
-        hdu: Which table of a file with several.
+        hdu: Table of a file with several.
         workers: Processes on this machine; one needs no dask. All have to see model and output.
         scheduler: Address of a running dask scheduler, to use its workers instead.
         overwrite: Whether to replace galaxies of another run; anything else is never replaced.

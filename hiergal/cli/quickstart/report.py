@@ -98,7 +98,7 @@ def write_quickstart_report(
         ),
         "coverage": (
             figures.coverage(*_coverage(metrics), metrics["mock"]["galaxies"]),
-            "How often central posterior intervals hold the truth, against their nominal probability.",
+            "Coverage of central posterior intervals, against their nominal probability.",
         ),
         "fluxes": (
             figures.intervals(

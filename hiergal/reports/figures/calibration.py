@@ -26,7 +26,7 @@ def coverage(
     empirical: Mapping[str, Float[Array, "p"]],
     galaxies: int,
     *,
-    title: str = "How often central posterior intervals hold the truth",
+    title: str = "Coverage of central posterior intervals",
 ) -> "Figure":
     """Show the coverage of credible intervals against what they promise.
 
@@ -234,7 +234,7 @@ def z_scores(
     contraction: Float[Array, "n"],
     *,
     quantity: str = "total flux",
-    title: str = "How far from the truth, and how much was learnt",
+    title: str = "Posterior z-scores and contraction",
 ) -> "Figure":
     """Show z-scores of posteriors against their contraction.
 

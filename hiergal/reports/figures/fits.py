@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["checked_fits"]
 
 HEADINGS = ("observed", "denoised", "deconvolved", "its std. dev.", "residual [σ]")
-TITLE = "How well galaxies are fitted, and how unusual they are"
+TITLE = "Goodness of fit, and unusual galaxies"
 STAMP_INCH, SPECTRUM_INCH, SPACE_INCH = 1.5, 2.3, 0.62
 LEFT_INCH, HEAD_INCH, FOOT_INCH = 0.55, 0.62, 0.52
 SMALL = 0.01  # p-values below are orange

@@ -52,10 +52,10 @@ def read_catalog(
             and FITS may be compressed), a survey's store, or columns with names in memory: an Astropy table, a pandas
             or polars frame, a pyarrow table, a structured array, a mapping.
         names: Columns that are needed; those that are not there are left out. None for all, under their own names.
-        columns: What a column is called in the catalogue, and its unit if it does not say it:
+        columns: Name of each column in the catalogue, and its unit if it has none:
             ``{"mag_auto": "MAG_BEST", "flux_radius": "FLUX_RADIUS:0.168 arcsec"}``, or a list of such pairs in words,
             ``mag_auto=MAG_BEST`` (:func:`parse_columns`).
-        hdu: Which table of a file with several: number or name of an HDU, path in an HDF5 file, number of a table in a
+        hdu: Table of a file with several: number or name of an HDU, path in an HDF5 file, number of a table in a
             VOTable. By default the one that has the columns.
 
     Returns:

@@ -47,7 +47,7 @@ class Choice(NamedTuple):
 
     Attributes:
         names: Columns that are needed; None for all.
-        hdu: Which table of a file that has several; None for the one with the columns.
+        hdu: Table of a file that has several; None for the one with the columns.
         identifier: The column of identifiers, which text is read as text for.
     """
 
