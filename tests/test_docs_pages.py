@@ -1,16 +1,19 @@
 """The documentation's pages and notebooks: their code runs, and what they name exists.
 
-``python`` blocks of a page are one program, run in an empty folder; names such as ``hiergal.infer`` and keys of recipes
-such as ``training.steps`` have to resolve. Sphinx itself checks links between pages (``make docs``).
+``python`` blocks of a page are one program, run in an empty folder; ``hiergal`` commands in other blocks, names such as
+``hiergal.infer`` and keys such as ``training.steps`` of recipes have to exist. Sphinx checks links (``make docs``).
 """
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import msgspec
 import pytest
+from typer.main import get_command
 
+from hiergal.cli.app import app
 from hiergal.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +62,27 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     space = {"__name__": "page"}
     for number, block in enumerate(blocks(PAGES[page], "python"), 1):
         exec(compile(block, f"{page}, block {number}", "exec"), space)
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - OLD))
+def test_commands_of_a_page_exist(page):
+    written = [
+        line.strip().removeprefix("$ ").removeprefix("srun ")
+        for block in blocks(PAGES[page], "console", "bash", "sh")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    written += re.findall(r"`(hiergal [a-z][^`\n]*)`", PAGES[page])
+    for line in written:
+        if not line.startswith("hiergal "):
+            continue
+        words = [word for word in shlex.split(line)[1:] if word not in ("|", "...")]
+        command = get_command(app)
+        while words and hasattr(command, "commands") and not words[0].startswith("-"):
+            assert words[0] in command.commands, f"{line}: expected one of {', '.join(command.commands)}"
+            command = command.commands[words.pop(0)]
+        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
+        unknown = [word for word in words if word.startswith("-") and word.partition("=")[0] not in known]
+        assert not unknown, f"{line}: expected options among {', '.join(sorted(known))}"
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - OLD))
