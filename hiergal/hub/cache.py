@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 
 
 def cached() -> Iterator[Cached]:
-    """Yield the available models."""
+    """Yield the models that are there."""
     for place in _places():
         entry = _read_entry(place / ENTRY)
         if (

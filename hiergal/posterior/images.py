@@ -39,7 +39,7 @@ def posterior_images(
     shape: tuple[int, int] | None = None,
     draws: int | None = None,
 ) -> Float[np.ndarray, "s n y x"]:
-    """Draw noise-free images from the posteriors of observed galaxies.
+    """Draw images of what is behind observed stamps, free of noise.
 
     Args:
         model: The model that inferred the posterior.

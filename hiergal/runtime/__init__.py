@@ -1,4 +1,4 @@
-"""Foundations of the package: ownership of outputs, whole files, and resumed runs.
+"""The ground that everything stands on: who owns an output, how it is written whole, and how a run goes on.
 
 =================================  =================================================================================
 :mod:`~hiergal.runtime.output`    one file or folder that a run writes whole, or not at all

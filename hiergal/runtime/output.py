@@ -106,7 +106,7 @@ class Output:
         self._place()
 
     def clear(self) -> None:
-        """Remove the parts of an interrupted run."""
+        """Forget what an interrupted run has left."""
         clear(self.work, keep=(LOCK,))
         self.resumed = False
         self._note()

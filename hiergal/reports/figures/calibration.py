@@ -28,7 +28,7 @@ def coverage(
     *,
     title: str = "Coverage of central posterior intervals",
 ) -> "Figure":
-    """Show the coverage of credible intervals against their nominal probability.
+    """Show the coverage of credible intervals against what they promise.
 
     Args:
         nominal: Probabilities of the intervals.
