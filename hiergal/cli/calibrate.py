@@ -1,4 +1,4 @@
-"""The verb ``hiergal calibrate``: how often the credible intervals of a model hold the truth (see :mod:`hiergal.cli`).
+"""The verb ``hiergal calibrate``: coverage of the credible intervals of a model (see :mod:`hiergal.cli`).
 
 hiergal calibrate SURVEY --model RUN/model --method flow --out runs/calibration
 """

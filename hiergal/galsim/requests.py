@@ -171,7 +171,7 @@ def request_from(
     cat: Catalog | None,
     conditions: Float[np.ndarray, "n c"] | None,
 ) -> Request:
-    """Make of normal deviates what they stand for.
+    """Convert normal deviates to base variables, conditions and a seed.
 
     Args:
         model: A model with a flow.

@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 
 
 def cached() -> Iterator[Cached]:
-    """Yield the models that are there."""
+    """Yield the available models."""
     for place in _places():
         entry = _read_entry(place / ENTRY)
         if (

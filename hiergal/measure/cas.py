@@ -1,4 +1,4 @@
-"""C, A and S: how concentrated, asymmetric and clumpy a galaxy is (Conselice 2003; Lotz et al. 2004, Eqs. 9 to 11).
+"""C, A and S: concentration, asymmetry and smoothness of a galaxy (Conselice 2003; Lotz et al. 2004, Eqs. 9 to 11).
 
 With r_p the circular Petrosian radius, everything inside 1.5 r_p about the centre that makes A smallest, I the image,
 I_180 the same turned by 180 degrees, I_s smoothed by a box of r_p / 4, and B the same quantity of the sky for an equal

@@ -1,4 +1,4 @@
-"""Gini and M20: how unequal the pixels of a galaxy are, and how far from its centre the brightest of them lie.
+"""Gini and M20: inequality of the pixels of a galaxy, and second moment of the brightest of them.
 
 Definitions of Lotz et al. (2004, Eqs. 6 to 8). With f_1 <= ... <= f_n the absolute values of the galaxy's pixels, and
 m(pixels) their second moment about the centre that makes that of all of them smallest, which is the centroid,

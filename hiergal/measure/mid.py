@@ -1,4 +1,4 @@
-"""M, I and D: how many parts a galaxy has, how bright the second is, and how far the brightest is from the centroid.
+"""M, I and D (multimode, intensity, deviation): multiplicity, and offset of the brightest part from the centroid.
 
 Multimode, intensity and deviation of Freeman et al. (2013), of an image that is zero outside the galaxy's region
 (:mod:`hiergal.measure.segmentation`). With A1 >= A2 the areas of the two largest connected regions above a

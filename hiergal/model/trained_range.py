@@ -1,4 +1,4 @@
-"""The trained range of a model: for which conditions its training galaxies say what a galaxy looks like.
+"""The trained range of a model: the conditions that its training galaxies cover.
 
 Elsewhere the latent flow extrapolates, and may give anything. A row of conditions is *outside*, if
 
@@ -104,7 +104,7 @@ def check_outside(
     prefix: str = "",
     stacklevel: int = 3,
 ) -> Bool[np.ndarray, "n"]:
-    """Decide which rows are drawn, and say it if some are outside the trained range: the one door for every drawing.
+    """Decide which rows are drawn, and warn if some are outside the trained range, for every way of drawing.
 
     Args:
         model: A model with a flow.

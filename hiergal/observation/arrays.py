@@ -1,4 +1,4 @@
-"""Foreign arrays become native ones: the one door between what people bring and what JAX computes with.
+"""Conversion of foreign arrays to native ones, for everything that JAX computes with.
 
 JAX's fast path, once warm, takes any array of the right shape for one of native numbers: the mask of a masked array is
 dropped, big-endian bytes are read backwards, units are forgotten. So nothing foreign may reach it. Records

@@ -160,7 +160,7 @@ def _identifiers(identifier: Any, n: int) -> np.ndarray:
 
 
 def _pixel_scale(stated: Any, parts: Unpacked, psf: Any) -> float:
-    """The width of a pixel, of all that say it."""
+    """Width of a pixel, from all inputs that state it."""
     own = {"the WCS": parts.pixel_scale_arcsec}
     if isinstance(psf, PSF):
         own["the PSF"] = psf.pixel_scale_arcsec

@@ -58,7 +58,7 @@ WORDS = {  # of surveys, for what Astropy calls otherwise
 
 
 class Photometry(msgspec.Struct, frozen=True):
-    """In which unit fluxes are, and what magnitude a source of unit flux has.
+    """Unit of fluxes, and magnitude of a source of unit flux.
 
     Attributes:
         flux_unit: Unit of fluxes, in words or as Astropy writes it; pixels hold this unit per pixel.

@@ -39,7 +39,7 @@ def posterior_images(
     shape: tuple[int, int] | None = None,
     draws: int | None = None,
 ) -> Float[np.ndarray, "s n y x"]:
-    """Draw images of what is behind observed stamps, free of noise.
+    """Draw noise-free images from the posteriors of observed galaxies.
 
     Args:
         model: The model that inferred the posterior.

@@ -62,7 +62,7 @@ def infer(
     verdict: bool = True,
     progress: bool = False,
 ) -> Posterior:
-    """Infer what is behind observed stamps.
+    """Infer the posteriors of observed galaxies.
 
     Seven methods draw from the posterior p(z | x) of each galaxy. Times are those of a galaxy with 100 draws on two
     cores, in batches; compilation, up to a minute for each shape of stamps and PSFs, comes before.

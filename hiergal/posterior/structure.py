@@ -33,7 +33,7 @@ IMAGES_PER_CALL = 64
 def posterior_structure(
     model: GalaxyModel, posterior: Posterior, *, psf: PSF | None = None, draws: int | None = None
 ) -> Structure:
-    """Measure draws of what is behind observed stamps.
+    """Measure posterior draws of observed galaxies.
 
     Args:
         model: The model that inferred the posterior.

@@ -1,4 +1,4 @@
-"""The card of a published model: what it is for, what it was made of, how good it is, and where it fails."""
+"""The card of a published model: use, training, quality and limits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Recipes: everything that a person decides about a model, in one frozen, typed, strict record.
+"""Recipes: all settings of a model, in one frozen, typed, strict record.
 
 A recipe is a TOML file; what it does not name keeps its default, and what it misspells is an error. The defaults are
 the recipe ``small``: a model of 64x64 stamps that trains in minutes on two cores.

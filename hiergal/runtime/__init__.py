@@ -1,4 +1,4 @@
-"""The ground that everything stands on: who owns an output, how it is written whole, and how a run goes on.
+"""Foundations of the package: ownership of outputs, whole files, and resumed runs.
 
 =================================  =================================================================================
 :mod:`~hiergal.runtime.output`    one file or folder that a run writes whole, or not at all

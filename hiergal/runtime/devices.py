@@ -96,6 +96,6 @@ def any_process(wish: bool) -> bool:
 
 
 def wait(what: str) -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have arrived."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)

@@ -106,7 +106,7 @@ class Output:
         self._place()
 
     def clear(self) -> None:
-        """Forget what an interrupted run has left."""
+        """Remove the parts of an interrupted run."""
         clear(self.work, keep=(LOCK,))
         self.resumed = False
         self._note()

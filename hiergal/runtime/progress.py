@@ -1,4 +1,4 @@
-"""Telling a person how long work will take, and letting that person stop it cleanly."""
+"""Progress of long work, and its clean interruption."""
 
 import signal
 import time
@@ -14,11 +14,11 @@ LINE_SECONDS = 30
 
 
 class Stopped(Exception):  # noqa: N818 (a wish, not an error)
-    """Work was stopped on request; what it wrote is whole, and the next run goes on from there."""
+    """Work stopped on request; its files are whole, and the next run goes on from there."""
 
 
 class Interrupted(BaseException):  # noqa: N818 (a wish, not an error)
-    """A stop was asked for where nothing waits for one: it ends all work at once, and no handler of errors sees it."""
+    """Stop that was requested where nothing waits for one: it ends all work at once, past all handlers of errors."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The one door upwards: methods of a class that are written on a floor above it.
+"""Links to higher floors: methods of a class that are written on a floor above it.
 
 A trained model draws GalSim objects, and a posterior makes figures and tables of itself: what does it stands on higher
 floors, or imports the class. Such methods are a line, which looks up by name what it calls. The list of them is kept by

@@ -338,7 +338,7 @@ def _single(*columns: Array) -> list[np.ndarray]:
 
 
 def _in_blocks(compute: Callable[..., jax.Array], shape: tuple[int, int], *columns: Array) -> np.ndarray:
-    """Compute images of galaxies block by block, from what is known of each."""
+    """Compute images of galaxies block by block."""
     block, n = block_size(), len(columns[0])
     columns = tuple(np.asarray(column) for column in columns)
     images, waiting = np.empty((n, *shape), np.float32), []

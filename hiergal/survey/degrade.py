@@ -1,4 +1,4 @@
-"""The same galaxies seen less well: a survey of wider PSFs and louder noise, made from a sharper one.
+"""Degraded surveys: wider PSFs and more noise, from a sharper survey.
 
 For the open test of Lanusse et al. (2020, Sec. 6): train on the degraded survey, draw galaxies, and compare them with
 the sharper stamps. What the generator puts beyond its own survey's band limit is then measured, not believed.

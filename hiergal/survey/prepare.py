@@ -1,4 +1,4 @@
-"""Preparing a survey in several processes, so that a run that was stopped or killed goes on where it was.
+"""Preparation of a survey in several processes; a stopped or killed run continues where it was.
 
 While it is made, its parts lie in a folder next to it (:mod:`hiergal.runtime.output`):
 

@@ -116,7 +116,7 @@ def _complete(batch: Batch, task: Task) -> Batch:
 
 
 def _draw_with_warnings(draw: Draw, first: int, count: int) -> tuple[Batch, list[Warning | str]]:
-    """Draw in a worker, and hand its warnings to the process that a person watches."""
+    """Draw in a worker, and pass its warnings on to the main process."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         batch = draw(first, count)

@@ -61,7 +61,7 @@ def training_curves(
 def rate_and_distortion(
     history: tuple[TrainInfo, ...], *, title: str = "Rate and distortion, on validation galaxies"
 ) -> "Figure":
-    """Show what the latents cost, each by itself, and what they buy.
+    """Show the KL divergence of each latent, and the path of the training in rate and distortion.
 
     Args:
         history: Evaluations, as :func:`hiergal.training.svi.fit` returns them.

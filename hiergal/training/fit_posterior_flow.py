@@ -31,7 +31,7 @@ def fit_guide_flow_stage(
     overwrite: bool = False,
     progress: bool = True,
 ) -> tuple[GalaxyModel, FlowFit | None]:
-    """Fit the conditional-flow guide of a model with flows, and save it with the model.
+    """Fit the posterior flow of a model with a latent flow, and save it with the model.
 
     Args:
         model_path: The model's bundle, which is replaced by one with the guide flow.

@@ -1,4 +1,4 @@
-"""Fitting the conditional-flow guide: from simulated galaxies, and refined on those of the survey.
+"""Fit of the posterior flow: from simulated galaxies, and refined on those of the survey.
 
 The flow of :mod:`hiergal.posterior.samplers.posterior_flow` learns where w lies. Galaxies that the model itself
 simulates, with the PSFs, noise, masks and conditions of a survey, have a known z (neural posterior estimation,

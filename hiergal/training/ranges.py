@@ -24,7 +24,7 @@ STRAY = 0.001
 
 
 def measure_trained_ranges(model: GalaxyModel, galaxies: Galaxies) -> dict[str, tuple[float, float]]:
-    """Measure the smallest and the largest of what posteriors are compared with.
+    """Measure the ranges that posteriors are compared with.
 
     Of fluxes and sizes, the smallest is that which one in ``1 / STRAY`` is below.
 

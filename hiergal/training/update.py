@@ -1,4 +1,4 @@
-"""One more part for a trained model, in place: a flow, a guide flow (see :mod:`hiergal.runtime.output`)."""
+"""Addition of a latent flow or a posterior flow to a trained model, in place (see :mod:`hiergal.runtime.output`)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Comparisons that only a model with latents and a guide allows: what its flow draws, and how well it reconstructs.
+"""Tests that need the model itself: draws of its flow, and quality of its reconstructions.
 
 Latents: the flow against the aggregate posterior of galaxies that it was not fitted to (Lanusse et al. 2020, Fig. 4).
 Reconstructions: the model's chi-square against that of the best parametric fit (Sec. 4.3, Fig. 5).

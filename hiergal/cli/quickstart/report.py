@@ -1,4 +1,4 @@
-"""The quickstart's report: which figures it shows, and its summary in words."""
+"""The quickstart's report: its figures, and its summary in words."""
 
 import itertools
 from pathlib import Path

@@ -67,7 +67,7 @@ class ConditionalFlow(Record):
     def to_base(
         self, z: Float[Array, "n d"], conditions: Float[Array, "n c"]
     ) -> tuple[Float[jax.Array, "n d"], Float[jax.Array, "n"]]:
-        """Map latents to unit-normal variables u, and return ``log |du/dz|`` beside them (Eqs. 12 and 14)."""
+        """Map latents to unit-normal variables u, and return ``log |du/dz|`` with them (Eqs. 12 and 14)."""
         z, y = (z - self.center[:1]) / self.center[1:], self._standard(conditions)
         u, log_determinant = self._stack.apply({"params": self.params}, z, y, method="to_base")
         return u, log_determinant - jnp.sum(jnp.log(self.center[1]))

@@ -1,4 +1,4 @@
-"""Sharpening the guide: Gauss-Newton steps through the known physics, and the posterior's curvature.
+"""Mode finding from the guide: Gauss-Newton steps through the known physics, and the posterior's curvature.
 
 One pass of a network finds the neighbourhood of the posterior, not its mode: the noise of a bright galaxy is far
 smaller than what an encoder can regress. But the likelihood of Eqs. (4)-(5) is a least-squares problem in the

@@ -1,4 +1,4 @@
-"""One door to all samplers: from the name of a method to draws of the latents of a batch of galaxies."""
+"""Dispatch to the samplers: from the name of a method to draws of the latents of a batch of galaxies."""
 
 from functools import partial
 from typing import Literal, NamedTuple, get_args

@@ -1,4 +1,4 @@
-"""The conditional-flow guide: posteriors that a Gaussian does not describe, q(z | image, PSF, noise).
+"""The posterior flow: posteriors that a Gaussian does not describe, q(z | image, PSF, noise).
 
 Gauss-Newton steps from the amortised guide (:mod:`hiergal.posterior.samplers.laplace`) give the mode and the scale of a
 galaxy's posterior, and with them coordinates w(z) in which it is nearly a unit normal

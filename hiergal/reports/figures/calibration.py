@@ -28,7 +28,7 @@ def coverage(
     *,
     title: str = "Coverage of central posterior intervals",
 ) -> "Figure":
-    """Show the coverage of credible intervals against what they promise.
+    """Show the coverage of credible intervals against their nominal probability.
 
     Args:
         nominal: Probabilities of the intervals.

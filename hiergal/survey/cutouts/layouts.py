@@ -1,4 +1,4 @@
-"""Layouts of FITS cutouts: which extension is the image, the noise, the mask and the PSF, as surveys name them.
+"""Layouts of FITS cutouts: the extensions of image, noise, mask and PSF, by the names of surveys.
 
 ==========  =======================================================================================================
 role        names of extensions (``EXTNAME``, or ``EXTTYPE`` as HSC has it), in any case

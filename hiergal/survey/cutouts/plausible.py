@@ -59,7 +59,7 @@ class MapCheck:
         return observation
 
     def tell(self) -> None:
-        """Warn of what cannot be."""
+        """Warn of implausible values."""
         for words in self._words():
             warnings.warn(words, stacklevel=2)
 

@@ -1,4 +1,4 @@
-"""The population of the mock survey: a joint draw of what a catalogue would say about each galaxy.
+"""The population of the mock survey: a joint draw of the catalogue's quantities of each galaxy.
 
 A compact parametrisation of HST/ACS F814W galaxies in COSMOS: number counts; two types, spheroids and discs, whose
 sizes, Sersic indices and axis ratios follow relations with magnitude; discs are thick and seen from random

@@ -1,4 +1,4 @@
-"""The noise that a survey states: given with its stamps, or measured in them, and what tells the two apart.
+"""The noise of a survey: given with its stamps, or measured in them, and the choice between the two.
 
 Galaxies of one exposure or mosaic share a noise spectrum, so they are stacked (:mod:`hiergal.survey.noise.spectrum`)
 group by group: in catalogues of real galaxies the groups are those with one correlation file, in cutouts those with

@@ -1,4 +1,4 @@
-"""Catalogues of any origin: the one door through which tables come, with their units, masks, identifiers and names.
+"""Catalogues of any origin: the reader of all tables, with their units, masks, identifiers and names.
 
 Files are told by their content (:mod:`hiergal.survey.tables.files`). Whatever the format, the same catalogue comes out
 as the same table:
