@@ -98,7 +98,7 @@ class LatentFlow(dist.Distribution):
     def to_base(
         self, z: Float[Array, "*s_and_batch d"]
     ) -> tuple[Float[jax.Array, "*s_and_batch d"], Float[jax.Array, "*s_and_batch"]]:
-        """Map latents to base variables u; return them and log |du/dz|."""
+        """Map latents to base variables u; return them and ``log |du/dz|``."""
         if self.flow is None:
             return z, jnp.zeros(z.shape[:-1], z.dtype)
         u, log_determinant = self.flow.to_base(*self._rows(z))
