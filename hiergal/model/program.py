@@ -13,6 +13,7 @@ One NumPyro program, used unchanged by SVI, ``Predictive`` and NUTS. What is wri
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -87,7 +88,6 @@ def galaxy_model(
         ValueError: If the prior has another shape, or sources at positions are to be blurred by the modulus.
 
     Example:
-        >>> from functools import partial
         >>> import hiergal
         >>> about = {"psf": jnp.ones((3, 3)) / 9, "rms": 0.1, "pixel_scale_arcsec": 0.03}
         >>> stamps = hiergal.Observation.from_arrays(jnp.zeros((5, 4, 6)), **about)
@@ -102,10 +102,7 @@ def galaxy_model(
     n, alone = len(observation), positions is None
     batch = (n,) if positions is None else positions.shape[:2]
     prior = _checked(prior, latents, batch)
-
-    def together(of_sources):
-        return of_sources if alone else of_sources.sum(axis=1)
-
+    together = (lambda x: x) if alone else partial(jnp.sum, axis=1)  # the sources of a stamp
     with numpyro.plate("galaxies", population or n, subsample_size=n):
         # The sources of a stamp are one event of k rows: one likelihood ties them together.
         z = numpyro.sample("z", prior if alone else prior.expand(batch).to_event(1))

@@ -105,7 +105,7 @@ class GalaxyModel(Record):
 
     def decode(self, z: Float[Array, "n d"]) -> Float[jax.Array, "n y x"]:
         """Return the light profiles g(z) [flux per pixel]."""
-        return self.generator.apply({"params": self.params["generator$params"]}, z)
+        return self.generator.apply({"params": self.params["generator$params"]}, jnp.asarray(z))
 
     def render(
         self,
