@@ -13,6 +13,12 @@ DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS / "_extensions"), str(DOCS.parent)]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Tutorials are the notebooks at the top of the repository, without their numbers.
+for notebook in (DOCS.parent / "notebooks").glob("*.ipynb"):
+    page = DOCS / "tutorials" / notebook.name.partition("_")[2]
+    if not page.exists() or page.read_bytes() != notebook.read_bytes():
+        page.write_bytes(notebook.read_bytes())
+
 metadata = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
 project = metadata["name"]
 author = ", ".join(author["name"] for author in metadata["authors"])

@@ -15,14 +15,16 @@ import nbformat
 from nbclient import NotebookClient
 
 CELL = re.compile(r"\S*/ipykernel_\d+/\d+\.py:\d+: ")  # what Python calls the file of a cell
-FOLDER = Path(__file__).parent / "tutorials"
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 def main(names: list[str]) -> None:
     """Execute all tutorials, or those named."""
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of tqdm, which NumPyro imports
-    for path in [FOLDER / f"{name}.ipynb" for name in names] or sorted(FOLDER.glob("*.ipynb")):
+    for path in [path for name in names for path in FOLDER.glob(f"*{name}.ipynb")] or sorted(
+        FOLDER.glob("*.ipynb")
+    ):
         began = time.monotonic()
         notebook = nbformat.read(path, as_version=4)
         with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +37,7 @@ def main(names: list[str]) -> None:
 
 def tidy(notebook: nbformat.NotebookNode, folder: str) -> None:
     """Drop what differs from one machine, or one run, to the next."""
-    here = (f"{folder}/", f"{FOLDER.parent.parent}/", f"{sys.prefix}/")
+    here = (f"{folder}/", f"{FOLDER.parent}/", f"{sys.prefix}/")
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -181,7 +181,7 @@ def test_train_is_the_command(model, tmp_path, monkeypatch):
 def mentioned():
     """Names with dots that README, documentation and notebooks mention."""
     texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))]
-    for path in ROOT.glob("docs/tutorials/*.ipynb"):
+    for path in ROOT.glob("notebooks/*.ipynb"):
         texts += ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
     found = {
         name for text in texts for name in re.findall(r"(?<![\w./-])hiergal(?:\.[a-zA-Z_]+)+(?![\w/-])", text)
