@@ -12,8 +12,14 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from places import ROOT
 
+from hiergal.runtime.extras import EXTRAS
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REQUIREMENTS = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
+LINES = [
+    *PROJECT["dependencies"],
+    *(line for name in EXTRAS for line in PROJECT["optional-dependencies"][name]),
+]
+REQUIREMENTS = {r.name: r for r in map(Requirement, LINES) if r.name != PROJECT["name"]}
 
 
 REPRODUCER = """

@@ -1,5 +1,6 @@
 """Posterior draws of a survey's galaxies in ArviZ's files: ``hiergal infer --out NAME.nc``."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +121,16 @@ def _with_blanks(posterior: Posterior, flag: np.ndarray, observation: Observatio
     whole = posterior[np.clip(place, 0, len(posterior) - 1)]
     bad = flag != 0
 
-    def blank(values: np.ndarray, axis: int) -> np.ndarray:
+    def blank(values: Any, axis: int) -> np.ndarray:
         where = bad.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
         if values.dtype.kind == "b":
             return ~where & values
         return np.where(where, np.float32(np.nan), values) if values.dtype.kind == "f" else values
 
     changes = {
-        name: jax.tree.map(lambda x, axis=int(name in OF_DRAWS): blank(x, axis), getattr(whole, name))
-        for name in whole.__dataclass_fields__
-        if name not in ("identifier", "method", "flag")
+        f.name: jax.tree.map(lambda x, axis=int(f.name in OF_DRAWS): blank(x, axis), getattr(whole, f.name))
+        for f in fields(whole)
+        if f.name not in ("identifier", "method", "flag")
     }
     flags = np.where(bad, flag, np.asarray(whole.flag)).astype(np.int32)
     whole = whole.replace(**changes, identifier=np.asarray(observation.identifier), flag=flags)

@@ -148,8 +148,9 @@ def test_commands_of_pages_parse_in_the_new_spelling(caplog):
     pages = [ROOT / "README.md", ROOT / "models" / "README.md", *(ROOT / "docs").rglob("*.md")]
     lines = []
     for page in pages:
-        text = page.read_text().replace("\\\n", " ")
-        lines += re.findall(r"^(?:\$ )?(hiergal [a-z].*)$", text, flags=re.MULTILINE)
+        for block in re.findall(r"^```\w+\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+            text = block.replace("\\\n", " ")
+            lines += re.findall(r"^(?:\$ )?(hiergal [a-z].*)$", text, flags=re.MULTILINE)
     assert lines
     for line in lines:
         assert parsed(line.partition("  #")[0])

@@ -7,6 +7,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from places import ROOT
 
+from hiergal.runtime.extras import EXTRAS
+
 PROJECT = ROOT / "pyproject.toml"
 PYTHONS = ("3.11", "3.12", "3.13")
 # Versions that have a known hole, or that compute wrongly.
@@ -26,10 +28,9 @@ def bounds() -> dict[str, Requirement]:
     """Requirements of the package and of its extras for users, by name."""
     project = tomllib.loads(PROJECT.read_text())["project"]
     extras = project["optional-dependencies"]
-    found = [
-        Requirement(line) for line in [*project["dependencies"], *extras["plot"], *extras["distributed"]]
-    ]
-    return {one.name: one for one in found}
+    lines = [*project["dependencies"], *(line for name in EXTRAS for line in extras[name])]
+    found = [Requirement(line) for line in lines]
+    return {one.name: one for one in found if one.name != project["name"]}
 
 
 def pins(python: str) -> dict[str, Version]:
