@@ -225,7 +225,7 @@ def expected_coverage(
     axes.set(xlim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylim(*np.array([-1.3, 1.3]) * np.abs(axes.get_ylim()).max())
-    axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=2)
+    axes.legend(frameon=False, fontsize=9, loc="best", ncols=2)
     return figure
 
 
