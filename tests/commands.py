@@ -237,6 +237,7 @@ def make_inputs(folder: Path) -> None:
     from hiergal.hub import save_model
     from hiergal.recipe.recipe import recipe_to_toml
     from hiergal.survey import StoreHeader, write_store
+    from hiergal.survey.mock.survey import write_mock_survey
 
     header = StoreHeader(survey="tiny", band="F814W", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)
     write_store(folder / "s.zarr", header, [(tiny_survey(ROWS, SHAPE, awkward_psf(ROWS)), None)])
@@ -392,10 +393,9 @@ def remember_numbers(numbers: str) -> None:
     """Have fits of one seed computed once, and training compiled once: what counts here is what happens to files."""
     import jax
 
-    from hiergal.posterior import stages as posterior_stages
     from hiergal.reports import validation as report
     from hiergal.runtime.files import write_whole
-    from hiergal.training import svi
+    from hiergal.training import fit_posterior_flow, fit_prior, svi
     from hiergal.validation import run
 
     def once(module, name: str, key_of, fresh=lambda value: value) -> None:
@@ -425,8 +425,8 @@ def remember_numbers(numbers: str) -> None:
         return pickle.loads(kept.read_bytes())
 
     run.validate = validate
-    once(stages, "_fit_flows", lambda model, store, *, seed, **_: seed)
-    once(posterior_stages, "_fit_guide", lambda model, store, *, seed, **_: seed)
+    once(fit_prior, "_fit_flows", lambda model, store, *, seed, **_: seed)
+    once(fit_posterior_flow, "_fit_guide", lambda model, store, *, seed, **_: seed)
     once(
         svi,
         "_initial_state",
