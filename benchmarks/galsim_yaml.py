@@ -46,7 +46,7 @@ VARIANTS = {
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="a model with a flow")],
+    model: Annotated[str, typer.Argument(help="a model with a latent flow")],
     side: Annotated[int, typer.Option(help="tiles along each side", min=1)] = 20,
     survey: Annotated[str, typer.Option(help="survey of surveycodex")] = "LSST",
     band: Annotated[str, typer.Option(help="its filter")] = "i",

@@ -1,6 +1,6 @@
 """Speed of posteriors: galaxies a second by the flow, effective samples a second by importance sampling and NUTS.
 
-    hiergal guide runs/quickstart/model runs/quickstart/survey.zarr
+    hiergal fit-posterior-flow runs/quickstart/survey.zarr --model runs/quickstart/model
     python benchmarks/posterior.py runs/quickstart/model runs/quickstart/survey.zarr
 
 Galaxies that the model has not seen; programs are compiled before anything is timed. Effective samples of importance
@@ -42,7 +42,7 @@ WARMUP = 200  # of one galaxy at a time
 
 
 def main(
-    path: Annotated[Path, typer.Argument(metavar="MODEL", help="a model with a guide flow")],
+    path: Annotated[Path, typer.Argument(metavar="MODEL", help="a model with a posterior flow")],
     survey: Annotated[Path, typer.Argument(help="the store that it was trained on")],
     galaxies: Annotated[int, typer.Option(help="galaxies by flow and importance", min=1)] = 128,
     few: Annotated[int, typer.Option(help="galaxies by NUTS in batch", min=1)] = 32,

@@ -44,7 +44,7 @@ STAMPS = {"HST": ("COSMOS", "f814w", 64), "LSST": ("LSST", "i", 64)}
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="a model with a flow and a population")],
+    model: Annotated[str, typer.Argument(help="a model with a latent flow and a population")],
     real: Annotated[Path | None, typer.Option(help="file of a RealGalaxyCatalog, to compare with")] = None,
     galaxies: Annotated[int, typer.Option(help="galaxies of ours in each round", min=16)] = 2048,
     theirs: Annotated[int, typer.Option(help="RealGalaxies in each round", min=2)] = 400,

@@ -98,12 +98,12 @@ COMMANDS = {
     "train": Command(
         ("train", "{in}/s.zarr", "--out", "{out}", "--recipe", "{in}/r.toml", "--seed", "{seed}"), "run"
     ),
-    "flow": Command(
-        ("flow", "{in}/s.zarr", "--model", "{out}", "--steps", "4", "--seed", "{seed}"), "model", "bare"
+    "fit-prior": Command(
+        ("fit-prior", "{in}/s.zarr", "--model", "{out}", "--steps", "4", "--seed", "{seed}"), "model", "bare"
     ),
-    "guide": Command(
+    "fit-posterior-flow": Command(
         (
-            "guide",
+            "fit-posterior-flow",
             "{in}/s.zarr",
             "--model",
             "{out}",

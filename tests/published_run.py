@@ -5,7 +5,7 @@ import functools
 import jax
 from toys import drawing_model
 
-from hiergal.model.architecture import guide_flow_config
+from hiergal.model.architecture import posterior_flow_config
 from hiergal.model.flow.density import ConditionalFlow
 from hiergal.training.train_model import _rounded
 
@@ -44,6 +44,6 @@ CALIBRATION = {
 @functools.cache
 def complete_model():
     model = drawing_model()
-    config = guide_flow_config(model.recipe)
+    config = posterior_flow_config(model.recipe)
     guide = ConditionalFlow.untrained(jax.random.key(0), config, model.recipe.generator.latents)
-    return model.replace(guide_flow=guide, params=jax.tree.map(_rounded, model.params))
+    return model.replace(posterior_flow=guide, params=jax.tree.map(_rounded, model.params))

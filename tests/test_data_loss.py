@@ -75,7 +75,7 @@ COMMANDS = {
         "run",
         "report.html",
     ),
-    "flow": (("flow", "{s}", "--model", "{out}"), "model", None),
+    "fit-prior": (("fit-prior", "{s}", "--model", "{out}"), "model", None),
     "deblend": (
         ("deblend", "{s}", "--sources", "{p}", "--model", "{model}", "--out", "{out}"),
         "o.fits",

@@ -5,6 +5,7 @@ import contextlib
 import doctest
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import tempfile
@@ -16,6 +17,25 @@ import hiergal
 
 MODULES = ["hiergal", *(m.name for m in pkgutil.walk_packages(hiergal.__path__, "hiergal."))]
 PROVIDED = ("jax", "np", "model", "observation", "posterior", "catalog", "survey")
+SLOW = {  # whose examples take more than some seconds
+    f"hiergal.{name}"
+    for name in (
+        "posterior.fit_checks",
+        "posterior.samplers.randomize_then_optimize",
+        "posterior.scenes.deblend",
+        "posterior.scenes.table",
+        "reports.calibration",
+        "reports.figures.fits",
+        "reports.figures.one_galaxy",
+        "reports.validation",
+        "training.posterior_flow",
+        "training.train",
+        "validation.calibration.study",
+        "validation.pixel_tests",
+        "validation.run",
+        "validation.samples",
+    )
+}
 LONGEST = 400  # lines: four hundred of one idea are better than two halves of two hundred
 
 
@@ -43,9 +63,11 @@ def own(module):
             yield name, getattr(module, name)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in MODULES]
+)
 def test_examples_run(name, tmp_path, monkeypatch):
-    """Examples run in an empty folder.
+    """In an empty folder.
 
     They are looked up by their public name: the shape checks wrap functions, and doctest does not look behind that.
     """
@@ -58,6 +80,11 @@ def test_examples_run(name, tmp_path, monkeypatch):
             test.globs |= {"hiergal": hiergal} | given(test)
             runner.run(test)
     assert runner.summarize(verbose=False).failed == 0
+
+
+def test_only_an_example_that_needs_files_of_others_is_skipped():
+    skipped = {name for name in MODULES if "+SKIP" in Path(importlib.util.find_spec(name).origin).read_text()}
+    assert skipped == {"hiergal.survey.noise.choice"}  # a catalogue of COSMOS
 
 
 @pytest.mark.parametrize("name", MODULES)

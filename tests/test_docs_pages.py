@@ -25,10 +25,10 @@ PAGES = {
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SLOW = {
-    "docs/how_to/choose_a_method.md",
-    "docs/how_to/masks.md",
-}  # methods that compile programs of their own
+SLOW = {  # which compile programs of their own
+    f"docs/how_to/{name}.md"
+    for name in ("arviz", "check_the_fit", "choose_a_method", "masks", "own_arrays", "use_conditions")
+}
 OLD = {"docs/reference/moved_modules.md", "docs/reference/old_spellings.md"}  # names that are gone
 TABLES = [field.name for field in msgspec.structs.fields(Recipe)]
 

@@ -91,7 +91,7 @@ def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
     survey, out = tmp_path / "survey.zarr", tmp_path / "run"
     command("survey", "mock", "--out", survey, "--galaxies", GALAXIES, "--stamp", 32, "--seed", 1)
     assert "chi-square" in command("train", survey, "--out", out, "--recipe", recipe_file)
-    assert "log p(z | y)" in command("flow", survey, "--model", out / "model", "--condition", "mag_auto")
+    assert "log p(z | y)" in command("fit-prior", survey, "--model", out / "model", "--condition", "mag_auto")
     few = ("--limit", 12, "--draws", 100)  # as many as the quickstart's, whose programs are compiled
     command("infer", survey, "--model", out / "model", "--out", tmp_path / "p.nc", *few)
     command("sample", survey, "--model", out / "model", "--out", tmp_path / "g.fits", "--outside", "ignore")
@@ -117,7 +117,7 @@ def test_the_verbs_work_on_each_others_files(tmp_path, recipe_file):
             "expected one of laplace, amortized",
         ),
         (
-            ("flow", "{survey}", "--model", "{model}", "--condition", "colour", "--overwrite"),
+            ("fit-prior", "{survey}", "--model", "{model}", "--condition", "colour", "--overwrite"),
             "missing: colour",
         ),
         (("sample", "{table}", "--model", "{model}", "--out", "{out}/g.fits"), "missing: flux_radius, zphot"),
@@ -187,6 +187,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(run, tmp_path, reci
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 def test_readme_python_runs_as_printed(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert len(blocks) == 1
@@ -257,7 +258,7 @@ def test_studies_of_posteriors(run, tmp_path, capsys):
     """The guide is learnt, auto says what it used, and each study writes what it promises."""
     shutil.copytree(run / "model", tmp_path / "model")
     model, survey = tmp_path / "model", run / "survey.zarr"
-    assert "log q" in command("guide", survey, "--model", model, "--simulations", 100)
+    assert "log q" in command("fit-posterior-flow", survey, "--model", model, "--simulations", 100)
     table = tmp_path / "t.fits"
     words = ("--model", model, "--out", table, "--method", "auto", "--draws", 10, "--limit", 3)
     assert "3 galaxies" in command("infer", survey, *words, "--conditions")

@@ -87,7 +87,7 @@ def test_methods_are_the_functions(model, observation, posterior):
 def test_conditions_are_remembered(model, observation):
     known = np.stack([observation.catalog[name] for name in model.flow.config.conditions], axis=-1)
     posterior = hiergal.infer(
-        model, observation, key=0, method="amortized", draws=8, conditions=known, places=np.array([5, 3, 9])
+        model, observation, key=0, method="amortized", draws=8, conditions=known, rows=np.array([5, 3, 9])
     )
     found = posterior[[2, 0]].check(key=3, replicates=20)
     expected = hiergal.check_fits(
@@ -97,7 +97,7 @@ def test_conditions_are_remembered(model, observation):
         key=3,
         replicates=20,
         conditions=known[[2, 0]],
-        places=np.array([9, 5]),
+        rows=np.array([9, 5]),
     )
     np.testing.assert_array_equal(found.p_prior, expected.p_prior)
 

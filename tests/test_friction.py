@@ -256,12 +256,12 @@ def test_a_models_program_is_what_infer_samples(model, galaxies):
     plain = model.replace(flow=None, marginal=None)
     for given in (galaxies, other):
         here = given.in_photometry(model.provenance.photometry)
-        problem = LatentPosterior(plain, here, plain.latent_flow().expand((N,)), np.ones(N, np.float32))
+        density = LatentPosterior(plain, here, plain.latent_flow().expand((N,)), np.ones(N, np.float32))
 
-        def densities(z, given=given, problem=problem):
+        def densities(z, given=given, density=density):
             found, sites = log_density(model.program(), (given,), {}, {"z": z})
             assert set(sites) == {"galaxies", "z", "profile", "image"}
-            return found, (problem.log_likelihood(z) + problem.prior.log_prob(z)).sum()
+            return found, (density.log_likelihood(z) + density.prior.log_prob(z)).sum()
 
         found, expected = jax.jit(jax.vmap(densities))(several)
         difference = found[1] - found[0]  # but for a constant
@@ -321,8 +321,8 @@ def test_which_draws_diverged_follows_the_draws(galaxies, monkeypatch, unchecked
     monkeypatch.setattr(nuts, "_centered", lambda *_: (None, None))
     monkeypatch.setattr(nuts, "_start", lambda *_: None)
     plain = tiny_model(flow=False)
-    problem = LatentPosterior(plain, galaxies, plain.latent_flow().expand((n,)), np.ones(n, np.float32))
-    made = nuts.sample_by_nuts(problem, None, np.zeros((2, n, 8)), None, draws=draws)
+    density = LatentPosterior(plain, galaxies, plain.latent_flow().expand((n,)), np.ones(n, np.float32))
+    made = nuts.sample_by_nuts(density, None, np.zeros((2, n, 8)), None, draws=draws)
     assert made.diverging.dtype == bool and made.diverging.shape == (draws, n)
     np.testing.assert_array_equal(made.diverging, np.floor(made.latents[..., 0]) % 4 == 0)
     np.testing.assert_array_equal(made.statistics["divergences"], diverging.sum(axis=(0, 2)))

@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hiergal"
 FLOORS = (  # from the ground up
     ("runtime",),
     ("recipe", "observation"),
-    ("survey", "measure"),
+    ("measure",),
+    ("survey",),
     ("model",),
     ("hub",),
     ("simulate",),

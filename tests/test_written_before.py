@@ -160,7 +160,7 @@ def test_recipes():
     assert recipe.objective.kl_weight == 1.5 and not recipe.objective.misfit_as_noise
     training = recipe.training
     assert (training.flux_sampling_power, training.ema_decay, training.gradient_accumulation) == (0.3, 0.5, 2)
-    for flow in (recipe.flow, recipe.guide_flow):
+    for flow in (recipe.flow, recipe.posterior_flow):
         assert (flow.fit_to, flow.log_scale_clamp) == ("means", "hard")
     with pytest.warns(FutureWarning, match="lanusse2020"):
         pyramid = hiergal.load_recipe(OLD / "recipe_pyramid.toml")

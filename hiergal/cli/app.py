@@ -3,8 +3,8 @@
 hiergal quickstart                                        everything, on the mock survey
 hiergal survey mock|cosmos|cutouts|degrade --out OUT.zarr a survey
 hiergal train SURVEY --out RUN                            the model and its guide
-hiergal flow SURVEY --model RUN/model                     the latent flow: p(z | conditions)
-hiergal guide SURVEY --model RUN/model                    the posterior flow, from simulations and the survey
+hiergal fit-prior SURVEY --model RUN/model                the latent flow: p(z | conditions)
+hiergal fit-posterior-flow SURVEY --model RUN/model       the posterior flow, from simulations and the survey
 hiergal infer SURVEY --model MODEL --out TABLE            posteriors of observed galaxies
 hiergal deblend SCENES --sources TABLE --model MODEL ...  posteriors of overlapping galaxies
 hiergal sample CATALOG --model MODEL --out FILE           new galaxies
@@ -46,8 +46,8 @@ __all__ = ["app", "main"]
 DEBUG = "HIERGAL_DEBUG"  # environment variable
 INTERRUPTED = (
     "stopped; the same command continues from what is finished (survey, train, infer into a table, sample, "
-    "quickstart), or begins again (flow, guide, infer into .nc or .zarr, deblend, validate, calibrate); nothing is "
-    "half-written"
+    "quickstart), or begins again (fit-prior, fit-posterior-flow, infer into .nc or .zarr, "
+    "deblend, validate, calibrate); nothing is half-written"
 )
 
 app = Verbs(
@@ -160,13 +160,14 @@ def train(
 
 
 @app.command(
+    "fit-prior",
     examples=[
-        "hiergal flow survey.zarr --model runs/first/model",
-        "hiergal flow survey.zarr --model runs/first/model --condition mag_auto --condition zphot",
+        "hiergal fit-prior survey.zarr --model runs/first/model",
+        "hiergal fit-prior survey.zarr --model runs/first/model --condition mag_auto --condition zphot",
     ],
-    old=Old(arguments=("--model", ARGUMENT)),
+    old=Old(arguments=("--model", ARGUMENT), verb="flow"),
 )
-def flow(
+def fit_prior(
     survey: SurveyIn,
     model: ModelFolder,
     condition: Annotated[
@@ -186,9 +187,9 @@ def flow(
         model, open_survey(survey), seed=seed, conditions=conditions, steps=steps, overwrite=overwrite
     )
     if fitted is None:
-        say(f"{model}: has this flow already; nothing to do")
+        say(f"{model}: has this latent flow already; nothing to do")
         return
-    say(f"{model}: flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
+    say(f"{model}: latent flow with log p(z | y) = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
 infer.add_to(app)
@@ -215,7 +216,7 @@ def validate(
         typer.Option(
             "--model",
             "-m",
-            help="A trained model with a flow: hub:NAME, a folder, a file or an https address.",
+            help="A trained model with a latent flow: hub:NAME, a folder, a file or an https address.",
         ),
     ] = None,
     images: Annotated[

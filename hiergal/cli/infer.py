@@ -1,6 +1,6 @@
 """The verbs ``guide``, ``infer`` and ``deblend``: posteriors of observed galaxies (see :mod:`hiergal.cli`).
 
-hiergal guide SURVEY.zarr --model RUN/model                      learn the shapes of posteriors
+hiergal fit-posterior-flow SURVEY.zarr --model RUN/model         learn the shapes of posteriors
 hiergal infer SURVEY.zarr --model RUN/model --out table.fits     a row for each galaxy, in any number of processes
 hiergal infer SURVEY.zarr --model RUN/model --out draws.nc       all draws, for ArviZ
 hiergal deblend SCENES --sources sources.csv --model RUN/model --out blends.fits     overlapping galaxies together
@@ -25,7 +25,7 @@ from hiergal.cli.options import (
 from hiergal.cli.verbs import ARGUMENT, Old, Verbs
 from hiergal.runtime.log import say
 
-__all__ = ["add_to", "deblend", "guide", "infer"]
+__all__ = ["add_to", "deblend", "fit_posterior_flow", "infer"]
 
 DRAWS_IN = (".nc", ".zarr")
 
@@ -38,9 +38,10 @@ UseConditions = Annotated[
 def add_to(app: Verbs) -> None:
     """Add these verbs to the command."""
     app.command(
-        examples=["hiergal guide survey.zarr --model runs/first/model"],
-        old=Old(arguments=("--model", ARGUMENT)),
-    )(guide)
+        "fit-posterior-flow",
+        examples=["hiergal fit-posterior-flow survey.zarr --model runs/first/model"],
+        old=Old(arguments=("--model", ARGUMENT), verb="fit_posterior_flow"),
+    )(fit_posterior_flow)
     app.command(
         examples=[
             "hiergal infer survey.zarr --model hub:mock-acs --limit 100 --out posteriors.fits",
@@ -57,7 +58,7 @@ def add_to(app: Verbs) -> None:
     )(deblend)
 
 
-def guide(
+def fit_posterior_flow(
     survey: SurveyIn,
     model: ModelFolder,
     simulations: Annotated[int, typer.Option(help="Galaxies to simulate.", min=100)] = 16000,
@@ -70,15 +71,15 @@ def guide(
 ) -> None:
     """Fit the posterior flow. `hiergal infer` uses it with the methods flow, importance and auto."""
     from hiergal.survey.store import open_survey
-    from hiergal.training.fit_posterior_flow import fit_guide_flow_stage
+    from hiergal.training.fit_posterior_flow import fit_posterior_flow_stage
 
-    _, fitted = fit_guide_flow_stage(
+    _, fitted = fit_posterior_flow_stage(
         model, open_survey(survey), seed=seed, simulations=simulations, refine_on=refine, overwrite=overwrite
     )
     if fitted is None:
-        say(f"{model}: has this guide flow already; nothing to do")
+        say(f"{model}: has this posterior flow already; nothing to do")
         return
-    say(f"{model}: guide flow with log q = {max(fitted.validation):.2f} nats on held-out galaxies")
+    say(f"{model}: posterior flow with log q = {max(fitted.validation):.2f} nats on held-out galaxies")
 
 
 def infer(

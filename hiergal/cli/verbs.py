@@ -28,10 +28,12 @@ class Old(NamedTuple):
         options: Name of an old option, and of the option that it is now, or ``ARGUMENT``.
         arguments: For each argument of the old form, the option that it is now, or ``ARGUMENT``. The old form is
             recognised by its number of arguments, and by the absence of those options.
+        verb: The verb's own name then, or "" for the same.
     """
 
     options: dict[str, str] = {}
     arguments: tuple[str, ...] = ()
+    verb: str = ""
 
 
 def _print_version(wanted: bool) -> bool:
@@ -83,11 +85,17 @@ class Verbs(typer.Typer):
         """
         if examples:
             options["epilog"] = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
-        kind = type("Verb", (_Verb,), {"old": old or Old(), "examples": tuple(examples)})
-        decorate = super().command(name, cls=kind, **options)
+        old = old or Old()
+        kind = type("Verb", (_Verb,), {"old": old, "examples": tuple(examples)})
+        decorate = [super().command(name, cls=kind, **options)]
+        if old.verb:
+            renamed = type("RenamedVerb", (kind,), {"now": name})
+            decorate.append(super().command(old.verb, cls=renamed, **options | {"hidden": True}))
 
         def add(function: Callable) -> Callable:
-            decorate(_with_common_options(function))
+            verb = _with_common_options(function)
+            for one in decorate:
+                one(verb)
             return function
 
         return add
@@ -98,8 +106,11 @@ class _Verb(TyperCommand):
 
     old = Old()
     examples: tuple[str, ...] = ()
+    now: str | None = None  # the verb's name, where it was called by its old one
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if self.now and not ctx.resilient_parsing:
+            LOGGER.warning("%s is now %s %s", ctx.command_path, ctx.parent.command_path, self.now)
         return super().parse_args(ctx, _in_new_spelling(args, self.params, self.old, ctx.command_path))
 
 

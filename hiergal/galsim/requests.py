@@ -68,7 +68,7 @@ def request_galaxies(
     """Take random numbers, and find the conditions, of the galaxies that are asked for.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         cat: Catalogue of conditions, or None.
         rng: Generator of random numbers, one for each galaxy, or None for a new one: each galaxy takes an even number
             of normal deviates, as many for all, so that it does not matter how galaxies are batched. What is refused
@@ -174,7 +174,7 @@ def request_from(
     """Convert normal deviates to base variables, conditions and a seed.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         deviates: What :func:`take_deviates` took.
         cat: Catalogue of what is known of the conditions, or None.
         conditions: All of them, where all are known.

@@ -20,7 +20,16 @@ import jax
 import msgspec
 import numpy as np
 
-from hiergal.hub.packing import digest_of, fill, flatten, halved, read_arrays, read_texts, write_arrays
+from hiergal.hub.packing import (
+    IN_FILES,
+    digest_of,
+    fill,
+    flatten,
+    halved,
+    read_arrays,
+    read_texts,
+    write_arrays,
+)
 from hiergal.model.provenance import Provenance
 from hiergal.model.trained import DENSITIES, GalaxyModel, blank_model, check_model
 from hiergal.recipe.recipe import network_modules, parse_recipe, recipe_to_toml
@@ -228,7 +237,7 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights_sha256: str
     flow: bool
     marginal: bool = False
-    guide_flow: bool = False
+    posterior_flow: bool = msgspec.field(default=False, name=IN_FILES["posterior_flow"])
     population: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_POPULATION)] = 0
     texts_sha256: str = ""  # of recipe, metrics and these fields but this one; models from before had none
     network_modules: dict[str, str] = {}  # that define generator and encoder, if they are not of this package

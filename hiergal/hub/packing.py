@@ -10,9 +10,12 @@ import numpy as np
 
 from hiergal.runtime.inputs import input_path
 
-__all__ = ["digest_of", "fill", "flatten", "read_arrays", "read_texts", "write_arrays"]
+__all__ = ["IN_FILES", "digest_of", "fill", "flatten", "read_arrays", "read_texts", "write_arrays"]
 
 T = TypeVar("T")
+IN_FILES = {
+    "posterior_flow": "guide_flow"
+}  # parts of a model that have another name in its files, since 0.1.0
 LARGEST_WEIGHT = 1e15  # of any array of a model: products of larger ones are not finite
 LARGEST_HALF = float(np.finfo(np.float16).max)
 STARTS = {
@@ -160,4 +163,5 @@ def _instead(path: Path) -> str:
 
 
 def _name(path: tuple) -> str:
-    return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
+    first, *rest = (str(getattr(part, "key", getattr(part, "name", part))) for part in path)
+    return "/".join([IN_FILES.get(first, first), *rest])

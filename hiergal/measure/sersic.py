@@ -1,20 +1,38 @@
-"""Sersic profiles in JAX, on the pixels of a stamp, without the PSF: what parametric fits are made of.
+"""Sersic profiles: the constants of their law, and profiles in JAX, of which parametric fits are made.
 
-Surface brightness at the centre of a pixel times its area, as the generator's profiles are; the effective PSF has the
-blur of the pixel in it.
+Profiles are on the pixels of a stamp, without the PSF: surface brightness at the centre of a pixel times its area, as
+the generator's profiles are; the effective PSF has the blur of the pixel in it.
 """
+
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from scipy import special
 
 from hiergal.runtime.pytree import Array
 
-__all__ = ["sersic_profile"]
+__all__ = ["sersic_constants", "sersic_profile"]
 
 # Sub-pixels along an axis, everywhere and in the core of the stamp: more of the former change nothing.
 SAMPLES, CORE_SAMPLES, CORE_PIX = 2, 9, 12
+
+
+@cache
+def sersic_constants(index: float) -> tuple[float, float]:
+    """Return b_n of I(r) = I_0 exp(-b_n r^(1/n)), and I_0, for unit flux and half-light radius (Ciotti & Bertin 1999).
+
+    Args:
+        index: Sersic index n.
+
+    Example:
+        >>> round(sersic_constants(4.0)[0], 4)
+        7.6692
+    """
+    b = float(special.gammaincinv(2 * index, 0.5))
+    return b, float(b ** (2 * index) / (2 * np.pi * index * special.gamma(2 * index)))
 
 
 def sersic_profile(

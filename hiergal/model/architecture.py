@@ -25,7 +25,7 @@ __all__ = [
     "Programs",
     "encoder_of",
     "generator_of",
-    "guide_flow_config",
+    "posterior_flow_config",
     "marginal_config",
     "programs_of",
     "renderer_of",
@@ -73,11 +73,11 @@ def marginal_config(recipe: Recipe) -> FlowConfig:
     return replace(recipe.flow, conditions=())
 
 
-def guide_flow_config(recipe: Recipe) -> FlowConfig:
+def posterior_flow_config(recipe: Recipe) -> FlowConfig:
     """Return the configuration of the posterior flow: see :mod:`hiergal.posterior.samplers.posterior_flow`."""
     d = recipe.generator.latents
     names = (*(f"mean_{i}" for i in range(d)), *(f"log_scale_{i}" for i in range(d)), "given")
-    return replace(recipe.guide_flow, conditions=names)
+    return replace(recipe.posterior_flow, conditions=names)
 
 
 def programs_of(recipe: Recipe, population: int | None = None, training: bool = False) -> Programs:

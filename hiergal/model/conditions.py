@@ -32,7 +32,7 @@ def condition_factors(model: GalaxyModel, units: Callable[[str], str]) -> Float[
     """Return the factors from the columns of a survey to the conditions of a model.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         units: Returns the unit of a column of the survey in words, as ``StoreHeader.unit_of`` does.
 
     Raises:
@@ -71,7 +71,7 @@ def conditions_for(
     """Collect the columns that a model is conditioned on, in its units.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         catalog: Columns with names.
         unknown: As for :func:`conditions_from`.
 
@@ -89,7 +89,7 @@ def given_conditions(model: GalaxyModel, conditions: Any, n: int) -> Float[np.nd
     """Return given conditions of n galaxies as numbers, in the model's units.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         conditions: A table of them (any catalogue, see the top of this page), with a row for each galaxy; or numbers
             [n, c], columns as in ``model.flow.config.conditions``.
         n: Number of galaxies.
@@ -127,7 +127,7 @@ def outside_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> B
     """Find conditions outside the range of the training set (:mod:`hiergal.model.trained_range`).
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         conditions: As :func:`conditions_for` gives them.
     """
     from hiergal.model.trained_range import check_range
@@ -158,7 +158,7 @@ def complete_conditions(
     if model.population is None:
         raise ValueError(
             f"catalog: expected the columns {', '.join(names)}: this model has no population to draw them from; fit "
-            "its flow again with `hiergal flow`"
+            "its flow again with `hiergal fit-prior`"
         )
     population = np.asarray(model.population)
     there = [] if catalog is None else column_names(catalog)

@@ -25,7 +25,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         condition_units: Unit of each condition in words.
         psf_fwhm_arcsec: Median full width at half maximum of the training galaxies' PSFs; None where not measured
             it [arcsec].
-        runs: Digests of the fits of its flow and guide flow, and of its publication, by which the same is recognised.
+        runs: Digests of the fits of its latent flow and posterior flow, and of its publication, by which the same is
+            recognised.
         trained_ranges: Smallest and largest flux, half-light radius (``hlr_arcsec``) of the fits to its training
             galaxies, and their noise (``noise_level`` [flux per pixel]) and PSF widths (``psf_fwhm_arcsec``, of
             Gaussians of the same noise-equivalent area): :mod:`hiergal.training.ranges`; empty in models from before.

@@ -16,8 +16,8 @@ from hiergal.model.architecture import (
     Programs,
     encoder_of,
     generator_of,
-    guide_flow_config,
     marginal_config,
+    posterior_flow_config,
     renderer_of,
     trained_programs,
 )
@@ -45,7 +45,7 @@ __all__ = [
     "parameter_counts",
 ]
 
-DENSITIES = ("flow", "marginal", "guide_flow")
+DENSITIES = ("flow", "marginal", "posterior_flow")
 
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ class GalaxyModel(Record):
         recipe: How the networks are built.
         provenance: What the model was trained on.
         marginal: Density of the latents where no conditions are known, or None before it is fitted.
-        guide_flow: Shape of posteriors beyond their Laplace approximation
+        posterior_flow: Shape of posteriors beyond their Laplace approximation
             (:mod:`hiergal.posterior.samplers.posterior_flow`), or None before it is fitted.
         population: Conditions of some of the training galaxies, a fair sample, columns as in
-            ``flow.config.conditions``; None for a model without a flow, or of an old bundle.
+            ``flow.config.conditions``; None for a model without a latent flow, or of an old bundle.
 
     Example:
         >>> import hiergal
@@ -81,7 +81,7 @@ class GalaxyModel(Record):
     recipe: Recipe = static()
     provenance: Provenance = static()
     marginal: Fitted = None
-    guide_flow: Fitted = None
+    posterior_flow: Fitted = None
     population: Float[Array, "k c"] | None = None
 
     @property
@@ -99,7 +99,7 @@ class GalaxyModel(Record):
         """Names of what the flow is conditioned on, in order."""
         if self.flow is None:
             raise ValueError(
-                "conditions: expected a model with a flow, got one without; fit it with `hiergal flow`"
+                "conditions: expected a model with a latent flow, got one without; fit it with `hiergal fit-prior`"
             )
         return self.flow.config.conditions
 
@@ -157,12 +157,12 @@ class GalaxyModel(Record):
             >>> Predictive(guide, num_samples=3)(jax.random.key(1), galaxy)["z"].shape
             (3, 1, 16)
 
-            Its posterior, by NumPyro's own sampler, under the prior that :func:`hiergal.infer` takes (a minute):
+            NumPyro's own sampler for its posterior, under the prior that :func:`hiergal.infer` takes;
+            ``mcmc.run(jax.random.key(2), galaxy)`` draws:
 
             >>> from numpyro.infer import MCMC, NUTS
             >>> program = model.programs(prior=model.latent_flow()).model
             >>> mcmc = MCMC(NUTS(program), num_warmup=500, num_samples=500)
-            >>> mcmc.run(jax.random.key(2), galaxy)  # doctest: +SKIP
         """
         return trained_programs(
             self.recipe, self.generator, self.encoder, self.params, self.provenance.photometry, prior
@@ -201,7 +201,7 @@ class GalaxyModel(Record):
             if self.flow is not None and self.marginal is None:
                 raise ValueError(
                     "expected a model whose flow has a marginal, got one that was fitted by an older hiergal; fit it "
-                    "again with `hiergal flow`, or give conditions"
+                    "again with `hiergal fit-prior`, or give conditions"
                 )
             return LatentFlow(self.marginal, np.zeros(0, np.float32), latents=latents)
         names, scale = self.condition_names, self.recipe.pixel_scale_arcsec
@@ -373,7 +373,7 @@ def blank_model(
     configs = {
         "flow": recipe.flow,
         "marginal": marginal_config(recipe),
-        "guide_flow": guide_flow_config(recipe),
+        "posterior_flow": posterior_flow_config(recipe),
     }
     fitted = {name: ConditionalFlow.untrained(key, configs[name], d) for name in densities}
     rows = jnp.zeros((population, len(recipe.flow.conditions))) if population else None

@@ -67,7 +67,7 @@ def check_range(model: GalaxyModel, conditions: Float[np.ndarray, "n c"]) -> Ran
     """Compare conditions with those that a model was trained on.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         conditions: As :func:`~hiergal.model.conditions.conditions_for` gives them; some may be NaN or infinite.
 
     Example:
@@ -107,7 +107,7 @@ def check_outside(
     """Decide which rows are drawn, and warn if some are outside the trained range, for every way of drawing.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         conditions: As :func:`~hiergal.model.conditions.conditions_for` gives them; some may be NaN or infinite.
         outside: ``warn``: rows outside are drawn, with a warning, except for those that are far outside, which are not;
             ``raise``: any is an error; ``ignore``: all that can be computed with is drawn.

@@ -136,7 +136,7 @@ def check_fits(
     replicates: int = 400,
     bins: int = 10,
     batch: int = 32,
-    places: Int[np.ndarray, "n"] | None = None,
+    rows: Int[np.ndarray, "n"] | None = None,
     progress: bool = False,
 ) -> FitChecks:
     """Check how well each galaxy is fitted, and how unusual it is.
@@ -152,7 +152,7 @@ def check_fits(
         replicates: Noise stamps, and draws from the prior, of each galaxy, that it is compared with.
         bins: Rings of frequency, from zero to the corners of the Fourier plane.
         batch: Galaxies in one call of the compiled programs.
-        places: A number for each galaxy, on which its replicates depend as on the key; default its place in the batch.
+        rows: A number for each galaxy, on which its replicates depend as on the key; default its row in the batch.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -181,7 +181,7 @@ def check_fits(
     latents = posterior.latents[spread_draws(posterior, draws)]
     n = len(observation)
     groups = judged_conditions(model, conditions, n).groups
-    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n) if places is None else places)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n) if rows is None else rows)
     frequency, modes, member = rings_of(observation.image.shape[1:], observation.pixel_scale_arcsec, bins)
     rings = RingWeights((member / modes).astype(np.float32), modes.astype(np.float32))
     parts = []
@@ -190,19 +190,19 @@ def check_fits(
             count = len(of_group)
             prior = model.latent_flow(given).expand((count,))
             for here in padded_batches(count, batch):
-                rows = of_group[here.rows]
+                in_batch = of_group[here.rows]
                 summary = _check_batch(
                     model,
-                    observation[rows],
+                    observation[in_batch],
                     prior[here.rows],
                     rings,
-                    latents[:, rows],
-                    keys[rows],
+                    latents[:, in_batch],
+                    keys[in_batch],
                     replicates,
                 )
                 parts.append({name: value[: here.kept] for name, value in summary.items()})
                 advance(here.kept)
-    order = np.argsort(np.concatenate([rows for rows, _ in groups]))
+    order = np.argsort(np.concatenate([of_group for of_group, _ in groups]))
     values = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
     return FitChecks(identifier=names, frequency=frequency, **values)
 

@@ -58,7 +58,7 @@ def infer(
     proposals: int | None = None,
     psf: PSF | None = None,
     batch: int = 32,
-    places: Int[np.ndarray, "n"] | None = None,
+    rows: Int[np.ndarray, "n"] | None = None,
     verdict: bool = True,
     progress: bool = False,
 ) -> Posterior:
@@ -77,8 +77,8 @@ def infer(
         The mode alone: one "draw", and no errors.
     ``flow``, about 0.05 s
         A normalizing flow at the mode, trained on simulations (:mod:`hiergal.posterior.samplers.posterior_flow`): it
-        follows the bends and tails that a Gaussian lacks. Needs a model with a posterior flow (``hiergal guide``;
-        published models have it).
+        follows the bends and tails that a Gaussian lacks. Needs a model with a posterior flow
+        (``hiergal fit-posterior-flow``; published models have it).
     ``importance``, about 0.3 s
         Draws of that flow, or where there is none of a fit to the posterior, weighted by the posterior density
         (:mod:`hiergal.posterior.samplers.importance`). Exact where the Pareto k-hat, in ``statistics``, is below 0.7.
@@ -105,8 +105,8 @@ def infer(
         psf: PSFs to show the denoised image at, one for each galaxy [n, py, px] or one for all [1, py, px]; default
             the observation's own.
         batch: Galaxies in one call of the compiled program, at most.
-        places: A number for each galaxy, on which its draws depend as on the key, such as its row in a survey; default
-            its place in the batch.
+        rows: A number for each galaxy, on which its draws depend as on the key, such as its row in a survey; default
+            its row in the batch.
         verdict: Whether to judge the posteriors: ``flag`` and ``checks``, for some tenth of the time.
         progress: Whether to show a progress bar.
 
@@ -141,29 +141,29 @@ def infer(
     for shown_at in (observation.psf, psf):
         if shown_at is not None:
             check_psf(model, shown_at, n)
-    places = np.arange(n) if places is None else np.asarray(places).astype(np.int64)
-    if places.shape != (n,):
-        raise ValueError(f"places: expected a number for each of {n} galaxies, got shape {places.shape}")
+    rows = np.arange(n) if rows is None else np.asarray(rows).astype(np.int64)
+    if rows.shape != (n,):
+        raise ValueError(f"rows: expected a number for each of {n} galaxies, got shape {rows.shape}")
     known = None if conditions is None else given_conditions(model, conditions, n)
-    origin = Origin(model, observation, known, places, psf is None)
+    origin = Origin(model, observation, known, rows, psf is None)
     target = observation.psf if psf is None else psf
     options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
     names, observation = np.asarray(observation.identifier), observation.bare()
     groups, bits = judged_conditions(model, known, n)
     parts = []
-    for rows, given in groups:
-        here = observation if len(rows) == n else observation[rows]
+    for of_group, given in groups:
+        here = observation if len(of_group) == n else observation[of_group]
         galaxies = _Galaxies(
             here,
-            model.latent_flow(given).expand((len(rows),)),
-            rows_of_psf(target, rows),
-            jax.vmap(partial(jax.random.fold_in, key))(places[rows]),
+            model.latent_flow(given).expand((len(of_group),)),
+            rows_of_psf(target, of_group),
+            jax.vmap(partial(jax.random.fold_in, key))(rows[of_group]),
         )
         found = _by_method(model, galaxies, method, verdict=verdict, **options)
         if verdict:
-            found = _judged(model, here, found, key, given, places[rows], batch)
+            found = _judged(model, here, found, key, given, rows[of_group], batch)
         parts.append(found)
-    order = np.argsort(np.concatenate([rows for rows, _ in groups]))
+    order = np.argsort(np.concatenate([of_group for of_group, _ in groups]))
     posterior = parts[0] if len(parts) == 1 else _join(parts)[order]
     posterior = posterior.replace(identifier=names)
     if verdict:
@@ -177,7 +177,7 @@ def _judged(
     posterior: Posterior,
     key: jax.Array,
     conditions: np.ndarray | None,
-    places: np.ndarray,
+    rows: np.ndarray,
     batch: int,
 ) -> Posterior:
     """Add p-values and bits to posteriors that have statistics of their residuals."""
@@ -195,7 +195,7 @@ def _judged(
         draws=min(DRAWS, len(posterior.latents)),
         replicates=REPLICATES,
         batch=_batch_of(batch, len(posterior)),
-        places=places,
+        rows=rows,
     )
     values = {name: np.asarray(getattr(found, name), np.float32) for name in P_VALUES}
     some = posterior.latents[spread_draws(posterior, min(DRAWS, len(posterior.latents)))]

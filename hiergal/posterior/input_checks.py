@@ -38,9 +38,10 @@ def check_method(model: GalaxyModel, method: str, draws: int) -> None:
     """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    if method == "flow" and model.guide_flow is None:
+    if method == "flow" and model.posterior_flow is None:
         raise ValueError(
-            "method: expected a model with a guide flow for 'flow', got one without; fit it with `hiergal guide`"
+            "method: expected a model with a posterior flow for 'flow', got one without; fit it with "
+            "`hiergal fit-posterior-flow`"
         )
     if method in ("nuts", "auto") and draws < FEWEST_DRAWS:
         raise ValueError(
@@ -171,7 +172,7 @@ def check_catalog(model: GalaxyModel, catalog: Mapping[str, Array], units: Calla
     """Check that a survey has the columns that a model is conditioned on, in units that can be converted.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         catalog: Columns of the survey.
         units: Returns the unit of a column in words, as ``StoreHeader.unit_of`` does.
 

@@ -29,21 +29,19 @@ class Origin(NamedTuple):
         model: The model that inferred it; None after unpickling.
         observation: The galaxies, in the model's unit of flux.
         conditions: What was known of each, in the model's units; None for nothing.
-        places: A number of each galaxy that its random numbers depend on.
+        rows: A number of each galaxy that its random numbers depend on.
         own_psf: Whether ``image_mean`` is seen at the galaxies' own PSFs.
     """
 
     model: Inferring
     observation: Observation
     conditions: Float[np.ndarray, "n c"] | None
-    places: Int[np.ndarray, "n"]
+    rows: Int[np.ndarray, "n"]
     own_psf: bool = True
 
     __repr__ = brief
 
-    def rows(self, rows: slice | np.ndarray) -> "Origin":
+    def select(self, rows: slice | np.ndarray) -> "Origin":
         """Take some of the galaxies."""
         conditions = None if self.conditions is None else self.conditions[rows]
-        return self._replace(
-            observation=self.observation[rows], conditions=conditions, places=self.places[rows]
-        )
+        return self._replace(observation=self.observation[rows], conditions=conditions, rows=self.rows[rows])

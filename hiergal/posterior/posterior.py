@@ -111,7 +111,7 @@ class Posterior(Record):
             for f in fields(self)
             if f.name not in of_draws
         }
-        origin = None if self.origin is None else self.origin.rows(rows)
+        origin = None if self.origin is None else self.origin.select(rows)
         return Posterior(**of_draws, **rest)._with(origin)
 
     def __repr__(self) -> str:
@@ -279,7 +279,7 @@ class Posterior(Record):
             conditions=origin.conditions,
             draws=draws,
             replicates=replicates,
-            places=origin.places,
+            rows=origin.rows,
         )
 
     def plot(self, **options: Any) -> Any:

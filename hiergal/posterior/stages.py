@@ -109,7 +109,7 @@ def _inferred(
         observation if len(good) == len(rows) else observation[good],
         key=key_for(seed, INFER),
         conditions=conditions,
-        places=good,
+        rows=good,
         **choices,
     )
     return observation, posterior if len(good) == len(rows) else _with_blanks(posterior, flag, observation)

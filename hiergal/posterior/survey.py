@@ -216,7 +216,7 @@ def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
             conditions=None if conditions is None else conditions[good],
             draws=run.draws,
             batch=run.batch,
-            places=rows[good],
+            rows=rows[good],
         )
     )
     if posterior is not None:

@@ -188,12 +188,12 @@ def _read_about(path: Path) -> Published:
 
 def _check_complete(model: GalaxyModel, source: Path) -> None:
     missing = {
-        "a flow (`hiergal flow`)": model.flow is None,
-        "the flow's marginal (`hiergal flow`)": model.marginal is None,
-        "a population (`hiergal flow`)": model.population is None,
-        "ranges of its conditions (`hiergal flow`)": not model.provenance.condition_ranges,
-        "units of its conditions (`hiergal flow`)": not model.provenance.condition_units,
-        "a guide flow (`hiergal guide`)": model.guide_flow is None,
+        "a latent flow (`hiergal fit-prior`)": model.flow is None,
+        "the flow's marginal (`hiergal fit-prior`)": model.marginal is None,
+        "a population (`hiergal fit-prior`)": model.population is None,
+        "ranges of its conditions (`hiergal fit-prior`)": not model.provenance.condition_ranges,
+        "units of its conditions (`hiergal fit-prior`)": not model.provenance.condition_units,
+        "a posterior flow (`hiergal fit-posterior-flow`)": model.posterior_flow is None,
         "the width of its survey's PSF (`hiergal train`)": model.provenance.psf_fwhm_arcsec is None,
     }
     lacking = [what for what, is_missing in missing.items() if is_missing]

@@ -7,7 +7,7 @@ __all__ = ["KEYS", "KINDS", "with_new_names"]
 
 FLOW = {"target": "fit_to", "limit": "log_scale_clamp"}
 KEYS: dict[str, dict[str, str]] = {  # by table; the empty name is the top of the file
-    "": {"aids": "training_aids"},
+    "": {"aids": "training_aids", "guide_flow": "posterior_flow"},
     "objective": {"inflate": "misfit_as_noise", "divergence_weight": "kl_weight"},
     "training": {
         "accumulate": "gradient_accumulation",
@@ -15,7 +15,7 @@ KEYS: dict[str, dict[str, str]] = {  # by table; the empty name is the top of th
         "favour_bright": "flux_sampling_power",
     },
     "flow": FLOW,
-    "guide_flow": FLOW,
+    "posterior_flow": FLOW,
 }
 KINDS = {"patches": "sersic_residual", "pyramid": "lanusse2020"}  # of generator and encoder
 

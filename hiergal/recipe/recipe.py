@@ -63,7 +63,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         training_aids: What helps a deep generator through its first steps.
         training: How.
         flow: The distribution of the latents.
-        guide_flow: The shape of posteriors; what it is conditioned on follows from the number of latents.
+        posterior_flow: The shape of posteriors; what it is conditioned on follows from the number of latents.
 
     Example:
         >>> Recipe(name="mine", shape=(32, 32)).shape
@@ -81,7 +81,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training_aids: TrainingAidsConfig = TrainingAidsConfig()
     training: TrainingConfig = TrainingConfig()
     flow: FlowConfig = FlowConfig()
-    guide_flow: FlowConfig = FlowConfig(
+    posterior_flow: FlowConfig = FlowConfig(
         conditions=(), layers=2, hidden=32, steps=600, batch=256, learning_rate=1e-3
     )
 

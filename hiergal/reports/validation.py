@@ -77,7 +77,11 @@ def write_validation(
         OSError: If the folder cannot be written to.
 
     Example:
-        >>> write_validation("runs/validation", found, store.header, name="first")  # doctest: +SKIP
+        >>> from hiergal.validation.run import validate
+        >>> found = validate(survey, model=model, workers=1, progress=False)
+        >>> page = write_validation("validation", found, survey.header, name="mock-acs", model=model)
+        >>> page.name
+        'report.html'
     """
     folder = Path(folder)
     check_report_folder(folder, (*FILES, "figures"), overwrite=overwrite)

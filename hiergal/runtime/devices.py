@@ -35,7 +35,11 @@ def join_processes() -> None:
         RuntimeError: If the environment describes no job of several processes.
 
     Example:
-        >>> join_processes()  # doctest: +SKIP
+        The first lines of a script that ``srun -n 4 python script.py`` starts::
+
+            from hiergal.runtime.devices import join_processes
+
+            join_processes()
     """
     try:
         jax.distributed.initialize()

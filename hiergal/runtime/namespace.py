@@ -3,11 +3,12 @@
 ``import hiergal`` is light, and ``hiergal.posterior.to_arviz`` resolves all the same.
 """
 
+import pkgutil
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["submodules"]
+__all__ = ["import_modules", "submodules"]
 
 
 def submodules(package: str) -> Callable[[str], ModuleType]:
@@ -36,3 +37,19 @@ def submodules(package: str) -> Callable[[str], ModuleType]:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return __getattr__
+
+
+def import_modules(package: str) -> None:
+    """Import all modules of a package: each registers the kinds that it defines, so a further kind is a further file.
+
+    Args:
+        package: Name of the package.
+
+    Example:
+        >>> import_modules("hiergal.observation")
+        >>> from hiergal.observation.noise import NoiseModel
+        >>> NoiseModel.kinds["stationary"].__name__
+        'StationaryNoise'
+    """
+    for module in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+        import_module(module.name)

@@ -87,7 +87,7 @@ def asked_galaxies(
     """Collect the requests of a catalogue.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         catalog: Columns with names, or None for some of the model's population.
         galaxies: How many, without a catalogue.
         seed: Seed of the choice from the population.

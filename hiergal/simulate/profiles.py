@@ -68,7 +68,7 @@ def draw_profiles(
     """Draw one new galaxy for each row of a catalogue.
 
     Args:
-        model: A trained model with a flow.
+        model: A trained model with a latent flow.
         catalog: Columns of conditions (:mod:`hiergal.model.conditions`), in the units of the training survey or with
             their own.
         key: PRNG key, or a seed; the galaxy of a row depends on the key, its conditions and the row's place alone.
@@ -151,7 +151,7 @@ def profiles_from_base(
     """Compute the galaxies of base variables: unit-normal numbers that say everything but the conditions.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         base: Unit-normal numbers, as many for each galaxy as the model has latents.
         conditions: As :func:`~hiergal.model.conditions.conditions_for` gives them.
 
@@ -184,7 +184,7 @@ def stamps_from_base(
     """Draw stamps of galaxies as a survey observes them, all on the device.
 
     Args:
-        model: A model with a flow.
+        model: A model with a latent flow.
         renderer: What :func:`~hiergal.simulate.renderer.renderer_for` made for the survey's PSF and pixels.
         base: As for :func:`profiles_from_base`.
         conditions: As for :func:`profiles_from_base`.
@@ -278,7 +278,7 @@ def draw_galsim(
     """Draw one GalSim object for each row of a catalogue: an older name of ``model.sample(catalog, key=key)``.
 
     Args:
-        model: A trained model with a flow.
+        model: A trained model with a latent flow.
         catalog: Columns of conditions.
         key: PRNG key, or a seed.
         outside: As for :func:`draw_profiles`.

@@ -20,6 +20,7 @@ from hiergal.observation.checks import Parameter
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.photometry import Photometry, check_photometry
 from hiergal.runtime.files import resolved
+from hiergal.runtime.namespace import import_modules
 from hiergal.runtime.texts import read_text
 from hiergal.runtime.work import work_folder
 
@@ -36,6 +37,8 @@ __all__ = [
     "noise_arrays",
     "read_attributes",
 ]
+
+import_modules("hiergal.observation")  # which defines the kinds of noise that surveys have
 
 SCHEMA = "hiergal.survey"
 SCHEMA_VERSION = 1

@@ -36,7 +36,6 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-import hiergal.observation.stationary  # noqa: F401 (its kind can be read)
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import Photometry

@@ -1,4 +1,4 @@
-"""Fit the posterior flow of a trained model: what ``hiergal guide`` does."""
+"""Fit the posterior flow of a trained model: what ``hiergal fit-posterior-flow`` does."""
 
 from pathlib import Path
 
@@ -8,20 +8,20 @@ from hiergal.model.condition_columns import conditions_from
 from hiergal.model.conditions import condition_factors
 from hiergal.model.flow.density import FlowFit
 from hiergal.model.trained import GalaxyModel
-from hiergal.runtime.seeds import GUIDE_FLOW, check_seed, key_for
+from hiergal.runtime.seeds import POSTERIOR_FLOW, check_seed, key_for
 from hiergal.survey.split import split_of
 from hiergal.survey.store import SurveyStore
-from hiergal.training.posterior_flow import fit_guide_flow
+from hiergal.training.posterior_flow import fit_posterior_flow
 from hiergal.training.update import update_model
 
 __all__ = [
-    "fit_guide_flow_stage",
+    "fit_posterior_flow_stage",
 ]
 
 SIMULATED_LIKE = 4000  # survey galaxies whose PSFs and noise simulations take in turn
 
 
-def fit_guide_flow_stage(
+def fit_posterior_flow_stage(
     model_path: str | Path,
     store: SurveyStore,
     *,
@@ -34,30 +34,32 @@ def fit_guide_flow_stage(
     """Fit the posterior flow of a model with a latent flow, and save it with the model.
 
     Args:
-        model_path: The model's bundle, which is replaced by one with the guide flow.
+        model_path: The model's bundle, which is replaced by one with the posterior flow.
         store: The survey that it was trained on, whose PSFs, noise and conditions simulated galaxies get.
         seed: Seed of the simulations and of the fit.
         simulations: Number of galaxies to simulate.
-        refine_on: Number of its training galaxies to refine the guide on.
-        overwrite: Whether to replace a guide flow that the model has.
+        refine_on: Number of its training galaxies to refine the fit on.
+        overwrite: Whether to replace a posterior flow that the model has.
         progress: Whether to show progress bars.
 
     Returns:
         The model, and the fit; None in its place if the same fit was done before.
 
     Raises:
-        FileExistsError: If the model has a guide flow of another fit, or its folder is not a model's alone.
+        FileExistsError: If the model has a posterior flow of another fit, or its folder is not a model's alone.
         ValueError: If the model has no flow yet.
     """
     choices = {"seed": check_seed(seed), "simulations": simulations, "refine_on": refine_on}
 
     def fit(model: GalaxyModel) -> tuple[GalaxyModel, FlowFit]:
         if model.flow is None or model.marginal is None:
-            raise ValueError(f"{model_path}: expected a model with a flow; fit it first with `hiergal flow`")
+            raise ValueError(
+                f"{model_path}: expected a model with a latent flow; fit it first with `hiergal fit-prior`"
+            )
         fitted = _fit_guide(model, store, **choices, progress=progress)
-        return model.replace(guide_flow=fitted.flow), fitted
+        return model.replace(posterior_flow=fitted.flow), fitted
 
-    return update_model(model_path, "guide_flow", store, choices, fit, overwrite=overwrite)
+    return update_model(model_path, "posterior_flow", store, choices, fit, overwrite=overwrite)
 
 
 def _fit_guide(
@@ -69,8 +71,8 @@ def _fit_guide(
     survey = store.read(np.sort(rows))
     conditions = conditions_from(model.flow.config.conditions, survey.catalog)
     conditions = conditions * condition_factors(model, store.header.unit_of)
-    return fit_guide_flow(
-        key_for(seed, GUIDE_FLOW),
+    return fit_posterior_flow(
+        key_for(seed, POSTERIOR_FLOW),
         model,
         survey,
         conditions,

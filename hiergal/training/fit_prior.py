@@ -1,4 +1,4 @@
-"""Fit the latent flow to the latents of a survey: what ``hiergal flow`` does."""
+"""Fit the latent flow to the latents of a survey: what ``hiergal fit-prior`` does."""
 
 from pathlib import Path
 
@@ -43,14 +43,14 @@ def fit_flow_stage(
         seed: Seed of the fit.
         conditions: Columns to condition on; default the recipe's.
         steps: Steps of the fit; default the recipe's.
-        overwrite: Whether to replace a flow that the model has (and with it a guide flow).
+        overwrite: whether to replace a latent flow that the model has (and with it a posterior flow).
         progress: Whether to show a progress bar.
 
     Returns:
         The model, and the fit; None in its place if the same fit was done before.
 
     Raises:
-        FileExistsError: If the model has a flow of another fit, or its folder is not a model's alone.
+        FileExistsError: If the model has a latent flow of another fit, or its folder is not a model's alone.
     """
 
     def fit(model: GalaxyModel) -> tuple[GalaxyModel, FlowFit]:
@@ -92,7 +92,7 @@ def _fit_flows(
     model = model.replace(
         flow=fitted.flow,
         marginal=marginal.flow,
-        guide_flow=None,
+        posterior_flow=None,
         recipe=recipe,
         provenance=provenance,
         population=table[chosen],

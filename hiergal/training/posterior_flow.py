@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.model.architecture import guide_flow_config
+from hiergal.model.architecture import posterior_flow_config
 from hiergal.model.flow.density import FlowFit, fit_flow
 from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
@@ -30,7 +30,7 @@ from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 
-__all__ = ["Shapes", "fit_guide_flow", "shapes_of_simulations", "shapes_of_survey"]
+__all__ = ["Shapes", "fit_posterior_flow", "shapes_of_simulations", "shapes_of_survey"]
 
 GALAXIES_PER_CALL = 32
 DRAWS, PROPOSALS = 8, 1000  # by importance sampling, of each galaxy of the survey
@@ -46,7 +46,7 @@ class Shapes(NamedTuple):
     __repr__ = brief
 
 
-def fit_guide_flow(
+def fit_posterior_flow(
     key: jax.Array | int,
     model: GalaxyModel,
     survey: Observation,
@@ -68,7 +68,8 @@ def fit_guide_flow(
         progress: Whether to show progress bars.
 
     Example:
-        >>> fitted = fit_guide_flow(key, model, store.read(rows), None, simulations=8000)  # doctest: +SKIP
+        >>> fitted = fit_posterior_flow(0, model, observation, None, simulations=64, progress=False)
+        >>> model = model.replace(posterior_flow=fitted.flow)
     """
     check_not_forked()
     survey = survey.bare()
@@ -79,7 +80,7 @@ def fit_guide_flow(
     fitted = _fit(of_fit, model, simulated, progress)
     if not refine_on:
         return fitted
-    model = model.replace(guide_flow=fitted.flow)
+    model = model.replace(posterior_flow=fitted.flow)
     seen = shapes_of_survey(of_survey, model, survey, conditions, galaxies=refine_on, progress=progress)
     together = Shapes(
         np.concatenate([np.repeat(simulated.w, len(seen.w), axis=0), seen.w], axis=1),
@@ -97,7 +98,7 @@ def shapes_of_simulations(
     galaxies: int,
     progress: bool = True,
 ) -> Shapes:
-    """Return w of the truth of simulated galaxies; arguments as of :func:`fit_guide_flow`."""
+    """Return w of the truth of simulated galaxies; arguments as of :func:`fit_posterior_flow`."""
 
     def one(batch: Observation, prior: LatentFlow, key: jax.Array):
         known = _simulated(model, batch, prior, key=key)
@@ -152,7 +153,7 @@ def _shapes(name, one, key, model, survey, conditions, galaxies: int, progress: 
 
 
 def _fit(key: jax.Array, model: GalaxyModel, shapes: Shapes, progress: bool) -> FlowFit:
-    return fit_flow(key, guide_flow_config(model.recipe), shapes.w, shapes.features, progress=progress)
+    return fit_flow(key, posterior_flow_config(model.recipe), shapes.w, shapes.features, progress=progress)
 
 
 _simulated = jax.jit(simulate)
@@ -161,9 +162,9 @@ _simulated = jax.jit(simulate)
 def _seen(model: GalaxyModel, observation: Observation, prior: LatentFlow, z: Array):
     """Return w of draws [s, n, d] of the latents of galaxies, and the flow's features of these galaxies."""
     mode = find_mode(model, observation, prior)
-    return _shape(mode.problem, mode.found, jnp.asarray(z))
+    return _shape(mode.density, mode.found, jnp.asarray(z))
 
 
 @jax.jit
-def _shape(problem: LatentPosterior, found: GaussianPosterior, z: jax.Array):
-    return randomize_then_optimize(problem, found)(z), guide_features(found, problem.prior)
+def _shape(density: LatentPosterior, found: GaussianPosterior, z: jax.Array):
+    return randomize_then_optimize(density, found)(z), guide_features(found, density.prior)

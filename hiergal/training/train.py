@@ -27,7 +27,7 @@ def train(
     r"""Fit the generator and the guide to a survey, as the command ``hiergal train`` does.
 
     The same call goes on with a training that was stopped, and recognises one that is finished. A latent flow, which
-    drawing new galaxies needs, is fitted afterwards: ``hiergal flow``.
+    drawing new galaxies needs, is fitted afterwards: ``hiergal fit-prior``.
 
     Args:
         survey: A survey (:func:`hiergal.open_survey`), or its path.

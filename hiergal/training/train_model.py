@@ -62,7 +62,7 @@ def train_stage(
     overwrite: bool = False,
     progress: bool = True,
 ) -> tuple[GalaxyModel, Fit]:
-    """Train a model on a store, and save it as ``folder/model`` (without a flow).
+    """Train a model on a store, and save it as ``folder/model`` (without a latent flow).
 
     The same call goes on with a training that was stopped, and recognises one that is finished.
 

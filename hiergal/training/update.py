@@ -34,7 +34,7 @@ def update_model(
 
     Args:
         path: The model's bundle.
-        part: Which part: ``flow`` or ``guide_flow``.
+        part: Which part: ``flow`` or ``posterior_flow``.
         store: The survey that it is fitted on.
         choices: What else decides its numbers.
         fit: Fits the part: takes the model, returns it with the part, and the fit.
@@ -49,7 +49,7 @@ def update_model(
     with owned(path, "model", inputs=(store.path,), update=True) as own:
         model = load_model(own.target)
         networks = digest_of_arrays(
-            flatten(model.replace(flow=None, marginal=None, guide_flow=None, population=None))
+            flatten(model.replace(flow=None, marginal=None, posterior_flow=None, population=None))
         )
         about = {
             "networks": networks,
@@ -62,14 +62,15 @@ def update_model(
         if getattr(model, part) is not None and not overwrite:
             if model.provenance.runs.get(part) == digest:
                 return model, None
+            what = {"flow": "latent flow"}.get(part, part.replace("_", " "))
             raise FileExistsError(
-                f"{path}: expected a model without a {part.replace('_', ' ')}, got one of another fit; pass "
+                f"{path}: expected a model without a {what}, got one of another fit; pass "
                 "overwrite=True (--overwrite) to replace it"
             )
         model, fitted = fit(model)
         runs = model.provenance.runs | {part: digest}
         if part == "flow":
-            runs.pop("guide_flow", None)
+            runs.pop("posterior_flow", None)
         model = model.replace(provenance=msgspec.structs.replace(model.provenance, runs=runs))
         save_model(model, own.result)
         own.put()

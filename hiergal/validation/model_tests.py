@@ -43,7 +43,7 @@ def sample_latents(model: GalaxyModel, observation: Observation, *, key: jax.Arr
     """Draw latents of galaxies from the guide, whose samples the flow learns, and from the flow.
 
     Args:
-        model: A trained model with a flow.
+        model: A trained model with a latent flow.
         observation: Galaxies with the model's conditions in their catalogue.
         key: PRNG key, or a seed; the draws of a galaxy depend on its place, not on how many follow.
 

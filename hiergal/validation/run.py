@@ -103,7 +103,7 @@ def validate(
 
     Args:
         store: The survey; of one that the model was trained on, only the galaxies kept apart are used.
-        model: A trained model with a flow; or None with ``images``.
+        model: A trained model with a latent flow; or None with ``images``.
         images: A folder of galaxies (:mod:`hiergal.validation.galaxy_folder`); or None with ``model``.
         profiles: Whether those are unconvolved profiles without noise, rather than stamps as the survey sees them.
         galaxies: Number of galaxies at most.
@@ -116,7 +116,9 @@ def validate(
         ValueError: If neither or both of model and images are given, or they do not fit the survey.
 
     Example:
-        >>> found = validate(store, model=load_model("runs/first/model"))  # doctest: +SKIP
+        >>> found = validate(survey, model=model, workers=1, progress=False)
+        >>> found.passed in (True, False)
+        True
     """
     require_extra("validate", "validation")
     check_seed(seed)

@@ -55,7 +55,7 @@ def make_samples(
     """Draw a galaxy, and fit a parametric one, for each galaxy of a survey.
 
     Args:
-        model: A trained model with a flow.
+        model: A trained model with a latent flow.
         observation: Galaxies that the model has not seen, with its conditions in their catalogue.
         key: PRNG key, or a seed; the same key gives the same samples.
         workers: Number of threads that fit, or None for one per available core.

@@ -16,8 +16,9 @@ from hiergal.cli.verbs import ARGUMENT
 ROOT_COMMAND = get_command(app)
 OUTPUTS = {
     "quickstart": "--out", "survey mock": "--out", "survey cosmos": "--out", "survey cutouts": "--out",
-    "survey degrade": "--out", "train": "--out", "flow": "--model", "guide": "--model", "infer": "--out",
-    "deblend": "--out", "sample": "--out", "validate": "--out", "calibrate": "--out", "models publish": "--out",
+    "survey degrade": "--out", "train": "--out", "fit-prior": "--model", "fit-posterior-flow": "--model",
+    "infer": "--out", "deblend": "--out", "sample": "--out", "validate": "--out", "calibrate": "--out",
+    "models publish": "--out",
 }  # fmt: skip
 # Options whose meaning is the verb's own; all others mean, and say, the same wherever they are.
 OWN = {
@@ -48,7 +49,7 @@ def verbs(group=ROOT_COMMAND, path=()):
     for name, one in group.commands.items():
         if hasattr(one, "commands"):
             yield from verbs(one, (*path, name))
-        else:
+        elif not one.hidden:
             yield " ".join((*path, name)), one
 
 
@@ -116,8 +117,8 @@ def test_options_of_one_name_mean_the_same():
             "survey degrade --noise-factor 2 s.zarr b.zarr",
             "survey degrade s.zarr --out b.zarr --noise-factor 2",
         ),
-        ("flow run/model s.zarr --steps 4", "flow s.zarr --model run/model --steps 4"),
-        ("guide run/model s.zarr --overwrite", "guide s.zarr --model run/model --overwrite"),
+        ("flow run/model s.zarr --steps 4", "fit-prior s.zarr --model run/model --steps 4"),
+        ("guide run/model s.zarr --overwrite", "fit-posterior-flow s.zarr --model run/model --overwrite"),
         ("validate --survey s.zarr --model m --galaxies 50", "validate s.zarr --model m --limit 50"),
         ("validate --survey=s.zarr --images x", "validate s.zarr --images x"),
         (
@@ -131,6 +132,8 @@ def test_an_old_spelling_is_understood_with_a_warning(old, new, caplog):
     assert parsed(f"hiergal {old}") == parsed(f"hiergal {new}")
     changed = {option for option in re.findall(r"--[a-z-]+", new) if option not in old}
     told = " ".join(record.getMessage() for record in caplog.records)
+    verb = new.split()[0]
+    assert (f"is now hiergal {verb}" in told) == (verb != old.split()[0])
     assert changed - {"--galaxies"} == set(re.findall(r"is now (--[a-z-]+)", told)) - {"--galaxies"}
 
 

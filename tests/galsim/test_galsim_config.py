@@ -111,6 +111,7 @@ def test_the_same_galaxies_as_in_python(tiled, folder):
     np.testing.assert_allclose(image[:24, 72:96], here, atol=1e-6 * here.max())
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(tiled, folder, tmp_path):
     """The galsim command, with stamps in one process, in four, and files in two."""
     images = {}

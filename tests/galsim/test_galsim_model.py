@@ -351,7 +351,7 @@ def test_nothing_to_draw(model):
 
 def test_models_without_what_is_needed(tmp_path, model):
     save_model(tiny_model(flow=False), tmp_path / "bare")
-    with pytest.raises(ValueError, match="expected a model with a flow"):
+    with pytest.raises(ValueError, match="expected a model with a latent flow"):
         GenerativeGalaxyModel(tmp_path / "bare")
     save_model(tiny_model(), tmp_path / "old")
     with pytest.raises(ValueError, match="no population to draw them from"):

@@ -307,6 +307,7 @@ def test_what_was_published_as_no_model_is_refused_unopened(home, server, evil, 
     assert not list(home.parent.rglob("outside.txt"))
 
 
+@pytest.mark.slow
 def test_processes_and_threads_download_once(server, content):
     wanted = publish(server, content)
     server.pause = 0.5

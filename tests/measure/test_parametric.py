@@ -10,6 +10,7 @@ from hiergal.measure.sersic import sersic_profile
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF, convolve
+from hiergal.survey.mock.profiles import Component, render
 
 SHAPE, SCALE = (60, 71), 0.03
 TRUTH = {
@@ -45,6 +46,18 @@ def test_profiles_are_galsims(index, tolerance):
         nx=71, ny=60, scale=1.0, method="no_pixel"
     )
     assert np.abs(found - drawn.array).max() < tolerance * drawn.array.max()
+
+
+@pytest.mark.parametrize(("index", "tolerance"), [(0.5, 2e-3), (1.0, 5e-3), (2.5, 0.02), (4.0, 0.06)])
+def test_mock_galaxies_have_the_same_law(index, tolerance):
+    """Two drawings of one law: NumPy's without its arms and bends, and JAX's; tolerances are parts of the peak."""
+    q, angle = 0.6, 0.7
+    mock = render([Component(30.0, 6.0, index, q, angle, x=0.4, y=-0.2)], SHAPE)
+    shear = (1 - q) / (1 + q)
+    values = 30.0, 6.0 * np.sqrt(q), index, shear * np.cos(2 * angle), shear * np.sin(2 * angle), 0.4, -0.2
+    profile = np.asarray(sersic_profile(SHAPE, *(np.array([value], np.float32) for value in values)))[0]
+    assert np.abs(profile - mock).max() < tolerance * mock.max()
+    assert abs(profile.sum() / mock.sum() - 1) < 0.2 * tolerance
 
 
 def observed(sigma, seed=0, **changes):

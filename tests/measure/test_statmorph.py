@@ -91,7 +91,7 @@ def compared(n, seed):
 
 
 @pytest.mark.parametrize(
-    "n", [pytest.param(24, id="24 galaxies"), pytest.param(500, id="500 galaxies", marks=pytest.mark.slow)]
+    "n", [pytest.param(12, id="12 galaxies"), pytest.param(500, id="500 galaxies", marks=pytest.mark.slow)]
 )
 def test_the_same_numbers(n):
     """Median relative difference below one per cent, 95 % below five per cent; all that statmorph calls good."""

@@ -94,6 +94,7 @@ def test_no_petrosian_radius_is_nan():
     assert all(np.isnan(values).all() for values in jax.tree.leaves(found))
 
 
+@pytest.mark.slow
 def test_draws_of_a_posterior(key, make_psf):
     model = tiny_model(tiny_recipe((16, 24)))
     observation = tiny_survey(3, (16, 24), make_psf(3))

@@ -411,7 +411,7 @@ def test_conditions_may_be_a_table_or_numbers(conditioned):
         ({}, np.zeros((2, 2)), ValueError, r"expected shape \(..., 3\) for mag_auto, .*, got \(2, 2\)"),
         ({}, [[22.0, np.nan, 0.5]] * 2, ValueError, "got NaN or infinity for 2 of 2 galaxies"),
         ({}, "table.fits", TypeError, "read it first"),
-        ({"flow": None}, CONDITIONS, ValueError, "expected a model with a flow"),
+        ({"flow": None}, CONDITIONS, ValueError, "expected a model with a latent flow"),
         ({"marginal": None}, None, ValueError, "expected a model whose flow has a marginal"),
     ],
 )

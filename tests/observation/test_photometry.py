@@ -66,6 +66,7 @@ def test_st_and_ab_do_not_meet():
         Photometry("erg / (s cm2 Angstrom)", -21.1).factor_to(Photometry("nJy", 31.4))
 
 
+@pytest.mark.slow
 def test_a_flow_of_the_same_survey_in_another_unit_is_the_same(tmp_path):
     """Stored in nJy, for a model in counts/s at 25.94: latents, and so the flow, to float32."""
     model = tiny_model(tiny_recipe((16, 24)), flow=False)

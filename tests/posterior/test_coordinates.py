@@ -15,7 +15,7 @@ from hiergal.runtime.least_squares import inflate, levenberg_marquardt
 SHAPE, D, N = (8, 16), 8, 3
 
 
-def linear_problem(make_psf, make_noise, kind="pixel", factor=1.0):
+def linear_density(make_psf, make_noise, kind="pixel", factor=1.0):
     rng = np.random.default_rng(3)
     model, psf, noise = linear_model(SHAPE), make_psf(N, (5, 3)), make_noise(kind, N, SHAPE)
     psf = psf.replace(stamp=jnp.asarray(psf.stamp, float))
@@ -31,9 +31,9 @@ def linear_problem(make_psf, make_noise, kind="pixel", factor=1.0):
 @pytest.mark.parametrize("kind", ["white", "pixel", "stationary"])
 def test_linear_generators_have_whitened_latents(x64, rng, make_psf, make_noise, kind):
     """w = S^-1 (z - m), with masks and any noise, and its inverse needs no correction."""
-    problem = linear_problem(make_psf, make_noise, kind)
-    found = laplace_of(problem)
-    coordinates = jax.jit(randomize_then_optimize)(problem, found)
+    density = linear_density(make_psf, make_noise, kind)
+    found = laplace_of(density)
+    coordinates = jax.jit(randomize_then_optimize)(density, found)
     z = jnp.asarray(rng.normal(size=(5, N, D)))
     expected = np.linalg.solve(found.scale, np.moveaxis(np.asarray(z - found.mean[None]), 0, -1))
     np.testing.assert_allclose(coordinates(z), np.moveaxis(expected, -1, 0), atol=1e-6)
@@ -41,7 +41,7 @@ def test_linear_generators_have_whitened_latents(x64, rng, make_psf, make_noise,
 
 
 def test_projection_is_orthonormal_and_gives_the_leverage(x64, make_psf, make_noise):
-    found = laplace_of(linear_problem(make_psf, make_noise))
+    found = laplace_of(linear_density(make_psf, make_noise))
     q = np.asarray(found.projection)
     np.testing.assert_allclose(q @ q.swapaxes(1, 2), np.broadcast_to(np.eye(D), (N, D, D)), atol=1e-9)
     assert np.all(np.asarray(found.leverage) <= 1 + 1e-9) and np.asarray(found.leverage).max() > 0.1
@@ -49,17 +49,17 @@ def test_projection_is_orthonormal_and_gives_the_leverage(x64, make_psf, make_no
 
 def test_inflated_posteriors_are_those_of_more_noise(x64, make_psf, make_noise):
     """Mean and covariance of twice the noise variance, not twice the covariance; galaxies of factor one stay."""
-    problem = linear_problem(make_psf, make_noise)
+    density = linear_density(make_psf, make_noise)
     factor = jnp.array([2.0, 1.0, 30.0])
-    wider = inflate(laplace_of(problem), factor)
-    noise, params = problem.observation.noise, problem.model.linear
+    wider = inflate(laplace_of(density), factor)
+    noise, params = density.observation.noise, density.model.linear
     louder = noise.replace(sigma=noise.sigma * jnp.sqrt(factor)[:, None, None])
-    observation = problem.observation.replace(noise=louder)
+    observation = density.observation.replace(noise=louder)
     for i in range(N):
         exact = exact_posterior(observation, params, i)
         np.testing.assert_allclose(wider.mean[i], exact.mean, atol=1e-5)
         np.testing.assert_allclose(wider.scale[i] @ wider.scale[i].T, exact.covariance, atol=1e-5)
-    direct = laplace_of(problem.replace(variance_factor=factor))
+    direct = laplace_of(density.replace(variance_factor=factor))
     np.testing.assert_allclose(wider.projection, direct.projection, atol=1e-6)
 
 
@@ -94,8 +94,8 @@ def model():
 def test_corrections_converge(key, model, make_psf):
     """Each takes the error of w down, for a network; draws are finite however far w is."""
     observation = tiny_survey(3, (16, 24), make_psf(3))
-    problem = LatentPosterior(model, observation, model.latent_flow().expand((3,)), jnp.ones(3))
-    coordinates = randomize_then_optimize(problem, laplace_of(problem))
+    density = LatentPosterior(model, observation, model.latent_flow().expand((3,)), jnp.ones(3))
+    coordinates = randomize_then_optimize(density, laplace_of(density))
     w = jax.random.normal(key, (40, 3, 8))
 
     def error(corrections):
@@ -111,9 +111,9 @@ def test_corrections_converge(key, model, make_psf):
 def test_the_data_moves_w_as_residuals_say(key, model, make_psf):
     """The filter of a galaxy is Q^T of its whitened residuals, written out."""
     observation = tiny_survey(2, (16, 24), make_psf(2))
-    problem = LatentPosterior(model, observation, model.latent_flow().expand((2,)), jnp.array([1.0, 3.0]))
-    found = laplace_of(problem)
+    density = LatentPosterior(model, observation, model.latent_flow().expand((2,)), jnp.array([1.0, 3.0]))
+    found = laplace_of(density)
     z = found.mean[None] + 0.3 * jax.random.normal(key, (4, 2, 8))
-    both = jnp.concatenate([problem.residual(z), problem.prior.to_base(z)[0]], axis=-1)
+    both = jnp.concatenate([density.residual(z), density.prior.to_base(z)[0]], axis=-1)
     expected = jnp.einsum("ndp,snp->snd", found.projection, both, precision="highest")
-    np.testing.assert_allclose(randomize_then_optimize(problem, found)(z), expected, rtol=2e-3, atol=2e-2)
+    np.testing.assert_allclose(randomize_then_optimize(density, found)(z), expected, rtol=2e-3, atol=2e-2)

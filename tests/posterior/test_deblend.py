@@ -41,20 +41,20 @@ def scene(make_psf, make_noise, kind="white", shape=(14, 26), masked=False, posi
     mask = np.random.default_rng(8).uniform(size=(2, *shape)) < 0.15 if masked else None
     empty = Observation(np.zeros((2, *shape)), psf, noise, mask, {}, np.arange(2), SCALE)
     prior = model.latent_flow().expand((2, 2))
-    problem = LatentPosterior(model, empty, prior, jnp.ones(2), POSITIONS, position_error_pix)
+    density = LatentPosterior(model, empty, prior, jnp.ones(2), POSITIONS, position_error_pix)
     size = 2 * D + (4 if position_error_pix else 0)
     t = jax.random.normal(jax.random.key(4), (2, size), float)
-    image = problem.sources(t).sum(1) + noise.sample(jax.random.key(5), (2, *shape))
+    image = density.sources(t).sum(1) + noise.sample(jax.random.key(5), (2, *shape))
     image = np.asarray(image if mask is None else np.where(mask, np.nan, image))
-    return problem.replace(observation=empty.replace(image=image)), t
+    return density.replace(observation=empty.replace(image=image)), t
 
 
-def exact(problem, row):
+def exact(density, row):
     """Mean and covariance of the latents of both sources, with dense matrices; whole-pixel places."""
-    params, (ny, nx), shape = problem.model.linear, MODEL, problem.observation.image.shape[1:]
+    params, (ny, nx), shape = density.model.linear, MODEL, density.observation.image.shape[1:]
     sy, sx = shape
     room = (sy + 4 * ny, sx + 4 * nx)  # profiles may reach out of the scene
-    blur = convolution_matrix(np.asarray(problem.observation.psf.stamp[row], float), room)
+    blur = convolution_matrix(np.asarray(density.observation.psf.stamp[row], float), room)
     inside = np.zeros(room, bool)
     inside[2 * ny : 2 * ny + sy, 2 * nx : 2 * nx + sx] = True
     seen = blur[inside.ravel()]
@@ -66,10 +66,10 @@ def exact(problem, row):
         design.append(seen[:, place.ravel()] @ np.asarray(params["weights"], float).T)
         offset = offset + seen[:, place.ravel()] @ np.asarray(params["offset"], float)
     design = np.concatenate(design, axis=1)
-    noise = covariance_matrix(problem.observation.noise, row, shape)
-    x = np.asarray(problem.observation.image[row], float).ravel() - offset
-    if problem.observation.mask is not None:
-        kept = ~problem.observation.mask[row].ravel()
+    noise = covariance_matrix(density.observation.noise, row, shape)
+    x = np.asarray(density.observation.image[row], float).ravel() - offset
+    if density.observation.mask is not None:
+        kept = ~density.observation.mask[row].ravel()
         design, noise, x = design[kept], noise[np.ix_(kept, kept)], x[kept]
     covariance = np.linalg.inv(np.eye(2 * D) + design.T @ np.linalg.solve(noise, design))
     return covariance @ design.T @ np.linalg.solve(noise, x), covariance
@@ -78,13 +78,13 @@ def exact(problem, row):
 @pytest.mark.parametrize(("kind", "masked"), [("white", False), ("pixel", True), ("stationary", True)])
 def test_two_linear_sources_have_their_closed_form_posterior(x64, make_psf, make_noise, kind, masked):
     """Means within four standard errors of 400 draws, covariances within a quarter of the widths."""
-    problem, _ = scene(make_psf, make_noise, kind, masked=masked)
-    found = deblend(problem.model, problem.observation, POSITIONS, key=jax.random.key(1), draws=400, batch=2)
+    density, _ = scene(make_psf, make_noise, kind, masked=masked)
+    found = deblend(density.model, density.observation, POSITIONS, key=jax.random.key(1), draws=400, batch=2)
     latents = found.latents.reshape(400, 2, 2 * D)
     factor = np.where(found.misfit > 1.5, np.nan, 1.0)
     assert np.isfinite(factor).all(), "misfit of a model that is right"
     for row in range(2):
-        mean, covariance = exact(problem, row)
+        mean, covariance = exact(density, row)
         width = np.sqrt(np.diag(covariance))
         z = (latents[:, row] - mean) / width
         assert np.abs(z.mean(axis=0)).max() < 4 / np.sqrt(400)
@@ -148,30 +148,31 @@ class RegressingModel(LinearModel):
         return jnp.concatenate([mean, super().encode(observation)[:, d:]], axis=-1)
 
 
-def away(problem, t):
+def away(density, t):
     """Twice the negative log-posterior of each scene, but for a constant."""
-    return np.sum(np.asarray(problem.residual(t)) ** 2, -1) + np.sum(np.asarray(problem.base(t)) ** 2, -1)
+    return np.sum(np.asarray(density.residual(t)) ** 2, -1) + np.sum(np.asarray(density.base(t)) ** 2, -1)
 
 
 def test_each_source_starts_on_its_own_surroundings(make_psf, make_noise):
     """Sources beside each other, of which the guide sees one at a time, start near the truth."""
-    problem, t = scene(make_psf, make_noise, shape=(14, 40))
-    model = RegressingModel(*(getattr(problem.model, field.name) for field in fields(problem.model)))
-    problem = problem.replace(model=model, positions=np.float32([[[-9, 1], [8, 0]], [[-8, -1], [9, 2]]]))
-    noise = problem.observation.noise.sample(jax.random.key(6), (2, 14, 40))
-    image = np.asarray(problem.sources(t).sum(1) + noise)
-    problem = problem.replace(observation=problem.observation.replace(image=image))
-    truth, nothing = away(problem, t), away(problem, jnp.zeros_like(t))
-    assert np.all(away(problem, start_of(problem)) - truth < 0.1 * (nothing - truth))
+    density, t = scene(make_psf, make_noise, shape=(14, 40))
+    model = RegressingModel(*(getattr(density.model, field.name) for field in fields(density.model)))
+    density = density.replace(model=model, positions=np.float32([[[-9, 1], [8, 0]], [[-8, -1], [9, 2]]]))
+    noise = density.observation.noise.sample(jax.random.key(6), (2, 14, 40))
+    image = np.asarray(density.sources(t).sum(1) + noise)
+    density = density.replace(observation=density.observation.replace(image=image))
+    truth, nothing = away(density, t), away(density, jnp.zeros_like(t))
+    assert np.all(away(density, start_of(density)) - truth < 0.1 * (nothing - truth))
 
 
+@pytest.mark.slow
 def test_the_search_starts_no_worse_than_from_nothing(crowded):
     """Whatever a guide says: this one has not been trained."""
     model, scenes, positions = crowded
-    problem = LatentPosterior(model, scenes, model.latent_flow().expand((3, 2)), jnp.ones(3), positions)
-    t = jax.jit(start_of)(problem)
+    density = LatentPosterior(model, scenes, model.latent_flow().expand((3, 2)), jnp.ones(3), positions)
+    t = jax.jit(start_of)(density)
     assert t.shape == (3, 16) and np.all(np.isfinite(t))
-    assert np.all(away(problem, t) <= away(problem, jnp.zeros_like(t)))
+    assert np.all(away(density, t) <= away(density, jnp.zeros_like(t)))
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ def test_positions_are_those_of_centroids_in_the_scene(folder):
     np.testing.assert_allclose(table["magnitude"], magnitude, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_scene_from_a_fits_file(folder, tmp_path):
     rng = np.random.default_rng(3)
     hdus = [fits.PrimaryHDU(), fits.ImageHDU(rng.normal(size=SHAPE), name="IMAGE")]

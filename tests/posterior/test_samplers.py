@@ -22,7 +22,7 @@ from hiergal.posterior.samplers.importance import pareto_smoothed, resampled, sa
 from hiergal.posterior.samplers.nuts import sample_by_nuts, smallest_ess
 from hiergal.posterior.samplers.posterior_flow import laplace_of, simulate
 from hiergal.posterior.samplers.target import LatentPosterior
-from hiergal.training.posterior_flow import fit_guide_flow, shapes_of_survey
+from hiergal.training.posterior_flow import fit_posterior_flow, shapes_of_survey
 
 SHAPE, D, N = (8, 16), 8, 3
 CENTER = np.stack([np.linspace(-0.5, 0.5, D), np.linspace(0.6, 1.2, D)])
@@ -72,12 +72,14 @@ def exact_under(observation, center):
     return [(shift + spread * e.mean, np.outer(spread, spread) * e.covariance) for e in found]
 
 
-def model_with(center=None, guide_flow=True):
+def model_with(center=None, posterior_flow=True):
     model = linear_model(SHAPE)
     unit = np.stack([np.zeros(D), np.ones(D)])
     if center is not None:
         model = model.replace(marginal=affine_flow(model.recipe, center))
-    return model.replace(guide_flow=affine_flow(model.recipe, unit, 2 * D + 1)) if guide_flow else model
+    return (
+        model.replace(posterior_flow=affine_flow(model.recipe, unit, 2 * D + 1)) if posterior_flow else model
+    )
 
 
 def assert_exact(z, exact, ess, errors=4.0, within=None):
@@ -140,9 +142,9 @@ def test_the_map_is_the_mode(key, observation):
     np.testing.assert_array_equal(found.profile_std, 0)
 
 
-def problem_and_mode(observation, model):
-    problem = LatentPosterior(model, observation, model.latent_flow().expand((N,)), jnp.ones(N))
-    return problem, jax.jit(partial(laplace_of, steps=6))(problem)
+def density_and_mode(observation, model):
+    density = LatentPosterior(model, observation, model.latent_flow().expand((N,)), jnp.ones(N))
+    return density, jax.jit(partial(laplace_of, steps=6))(density)
 
 
 def gaussian_draws(found, key, draws):
@@ -154,13 +156,13 @@ def gaussian_draws(found, key, draws):
 @white
 def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
     """From a guide wrong in place and width: means and widths within one per cent of the width."""
-    problem, found = problem_and_mode(observation, model_with(CENTER, guide_flow=False))
+    density, found = density_and_mode(observation, model_with(CENTER, posterior_flow=False))
     wrong = found.replace(
         mean=found.mean + 0.1 * jnp.einsum("nij,nj->ni", found.scale, jnp.ones((N, D))),
         scale=1.1 * found.scale,
     )
     keys, pilot = jax.random.split(key, N), gaussian_draws(wrong, key, 100)
-    draws = sample_by_importance(problem, wrong, pilot, keys, draws=300_000, proposals=300_000)
+    draws = sample_by_importance(density, wrong, pilot, keys, draws=300_000, proposals=300_000)
     assert np.all(draws.statistics["k_hat"] < 0.5)
     assert_exact(draws.latents, exact_under(observation, CENTER), np.full(N, np.inf), within=0.01)
     with pytest.raises(AssertionError):
@@ -175,9 +177,9 @@ def test_importance_sampling_is_exact_to_a_per_cent(key, observation):
 @pytest.mark.slow
 @white
 def test_nuts_is_exact_to_a_per_cent(key, observation):
-    problem, found = problem_and_mode(observation, model_with(CENTER, guide_flow=False))
+    density, found = density_and_mode(observation, model_with(CENTER, posterior_flow=False))
     keys, pilot = jax.random.split(key, N), gaussian_draws(found, key, 100)
-    draws = sample_by_nuts(problem, found, pilot, keys, draws=120_000)
+    draws = sample_by_nuts(density, found, pilot, keys, draws=120_000)
     assert np.all(draws.statistics["r_hat"] < 1.001) and np.all(draws.statistics["divergences"] == 0)
     assert_exact(draws.latents, exact_under(observation, CENTER), np.full(N, np.inf), within=0.01)
 
@@ -241,7 +243,7 @@ def test_conditions_change_the_prior(key, observation):
         np.testing.assert_allclose(found.latents[0], expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"conditions:.*\(3, 3\).*got \(3, 2\)"):
         infer(model, observation, key=key, conditions=np.zeros((N, 2)))
-    with pytest.raises(ValueError, match="conditions: expected a model with a flow"):
+    with pytest.raises(ValueError, match="conditions: expected a model with a latent flow"):
         infer(model.replace(flow=None), observation, key=key, conditions=conditions)
     with pytest.raises(ValueError, match="expected a model whose flow has a marginal"):
         infer(model.replace(marginal=None), observation, key=key)
@@ -260,6 +262,7 @@ def test_priors_invert_and_normalise(x64, rng):
     np.testing.assert_allclose(jax.jit(LatentFlow.log_prob)(prior, z), base + log_determinant, rtol=1e-10)
 
 
+@pytest.mark.slow
 @white
 def test_auto_hands_what_fails_to_nuts_and_says_so(key, observation, monkeypatch):
     """Galaxy 1 is declared not to be trusted: it, and no other, comes from NUTS; importance diagnostics stay."""
@@ -271,7 +274,7 @@ def test_auto_hands_what_fails_to_nuts_and_says_so(key, observation, monkeypatch
     assert np.isfinite(found.statistics["k_hat"]).all()
     np.testing.assert_array_equal(np.isfinite(found.statistics["r_hat"]), [False, True, False])
     np.testing.assert_array_equal(found.identifier, observation.identifier)
-    alone = draw(observation[1:2], method="nuts", places=np.array([1]))
+    alone = draw(observation[1:2], method="nuts", rows=np.array([1]))
     np.testing.assert_array_equal(found.latents[:, 1], alone.latents[:, 0])
 
 
@@ -290,20 +293,21 @@ def test_modes_that_are_far_from_where_the_guide_sees_them_get_more_steps(make_p
 
 
 @white
-def test_a_guide_flow_has_to_be_fitted(key, observation):
+def test_a_posterior_flow_has_to_be_fitted(key, observation):
     with pytest.raises(ValueError, match="'flow'.*got one without"):
-        infer(model_with(guide_flow=False), observation, key=key, method="flow")
+        infer(model_with(posterior_flow=False), observation, key=key, method="flow")
 
 
 @pytest.mark.slow
-def test_guide_flow_of_a_linear_model_is_gaussian(key, make_psf):
+def test_posterior_flow_of_a_linear_model_is_gaussian(key, make_psf):
     """Trained on simulations of a linear model, the shape of posteriors is a unit normal: 0.1 nats from its entropy."""
-    model = model_with(CENTER.astype(np.float32), guide_flow=False)
+    model = model_with(CENTER.astype(np.float32), posterior_flow=False)
     survey = tiny_survey(64, SHAPE, make_psf(64))
-    fitted = fit_guide_flow(key, model, survey, None, simulations=3000, progress=False)
+    fitted = fit_posterior_flow(key, model, survey, None, simulations=3000, progress=False)
     assert max(fitted.validation) == pytest.approx(-0.5 * D * (1 + np.log(2 * np.pi)), abs=0.15)
 
 
+@pytest.mark.slow
 def test_shapes_of_a_survey_are_those_of_its_posteriors(key, make_psf):
     """Of a linear model, w of exact draws is unit normal; a galaxy that cannot be trusted is left out."""
     model = model_with(CENTER.astype(np.float32))

@@ -225,12 +225,12 @@ def test_wrong_requests_are_refused(folder, tmp_path):
         ({"workers": 0}, "workers: expected at least 1 process, got 0"),
         ({"limit": 0}, "limit: expected at least 1, got 0"),
         ({"method": "lapalce"}, "method: expected one of"),
-        ({"method": "flow"}, "expected a model with a guide flow"),
+        ({"method": "flow"}, "expected a model with a posterior flow"),
     ]:
         with pytest.raises(ValueError, match=message):
             infer_survey(*paths, tmp_path / "t.fits", images=tmp_path / "i.zarr", **HOW | change)
     save_model(tiny_model(tiny_recipe(SHAPE)).replace(flow=None), tmp_path / "bare")
-    with pytest.raises(ValueError, match="conditions: expected a model with a flow"):
+    with pytest.raises(ValueError, match="conditions: expected a model with a latent flow"):
         infer_survey(tmp_path / "bare", paths[1], tmp_path / "t.fits", conditions=True, **HOW)
     shutil.rmtree(tmp_path / "bare")
     before = sorted(paths[0].rglob("*"))
@@ -287,7 +287,7 @@ def test_draws_depend_on_the_row(folder):
     key = jax.random.key(1)
     everyone = infer(model, store.read(), key=key, draws=DRAWS, batch=BATCH)
     rows = np.array([8, 2, 5])
-    few = infer(model, store.read(rows), key=key, draws=DRAWS, batch=BATCH, places=rows)
+    few = infer(model, store.read(rows), key=key, draws=DRAWS, batch=BATCH, rows=rows)
     np.testing.assert_allclose(few.latents, everyone.latents[:, rows], rtol=0.02, atol=0.02)
 
 

@@ -321,6 +321,7 @@ def test_ranges_are_those_of_the_training_galaxies():
     assert set(ranges) == set(RANGES) and all(low < high for low, high in ranges.values())
 
 
+@pytest.mark.slow
 def test_heavily_masked_stamps_get_the_best_of_several_modes(key):
     """Never a worse one than the guide's mean leads to; and stamps with little masked keep theirs, to the bit."""
     model, observation = tiny_model(tiny_recipe(SHAPE)), tiny_survey(6, SHAPE, awkward_psf(6))

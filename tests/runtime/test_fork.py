@@ -122,6 +122,7 @@ def test_every_door_answers_in_a_fork(drawing_folder, tmp_path):
     assert len(said) == 8 and all(line.endswith(" True") for line in said), said
 
 
+@pytest.mark.slow
 def test_a_fork_that_loads_the_model_itself_draws(drawing_folder, tmp_path):
     assert "same" in run(LATE, tmp_path, drawing_folder)
 

@@ -110,6 +110,7 @@ def test_bad_catalogues(catalog, message):
 
 def test_a_model_without_a_flow():
     with pytest.raises(
-        ValueError, match="expected a model with a flow, got one without; fit it with `hiergal flow`"
+        ValueError,
+        match="expected a model with a latent flow, got one without; fit it with `hiergal fit-prior`",
     ):
         draw_profiles(tiny_model(flow=False), rows(1), key=jax.random.key(0))

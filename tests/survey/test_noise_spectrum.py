@@ -126,6 +126,7 @@ def test_faint_sources_add_power_at_low_frequency_alone():
     np.testing.assert_allclose(excess[1:], 0, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_sky_that_varies_is_no_part_of_the_spectrum():
     sky = np.random.default_rng(4).normal(size=(300, 1, 1)) * 0.2
     stamps = noise_stamps("cosmos", 300, 5)
@@ -208,6 +209,7 @@ def test_cutouts_of_drizzled_images(tmp_path):
     assert "as measured" in noise_report(store.header.provenance)
 
 
+@pytest.mark.slow
 def test_groups_have_their_own_spectra(tmp_path):
     """Two mosaics, one of them white, told apart by a column; a third with one galaxy takes that of all."""
     images = np.concatenate([noise_stamps("red", 60, 10), np.random.default_rng(1).normal(size=(61, *SHAPE))])

@@ -133,6 +133,7 @@ def test_no_galaxies(tmp_path):
         fit(jax.random.key(0), RECIPE, train, validation[:0], folder=tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_a_survey_smaller_than_a_batch(tmp_path):
     train, validation = survey()
     recipe = tiny_recipe(SHAPE, steps=2, batch=16)
@@ -149,6 +150,7 @@ def test_a_batch_has_to_fit_the_devices(tmp_path):
         fit(jax.random.key(0), RECIPE, *survey(), folder=tmp_path, devices=devices, progress=False)
 
 
+@pytest.mark.slow
 def test_a_galaxy_that_overflows_costs_its_batch_not_the_training(tmp_path):
     train, validation = survey()
     image = train.image.copy()

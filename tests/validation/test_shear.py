@@ -140,6 +140,7 @@ def test_mock_galaxies_with_little_noise_answer_as_they_should():
     assert 0 < error < 2e-3
 
 
+@pytest.mark.slow
 def test_another_sample_of_the_population_passes(real):
     verdicts = shear_tests(real, measure_shear(*mock(100, 2), workers=1))
     assert not failed(verdicts), [verdict.words for verdict in verdicts if not verdict.passed]

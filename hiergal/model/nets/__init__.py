@@ -1,8 +1,8 @@
 """Flax networks: the generator g(z) and the encoder that amortises its inversion, of two kinds.
 
 ``sersic_residual`` (:mod:`.generator`, :mod:`.encoder`) is small and fast, with flux and ellipse explicit;
-``lanusse2020`` (:mod:`.lanusse2020`) is the paper's. Both are imported here, which registers them; further kinds
-register themselves too (:mod:`.registry`).
+``lanusse2020`` (:mod:`.lanusse2020`) is the paper's. All modules of this folder are imported here, and register the
+kinds that they define (:mod:`.registry`).
 """
 
 from hiergal.model.nets.encoder import Encoder
@@ -16,7 +16,7 @@ from hiergal.recipe.config import (
     PyramidGeneratorConfig,
 )
 from hiergal.recipe.network_kinds import EncoderArchitecture, GeneratorArchitecture
-from hiergal.runtime.namespace import submodules
+from hiergal.runtime.namespace import import_modules, submodules
 
 __all__ = [
     "Encoder",
@@ -34,3 +34,4 @@ __all__ = [
 ]
 
 __getattr__ = submodules(__name__)
+import_modules(__name__)

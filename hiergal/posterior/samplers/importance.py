@@ -56,7 +56,7 @@ class Student(NamedTuple):
 
 
 def sample_by_importance(
-    problem: LatentPosterior,
+    density: LatentPosterior,
     found: GaussianPosterior,
     pilot: Float[Array, "k n d"],
     keys: jax.Array,
@@ -67,7 +67,7 @@ def sample_by_importance(
     """Draw from the posteriors of a batch of galaxies.
 
     Args:
-        problem: Their posteriors.
+        density: Their posterior densities.
         found: Mode and scale of each.
         pilot: Latents drawn by the guide.
         keys: A PRNG key for each galaxy.
@@ -87,7 +87,7 @@ def sample_by_importance(
         if len(v):
             components.append(fitted(v, target - _mixture(v, components, sizes)))
         more = np.concatenate([_of(components[-1], i).draw(rng, size) for i, rng in enumerate(rngs)], axis=1)
-        v, target = np.concatenate([v, more]), np.concatenate([target, _targets(problem, found, more)])
+        v, target = np.concatenate([v, more]), np.concatenate([target, _targets(density, found, more)])
     weight, k_hat = pareto_smoothed(target - _mixture(v, components, sizes))
     picked = resampled(weight, np.array([rng.uniform() for rng in rngs]), draws)
     # In random order: neighbours would be copies, or of one part, and look correlated.
@@ -139,10 +139,10 @@ def resampled(
     )
 
 
-def _targets(problem: LatentPosterior, found: GaussianPosterior, v: np.ndarray) -> np.ndarray:
+def _targets(density: LatentPosterior, found: GaussianPosterior, v: np.ndarray) -> np.ndarray:
     """Logarithm of the posterior at v, up to a constant, block by block."""
     parts = [
-        _target(problem, found, v[i : i + PROPOSALS_PER_CALL].astype(found.mean.dtype))
+        _target(density, found, v[i : i + PROPOSALS_PER_CALL].astype(found.mean.dtype))
         for i in range(0, len(v), PROPOSALS_PER_CALL)
     ]
     return np.concatenate([np.asarray(part, float) for part in parts])
@@ -153,8 +153,8 @@ _standardized = jax.jit(GaussianPosterior.standardized)
 
 
 @jax.jit
-def _target(problem: LatentPosterior, found: GaussianPosterior, v: jax.Array) -> jax.Array:
-    return problem.log_density(found.latents(v))
+def _target(density: LatentPosterior, found: GaussianPosterior, v: jax.Array) -> jax.Array:
+    return density.log_density(found.latents(v))
 
 
 def _mixture(v: np.ndarray, components: list[Student], sizes: list[int]) -> np.ndarray:

@@ -38,13 +38,13 @@ class Mode(NamedTuple):
     """Modes of the posteriors of a batch of galaxies.
 
     Attributes:
-        problem: The posteriors, with misfit counted as noise where it is significant.
+        density: Their posterior densities, with misfit counted as noise where it is significant.
         found: Their modes and scales.
         misfit: How far each fit is worse than noise explains.
         remaining: How far the mode still was after the last step [standard deviations].
     """
 
-    problem: LatentPosterior
+    density: LatentPosterior
     found: GaussianPosterior
     misfit: jax.Array
     remaining: jax.Array
@@ -101,24 +101,24 @@ def draw_latents(
         made = Draws(_amortized(model, observation, keys, draws), {})
         return Drawn(made, unknown, jnp.ones_like(unknown), None, unknown)
     if method in ("laplace", "flow"):
-        problem, found, excess, remaining = find_mode(model, observation, prior)
+        density, found, excess, remaining = find_mode(model, observation, prior)
     else:
-        problem, found, excess, remaining = _best_mode(model, observation, prior)
+        density, found, excess, remaining = _best_mode(model, observation, prior)
     match method:
         case "map":
             made = Draws(found.mean[None], {})
         case "laplace":
             made = Draws(_gaussian(found, keys, draws), {})
         case "flow":
-            made = Draws(_guided(problem, found, keys, draws), {})
+            made = Draws(_guided(density, found, keys, draws), {})
         case "importance":
-            pilot = _guided(problem, found, keys, PILOT)
-            made = sample_by_importance(problem, found, pilot, keys, draws=draws, proposals=proposals)
+            pilot = _guided(density, found, keys, PILOT)
+            made = sample_by_importance(density, found, pilot, keys, draws=draws, proposals=proposals)
         case _:
-            pilot = _guided(problem, found, keys, NUTS_PILOT)
-            made = sample_by_nuts(problem, found, pilot, keys, draws=draws)
+            pilot = _guided(density, found, keys, NUTS_PILOT)
+            made = sample_by_nuts(density, found, pilot, keys, draws=draws)
     pixels = found.residual.shape[-1]
-    return Drawn(made, excess, problem.variance_factor, found.projection[..., :pixels], remaining)
+    return Drawn(made, excess, density.variance_factor, found.projection[..., :pixels], remaining)
 
 
 def find_mode(model: GalaxyModel, observation: Observation, prior: LatentFlow) -> Mode:
@@ -157,7 +157,7 @@ def _best_mode(
         # NaN is never better.
         rows = heavy[found[heavy] < best[heavy] - LEAST_GAIN]
         if len(rows):
-            part = jax.tree.map(lambda x, r=rows: x[r], (other.problem.variance_factor, *other[1:]))
+            part = jax.tree.map(lambda x, r=rows: x[r], (other.density.variance_factor, *other[1:]))
             mode = _replaced(mode, rows, part)
     return mode
 
@@ -176,14 +176,14 @@ def _starts(model: GalaxyModel, observation: Observation, prior: LatentFlow) -> 
 @jax.jit
 def _depth(mode: Mode) -> jax.Array:
     """Twice the negative logarithm of the posterior at the mode under the stated noise, up to a constant."""
-    return mode.problem.variance_factor * jnp.sum(mode.found.residual**2, -1) + jnp.sum(
+    return mode.density.variance_factor * jnp.sum(mode.found.residual**2, -1) + jnp.sum(
         mode.found.base**2, -1
     )
 
 
 def _put(mode: Mode, rows: np.ndarray, other: Mode) -> Mode:
     """Replace what was found of some galaxies."""
-    return _replaced(mode, rows, (other.problem.variance_factor, *other[1:]))
+    return _replaced(mode, rows, (other.density.variance_factor, *other[1:]))
 
 
 def _replaced(mode: Mode, rows: np.ndarray, other: tuple) -> Mode:
@@ -192,8 +192,8 @@ def _replaced(mode: Mode, rows: np.ndarray, other: tuple) -> Mode:
     def put(whole, part):
         return jax.tree.map(lambda a, b: a.at[rows].set(b), whole, part)
 
-    factor = put(mode.problem.variance_factor, other[0])
-    return Mode(mode.problem.replace(variance_factor=factor), *map(put, mode[1:], other[1:]))
+    factor = put(mode.density.variance_factor, other[0])
+    return Mode(mode.density.replace(variance_factor=factor), *map(put, mode[1:], other[1:]))
 
 
 @partial(jax.jit, static_argnames=("steps", "loop"))
@@ -206,12 +206,12 @@ def mode_of(
     start: jax.Array | None = None,
 ) -> Mode:
     """Find mode and scale of each posterior in some steps, with misfit counted as noise where it is significant."""
-    problem = LatentPosterior(model, observation, prior, jnp.ones(len(observation)))
-    found = laplace_of(problem, steps=steps, loop=loop, start=start)
+    density = LatentPosterior(model, observation, prior, jnp.ones(len(observation)))
+    found = laplace_of(density, steps=steps, loop=loop, start=start)
     excess, error = misfit(found, observation.psf, model.recipe.shape)
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
     remaining = found.remaining / jnp.sqrt(factor)
-    return Mode(problem.replace(variance_factor=factor), inflate(found, factor), excess, remaining)
+    return Mode(density.replace(variance_factor=factor), inflate(found, factor), excess, remaining)
 
 
 @partial(jax.jit, static_argnames="draws")
@@ -227,8 +227,8 @@ def _gaussian(found: GaussianPosterior, keys: jax.Array, draws: int):
     return found.latents(noise)
 
 
-def _guided(problem: LatentPosterior, found: GaussianPosterior, keys: jax.Array, draws: int):
-    return draws_of_guide(problem, found, _normal(keys, draws, found.mean.shape[-1]))
+def _guided(density: LatentPosterior, found: GaussianPosterior, keys: jax.Array, draws: int):
+    return draws_of_guide(density, found, _normal(keys, draws, found.mean.shape[-1]))
 
 
 @partial(jax.jit, static_argnums=(1, 2))

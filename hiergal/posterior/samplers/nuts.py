@@ -58,7 +58,7 @@ class _Own(NamedTuple):
 
 
 def sample_by_nuts(
-    problem: LatentPosterior,
+    density: LatentPosterior,
     found: GaussianPosterior,
     pilot: Float[Array, "k n d"],
     keys: jax.Array,
@@ -68,7 +68,7 @@ def sample_by_nuts(
     """Draw from the posteriors of a batch of galaxies.
 
     Args:
-        problem: Their posteriors.
+        density: Their posterior densities.
         found: Mode and scale of each.
         pilot: Latents drawn by the guide, to learn centre and scale from; chains start at the first of them.
         keys: A PRNG key for each galaxy.
@@ -79,9 +79,9 @@ def sample_by_nuts(
         and ``ess_nuts``, and the number of ``divergences``.
     """
     length = -(-draws // CHAINS)
-    shared = _Shared(problem.model, problem.prior.flow)
-    conditions = jnp.asarray(problem.prior.conditions)
-    own = _Own(problem.observation, conditions, problem.variance_factor, *_centered(found, pilot))
+    shared = _Shared(density.model, density.prior.flow)
+    conditions = jnp.asarray(density.prior.conditions)
+    own = _Own(density.observation, conditions, density.variance_factor, *_centered(found, pilot))
     z, diverging = _in_parts(_start(jnp.asarray(pilot)[:CHAINS], keys, shared, own), shared, own, length)
     # From [draw, n, chain, ...] to [chain, draw, n, ...].
     z, diverging = (np.moveaxis(np.asarray(x), 2, 0) for x in (z, diverging))
@@ -147,10 +147,10 @@ def _potential(shared: _Shared, own: _Own):
     """Minus the log-posterior of one galaxy as a function of w."""
     galaxy = jax.tree.map(lambda leaf: leaf[None], own)
     prior = LatentFlow(shared.flow, galaxy.conditions, latents=own.mean.shape[-1])
-    problem = LatentPosterior(shared.model, galaxy.observation, prior, galaxy.variance_factor)
+    density = LatentPosterior(shared.model, galaxy.observation, prior, galaxy.variance_factor)
 
     def potential(w: jax.Array) -> jax.Array:
-        return -problem.log_density(_latents(own, w)[None])[0]
+        return -density.log_density(_latents(own, w)[None])[0]
 
     return potential
 

@@ -61,7 +61,7 @@ def simulate(model: GalaxyModel, like: Observation, prior: LatentFlow, *, key: j
 
 
 def laplace_of(
-    problem: LatentPosterior, *, steps: int = SHARPENING_STEPS, loop: bool = False, start: Array | None = None
+    density: LatentPosterior, *, steps: int = SHARPENING_STEPS, loop: bool = False, start: Array | None = None
 ) -> GaussianPosterior:
     """Find mode and curvature of the posterior of each galaxy, from the guide's mean or from latents to start from.
 
@@ -69,13 +69,13 @@ def laplace_of(
     """
     if start is None:
         start = posterior_from(
-            problem.model.encode(problem.observation), problem.model.recipe.covariance
+            density.model.encode(density.observation), density.model.recipe.covariance
         ).mean
     return levenberg_marquardt(
-        problem.residual,
+        density.residual,
         start,
         steps=steps,
-        to_base=problem.base,
+        to_base=density.base,
         loop=loop,
     )
 
@@ -92,16 +92,16 @@ def guide_features(found: GaussianPosterior, prior: LatentFlow) -> Float[jax.Arr
 
 
 def draws_of_guide(
-    problem: LatentPosterior, found: GaussianPosterior, noise: Float[Array, "s n d"]
+    density: LatentPosterior, found: GaussianPosterior, noise: Float[Array, "s n d"]
 ) -> Float[jax.Array, "s n d"]:
-    """Turn unit-normal noise into draws of the latents, with w as the model's guide flow has it, or unit normal.
+    """Turn unit-normal noise into draws of the latents, with w as the model's posterior flow has it, or unit normal.
 
     Args:
-        problem: The posteriors of a batch of galaxies.
+        density: Posterior densities of a batch of galaxies.
         found: Their modes and scales.
         noise: Unit-normal numbers.
     """
-    w, coordinates = _shaped(problem, found, jnp.asarray(noise))
+    w, coordinates = _shaped(density, found, jnp.asarray(noise))
     # A block of draws at a time: larger ones leave the cache.
     blocks = [_latents(coordinates, w[block.rows]) for block in padded_batches(len(w), DRAWS_PER_CALL)]
     return jnp.concatenate(blocks)[: len(w)]
@@ -109,16 +109,16 @@ def draws_of_guide(
 
 @jax.jit
 def _shaped(
-    problem: LatentPosterior, found: GaussianPosterior, noise: jax.Array
+    density: LatentPosterior, found: GaussianPosterior, noise: jax.Array
 ) -> tuple[jax.Array, RandomizeThenOptimize]:
     """Draws of w, and the coordinates that they are in."""
-    w, flow = noise, problem.model.guide_flow
+    w, flow = noise, density.model.posterior_flow
     if flow is not None:
-        features = guide_features(found, problem.prior)
+        features = guide_features(found, density.prior)
         rows = jnp.broadcast_to(features, (*noise.shape[:-1], features.shape[-1]))
         w = flow.from_base(noise.reshape(-1, noise.shape[-1]), rows.reshape(-1, rows.shape[-1]))
         w = w.reshape(noise.shape)
-    return w, randomize_then_optimize(problem, found)
+    return w, randomize_then_optimize(density, found)
 
 
 _latents = jax.jit(RandomizeThenOptimize.latents)

@@ -73,30 +73,35 @@ class RandomizeThenOptimize(Record):
         return z
 
 
-def randomize_then_optimize(problem: LatentPosterior, found: GaussianPosterior) -> RandomizeThenOptimize:
+def randomize_then_optimize(density: LatentPosterior, found: GaussianPosterior) -> RandomizeThenOptimize:
     """Work out the coordinates of a batch of galaxies.
 
     Args:
-        problem: Their posteriors.
+        density: Their posterior densities.
         found: Mode and scale of each.
 
     Example:
-        >>> coordinates = randomize_then_optimize(problem, laplace_of(problem))  # doctest: +SKIP
+        >>> from hiergal.posterior.samplers.posterior_flow import laplace_of
+        >>> prior, unit = model.latent_flow().expand((4,)), np.ones(4, np.float32)
+        >>> density = LatentPosterior(model, observation, prior, unit)
+        >>> found = laplace_of(density)
+        >>> randomize_then_optimize(density, found)(found.mean[None]).shape
+        (1, 4, 16)
     """
     n, d = found.mean.shape
-    shape = problem.model.recipe.shape
+    shape = density.model.recipe.shape
     of_data, of_base = found.projection[..., :-d], found.projection[..., -d:]
 
     def whitened(profile: jax.Array) -> jax.Array:
-        return problem.whitened(problem.model.render(profile, problem.observation.psf)).reshape(n, -1)
+        return density.whitened(density.model.render(profile, density.observation.psf)).reshape(n, -1)
 
     # Not linear_transpose, which cannot see through the solve that whitens masked stamps with correlated noise.
     _, backward = jax.vjp(whitened, jnp.zeros((n, *shape), found.mean.dtype))
     filters = jax.vmap(lambda row: backward(row)[0], in_axes=1, out_axes=1)(of_data)
-    image = problem.whitened(jnp.asarray(problem.observation.image)).reshape(n, -1)
+    image = density.whitened(jnp.asarray(density.observation.image)).reshape(n, -1)
     return RandomizeThenOptimize(
-        problem.model,
-        problem.prior,
+        density.model,
+        density.prior,
         found.mean,
         found.scale,
         filters,

@@ -142,11 +142,11 @@ def deblend(
     with progress_bar("deblending", n, shown=progress) as advance:
         for here in padded_batches(n, batch):
             rows = here.rows
-            problem = LatentPosterior(
+            density = LatentPosterior(
                 model, observation[rows], prior[rows], np.ones(batch, np.float32), positions[rows],
                 position_error_pix,
             )  # fmt: skip
-            parts.append(jax.tree.map(np.asarray, _deblend(problem, keys[rows], draws, method)))
+            parts.append(jax.tree.map(np.asarray, _deblend(density, keys[rows], draws, method)))
             advance(here.kept)
     joined = {
         name: join_batches([part[name] for part in parts], n, axis=int(name in IN_DRAWS)) for name in parts[0]
@@ -154,11 +154,11 @@ def deblend(
     return Deblended(**joined, identifier=names)
 
 
-def _deblend(problem: LatentPosterior, keys: jax.Array, draws: int, method: str) -> dict[str, Any]:
+def _deblend(density: LatentPosterior, keys: jax.Array, draws: int, method: str) -> dict[str, Any]:
     """All that is inferred of a batch of scenes, by its name in :class:`Deblended`."""
-    problem, found, excess = _mode(problem)
-    about = _images(problem, found.mean)
-    blocks = [_draw(problem, found, about, keys, start, method) for start in range(0, draws, DRAWS_PER_CALL)]
+    density, found, excess = _mode(density)
+    about = _images(density, found.mean)
+    blocks = [_draw(density, found, about, keys, start, method) for start in range(0, draws, DRAWS_PER_CALL)]
     draws_t = jnp.concatenate([block[0] for block in blocks])[:draws]
     summary = jax.tree.map(lambda *x: jnp.concatenate(x)[:draws], *(block[1] for block in blocks))
     # Blocks are whole: the last one's surplus draws count in the means, which are none the worse for it.
@@ -166,12 +166,12 @@ def _deblend(problem: LatentPosterior, keys: jax.Array, draws: int, method: str)
     first, second = (jax.tree.map(lambda *x: sum(x) / count, *(block[i] for block in blocks)) for i in (2, 3))
     mean = jax.tree.map(jnp.add, about, first)
     spread = jax.tree.map(lambda square, away: jnp.sqrt(jnp.maximum(square - away**2, 0.0)), second, first)
-    observation = problem.observation
+    observation = density.observation
     residual = observation.image - mean[1].sum(axis=1)
     chi_square = observation.noise.chi_square(residual, observation.mask)
     return {
-        "latents": problem.latents(draws_t),
-        "positions": problem.positions_of(draws_t),
+        "latents": density.latents(draws_t),
+        "positions": density.positions_of(draws_t),
         "summary": summary,
         "profile_mean": mean[0],
         "profile_std": spread[0],
@@ -183,24 +183,24 @@ def _deblend(problem: LatentPosterior, keys: jax.Array, draws: int, method: str)
 
 
 @jax.jit
-def _images(problem: LatentPosterior, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _images(density: LatentPosterior, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Profiles of all sources, and their images on the scene."""
-    return problem.profiles(t), problem.sources(t)
+    return density.profiles(t), density.sources(t)
 
 
 @jax.jit
-def _mode(problem: LatentPosterior) -> tuple[LatentPosterior, GaussianPosterior, jax.Array]:
+def _mode(density: LatentPosterior) -> tuple[LatentPosterior, GaussianPosterior, jax.Array]:
     """Mode and curvature of the joint posterior, with misfit counted as noise where it is significant."""
-    observation = problem.observation
-    found = levenberg_marquardt(problem.residual, start_of(problem), steps=STEPS, to_base=problem.base)
+    observation = density.observation
+    found = levenberg_marquardt(density.residual, start_of(density), steps=STEPS, to_base=density.base)
     excess, error = misfit(found, observation.psf, observation.image.shape[1:])
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
-    return problem.replace(variance_factor=factor), inflate(found, factor), excess
+    return density.replace(variance_factor=factor), inflate(found, factor), excess
 
 
 @partial(jax.jit, static_argnames="method")
 def _draw(
-    problem: LatentPosterior,
+    density: LatentPosterior,
     found: GaussianPosterior,
     about: tuple[jax.Array, jax.Array],
     keys: jax.Array,
@@ -217,12 +217,12 @@ def _draw(
 
     t = found.mean[None] + moved(w)
     for _ in range(CORRECTIONS if method == "curved" else 0):
-        both = jnp.concatenate([problem.residual(t), problem.base(t)], axis=-1)
+        both = jnp.concatenate([density.residual(t), density.base(t)], axis=-1)
         step = w - jnp.einsum("nip,snp->sni", found.projection, both, precision="highest")
         length = jnp.linalg.norm(step, axis=-1, keepdims=True)
         t = t + moved(step * jnp.minimum(1.0, LONGEST_STEP / jnp.maximum(length, 1e-6)))
-    images = _images(problem, t)
-    summary = summarize_profile(images[0], problem.model.recipe.pixel_scale_arcsec)
+    images = _images(density, t)
+    summary = summarize_profile(images[0], density.model.recipe.pixel_scale_arcsec)
     away = jax.tree.map(lambda image, other: image - other[None], images, about)
     first, second = (jax.tree.map(lambda x, p=p: (x**p).sum(axis=0), away) for p in (1, 2))
     return t, summary, first, second

@@ -106,8 +106,11 @@ def deblend_scenes(
         ValueError: If scenes, positions or conditions are wrong.
 
     Example:
-        >>> deblend_scenes("hub:mock-acs", "survey.zarr", "blends.fits", sources="sources.csv")  # doctest: +SKIP
-        '4 sources in 2 scenes, median reduced chi-square 1.01'
+        >>> from astropy.table import Table
+        >>> sources = Table({"scene": [0, 0, 1], "x_pix": [-8.0, 8.0, 0.0], "y_pix": [0.0, 0.0, 0.0]})
+        >>> sources.write("sources.csv")
+        >>> deblend_scenes("hub:mock-acs", survey.path, "blends.fits", sources="sources.csv")
+        '3 sources in 2 scenes, median reduced chi-square ...'
     """
     if Path(out).suffix != ".fits":
         raise ValueError(f"out: expected a table that ends in .fits, got {out}")
@@ -171,7 +174,11 @@ def deblended_table(
         A table of n times k rows, the sources of the first scene first.
 
     Example:
-        >>> table = deblended_table(found, magnitude_zero_point=25.94)  # doctest: +SKIP
+        >>> from hiergal.posterior.scenes.deblend import deblend
+        >>> positions = np.array([[[-8.0, 0.0], [8.0, 0.0]]])
+        >>> found = deblend(model, observation[0], positions, key=0, draws=10)
+        >>> len(deblended_table(found, magnitude_zero_point=25.94))
+        2
     """
     s, n, k = found.positions.shape[:3]
     draws = {

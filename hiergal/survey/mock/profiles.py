@@ -12,11 +12,12 @@ peak for discs, 2 % for the cusps of de Vaucouleurs profiles. Lengths are in pix
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from jaxtyping import Float
 from scipy import special
+
+from hiergal.measure.sersic import sersic_constants
 
 __all__ = ["Arms", "Component", "half_light_radius", "render"]
 
@@ -115,7 +116,7 @@ def half_light_radius(bulge: float, size: float, index: float) -> float:
         1.0
     """
     radii = np.linspace(0.05, 1.0, 96)
-    disc_b, bulge_b = _sersic_constants(index)[0], _sersic_constants(BULGE_INDEX)[0]
+    disc_b, bulge_b = sersic_constants(index)[0], sersic_constants(BULGE_INDEX)[0]
     inside = (1 - bulge) * special.gammainc(2 * index, disc_b * radii ** (1 / index))
     inside += bulge * special.gammainc(2 * BULGE_INDEX, bulge_b * (radii / size) ** (1 / BULGE_INDEX))
     return float(np.interp(0.5, inside, radii))
@@ -150,7 +151,7 @@ def _is_knot(part: Component) -> bool:
 
 def _knot(part: Component, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """A round Gaussian: the product of one along x and one along y."""
-    b, peak = _sersic_constants(0.5)
+    b, peak = sersic_constants(0.5)
     along_x, along_y = (np.exp(np.float32(-b / part.radius**2) * offset * offset) for offset in (x, y))
     return np.float32(part.flux * peak / part.radius**2) * along_y[:, None] * along_x
 
@@ -168,7 +169,7 @@ def _surface_brightness(part: Component, x: np.ndarray, y: np.ndarray) -> np.nda
     square += v * v
     np.maximum(square, np.float32(1e-12), out=square)
     log_square = np.log(square)
-    b, peak = _sersic_constants(part.index)
+    b, peak = sersic_constants(part.index)
     profile = np.float32(0.5 / part.index) * log_square
     np.exp(profile, out=profile)
     profile *= np.float32(-b)
@@ -213,10 +214,3 @@ def _interpolated(k: np.ndarray) -> np.ndarray:
     place *= BESSEL_STEPS.take(below)
     place += SCALED_BESSEL.take(below)
     return place
-
-
-@cache
-def _sersic_constants(index: float) -> tuple[float, float]:
-    """b_n, and the central brightness of unit flux on a circle of unit half-light radius."""
-    b = float(special.gammaincinv(2 * index, 0.5))
-    return b, float(b ** (2 * index) / (2 * np.pi * index * special.gamma(2 * index)))
