@@ -26,7 +26,7 @@ from hiergal.runtime.version import __version__
 from hiergal.survey.schema import digest_of_store
 from hiergal.survey.store import open_survey
 from hiergal.validation.calibration.checks import sbc_ranks, z_scores_and_contraction
-from hiergal.validation.calibration.study import CalibrationStudy, calibrate_model
+from hiergal.validation.calibration.study import CalibrationStudy, calibrate_model, check_size
 
 __all__ = ["NAMES", "calibrate"]
 
@@ -73,15 +73,14 @@ def calibrate(
         ValueError: If an argument is wrong.
 
     Example:
-        >>> found = calibrate("hub:mock-acs", survey.path, "calibration", galaxies=20, draws=19)
+        >>> found = calibrate("hub:mock-acs", survey.path, "calibration", galaxies=20, draws=39)
         >>> found["passed"] in (True, False)
         True
     """
     path = resolve(model)
     choices: dict[str, Any] = {"method": method, "galaxies": galaxies, "draws": draws, "batch": batch}
     choices["seed"] = check_seed(seed)
-    if galaxies < 2 or draws < 2:
-        raise ValueError(f"expected at least 2 galaxies and 2 draws of each, got {galaxies} and {draws}")
+    check_size(galaxies, draws)
     run = {
         "model": digest_of_model(path),
         "survey": digest_of_store(survey),

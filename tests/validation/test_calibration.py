@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hiergal.reports import figures
+from hiergal.reports.calibration import calibrate
 from hiergal.validation.calibration.checks import (
     calibration_tests,
     coverage_test,
@@ -305,3 +306,9 @@ def test_z_scores_keep_what_lies_beyond_the_axes(rng):
     np.testing.assert_allclose(beyond, [[contraction[7], -5.0], [-1.0, z[8]]])
     assert "contraction" in axes.get_xlabel() and "z-score" in axes.get_ylabel()
     assert "half-light radius" in axes.texts[0].get_text()
+
+
+def test_a_study_that_is_too_small_is_refused_before_it_begins(tmp_path):
+    with pytest.raises(ValueError, match="at least 2 galaxies and 39 draws of each .*, got 20 and 19"):
+        calibrate("hub:mock-acs", tmp_path / "never.zarr", tmp_path / "out", galaxies=20, draws=19)
+    assert not list(tmp_path.iterdir())

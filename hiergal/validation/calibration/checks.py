@@ -33,6 +33,7 @@ __all__ = [
     "PosteriorScores",
     "calibration_tests",
     "coverage_test",
+    "fewest_draws",
     "sbc_ranks",
     "sbc_test",
     "tarp_coverage",
@@ -56,6 +57,16 @@ class PosteriorScores(NamedTuple):
     contraction: Float[np.ndarray, "n"]
 
     __repr__ = brief
+
+
+def fewest_draws(probabilities: Sequence[float] = PROBABILITIES) -> int:
+    """Return how many draws intervals of these probabilities need: 2 / (1 - p) - 1 for the largest.
+
+    Example:
+        >>> fewest_draws((0.68, 0.95))
+        39
+    """
+    return int(np.ceil(np.round(2 / (1 - np.max(probabilities)) - 1, 6)))
 
 
 def coverage_test(
@@ -97,7 +108,7 @@ def coverage_test(
     nominal, n = np.asarray(probabilities, float), len(truth)
     if nominal.size == 0 or not ((nominal > 0) & (nominal < 1)).all():
         raise ValueError(f"probabilities: expected some between 0 and 1, got {tuple(probabilities)}")
-    least = int(np.ceil(np.round(2 / (1 - nominal.max()) - 1, 6)))
+    least = fewest_draws(nominal)
     if len(draws) < least:
         raise ValueError(
             f"{name}: expected at least {least} draws for intervals of {nominal.max():.4g}, got {len(draws)}; "

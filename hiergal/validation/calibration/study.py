@@ -25,9 +25,14 @@ from hiergal.runtime.seeds import key_for
 from hiergal.runtime.verdict import Verdict
 from hiergal.survey.split import split_of
 from hiergal.survey.store import SurveyStore
-from hiergal.validation.calibration.checks import PROBABILITIES, calibration_tests, tarp_coverage
+from hiergal.validation.calibration.checks import (
+    PROBABILITIES,
+    calibration_tests,
+    fewest_draws,
+    tarp_coverage,
+)
 
-__all__ = ["QUANTITIES", "CalibrationStudy", "calibrate_model", "simulate_survey"]
+__all__ = ["QUANTITIES", "CalibrationStudy", "calibrate_model", "check_size", "simulate_survey"]
 
 SIMULATED, INFERRED = 400, 401  # purposes of the seed
 QUANTITIES = ("flux", "hlr_arcsec", "g1", "g2")
@@ -104,10 +109,11 @@ def calibrate_model(
         ValueError: If the survey does not fit to the model, or as for :func:`hiergal.posterior.infer`.
 
     Example:
-        >>> found = calibrate_model(model, survey, seed=0, galaxies=20, draws=19)
+        >>> found = calibrate_model(model, survey, seed=0, galaxies=20, draws=39)
         >>> found.passed in (True, False)
         True
     """
+    check_size(galaxies, draws)
     store = store.in_photometry(model.provenance.photometry)
     observation, truth = simulate_survey(model, store, galaxies, seed)
     posterior = infer(
@@ -127,6 +133,16 @@ def calibrate_model(
     }
     verdicts = calibration_tests(values, truth, joint=QUANTITIES, seed=seed)
     return CalibrationStudy(values, truth, shares, posterior, verdicts)
+
+
+def check_size(galaxies: int, draws: int) -> None:
+    """Refuse studies that are too small for their tests, before anything is inferred."""
+    least = fewest_draws()
+    if galaxies < 2 or draws < least:
+        raise ValueError(
+            f"expected at least 2 galaxies and {least} draws of each (for intervals of {max(PROBABILITIES):.4g}), got "
+            f"{galaxies} and {draws}"
+        )
 
 
 def simulate_survey(
