@@ -90,7 +90,7 @@ class Verbs(typer.Typer):
         decorate = [super().command(name, cls=kind, **options)]
         if old.verb:
             renamed = type("RenamedVerb", (kind,), {"now": name})
-            decorate.append(super().command(old.verb, cls=renamed, **options | {"hidden": True}))
+            decorate.append(super().command(old.verb, cls=renamed, hidden=True, **options))
 
         def add(function: Callable) -> Callable:
             verb = _with_common_options(function)

@@ -108,7 +108,7 @@ def coverage_test(
     nominal, n = np.asarray(probabilities, float), len(truth)
     if nominal.size == 0 or not ((nominal > 0) & (nominal < 1)).all():
         raise ValueError(f"probabilities: expected some between 0 and 1, got {tuple(probabilities)}")
-    least = fewest_draws(nominal)
+    least = fewest_draws(probabilities)
     if len(draws) < least:
         raise ValueError(
             f"{name}: expected at least {least} draws for intervals of {nominal.max():.4g}, got {len(draws)}; "
