@@ -102,18 +102,18 @@ def pytest_configure():
 
 # Files that take long, the longest first: a worker that began one of them last would be alone at the end.
 LONG = (
-    "test_end_to_end.py",
-    "test_samplers.py",
-    "test_galsim_config.py",
-    "test_verdict.py",
-    "test_survey_posteriors.py",
-    "test_deblend.py",
-    "test_posterior.py",
-    "test_lanusse2020.py",
-    "test_flow.py",
     "test_docs.py",
+    "test_end_to_end.py",
+    "test_program.py",
+    "test_survey_posteriors.py",
+    "test_lanusse2020.py",
+    "test_galsim_config.py",
     "test_data_loss.py",
+    "test_samplers.py",
     "test_noise.py",
+    "test_deblend.py",
+    "test_foreign_kinds.py",
+    "test_svi.py",
 )
 
 

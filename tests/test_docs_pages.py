@@ -27,7 +27,15 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SLOW = {  # which compile programs of their own
     f"docs/how_to/{name}.md"
-    for name in ("arviz", "check_the_fit", "choose_a_method", "masks", "own_arrays", "use_conditions")
+    for name in (
+        "arviz",
+        "check_the_fit",
+        "choose_a_method",
+        "credible_intervals",
+        "masks",
+        "own_arrays",
+        "use_conditions",
+    )
 }
 OLD = {"docs/reference/moved_modules.md", "docs/reference/old_spellings.md"}  # names that are gone
 TABLES = [field.name for field in msgspec.structs.fields(Recipe)]

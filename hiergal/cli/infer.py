@@ -40,7 +40,7 @@ def add_to(app: Verbs) -> None:
     app.command(
         "fit-posterior-flow",
         examples=["hiergal fit-posterior-flow survey.zarr --model runs/first/model"],
-        old=Old(arguments=("--model", ARGUMENT), verb="fit_posterior_flow"),
+        old=Old(arguments=("--model", ARGUMENT), verb="guide"),
     )(fit_posterior_flow)
     app.command(
         examples=[

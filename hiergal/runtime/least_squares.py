@@ -107,6 +107,7 @@ def levenberg_marquardt(
             jnp.where(better, damping / 10, damping * 10),
         )
 
+    expand, step = jax.jit(expand), jax.jit(step)  # traced once, however many steps there are
     state = start, *expand(start), jnp.full(start.shape[:1], 1e-2, start.dtype)
     if loop:
         z, r, jacobian, _ = jax.lax.fori_loop(0, steps, step, state)

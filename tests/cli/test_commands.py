@@ -49,20 +49,24 @@ def verbs(group=ROOT_COMMAND, path=()):
     for name, one in group.commands.items():
         if hasattr(one, "commands"):
             yield from verbs(one, (*path, name))
-        elif not one.hidden:
+        else:
             yield " ".join((*path, name)), one
 
 
-VERBS = dict(verbs())
+UNDERSTOOD = dict(verbs())
+VERBS = {name: verb for name, verb in UNDERSTOOD.items() if not verb.hidden}
 
 
 def parsed(line):
     """The values that a command line gives, by the name of the parameter; nothing is run."""
     words = shlex.split(line)
     assert words.pop(0) == "hiergal"
-    name = next(n for n in sorted(VERBS, key=len, reverse=True) if f"{' '.join(words)} ".startswith(f"{n} "))
-    context = VERBS[name].make_context(f"hiergal {name}", words[len(name.split()) :])
-    return name, context.params
+    name = next(
+        n for n in sorted(UNDERSTOOD, key=len, reverse=True) if f"{' '.join(words)} ".startswith(f"{n} ")
+    )
+    verb, parent = UNDERSTOOD[name], ROOT_COMMAND.context_class(ROOT_COMMAND, info_name="hiergal")
+    context = verb.make_context(name, words[len(name.split()) :], parent=parent)
+    return verb.now or name, context.params
 
 
 def said_by(monkeypatch, capsys, *words):

@@ -123,6 +123,7 @@ def test_what_is_not_drawn_can_be_handled_like_a_galaxy(drawing_folder):
     assert not stamp.array.any()
 
 
+@pytest.mark.slow
 def test_rows_of_a_population_have_no_false_bright_galaxy(acs):
     """A thousandth of placeholders, as surveys have them: nothing brighter than what was asked for is drawn."""
     columns = draw_population(3000, seed=5)

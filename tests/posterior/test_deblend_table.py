@@ -5,6 +5,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from conftest import awkward_psf
+from foreign import TinyEncoderConfig, TinyGeneratorConfig  # dense networks compile fast
+from msgspec.structs import replace
 from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.hub.bundle import save_model
@@ -23,7 +25,8 @@ def folder(tmp_path_factory):
     header = StoreHeader(survey="tiny", band="F814W", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)
     survey = tiny_survey(ROWS, SHAPE, awkward_psf(ROWS)).replace(identifier=np.arange(10, 10 + ROWS))
     write_store(folder / "s.zarr", header, [(survey, None)])
-    save_model(tiny_model(tiny_recipe(SHAPE)), folder / "model")
+    recipe = replace(tiny_recipe(SHAPE), generator=TinyGeneratorConfig(), encoder=TinyEncoderConfig())
+    save_model(tiny_model(recipe), folder / "model")
     return folder
 
 
@@ -62,7 +65,6 @@ def test_positions_are_those_of_centroids_in_the_scene(folder):
     np.testing.assert_allclose(table["magnitude"], magnitude, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_one_scene_from_a_fits_file(folder, tmp_path):
     rng = np.random.default_rng(3)
     hdus = [fits.PrimaryHDU(), fits.ImageHDU(rng.normal(size=SHAPE), name="IMAGE")]

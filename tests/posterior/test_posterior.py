@@ -168,7 +168,7 @@ def test_observations_that_do_not_fit(key, model, make_psf, observation):
         ({"proposals": 0, "method": "importance"}, "proposals: expected at least 1, got 0"),
         ({"draws": 7, "method": "nuts"}, "draws: expected at least 8 for 'nuts'"),
         ({"draws": 7, "method": "auto"}, "draws: expected at least 8 for 'auto'"),
-        ({"places": np.arange(3)}, r"places: expected a number for each of 5 galaxies, got shape \(3,\)"),
+        ({"rows": np.arange(3)}, r"rows: expected a number for each of 5 galaxies, got shape \(3,\)"),
         (
             {"psf": awkward_psf(2)},
             r"psf.stamp: expected shape \[5, py, px\] or \[1, py, px\], got \(2, 5, 9\)",

@@ -237,6 +237,7 @@ def test_masked_pixels_say_nothing(rng):
     assert np.all(np.asarray(one["masked_center"]) == 0)
 
 
+@pytest.mark.slow
 def test_conditions_that_cannot_be_meant_are_not_used(key):
     """Posteriors are those without conditions, bit by bit but for another batch; those of others do not change."""
     model = drawing_model(SHAPE)

@@ -96,7 +96,7 @@ def test_nothing_is_replaced_unasked(parts):
 
 
 LACKS = {
-    "flow": (lambda m: m.replace(flow=None, population=None), "lacks a flow .*; a population"),
+    "flow": (lambda m: m.replace(flow=None, population=None), "lacks a latent flow .*; a population"),
     "marginal": (lambda m: m.replace(marginal=None), "marginal"),
     "guide": (lambda m: m.replace(posterior_flow=None), "a posterior flow"),
     "population": (lambda m: m.replace(population=None), "a population"),

@@ -131,7 +131,6 @@ def without(tmp_path_factory):
     return report
 
 
-@pytest.mark.slow
 def test_the_core_draws_and_infers(without):
     shape, flux, latents = without["core"]
     assert shape == [2, 64, 64] and flux > 0 and latents == [2, 1, 16]

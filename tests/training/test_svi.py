@@ -96,6 +96,7 @@ def test_a_finished_run_is_not_repeated(whole):
     assert again.history[0].seconds == whole[0].history[0].seconds
 
 
+@pytest.mark.slow
 def test_same_key_same_result_after_ctrl_c(whole, tmp_path):
     """Stopped where it happened to be, it says so, and the next run ends where the uninterrupted one did."""
     done = threading.Event()

@@ -89,6 +89,7 @@ def test_false_alarms_of_the_classifier_are_as_rare_as_they_say():
     assert abs(p_values.mean() - 0.5) < 4 / np.sqrt(12 * REPETITIONS) + 0.05
 
 
+@pytest.mark.slow
 def test_stamps_that_a_network_sees_no_difference_between_are_named_at_random():
     """Six tests of 100 of each held out: the order that they come in must not decide."""
     stamps = np.ones((200, 8, 8))

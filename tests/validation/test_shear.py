@@ -152,6 +152,7 @@ def test_another_sample_of_the_population_passes(real):
     assert all(np.isfinite([v.statistic, v.error, v.p_value]).all() and v.words for v in verdicts)
 
 
+@pytest.mark.slow
 def test_galaxies_that_are_smoother_fail_by_their_response(real):
     verdicts = shear_tests(real, measure_shear(*smoother(100, 3), workers=1))
     assert failed(verdicts) == {
