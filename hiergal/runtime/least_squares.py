@@ -86,12 +86,14 @@ def levenberg_marquardt(
     d = start.shape[-1]
     identity = jnp.eye(d, dtype=start.dtype)[None]
 
+    @jax.jit  # traced once, however many steps there are
     def expand(z):
         """Residuals of data and prior, [n, pixels + d], and their Jacobian [n, d, pixels + d], in one sweep."""
         tangents = jnp.broadcast_to(jnp.eye(d, dtype=z.dtype)[:, None], (d, *z.shape))
         both, pushforward = jax.linearize(lambda z: jnp.concatenate([residual(z), to_base(z)], axis=-1), z)
         return both, jax.vmap(pushforward)(tangents).swapaxes(0, 1)
 
+    @jax.jit
     def step(_, state):
         z, r, jacobian, damping = state
         hessian = jnp.einsum("nip,njp->nij", jacobian, jacobian)
@@ -107,7 +109,6 @@ def levenberg_marquardt(
             jnp.where(better, damping / 10, damping * 10),
         )
 
-    expand, step = jax.jit(expand), jax.jit(step)  # traced once, however many steps there are
     state = start, *expand(start), jnp.full(start.shape[:1], 1e-2, start.dtype)
     if loop:
         z, r, jacobian, _ = jax.lax.fori_loop(0, steps, step, state)
