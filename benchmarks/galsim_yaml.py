@@ -28,7 +28,7 @@ variant, config, model, side, survey, band, out = sys.argv[1:]
 if variant != "image":
     hiergal.galsim.config._orders_ahead = lambda *_: []  # nor does it look for others
 if variant == "one":
-    hiergal.simulate.profiles.BLOCK_OF_CPU = hiergal.simulate.profiles.BLOCK_OF_ACCELERATOR = 1
+    hiergal.simulate.profiles.GALAXIES_PER_CALL_ON_CPU = hiergal.simulate.profiles.GALAXIES_PER_CALL_ON_ACCELERATOR = 1
 (content,) = galsim.config.ReadConfig(config)
 content["input"]["generative_model"]["file_name"] = model
 content["eval_variables"] = {"ssurvey": survey, "sband": band}

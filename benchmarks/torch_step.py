@@ -127,9 +127,9 @@ class TorchStep:
         recipe, aids, objective = self.recipe, self.recipe.training_aids, self.recipe.objective
         image, psf, noise = stamps
         outputs = self.encoder(image, psf, _level(noise, image))
-        outputs, features = outputs if recipe.aided else (outputs, None)
+        outputs, features = outputs if recipe.has_transverse_connections else (outputs, None)
         z, divergence = _posterior(outputs, recipe.generator.latents, unit)
-        if recipe.aided:
+        if recipe.has_transverse_connections:
             copied = torch.tensor(_copied(number, aids.transverse_steps, len(features)))
             profile, bottleneck, border = self.generator(z, features, copied)
             ceiling = HIGHEST_CEILING ** (1 - min(number / max(aids.bottleneck_steps, 1), 1))

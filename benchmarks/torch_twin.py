@@ -23,7 +23,7 @@ from hiergal.model.nets.layers import PATCH_KERNEL
 from hiergal.recipe.recipe import Recipe
 
 __all__ = [
-    "Aided",
+    "WithPenalties",
     "Encoder",
     "Generator",
     "PyramidEncoder",
@@ -315,8 +315,8 @@ class PyramidEncoder(nn.Module):
         return (outputs, features) if self.training else outputs
 
 
-class Aided(NamedTuple):
-    """Output of the generator in training: see :class:`hiergal.model.nets.lanusse2020.Aided`."""
+class WithPenalties(NamedTuple):
+    """Output of the generator in training: see :class:`hiergal.model.nets.lanusse2020.WithPenalties`."""
 
     profile: Tensor
     bottleneck: Tensor
@@ -343,7 +343,7 @@ class PyramidGenerator(nn.Module):
 
     def forward(
         self, z: Tensor, features: Sequence[Tensor] | None = None, copied: Tensor | None = None
-    ) -> Tensor | Aided:
+    ) -> Tensor | WithPenalties:
         """Return light profiles; in training a part ``copied`` of the encoder's features is taken."""
         h = left = self.latents(z).unflatten(1, self.size).permute(0, 3, 1, 2)
         level = len(self.up)
@@ -358,7 +358,7 @@ class PyramidGenerator(nn.Module):
         if features is None:
             return profile
         bottleneck = (features[-1] - left).square().mean((1, 2, 3))
-        return Aided(profile, bottleneck, (bright - profile).sum((1, 2)))
+        return WithPenalties(profile, bottleneck, (bright - profile).sum((1, 2)))
 
 
 def centred(stamp: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -27,8 +27,8 @@ from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.simulate.profiles import draw_profiles
 from hiergal.survey import SurveyStore, open_survey
 from hiergal.survey.mock.survey import write_mock_survey
-from hiergal.training.fit_prior import fit_flow_stage
-from hiergal.training.train_model import train_stage
+from hiergal.training.fit_prior import fit_prior
+from hiergal.training.train_model import train_model
 
 RESAMPLINGS = 1000
 METHODS = {"laplace": "sharpened", "amortized": "the guide alone"}
@@ -38,9 +38,9 @@ def trained(store: SurveyStore, recipe: Recipe, power: float, out: Path, seed: i
     """Train with a weight, or load what an earlier run trained."""
     training = msgspec.structs.replace(recipe.training, flux_sampling_power=power, patience=10_000)
     if not (out / "model").exists():
-        train_stage(store, msgspec.structs.replace(recipe, training=training), out, seed=seed)
+        train_model(store, msgspec.structs.replace(recipe, training=training), out, seed=seed)
     model = load_model(out / "model")
-    return model if model.flow is not None else fit_flow_stage(out / "model", store, seed=seed)[0]
+    return model if model.flow is not None else fit_prior(out / "model", store, seed=seed)[0]
 
 
 def bright_chi_square(model: GalaxyModel, bright: Observation, method: str, seed: int) -> np.ndarray:

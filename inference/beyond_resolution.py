@@ -28,8 +28,8 @@ from hiergal.simulate.profiles import draw_profiles
 from hiergal.survey import SurveyStore, open_survey
 from hiergal.survey.degrade import degrade_survey
 from hiergal.survey.split import split_of
-from hiergal.training.fit_prior import fit_flow_stage
-from hiergal.training.train_model import train_stage
+from hiergal.training.fit_prior import fit_prior
+from hiergal.training.train_model import train_model
 from hiergal.validation.spectra import beyond_band_test
 
 NAMES = ("resolution.json", "resolution.png", "resolution.pdf")
@@ -40,9 +40,9 @@ DRAWN = 300  # purpose of a seed
 def trained(store: SurveyStore, recipe: Recipe, folder: Path, seed: int, *, overwrite: bool) -> GalaxyModel:
     """Train a model and its flow, or load what an earlier run has finished."""
     if overwrite or not (folder / "model").exists():
-        train_stage(store, recipe, folder, seed=seed, overwrite=overwrite)
+        train_model(store, recipe, folder, seed=seed, overwrite=overwrite)
     model = load_model(folder / "model")
-    return model if model.flow is not None else fit_flow_stage(folder / "model", store, seed=seed)[0]
+    return model if model.flow is not None else fit_prior(folder / "model", store, seed=seed)[0]
 
 
 def main(words: list[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from hiergal.cli.study import owned_study
 from hiergal.hub import load_model
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.sources import render_sources
-from hiergal.posterior import interval
+from hiergal.posterior import credible_interval
 from hiergal.posterior.scenes.deblend import deblend
 from hiergal.reports import figures
 from hiergal.runtime.files import write_json
@@ -113,7 +113,7 @@ def study(args: argparse.Namespace) -> None:
         }
         for name in ("flux", "hlr_arcsec", "g1", "g2"):
             for probability in PROBABILITIES:
-                low, high = interval(getattr(found.summary, name), probability)
+                low, high = credible_interval(getattr(found.summary, name), probability)
                 truth = getattr(true, name)
                 table[f"{name}_{probability:.2f}"] = float(np.mean(((low <= truth) & (truth <= high))[seen]))
         results[f"{k} sources"] = table

@@ -259,7 +259,9 @@ def calibrate_flux_radius(parameters: dict, rounds: int = 6) -> None:
 def refine(parameters: dict, reference: dict, galaxies: int, seed: int) -> None:
     """Move sizes and flattening of discs one step towards the measured distributions."""
     batch = draw_mock(galaxies, seed=seed, stamp=128, parameters=parameters)
-    moments = measure_moments(batch.observation.image)
+    moments = measure_moments(
+        batch.observation.image, pixel_scale_arcsec=batch.observation.pixel_scale_arcsec
+    )
     good = moments[moments["flag"] == 0]
     low, middle, high = (
         np.interp(level, reference["sigma"].cdf, reference["sigma"].x) for level in (0.16, 0.5, 0.84)

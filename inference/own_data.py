@@ -223,7 +223,7 @@ def group_row(
         else:
             size = np.nan
         row[f"error_{quantity}"] = size
-        low, high = hiergal.interval(draws, 0.68)
+        low, high = hiergal.credible_interval(draws, 0.68)
         row[f"in68_{quantity}"] = float(np.mean((low <= truth) & (truth <= high))) if not blank else np.nan
     row["wrong"] = worst > WRONG
     row["flagged"] = float(np.mean(flag != 0))

@@ -31,7 +31,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.psf import PSF, convolve, gaussian_psf
-from hiergal.posterior import METHODS, interval
+from hiergal.posterior import METHODS, credible_interval
 from hiergal.posterior.images import posterior_images
 from hiergal.posterior.infer import infer
 from hiergal.posterior.samplers.posterior_flow import simulate
@@ -61,7 +61,7 @@ def half_width(psf: PSF) -> PSF:
 
 def inside(draws: np.ndarray, truth: np.ndarray) -> dict[float, np.ndarray]:
     """Find the truths inside central intervals of each probability."""
-    edges = {p: interval(draws, p) for p in PROBABILITIES}
+    edges = {p: credible_interval(draws, p) for p in PROBABILITIES}
     return {p: (low <= truth) & (truth <= high) for p, (low, high) in edges.items()}
 
 

@@ -32,26 +32,26 @@ def main(words: list[str] | None = None) -> None:
     if args.distributed:
         join_processes()  # before anything else of JAX
 
-    from hiergal.posterior.stages import infer_stage
+    from hiergal.posterior.stages import infer_to_arviz
     from hiergal.recipe.recipe import Recipe, load_recipe
     from hiergal.simulate.catalog import sample_catalog
     from hiergal.survey import open_survey
     from hiergal.survey.split import split_of
-    from hiergal.training.fit_prior import fit_flow_stage
-    from hiergal.training.train_model import train_stage
+    from hiergal.training.fit_prior import fit_prior
+    from hiergal.training.train_model import train_model
 
     recipe = load_recipe(args.recipe) if args.recipe else Recipe()
     if args.steps:
         training = msgspec.structs.replace(recipe.training, steps=args.steps)
         recipe = msgspec.structs.replace(recipe, training=training)
     store, first = open_survey(args.survey), is_first_process()
-    train_stage(store, recipe, args.out, seed=args.seed)
+    train_model(store, recipe, args.out, seed=args.seed)
     if not first:
         return
 
-    model, _ = fit_flow_stage(args.out / "model", store, seed=args.seed)
+    model, _ = fit_prior(args.out / "model", store, seed=args.seed)
     rows = split_of(store, model.recipe).test[: args.infer]
-    _, posterior = infer_stage(
+    _, posterior = infer_to_arviz(
         model, store, args.out / "posterior.nc", seed=args.seed, rows=rows, overwrite=True
     )
     catalog = {name: column[rows] for name, column in store.catalog.items()}

@@ -426,7 +426,7 @@ def remember_numbers(numbers: str) -> None:
 
     run.validate = validate
     once(fit_prior, "_fit_flows", lambda model, store, *, seed, **_: seed)
-    once(fit_posterior_flow, "_fit_guide", lambda model, store, *, seed, **_: seed)
+    once(fit_posterior_flow, "_fit_to_survey", lambda model, store, *, seed, **_: seed)
     once(
         svi,
         "_initial_state",

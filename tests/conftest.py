@@ -177,7 +177,7 @@ def noise_as_given(monkeypatch):
     def measure(*_):
         raise ValueError("not measured in this test")
 
-    monkeypatch.setattr("hiergal.survey.cutouts.survey.measured_in_cutouts", measure)
+    monkeypatch.setattr("hiergal.survey.cutouts.survey.measure_in_cutouts", measure)
 
 
 @pytest.fixture

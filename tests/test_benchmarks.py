@@ -104,7 +104,7 @@ def test_loss_and_gradient_are_ours(kind, galaxies):
     programs, key = programs_of(recipe, POPULATION, training=True), jax.random.key(3)
     aids = (
         (training_aids_at(STEP, recipe.training_aids, len(recipe.encoder.transverse_channels)),)
-        if recipe.aided
+        if recipe.has_transverse_connections
         else ()
     )
 

@@ -169,7 +169,7 @@ def test_train_is_the_command(model, tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(train, "open_survey", lambda path: asked.setdefault("survey", path))
     monkeypatch.setattr(
-        train, "train_stage", lambda *args, **how: asked.update(args=args, how=how) or (model, 0)
+        train, "train_model", lambda *args, **how: asked.update(args=args, how=how) or (model, 0)
     )
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('name = "mine"\ntraining.steps = 7\n')

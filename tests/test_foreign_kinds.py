@@ -24,10 +24,10 @@ from hiergal.recipe.network_kinds import GeneratorArchitecture
 from hiergal.recipe.recipe import parse_recipe, recipe_to_toml
 from hiergal.runtime.pytree import record
 from hiergal.survey import StoreHeader, open_survey, write_store
-from hiergal.survey.degrade import degraded
+from hiergal.survey.degrade import degrade_observation
 from hiergal.training.augment import reorient
-from hiergal.training.fit_prior import fit_flow_stage
-from hiergal.training.train_model import train_stage
+from hiergal.training.fit_prior import fit_prior
+from hiergal.training.train_model import train_model
 
 SHAPE = (8, 16)
 HEADER = StoreHeader(survey="striped", band="V", pixel_scale_arcsec=SCALE, magnitude_zero_point=25.94)
@@ -68,9 +68,9 @@ def bundle(store, tmp_path_factory):
     recipe = msgspec.structs.replace(recipe, **KINDS)
     assert parse_recipe(recipe_to_toml(recipe)) == recipe
     folder = tmp_path_factory.mktemp("run")
-    model, fitted = train_stage(store, recipe, folder, seed=1, progress=False)
+    model, fitted = train_model(store, recipe, folder, seed=1, progress=False)
     assert len(fitted.history) == 2 and np.isfinite(fitted.history[-1].elbo)
-    fit_flow_stage(folder / "model", store, seed=1, steps=5, progress=False)
+    fit_prior(folder / "model", store, seed=1, steps=5, progress=False)
     return folder / "model"
 
 
@@ -136,7 +136,7 @@ def test_foreign_noise_is_mirrored_but_not_transposed():
 
 def test_foreign_noise_with_a_spectrum_is_blurred_by_it():
     galaxies = survey(2)
-    worse = degraded(galaxies, fwhm_arcsec=0.1, noise_factor=2.0, rng=np.random.default_rng(1))
+    worse = degrade_observation(galaxies, fwhm_arcsec=0.1, noise_factor=2.0, rng=np.random.default_rng(1))
     np.testing.assert_allclose(worse.noise.rms(), 2 * galaxies.noise.rms(), rtol=1e-4)
 
 

@@ -26,11 +26,11 @@ from hiergal.observation.psf import PSF
 from hiergal.posterior import METHODS, STATISTICS, Flag
 from hiergal.posterior.fit_checks import FitChecks
 from hiergal.posterior.images import posterior_images
-from hiergal.posterior.input_checks import judged_conditions
+from hiergal.posterior.input_checks import judge_conditions
 from hiergal.posterior.samplers import nuts
 from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.posterior.scenes.deblend import deblend
-from hiergal.posterior.stages import infer_stage
+from hiergal.posterior.stages import infer_to_arviz
 from hiergal.posterior.survey import infer_survey
 from hiergal.posterior.table import posterior_table, read_table, write_table
 from hiergal.posterior.to_arviz import load_arviz, pixels_of, posterior_to_arviz, save_arviz
@@ -180,7 +180,7 @@ def tables(galaxies):
 def test_conditions_may_be_a_table(model, galaxies, posterior):
     numbers = np.stack([galaxies.catalog[name] for name in condition_names(model)], axis=-1)
     for table in tables(galaxies):
-        found = judged_conditions(model, table, N)
+        found = judge_conditions(model, table, N)
         assert len(found.groups) == 1 and not (found.flag & Flag.BAD_CONDITIONS).any()
         np.testing.assert_allclose(found.groups[0][1], numbers, rtol=1e-6)
         same(hiergal.infer(model, galaxies, key=3, conditions=table, **FAST).latents, posterior.latents)
@@ -190,7 +190,7 @@ def test_rows_that_nobody_knows_are_flagged_and_no_error(model, galaxies):
     table = Table({name: np.asarray(column, float) for name, column in galaxies.catalog.items()}, masked=True)
     table["zphot"].mask = [False, True, False]
     table["mag_auto"][2] = 99.0
-    found = judged_conditions(model, table, N)
+    found = judge_conditions(model, table, N)
     np.testing.assert_array_equal(found.flag == Flag.BAD_CONDITIONS, [False, True, True])
     assert [rows.tolist() for rows, _ in found.groups] == [[0], [1, 2]] and found.groups[1][1] is None
 
@@ -406,7 +406,7 @@ def test_columns_have_units_where_files_can_hold_them(galaxies, flux_unit, insid
 
 def test_arviz_files_say_where_they_come_from(model, survey, tmp_path, monkeypatch):
     monkeypatch.setattr("hiergal.posterior.stages.infer", partial(hiergal.infer, verdict=False))
-    infer_stage(
+    infer_to_arviz(
         model, open_survey(survey), tmp_path / "d.nc", seed=7, method="amortized", draws=10, progress=False
     )
     about = load_arviz(tmp_path / "d.nc")["posterior"].attrs

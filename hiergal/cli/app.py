@@ -137,12 +137,12 @@ def train(
         join_processes()  # before anything else of JAX
     from hiergal.recipe.recipe import Recipe, load_recipe
     from hiergal.survey.store import open_survey
-    from hiergal.training.train_model import train_stage
+    from hiergal.training.train_model import train_model
 
     plan = load_recipe(recipe) if recipe else Recipe()
     if steps is not None:
         plan = replace(plan, training=replace(plan.training, steps=steps))
-    _, fitted = train_stage(
+    _, fitted = train_model(
         open_survey(survey),
         plan,
         out,
@@ -180,10 +180,10 @@ def fit_prior(
 ) -> None:
     """Fit the latent flow, p(z | conditions). Conditions are magnitude, size and redshift, or other columns."""
     from hiergal.survey.store import open_survey
-    from hiergal.training.fit_prior import fit_flow_stage
+    from hiergal.training.fit_prior import fit_prior
 
     conditions = tuple(condition) if condition else None
-    _, fitted = fit_flow_stage(
+    _, fitted = fit_prior(
         model, open_survey(survey), seed=seed, conditions=conditions, steps=steps, overwrite=overwrite
     )
     if fitted is None:

@@ -1,4 +1,4 @@
-"""The verbs ``guide``, ``infer`` and ``deblend``: posteriors of observed galaxies (see :mod:`hiergal.cli`).
+"""The verbs ``fit-posterior-flow``, ``infer`` and ``deblend``: posteriors of observed galaxies (:mod:`hiergal.cli`).
 
 hiergal fit-posterior-flow SURVEY.zarr --model RUN/model         learn the shapes of posteriors
 hiergal infer SURVEY.zarr --model RUN/model --out table.fits     a row for each galaxy, in any number of processes
@@ -71,9 +71,9 @@ def fit_posterior_flow(
 ) -> None:
     """Fit the posterior flow. `hiergal infer` uses it with the methods flow, importance and auto."""
     from hiergal.survey.store import open_survey
-    from hiergal.training.fit_posterior_flow import fit_posterior_flow_stage
+    from hiergal.training.fit_posterior_flow import fit_posterior_flow_of_survey
 
-    _, fitted = fit_posterior_flow_stage(
+    _, fitted = fit_posterior_flow_of_survey(
         model, open_survey(survey), seed=seed, simulations=simulations, refine_on=refine, overwrite=overwrite
     )
     if fitted is None:
@@ -139,11 +139,11 @@ def infer(
                 f"--out: expected a table (.fits, .parquet) with --images, --workers or --scheduler, got {out}"
             )
         from hiergal.hub.bundle import load_model
-        from hiergal.posterior.stages import infer_stage
+        from hiergal.posterior.stages import infer_to_arviz
         from hiergal.survey.store import open_survey
 
         opened = open_survey(survey)
-        found = infer_stage(
+        found = infer_to_arviz(
             load_model(model),
             opened,
             out,

@@ -22,7 +22,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.pytree import Array
 from hiergal.simulate.galsim_objects import build_galaxies, warn_of_narrow_psf
-from hiergal.simulate.profiles import drawn_profiles
+from hiergal.simulate.profiles import draw_rows
 
 if TYPE_CHECKING:
     import galsim
@@ -212,7 +212,7 @@ class GenerativeGalaxyModel:
 
     def profiles(self, request: Request) -> Float[np.ndarray, "n y x"]:
         """Compute the light profiles [flux per pixel] of galaxies, in one go; NaN for those that are not drawn."""
-        return drawn_profiles(self.model, request.base, request.conditions, drawn_rows(request))
+        return draw_rows(self.model, request.base, request.conditions, drawn_rows(request))
 
     def build(
         self, request: Request, profiles: Float[np.ndarray, "n y x"], **options
@@ -263,7 +263,7 @@ def sample_galaxies(
     galaxies = build_galaxies(
         model.recipe,
         own_zero_point,
-        drawn_profiles(model, request.base, request.conditions, drawn_rows(request)),
+        draw_rows(model, request.base, request.conditions, drawn_rows(request)),
         noise_seed=request.noise_seed,
         flux=flux,
         half_light_radius=half_light_radius,

@@ -25,7 +25,7 @@ from hiergal.hub.packing import (
     digest_of,
     fill,
     flatten,
-    halved,
+    halve_precision,
     read_arrays,
     read_texts,
     write_arrays,
@@ -92,7 +92,7 @@ def save_model(
     """
     path, arrays = Path(path), flatten(check_model(model))
     if half_precision:
-        arrays = halved(arrays, NETWORKS)
+        arrays = halve_precision(arrays, NETWORKS)
     fitted: dict[str, Any] = {name: getattr(model, name) is not None for name in DENSITIES}
     metadata = _Metadata(
         **fitted,

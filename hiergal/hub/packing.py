@@ -88,7 +88,7 @@ def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def halved(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def halve_precision(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """Return the arrays with those below a prefix in half precision.
 
     Raises:

@@ -19,7 +19,7 @@ from scipy import ndimage, optimize
 
 from hiergal.measure.petrosian import Ellipse, overlap
 
-__all__ = ["Centre", "asymmetry", "asymmetry_centre", "clumpiness", "sky_box", "turned"]
+__all__ = ["Centre", "asymmetry", "asymmetry_center", "clumpiness", "sky_box", "turned"]
 
 Image = Float[np.ndarray, "y x"]
 Mask = Bool[np.ndarray, "y x"]
@@ -120,7 +120,7 @@ def asymmetry(image: Image, valid: Mask, x: float, y: float, radius_pix: float, 
     return float(((aperture * np.abs(counterpart - image)).sum() - sky * aperture.sum()) / light)
 
 
-def asymmetry_centre(
+def asymmetry_center(
     image: Image,
     valid: Mask,
     centroid: tuple[float, float],

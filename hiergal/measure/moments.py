@@ -19,7 +19,7 @@ GALAXIES_PER_TASK = 500
 Images = Float[Array, "n y x"]
 
 
-def measure_moments(images: Images, *, pixel_scale_arcsec: float = 0.03, workers: int | None = 1) -> Table:
+def measure_moments(images: Images, *, pixel_scale_arcsec: float, workers: int | None = 1) -> Table:
     """Measure adaptive moments of a batch of stamps.
 
     Args:
@@ -34,7 +34,7 @@ def measure_moments(images: Images, *, pixel_scale_arcsec: float = 0.03, workers
 
     Example:
         >>> y, x = np.mgrid[:33, :33] - 16.0
-        >>> moments = measure_moments(np.exp(-0.5 * (x**2 + y**2) / 4**2)[None])
+        >>> moments = measure_moments(np.exp(-0.5 * (x**2 + y**2) / 4**2)[None], pixel_scale_arcsec=0.03)
         >>> round(float(moments["sigma"][0]), 3), int(moments["flag"][0])
         (0.12, 0)
     """

@@ -45,7 +45,7 @@ class Flag(IntFlag):
     NOT_FINITE = 1  # NaN or infinity in the stamp
     NO_SOURCE = 2  # nothing there to be measured
     NO_PETROSIAN = 4  # no Petrosian radius inside the stamp
-    NO_CENTRE = 8  # asymmetry has no minimum near the galaxy; the centroid was taken
+    NO_CENTER = 8  # asymmetry has no minimum near the galaxy; the centroid was taken
     NO_SKY = 16  # no part of the stamp without sources
     UNDEFINED = 32  # at least one statistic has no value
 
@@ -54,10 +54,10 @@ def measure_morphology(
     images: Images,
     noise_rms: float | Float[Array, "n"],
     *,
-    pixel_scale_arcsec: float = 0.03,
+    pixel_scale_arcsec: float,
     masks: Bool[Array, "n y x"] | None = None,
     workers: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Table:
     """Measure Gini, M20, concentration, asymmetry, smoothness, multimode, intensity, deviation, and radii.
 
@@ -67,7 +67,7 @@ def measure_morphology(
         pixel_scale_arcsec: Width of a pixel [arcsec].
         masks: Pixels that are not to be used, or None.
         workers: Number of processes, or None for one per available core.
-        progress: Called with the number of stamps done since the last call.
+        on_progress: Called with the number of stamps done since the last call.
 
     Returns:
         One row for each stamp. ``gini``, ``m20``, ``concentration``, ``asymmetry``, ``smoothness`` (Lotz et al. 2004);
@@ -82,7 +82,8 @@ def measure_morphology(
 
     Example:
         >>> y, x = np.mgrid[:64, :64] - 31.5
-        >>> table = measure_morphology(np.exp(-np.hypot(x, 2 * y) / 4)[None], 1e-3)
+        >>> images = np.exp(-np.hypot(x, 2 * y) / 4)[None]
+        >>> table = measure_morphology(images, 1e-3, pixel_scale_arcsec=0.03)
         >>> round(float(table["gini"][0]), 2), int(table["flag"][0])
         (0.5, 0)
     """
@@ -95,7 +96,7 @@ def measure_morphology(
     if masks is not None and np.shape(masks) != images.shape:
         raise ValueError(f"masks: expected the shape of the images, {images.shape}, got {np.shape(masks)}")
     unused = [None] * len(images) if masks is None else np.asarray(masks, bool)
-    rows = _measured(_standard_row, list(zip(images, rms, unused, strict=True)), workers, progress)
+    rows = _measured(_standard_row, list(zip(images, rms, unused, strict=True)), workers, on_progress)
     table = _table(rows, STANDARD, "Lotz et al. 2004, Freeman et al. 2013, as Rodriguez-Gomez et al. 2019")
     for name in ARCSEC:
         table[f"{name}_arcsec"] *= pixel_scale_arcsec
@@ -104,14 +105,14 @@ def measure_morphology(
 
 
 def measure_paper_morphology(
-    images: Images, *, workers: int | None = None, progress: Callable[[int], None] | None = None
+    images: Images, *, workers: int | None = None, on_progress: Callable[[int], None] | None = None
 ) -> Table:
     """Measure M, I, D, Gini and M20 as Figs. 8 and 9 of Lanusse et al. (2020) have them.
 
     Args:
         images: Stamps of at least 64x64 pixels; their central 64x64 are measured [flux per pixel].
         workers: Number of processes, or None for one per available core.
-        progress: Called with the number of stamps done since the last call.
+        on_progress: Called with the number of stamps done since the last call.
 
     Returns:
         One row for each stamp: ``m`` ((A2 / A1) A2 / n at the best of 40 thresholds), ``i`` (0 for one group of light),
@@ -135,7 +136,7 @@ def measure_paper_morphology(
         )
     y, x = (ny - PAPER_PIX) // 2, (nx - PAPER_PIX) // 2
     central = images[:, y : y + PAPER_PIX, x : x + PAPER_PIX]
-    rows = _measured(_paper_row, [(image,) for image in central], workers, progress)
+    rows = _measured(_paper_row, [(image,) for image in central], workers, on_progress)
     return _table(rows, PAPER, "Lanusse et al. 2020, Sec. 4.4.2")
 
 
@@ -167,11 +168,11 @@ def _standard_row(image: Image, noise_rms: float, unused: Bool[np.ndarray, "y x"
     first = petrosian_radius(image, valid, Ellipse(*centroid))
     if not np.isfinite(first):
         return row | {"flag": int(row["flag"]) | Flag.NO_PETROSIAN}
-    centre = cas.asymmetry_centre(
+    centre = cas.asymmetry_center(
         image, valid, centroid, (float(peak_x), float(peak_y)), first, sky_asymmetry
     )
     if not centre.found:
-        row["flag"] |= Flag.NO_CENTRE
+        row["flag"] |= Flag.NO_CENTER
     circle, ellipse = Ellipse(centre.x, centre.y), ellipse_of(light, centre.x, centre.y)
     petrosian, elliptical = (petrosian_radius(image, valid, shape) for shape in (circle, ellipse))
     row |= {
@@ -236,15 +237,15 @@ def _measured(
     measure: Callable[..., Row],
     stamps: list[tuple],
     workers: int | None,
-    progress: Callable[[int], None] | None,
+    on_progress: Callable[[int], None] | None,
 ) -> list[Row]:
     """Measure stamps, a chunk at a time, in processes where there is work for them."""
     chunks = [stamps[i : i + GALAXIES_PER_TASK] for i in range(0, len(stamps), GALAXIES_PER_TASK)]
     rows: list[Row] = []
     for chunk in in_order(_chunk, [(measure, chunk) for chunk in chunks], workers=workers):
         rows += chunk
-        if progress is not None:
-            progress(len(chunk))
+        if on_progress is not None:
+            on_progress(len(chunk))
     return rows
 
 

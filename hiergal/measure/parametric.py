@@ -73,7 +73,7 @@ def fit_parametric(
     kinds: tuple[Literal["sersic", "bulge_disc"], ...] = ("sersic", "bulge_disc"),
     steps: int = STEPS,
     workers: int | None = 1,
-    progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> ParametricTwins:
     """Fit parametric profiles to observed galaxies, and keep the better model of each.
 
@@ -82,7 +82,7 @@ def fit_parametric(
         kinds: Models to try.
         steps: Gauss-Newton steps at most, in rounds of four.
         workers: Number of threads, or None for one per available core; a few hundred galaxies need one.
-        progress: Called with the number of galaxies done since the last call.
+        on_progress: Called with the number of galaxies done since the last call.
 
     Raises:
         ValueError: If a kind is unknown, or none is given.
@@ -102,8 +102,8 @@ def fit_parametric(
     # Threads, as it is JAX that works: they share its compiled programs.
     for fits in in_order(_fit_chunk, tasks, workers=workers, threads=True):
         found.append(fits)
-        if progress is not None:
-            progress(len(fits[0]["flux"]))
+        if on_progress is not None:
+            on_progress(len(fits[0]["flux"]))
     merged = [
         {name: np.concatenate([part[name] for part in several]) for name in several[0]}
         for several in zip(*found, strict=True)

@@ -26,7 +26,7 @@ __all__ = [
     "band_limit",
     "checked_images",
     "mean_spectrum",
-    "normalised",
+    "normalize",
     "plane_of",
     "power_of",
     "radial_power",
@@ -90,7 +90,7 @@ class Spectrum(NamedTuple):
 
 
 def radial_power(
-    images: Float[Array, "n y x"], *, pixel_scale_arcsec: float = 0.03, bins: int = BANDS
+    images: Float[Array, "n y x"], *, pixel_scale_arcsec: float, bins: int = BANDS
 ) -> RadialPower:
     """Average the power of each image over rings of frequency, from zero to the corners of the Fourier plane.
 
@@ -100,7 +100,7 @@ def radial_power(
         bins: Number of rings of equal width; those without modes, on tiny images, are left out.
 
     Example:
-        >>> power = radial_power(np.ones((1, 8, 9)), bins=3)
+        >>> power = radial_power(np.ones((1, 8, 9)), bins=3, pixel_scale_arcsec=0.03)
         >>> (power.power * power.modes).round(9).tolist(), int(power.modes.sum())
         ([[72.0, 0.0, 0.0]], 72)
     """
@@ -165,7 +165,7 @@ def band_limit(psf: PSF, *, threshold: float = MTF_THRESHOLD) -> float:
 
 
 def mean_spectrum(
-    profiles: Float[Array, "n y x"], *, pixel_scale_arcsec: float = 0.03, bins: int = 24, seed: int = 0
+    profiles: Float[Array, "n y x"], *, pixel_scale_arcsec: float, bins: int = 24, seed: int = 0
 ) -> Spectrum:
     """Average the power of profiles, each normalised by its flux, for a figure.
 
@@ -180,17 +180,17 @@ def mean_spectrum(
 
     Example:
         >>> profiles = np.random.default_rng(1).gamma(0.1, size=(20, 16, 17))
-        >>> mean_spectrum(profiles, bins=6).power.shape
+        >>> mean_spectrum(profiles, bins=6, pixel_scale_arcsec=0.03).power.shape
         (6,)
     """
-    unit, n = normalised("profiles", profiles), len(profiles)
+    unit, n = normalize("profiles", profiles), len(profiles)
     rings = radial_power(unit, pixel_scale_arcsec=pixel_scale_arcsec, bins=bins)
     logarithm = np.log(np.maximum(rings.power, FLOOR))
     again = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), BOOTSTRAPS) / n @ logarithm
     return Spectrum(rings.frequency, np.exp(logarithm.mean(axis=0)), np.exp(again).std(axis=0))
 
 
-def normalised(what: str, profiles: Array) -> np.ndarray:
+def normalize(what: str, profiles: Array) -> np.ndarray:
     """Taper the edges of profiles, and scale them so that the power at frequency zero is one."""
     profiles = checked_images(what, profiles)
     ny, nx = profiles.shape[1:]

@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
-from hiergal.model.nets.training_aids import Aids
+from hiergal.model.nets.training_aids import TrainingAids
 from hiergal.observation.observation import Observation
 from hiergal.recipe.config import Covariance
 
@@ -28,7 +28,7 @@ LOG_SCALE_RANGE = (-9.0, 1.0)  # keeps an untrained network from overflowing
 
 def galaxy_guide(
     observation: Observation,
-    aids: Aids | None = None,
+    training_aids: TrainingAids | None = None,
     *,
     encoder: nn.Module,
     covariance: Covariance = "full",
@@ -38,7 +38,7 @@ def galaxy_guide(
 
     Args:
         observation: A batch of galaxies with images.
-        aids: Aids of this step, in training alone.
+        training_aids: Training aids of this step, in training alone.
         encoder: Network from an observation to :func:`output_count` numbers for each galaxy.
         covariance: Structure of the posterior's covariance.
         population: Number of galaxies that the batch stands for, as in the model.
@@ -48,7 +48,7 @@ def galaxy_guide(
     """
     q = flax_module("encoder", encoder, observation)
     n, features = len(observation), None
-    if aids is None:
+    if training_aids is None:
         outputs = q(observation)
     else:
         outputs, features = q(observation, training=True, rngs={"dropout": numpyro.prng_key()})

@@ -11,7 +11,7 @@ from hiergal.runtime.pytree import Array
 
 __all__ = [
     "NoisyImage",
-    "chosen_noise",
+    "choose_noise",
 ]
 
 
@@ -67,7 +67,7 @@ class NoisyImage(dist.Distribution):
         return -0.5 * (chi_square / scale_squared + log_determinant + pixels * LOG_2PI)
 
 
-def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> NoiseModel:
+def choose_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> NoiseModel:
     """Return the noise of a likelihood, from that of a survey.
 
     Args:
@@ -81,7 +81,7 @@ def chosen_noise(noise: NoiseModel, choice: NoiseChoice, sigma: float = 0.0) -> 
         >>> import numpy as np
         >>> from hiergal.observation.stationary import StationaryNoise
         >>> noise = StationaryNoise(np.full((1, 4, 3), 4.0), width=4)
-        >>> chosen_noise(noise, "pixel").sigma.tolist()
+        >>> choose_noise(noise, "pixel").sigma.tolist()
         [2.0]
     """
     match choice:

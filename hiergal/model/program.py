@@ -23,8 +23,8 @@ import numpyro.distributions as dist
 from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
-from hiergal.model.likelihood import NoisyImage, chosen_noise
-from hiergal.model.nets.training_aids import Aids, profile_with_aids
+from hiergal.model.likelihood import NoisyImage, choose_noise
+from hiergal.model.nets.training_aids import TrainingAids, generate_with_training_aids
 from hiergal.model.sources import render_sources
 from hiergal.model.weights import warn_of_new_weights
 from hiergal.observation.observation import Observation
@@ -37,7 +37,7 @@ __all__ = ["galaxy_model", "render", "total_variation"]
 
 def galaxy_model(
     observation: Observation,
-    aids: Aids | None = None,
+    training_aids: TrainingAids | None = None,
     features: tuple[jax.Array, ...] | None = None,
     *,
     generator: nn.Module,
@@ -59,7 +59,7 @@ def galaxy_model(
 
     Args:
         observation: A batch of galaxies, or of scenes; with ``image=None`` the stamps are simulated.
-        aids: Aids of this step, in training alone.
+        training_aids: Training aids of this step, in training alone.
         features: What the guide hands over in training with aids.
         generator: Network from latents [n, d] to light profiles [n, y, x].
         latents: Number of latents d.
@@ -75,7 +75,7 @@ def galaxy_model(
         total_variation_weight: Weight of the penalty on the total variation of the profile (Sec. 4.2.1).
         misfit_as_noise: Whether misfit counts as noise: see :class:`~hiergal.model.likelihood.NoisyImage`.
         blur: How profiles are convolved: see :func:`render`.
-        noise: Which noise the likelihood takes: see :func:`~hiergal.model.likelihood.chosen_noise`.
+        noise: Which noise the likelihood takes: see :func:`~hiergal.model.likelihood.choose_noise`.
         noise_sigma: Standard deviation of ``"constant"`` noise [flux per pixel].
 
     Sites are ``z`` [n, d], ``profile`` [n, y, x] and ``image``; with positions ``z`` [n, k, d], ``profile``
@@ -109,14 +109,18 @@ def galaxy_model(
         if position_error_pix and not alone:
             scatter = dist.Normal(0, position_error_pix).expand((*batch, 2)).to_event(2)
             positions = positions + numpyro.sample("offset", scatter)
-        light = _each(g, z) if aids is None or features is None else profile_with_aids(g, z, aids, features)
+        light = (
+            _each(g, z)
+            if training_aids is None or features is None
+            else generate_with_training_aids(g, z, training_aids, features)
+        )
         profile = numpyro.deterministic("profile", light)
         grid = (positions, shape if observation.image is None else observation.image.shape[-2:])
         images = render(profile, observation.psf, pixel_scale_arcsec, profile_fwhm_arcsec, blur, *grid)
         if total_variation_weight:
             penalty = total_variation_weight * together(total_variation(profile))
             numpyro.factor("smoothness", -penalty)
-        known = chosen_noise(observation.noise, noise, noise_sigma)
+        known = choose_noise(observation.noise, noise, noise_sigma)
         likelihood = NoisyImage(together(images), known, observation.mask, misfit_as_noise=misfit_as_noise)
         numpyro.sample("image", likelihood, obs=observation.image)
 

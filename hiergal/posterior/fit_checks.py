@@ -46,7 +46,7 @@ from hiergal.posterior.fit_statistics import (
     statistics_of_draws,
     statistics_of_noise,
 )
-from hiergal.posterior.input_checks import judged_conditions
+from hiergal.posterior.input_checks import judge_conditions
 from hiergal.posterior.posterior import Posterior
 from hiergal.posterior.predictive import check_same_galaxies, spread_draws
 from hiergal.runtime.batching import padded_batches
@@ -180,7 +180,7 @@ def check_fits(
     names, observation = np.asarray(observation.identifier), observation.bare()
     latents = posterior.latents[spread_draws(posterior, draws)]
     n = len(observation)
-    groups = judged_conditions(model, conditions, n).groups
+    groups = judge_conditions(model, conditions, n).groups
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(n) if rows is None else rows)
     frequency, modes, member = rings_of(observation.image.shape[1:], observation.pixel_scale_arcsec, bins)
     rings = RingWeights((member / modes).astype(np.float32), modes.astype(np.float32))

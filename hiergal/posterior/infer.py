@@ -21,7 +21,7 @@ from hiergal.posterior.input_checks import (
     check_geometry,
     check_method,
     check_psf,
-    judged_conditions,
+    judge_conditions,
     rows_of_psf,
 )
 from hiergal.posterior.origin import Origin
@@ -149,7 +149,7 @@ def infer(
     target = observation.psf if psf is None else psf
     options = {"draws": draws, "proposals": proposals or 10 * draws, "batch": batch, "progress": progress}
     names, observation = np.asarray(observation.identifier), observation.bare()
-    groups, bits = judged_conditions(model, known, n)
+    groups, bits = judge_conditions(model, known, n)
     parts = []
     for of_group, given in groups:
         here = observation if len(of_group) == n else observation[of_group]

@@ -25,7 +25,7 @@ __all__ = [
     "check_geometry",
     "check_method",
     "check_psf",
-    "judged_conditions",
+    "judge_conditions",
     "rows_of_psf",
 ]
 
@@ -147,7 +147,7 @@ class JudgedConditions(NamedTuple):
     __repr__ = brief
 
 
-def judged_conditions(model: GalaxyModel, conditions: Any, n: int) -> JudgedConditions:
+def judge_conditions(model: GalaxyModel, conditions: Any, n: int) -> JudgedConditions:
     """Compare the conditions of n galaxies with what a model was trained on; no row of them is an error.
 
     Args:

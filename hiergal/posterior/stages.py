@@ -21,11 +21,11 @@ from hiergal.survey.schema import digest_of_store
 from hiergal.survey.store import SurveyStore
 
 __all__ = [
-    "infer_stage",
+    "infer_to_arviz",
 ]
 
 
-def infer_stage(
+def infer_to_arviz(
     model: GalaxyModel,
     store: SurveyStore,
     out: str | Path,

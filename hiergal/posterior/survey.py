@@ -1,6 +1,6 @@
 """Posteriors of a whole survey: by parts, in any number of processes, from where an interrupted run stopped.
 
-A survey is cut into parts of ``PART`` consecutive rows, whatever the number of workers. Each part is one task: its
+A survey is cut into parts of ``GALAXIES_PER_TASK`` consecutive rows, for any number of workers. Each is a task: its
 galaxies are inferred, and its rows written, whole or not at all, into the folder of the run next to the output
 (:mod:`hiergal.runtime.output`). What is there already is not done again, so that after a crash, or Ctrl-C, the same
 command goes on. When all parts are there they become one table, and go.
@@ -53,11 +53,11 @@ from hiergal.runtime.workers import check_workers, finished_parts
 from hiergal.survey.sky import SKY_COLUMNS
 from hiergal.survey.store import SurveyStore, open_survey
 
-__all__ = ["PART", "SurveyRun", "infer_survey"]
+__all__ = ["GALAXIES_PER_TASK", "SurveyRun", "infer_survey"]
 
-PART = 256  # galaxies of a task, and of a shard of images
-BATCH = {"cpu": 32}  # galaxies at once
-ACCELERATOR_BATCH = 256
+GALAXIES_PER_TASK = 256  # galaxies of a task, and of a shard of images
+GALAXIES_PER_CALL = {"cpu": 32}  # galaxies at once
+GALAXIES_PER_CALL_ON_ACCELERATOR = 256
 PARTS, IMAGES_KIND = "parts", "posterior images"
 
 
@@ -129,7 +129,7 @@ def infer_survey(
         parts="",
         images=None,
         galaxies=min(limit or len(opened), len(opened)),
-        batch=batch or BATCH.get(jax.default_backend(), ACCELERATOR_BATCH),
+        batch=batch or GALAXIES_PER_CALL.get(jax.default_backend(), GALAXIES_PER_CALL_ON_ACCELERATOR),
         **choices,
     )
     about = identity_of(run)
@@ -167,7 +167,9 @@ def _begin(
         parts, made = pictures.work / PARTS, pictures.work / "made"
         if not made.exists():
             pictures.clear()
-            create_images(pictures, run.galaxies, PART, model, text=store.identifier.dtype.kind == "U")
+            create_images(
+                pictures, run.galaxies, GALAXIES_PER_TASK, model, text=store.identifier.dtype.kind == "U"
+            )
             made.touch()
         run = msgspec.structs.replace(run, images=str(pictures.result))
     parts.mkdir(exist_ok=True)
@@ -234,11 +236,11 @@ def infer_part(run: SurveyRun, number: int, digests: tuple[str, ...]) -> int:
 
 
 def _numbers(run: SurveyRun) -> range:
-    return range(-(-run.galaxies // PART))
+    return range(-(-run.galaxies // GALAXIES_PER_TASK))
 
 
 def _rows(run: SurveyRun, number: int) -> np.ndarray:
-    return np.arange(number * PART, min((number + 1) * PART, run.galaxies))
+    return np.arange(number * GALAXIES_PER_TASK, min((number + 1) * GALAXIES_PER_TASK, run.galaxies))
 
 
 def _path(run: SurveyRun, number: int) -> Path:

@@ -213,7 +213,7 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         total_variation_weight: Weight of the total variation of the profile.
         misfit_as_noise: Whether misfit counts as noise in training: see :class:`hiergal.model.likelihood.NoisyImage`.
         kl_weight: Factor on the divergence, free bits included.
-        noise: Which noise the likelihood takes: see :func:`hiergal.model.likelihood.chosen_noise`.
+        noise: Which noise the likelihood takes: see :func:`hiergal.model.likelihood.choose_noise`.
         noise_sigma: Standard deviation of ``constant`` noise [flux per pixel].
         blur: ``exact``, or ``modulus``: see :func:`hiergal.observation.psf.convolve_by_modulus`.
     """

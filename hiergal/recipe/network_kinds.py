@@ -40,7 +40,7 @@ class NetworkArchitecture:
         Empty, the default, for networks without transverse connections. With them, an encoder that is called with
         ``training=True`` returns its outputs and these maps, and a generator takes a
         :class:`~hiergal.model.nets.lanusse2020.Transverse` and returns an
-        :class:`~hiergal.model.nets.lanusse2020.Aided`.
+        :class:`~hiergal.model.nets.lanusse2020.WithPenalties`.
         """
         return ()
 

@@ -95,19 +95,19 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for problem in network.problems():
                 raise ValueError(f"{name}.{problem}")
         down, up = self.encoder.transverse_channels, self.generator.transverse_channels
-        if self.aided and up != down:
+        if self.has_transverse_connections and up != down:
             raise ValueError(
                 f"generator: expected the channels of the encoder at each level, {list(down)} from the full resolution "
                 f"to the bottleneck, got {list(up)}; give it the depths of the encoder in reverse order"
             )
-        if not self.aided and self.training_aids != TrainingAidsConfig():
+        if not self.has_transverse_connections and self.training_aids != TrainingAidsConfig():
             raise ValueError(
                 "training_aids: expected none unless generator and encoder have transverse connections "
                 "(kind lanusse2020)"
             )
 
     @property
-    def aided(self) -> bool:
+    def has_transverse_connections(self) -> bool:
         """Whether both networks have the transverse connections of the paper, and training its aids."""
         return bool(self.generator.transverse_channels and self.encoder.transverse_channels)
 

@@ -42,10 +42,10 @@ def identities(catalog: Any, column: str) -> UInt32[np.ndarray, "n two"]:
         raise ValueError(
             f"identifier: expected a column {column!r} in the catalogue, there is none"
         ) from None
-    return hashed(values, column)
+    return hash_identifiers(values, column)
 
 
-def hashed(values: Any, column: str) -> UInt32[np.ndarray, "n two"]:
+def hash_identifiers(values: Any, column: str) -> UInt32[np.ndarray, "n two"]:
     """Hash identifiers; see :func:`identities`."""
     if np.ma.getmaskarray(np.ma.asarray(values)).any() if isinstance(values, np.ma.MaskedArray) else False:
         raise ValueError(f"identifier: {column}: expected an identifier in each row, got masked ones")

@@ -11,7 +11,7 @@ from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = [
     "GaussianPosterior",
-    "inflate",
+    "widen",
     "levenberg_marquardt",
 ]
 
@@ -119,7 +119,7 @@ def levenberg_marquardt(
     return GaussianPosterior(z, scale, r[:, :-d], r[:, -d:], projection)
 
 
-def inflate(posterior: GaussianPosterior, factor: Float[jax.Array, "n"]) -> GaussianPosterior:
+def widen(posterior: GaussianPosterior, factor: Float[jax.Array, "n"]) -> GaussianPosterior:
     """Return the posterior for noise of a larger variance, where the prior counts for more.
 
     Args:
@@ -128,7 +128,7 @@ def inflate(posterior: GaussianPosterior, factor: Float[jax.Array, "n"]) -> Gaus
 
     Example:
         >>> posterior = levenberg_marquardt(lambda z: 2.0 * (z - 1.0), jnp.zeros((1, 1)), steps=5)
-        >>> wider = inflate(posterior, jnp.array([4.0]))
+        >>> wider = widen(posterior, jnp.array([4.0]))
         >>> round(float(wider.mean[0, 0]), 3), round(float(wider.scale[0, 0, 0] ** 2), 3)
         (0.5, 0.5)
     """

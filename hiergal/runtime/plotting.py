@@ -10,7 +10,7 @@ __all__ = [
     "BLACK",
     "BLUE",
     "GREEN",
-    "GREY",
+    "GRAY",
     "ORANGE",
     "PURPLE",
     "TEXT_SIZE",
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 # Okabe & Ito (2008): apart for every kind of colour vision.
-BLACK, BLUE, ORANGE, GREEN, PURPLE, GREY = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
+BLACK, BLUE, ORANGE, GREEN, PURPLE, GRAY = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
 
 TITLE_SIZE, TEXT_SIZE = 12, 9  # points
 DOTS_PER_INCH = 130

@@ -1,6 +1,6 @@
 """Galaxies for a whole catalogue: by parts, in any number of processes, from where an interrupted run stopped.
 
-Rows are cut into parts of ``PART``. Each is one task: its galaxies are drawn, and put into their places in a file
+Rows are cut into parts of ``GALAXIES_PER_TASK``. Each is a task: its galaxies are drawn, put into their rows of a file
 (:mod:`hiergal.simulate.files`), which takes the output's name when it is whole (:mod:`hiergal.runtime.output`). What is
 done is noted in a journal, so that the same command goes on. The galaxy of a row, and its noise, depend on the seed,
 on the row (or on its identifier, where a column of these is named) and on what is asked of it alone
@@ -43,9 +43,9 @@ from hiergal.simulate.files import (
 from hiergal.simulate.profiles import base_for_rows, profiles_from_base, stamps_from_base
 from hiergal.simulate.renderer import Renderer, renderer_for
 
-__all__ = ["PART", "Observing", "sample_catalog"]
+__all__ = ["GALAXIES_PER_TASK", "Observing", "sample_catalog"]
 
-PART = 4 * GALAXIES_PER_CHUNK  # galaxies of a task
+GALAXIES_PER_TASK = 4 * GALAXIES_PER_CHUNK  # galaxies of a task
 GALAXIES = "galaxies"  # what such a file says that it is
 NOISE = 1  # purpose of a key
 
@@ -171,7 +171,16 @@ def sample_catalog(
         zero_point=zero_point,
         flux_unit=unit,
     )
-    run = _Run(str(path.absolute()), digest, "", out.suffix, seed, len(asked.conditions), PART, observing)
+    run = _Run(
+        str(path.absolute()),
+        digest,
+        "",
+        out.suffix,
+        seed,
+        len(asked.conditions),
+        GALAXIES_PER_TASK,
+        observing,
+    )
     about = _identity(run, asked)
     inputs = (path, catalog_file)
     with owned(out, GALAXIES, run=about, inputs=inputs, overwrite=overwrite) as own:

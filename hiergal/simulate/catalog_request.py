@@ -11,7 +11,7 @@ from hiergal.model.condition_columns import Catalog, conditions_from
 from hiergal.model.conditions import complete_conditions, condition_names, conditions_for
 from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import check_outside, check_range
-from hiergal.runtime.identities import hashed
+from hiergal.runtime.identities import hash_identifiers
 from hiergal.runtime.pytree import Array
 
 __all__ = ["IDENTIFIERS", "AskedGalaxies", "Exact", "asked_galaxies"]
@@ -119,7 +119,7 @@ def asked_galaxies(
     drawn = check_outside(model, conditions, outside, found=found, stacklevel=5)
     fluxes, radii, drawn = _exact_values(catalog, exact, drawn, zero_point, flux_unit)
     name, names = _identifiers(catalog, identifier, count)
-    rows = np.arange(count) if identifier is None else hashed(catalog[name], name)
+    rows = np.arange(count) if identifier is None else hash_identifiers(catalog[name], name)
     columns = {} if names is None else {name: names}
     columns |= dict(zip(condition_names(model), conditions.T, strict=True))
     columns |= {"outside": found.outside, "drawn": drawn}

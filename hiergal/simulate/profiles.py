@@ -40,7 +40,7 @@ __all__ = [
     "block_size",
     "draw_galsim",
     "draw_profiles",
-    "drawn_profiles",
+    "draw_rows",
     "light_profiles",
     "normals_for_rows",
     "profiles_from_base",
@@ -48,13 +48,13 @@ __all__ = [
     "stamps_of_profiles",
 ]
 
-BLOCK_OF_CPU, BLOCK_OF_ACCELERATOR = 64, 256
+GALAXIES_PER_CALL_ON_CPU, GALAXIES_PER_CALL_ON_ACCELERATOR = 64, 256
 ROWS_PER_CALL = 1024  # whose random numbers are drawn together
 
 
 def block_size() -> int:
     """Return the number of galaxies that are computed together: enough to keep the device busy."""
-    return BLOCK_OF_CPU if jax.default_backend() == "cpu" else BLOCK_OF_ACCELERATOR
+    return GALAXIES_PER_CALL_ON_CPU if jax.default_backend() == "cpu" else GALAXIES_PER_CALL_ON_ACCELERATOR
 
 
 def draw_profiles(
@@ -104,10 +104,10 @@ def _draw(
         raise ValueError(
             f"identifier: expected {identifier!r} to have {len(conditions)} rows, got {len(rows)}"
         )
-    return drawn_profiles(model, base_for_rows(model, key, rows), conditions, drawn)
+    return draw_rows(model, base_for_rows(model, key, rows), conditions, drawn)
 
 
-def drawn_profiles(
+def draw_rows(
     model: GalaxyModel,
     base: Float[Array, "n d"],
     conditions: Float[Array, "n c"],

@@ -5,10 +5,13 @@ images of any other instrument. Each writes a store (:mod:`hiergal.survey.store`
 reads nothing but stores. GalSim is imported only where it draws.
 """
 
-from hiergal.runtime.namespace import submodules
-from hiergal.survey.store import Split, StoreHeader, SurveyStore, open_store, open_survey
-from hiergal.survey.writer import write_store
+from hiergal.runtime.namespace import exports
 
-__all__ = ["Split", "SurveyStore", "StoreHeader", "open_store", "open_survey", "write_store"]
-
-__getattr__ = submodules(__name__)
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    {
+        "hiergal.survey.schema": ["StoreHeader"],
+        "hiergal.survey.store": ["Split", "SurveyStore", "open_store", "open_survey"],
+        "hiergal.survey.writer": ["write_store"],
+    },
+)

@@ -13,7 +13,7 @@ from hiergal.observation.arrays import exact_identifiers
 from hiergal.observation.noise import NoiseModel
 from hiergal.observation.observation import Observation, check_observation
 from hiergal.observation.psf import same_scale
-from hiergal.runtime.identities import hashed
+from hiergal.runtime.identities import hash_identifiers
 from hiergal.runtime.pytree import Array
 from hiergal.survey.schema import StoreHeader, noise_arrays
 
@@ -113,7 +113,7 @@ def identifier_arrays(identifier: Shaped[np.ndarray, "n"]) -> dict[str, np.ndarr
             "shorten them, or use whole numbers"
         )
     letters = np.array(encoded, f"S{LONGEST_TEXT}").view(np.uint8).reshape(-1, LONGEST_TEXT)
-    high, low = hashed(identifier, "identifier").astype(np.int64).T
+    high, low = hash_identifiers(identifier, "identifier").astype(np.int64).T
     return {"identifier": high << 31 ^ low, "identifier_text": letters}
 
 

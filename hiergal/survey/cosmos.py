@@ -40,7 +40,7 @@ from hiergal.observation.observation import Observation
 from hiergal.observation.psf import PSF
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.runtime.seeds import check_seed
-from hiergal.survey.noise.choice import MeasuredNoise, check_source, measured_in_catalog, measured_or_why
+from hiergal.survey.noise.choice import MeasuredNoise, check_source, measure_in_catalog, measured_or_why
 from hiergal.survey.noise.correlation import Spectrum, catalog_noise, continued_noise, floored, noise_power
 from hiergal.survey.prepare import prepare_store
 from hiergal.survey.real_catalog import RealCatalog, open_catalog
@@ -97,7 +97,7 @@ def read_stamps(
     for i, row in enumerate(rows):
         rng = padding_generator(seed, int(row))
         file = None if real.noise_file_name is None else real.noise_file_name[row]
-        noise = catalog_noise(real, int(row), rng, recentre=spectrum == "expected")
+        noise = catalog_noise(real, int(row), rng, recenter=spectrum == "expected")
         cutout = real.getGalImage(row)
         pad = {"noise_pad": noise, "noise_pad_size": (max(ny, nx) + 8) * scale} if measured is None else {}
         profile = _interpolated(cutout, rng=rng, **pad)
@@ -201,7 +201,7 @@ def write_cosmos_survey(
     file, name = Path(catalog.real.file_name), str(catalog.real.band[rows[0]]).strip()
     zero_point = _zero_point(name)
     measured, recorded = measured_or_why(
-        lambda: measured_in_catalog(catalog, stamp_shape, rows), noise_spectrum
+        lambda: measure_in_catalog(catalog, stamp_shape, rows), noise_spectrum
     )
     choices = {"seed": seed, "centre": centre, "spectrum": spectrum}
     header = StoreHeader(

@@ -21,7 +21,7 @@ from hiergal.survey.prepare import prepare_store
 from hiergal.survey.schema import digest_of_store
 from hiergal.survey.store import SurveyStore, open_survey
 
-__all__ = ["DEGRADED", "degrade_survey", "degraded"]
+__all__ = ["DEGRADED", "degrade_survey", "degrade_observation"]
 
 DEGRADED = "degraded_"  # begins what the provenance of a degraded survey says beyond its source's
 REACH = 3.0  # of the added blur on a PSF's stamp [standard deviations]
@@ -76,7 +76,7 @@ def degrade_survey(
     )
 
 
-def degraded(
+def degrade_observation(
     observation: Observation, *, fwhm_arcsec: float, noise_factor: float = 1.0, rng: np.random.Generator
 ) -> Observation:
     """Blur observations, and add white noise.
@@ -96,7 +96,7 @@ def degraded(
     Example:
         >>> from hiergal.survey.mock.galaxies import draw_mock
         >>> sharp = draw_mock(3, seed=1, stamp=32).observation
-        >>> worse = degraded(sharp, fwhm_arcsec=0.1, noise_factor=2.0, rng=np.random.default_rng(1))
+        >>> worse = degrade_observation(sharp, fwhm_arcsec=0.1, noise_factor=2.0, rng=np.random.default_rng(1))
         >>> np.round(worse.noise.rms() / sharp.noise.rms(), 3).tolist()
         [2.0, 2.0, 2.0]
     """
@@ -134,7 +134,8 @@ def _degraded_batch(first: int, count: int, *, path: str, seed: int, **changes: 
     store = open_survey(path)
     rows = np.arange(first, first + count)
     several = [
-        degraded(store.read([row]), rng=np.random.default_rng((seed, int(row))), **changes) for row in rows
+        degrade_observation(store.read([row]), rng=np.random.default_rng((seed, int(row))), **changes)
+        for row in rows
     ]
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *several)
     return joined, store.truth(rows) if store.has_truth else None

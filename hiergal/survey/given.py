@@ -14,7 +14,7 @@ def galaxies_of(observation: Any) -> Observation:
 
     Args:
         observation: An observation, which is returned as it is; or a survey's store, some galaxies of one
-            (``Store.subset``), or the path of one, of which all galaxies are read.
+            (``SurveyStore.subset``), or the path of one, of which all galaxies are read.
 
     Raises:
         OSError: If there is no survey at the path, or it is damaged.

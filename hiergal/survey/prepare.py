@@ -87,7 +87,7 @@ def prepare_store(
         ... )
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     prepare_store(folder + "/demo.zarr", header, draw, 20)
-        <Store demo.zarr: 20 galaxies of demo F814W, 32 x 32 at 0.03 arcsec>
+        SurveyStore(demo.zarr: 20 galaxies of demo F814W, 32 x 32 at 0.03 arcsec)
     """
     require_extra("survey", "surveys on disk")
     if total < 1:

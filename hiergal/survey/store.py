@@ -106,7 +106,8 @@ class SurveyStore:
         """Return one line that tells one store from another."""
         header, (ny, nx) = self.header, self.shape
         stamps = f"{ny} x {nx} at {header.pixel_scale_arcsec} arcsec"
-        return f"<Store {self.path.name}: {len(self)} galaxies of {header.survey} {header.band}, {stamps}>"
+        name = f"{header.survey} {header.band}"
+        return f"SurveyStore({self.path.name}: {len(self)} galaxies of {name}, {stamps})"
 
     def read(self, rows: Rows = slice(None)) -> Observation:
         """Read some of the galaxies, in the order asked for; only the chunks that hold them are touched.

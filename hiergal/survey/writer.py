@@ -83,7 +83,7 @@ def write_store(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = write_store(folder + "/demo.zarr", header, [(two, None)])
         ...     store, store.read([1]).identifier
-        (<Store demo.zarr: 2 galaxies of demo F814W, 8 x 6 at 0.03 arcsec>, array([9]))
+        (SurveyStore(demo.zarr: 2 galaxies of demo F814W, 8 x 6 at 0.03 arcsec), array([9]))
     """
     require_extra("survey", "surveys on disk")
     run = None if run is None else {"header": written_header(header), **run}

@@ -38,7 +38,7 @@ class FreeBitsELBO(ELBO):
         self.free_bits, self.reduction, self.kl_weight = free_bits, reduction, kl_weight
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs):
-        """Return the negative bound for one draw of the latents, scaled to the population."""
+        """Return the negative ELBO for one draw of the latents, scaled to the population."""
         model_key, guide_key = jax.random.split(rng_key)
         q_trace = trace(substitute(seed(guide, guide_key), data=param_map))
         features = q_trace(*args, **kwargs)
@@ -46,7 +46,7 @@ class FreeBitsELBO(ELBO):
         if features is not None:
             kwargs = kwargs | {"features": features}
         p = trace(substitute(replay(seed(model, model_key), q), data=param_map)).get_trace(*args, **kwargs)
-        bound = 0.0
+        elbo = 0.0
         for name, site in p.items():
             if site["type"] != "sample":
                 continue
@@ -55,11 +55,11 @@ class FreeBitsELBO(ELBO):
                 if site["is_observed"]
                 else -self.kl_weight * self._cost(q[name]["fn"], site["fn"])
             )
-            bound += jnp.sum(term) * (1.0 if site["scale"] is None else site["scale"])
-        return -bound
+            elbo += jnp.sum(term) * (1.0 if site["scale"] is None else site["scale"])
+        return -elbo
 
     def _cost(self, q: dist.Distribution, p: dist.Distribution) -> jax.Array:
-        """Divergence of each galaxy's posterior from the prior, with the free bits applied, [n]."""
+        """KL divergence of each galaxy's posterior from the prior, with the free bits applied, [n]."""
         per_latent = kl_per_latent(q, p)
         match self.reduction:
             case "total":

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from hiergal.model.architecture import encoder_of, generator_of, renderer_of
 from hiergal.model.guide import posterior_from
-from hiergal.model.likelihood import NoisyImage, chosen_noise
+from hiergal.model.likelihood import NoisyImage, choose_noise
 from hiergal.observation.noise import count_unmasked
 from hiergal.observation.observation import Observation
 from hiergal.recipe.recipe import Recipe
@@ -54,13 +54,13 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
         mask = observation.mask
         mean = renderer_of(recipe)(profile, observation.psf)
         # As it is trained: a mean over exact likelihoods is a statement about the few brightest galaxies.
-        noise = chosen_noise(observation.noise, objective.noise, objective.noise_sigma)
+        noise = choose_noise(observation.noise, objective.noise, objective.noise_sigma)
         likelihood = NoisyImage(mean, noise, mask, misfit_as_noise=objective.misfit_as_noise).log_prob(
             observation.image
         )
-        divergence = kl_per_latent(q, dist.Normal(jnp.zeros_like(q.mean), 1.0).to_event(1))
+        kl = kl_per_latent(q, dist.Normal(jnp.zeros_like(q.mean), 1.0).to_event(1))
         chi_square = observation.noise.chi_square(observation.image - mean, mask)
-        return likelihood, divergence, chi_square / count_unmasked(mean.shape, mask)
+        return likelihood, kl, chi_square / count_unmasked(mean.shape, mask)
 
     def evaluate(params: dict[str, Any], galaxies: Galaxies) -> Evaluation:
         n = len(galaxies)
@@ -70,13 +70,13 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
             here = place(jax.tree.map(np.asarray, galaxies[batch.rows]), batch_sharding(mesh))
             part = evaluate_some(params, here, jax.random.fold_in(key, batch.first))
             parts.append(jax.tree.map(lambda x: np.asarray(x, float), part))
-        likelihood, divergence, chi_square = join_batches(parts, n)
-        rate = divergence.sum(-1).mean()
+        likelihood, kl, chi_square = join_batches(parts, n)
+        rate = kl.sum(-1).mean()
         return Evaluation(
             elbo=float(likelihood.mean() - rate),
             distortion=float(-likelihood.mean()),
             kl=float(rate),
-            kl_per_latent=tuple(divergence.mean(0).tolist()),
+            kl_per_latent=tuple(kl.mean(0).tolist()),
             chi_square=float(np.median(chi_square)),
         )
 

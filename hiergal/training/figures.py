@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiergal.runtime.plotting import BLUE, GREY, plain_axes, plain_figure
+from hiergal.runtime.plotting import BLUE, GRAY, plain_axes, plain_figure
 from hiergal.training.history import TrainInfo
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def training_curves(
     figure = plain_figure(10, 3.2, title)
     for axes, (name, label) in zip(figure.subplots(1, 3), LABELS.items(), strict=True):
         values = np.array([getattr(info, name) for info in history])
-        axes.axvline(best, color=GREY, linestyle="--", linewidth=1)
+        axes.axvline(best, color=GRAY, linestyle="--", linewidth=1)
         axes.plot(step, values, color=BLUE, linewidth=1.6, marker="o", markersize=3)
         plain_axes(axes, xlabel="step", ylabel=label)
         axes.set_xlim(0, None)
         if name == "chi_square":
-            axes.axhline(1, color=GREY, linewidth=1)
+            axes.axhline(1, color=GRAY, linewidth=1)
         if len(values) >= LEAST_TO_ZOOM and name != "kl":
             _leave_out_the_start(axes, values)
     return figure
@@ -93,7 +93,7 @@ def rate_and_distortion(
     middle.locator_params(axis="x", integer=True, nbins=8)
     plain_axes(middle, xlabel="latent, by its KL", ylabel="KL [nats per galaxy]")
     right.plot(rate, distortion, color=BLUE, linewidth=1.6, marker="o", markersize=3)
-    right.plot(rate[-1:], distortion[-1:], color=GREY, marker="o", markersize=7, fillstyle="none")
+    right.plot(rate[-1:], distortion[-1:], color=GRAY, marker="o", markersize=7, fillstyle="none")
     plain_axes(right, xlabel="rate [nats per galaxy]", ylabel="distortion [nats per galaxy]")
     if len(distortion) >= LEAST_TO_ZOOM:
         _leave_out_the_start(right, distortion)

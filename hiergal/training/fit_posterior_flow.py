@@ -15,13 +15,13 @@ from hiergal.training.posterior_flow import fit_posterior_flow
 from hiergal.training.update import update_model
 
 __all__ = [
-    "fit_posterior_flow_stage",
+    "fit_posterior_flow_of_survey",
 ]
 
 SIMULATED_LIKE = 4000  # survey galaxies whose PSFs and noise simulations take in turn
 
 
-def fit_posterior_flow_stage(
+def fit_posterior_flow_of_survey(
     model_path: str | Path,
     store: SurveyStore,
     *,
@@ -56,13 +56,13 @@ def fit_posterior_flow_stage(
             raise ValueError(
                 f"{model_path}: expected a model with a latent flow; fit it first with `hiergal fit-prior`"
             )
-        fitted = _fit_guide(model, store, **choices, progress=progress)
+        fitted = _fit_to_survey(model, store, **choices, progress=progress)
         return model.replace(posterior_flow=fitted.flow), fitted
 
     return update_model(model_path, "posterior_flow", store, choices, fit, overwrite=overwrite)
 
 
-def _fit_guide(
+def _fit_to_survey(
     model: GalaxyModel, store: SurveyStore, *, seed: int, simulations: int, refine_on: int, progress: bool
 ) -> FlowFit:
     store = store.in_photometry(model.provenance.photometry)

@@ -18,14 +18,14 @@ from hiergal.survey.store import SurveyStore
 from hiergal.training.update import update_model
 
 __all__ = [
-    "fit_flow_stage",
+    "fit_prior",
 ]
 
 GALAXIES_PER_CALL = 512
 POPULATION = 4096  # galaxies whose conditions a model remembers
 
 
-def fit_flow_stage(
+def fit_prior(
     model_path: str | Path,
     store: SurveyStore,
     *,

@@ -4,7 +4,7 @@ The flow of :mod:`hiergal.posterior.samplers.posterior_flow` learns where w lies
 simulates, with the PSFs, noise, masks and conditions of a survey, have a known z (neural posterior estimation,
 Papamakarios & Murray 2016), and the faint, the bright, the crowded come as often as they do there. What no simulation
 shows is a galaxy that the model cannot quite follow: for galaxies of the survey, draws by importance sampling, which
-are right whatever the guide, take the place of the truth, where they can be trusted.
+are right whatever the flow, take the place of the truth, where they can be trusted.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 from hiergal.posterior.samplers.methods import draw_latents, find_mode
-from hiergal.posterior.samplers.posterior_flow import guide_features, simulate
+from hiergal.posterior.samplers.posterior_flow import flow_features, simulate
 from hiergal.posterior.samplers.randomize_then_optimize import randomize_then_optimize
 from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.runtime.fork import check_not_forked
@@ -167,4 +167,4 @@ def _seen(model: GalaxyModel, observation: Observation, prior: LatentFlow, z: Ar
 
 @jax.jit
 def _shape(density: LatentPosterior, found: GaussianPosterior, z: jax.Array):
-    return randomize_then_optimize(density, found)(z), guide_features(found, density.prior)
+    return randomize_then_optimize(density, found)(z), flow_features(found, density.prior)

@@ -104,7 +104,7 @@ def fit(
         key: PRNG key, or a seed; the same key gives the same result.
         recipe: What to fit, and how.
         train: Galaxies to learn from: an observation, which goes to the devices once, or rows of a store
-            (``Store.subset``), which are read ahead of the steps.
+            (``SurveyStore.subset``), which are read ahead of the steps.
         validation: Other galaxies, to watch the fit and to stop it.
         folder: Where checkpoints and ``history.jsonl`` go. A run with the same recipe, key and galaxies that was
             interrupted goes on; checkpoints of any other run are refused.
@@ -177,7 +177,7 @@ def fit(
                     info = TrainInfo(done, seconds, float(state.loss) / parts, **evaluation._asdict())
                     if not math.isfinite(info.elbo):
                         raise FloatingPointError(
-                            f"the bound became {info.elbo} at step {done}: lower training.learning_rate, or check the "
+                            f"the ELBO became {info.elbo} at step {done}: lower training.learning_rate, or check the "
                             "data with hiergal.check_observation"
                         )
                     state = judge(state, info.elbo)
@@ -201,7 +201,10 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
     A loop of steps inside one program would be slower: XLA runs convolutions inside loops on one core. A batch is
     spread over the devices of the mesh; parameters are on each of them.
     """
-    config, levels = recipe.training, len(recipe.encoder.transverse_channels) if recipe.aided else 0
+    config, levels = (
+        recipe.training,
+        len(recipe.encoder.transverse_channels) if recipe.has_transverse_connections else 0,
+    )
     parts = config.gradient_accumulation
 
     @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh))
@@ -212,8 +215,12 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
         galaxies = jax.lax.with_sharding_constraint(galaxies, batch_sharding(mesh))
         galaxies = augment(jax.random.fold_in(order_key, part), galaxies, config.augmentation)
         number = part // parts
-        aids = (training_aids_at(number, recipe.training_aids, levels),) if recipe.aided else ()
-        after, loss = svi.update(state.svi, galaxies, *aids)
+        training_aids = (
+            (training_aids_at(number, recipe.training_aids, levels),)
+            if recipe.has_transverse_connections
+            else ()
+        )
+        after, loss = svi.update(state.svi, galaxies, *training_aids)
         average = state.average
         if average is not None:
             # Young averages forget faster, or the start would stay in them.
@@ -294,13 +301,13 @@ def _initial_state(svi: SVI, key: jax.Array, train: Galaxies, *, averaged: bool)
     )
 
 
-def _judge(svi: SVI, state: TrainState, bound: jax.Array | float) -> TrainState:
-    """Remember the parameters if they are the best so far, and begin a new sum of losses."""
-    better = bound > state.best_bound
+def _judge(svi: SVI, state: TrainState, elbo: jax.Array | float) -> TrainState:
+    """Keep the parameters if they are the best so far, and begin a new sum of losses."""
+    better = elbo > state.best_bound
     best = jax.tree.map(partial(jnp.where, better), _evaluated(svi, state), state.best)
     return state.replace(
         best=best,
-        best_bound=jnp.maximum(state.best_bound, bound),
+        best_bound=jnp.maximum(state.best_bound, elbo),
         stale=jnp.where(better, 0, state.stale + 1),
         loss=jnp.zeros_like(state.loss),
     )

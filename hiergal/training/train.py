@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from hiergal.model.trained import GalaxyModel
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.survey.store import SurveyStore, open_survey
-from hiergal.training.train_model import train_stage
+from hiergal.training.train_model import train_model
 
 __all__ = ["train"]
 
@@ -63,7 +63,7 @@ def train(
         recipe = Recipe() if recipe is None else load_recipe(recipe)
     if steps is not None:
         recipe = replace(recipe, training=replace(recipe.training, steps=steps))
-    return train_stage(
+    return train_model(
         survey,
         recipe,
         out,

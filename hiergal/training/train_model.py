@@ -1,9 +1,9 @@
-"""The stages of a study, each from files to files: what the ``hiergal`` command runs, and scripts may.
+"""Training of a model on a survey, from files to files: the first of the steps that commands and scripts run.
 
-    survey -> train -> flow -> infer (:mod:`hiergal.posterior.stages`)
-                          `-> sample (:mod:`hiergal.simulate.catalog`)
+    survey -> train -> fit-prior -> infer (:mod:`hiergal.posterior.stages`)
+                               `-> sample (:mod:`hiergal.simulate.catalog`)
 
-Every stage writes next to its target and renames, so that what lies on disk is whole; the same seed gives the same
+Every step writes next to its target and renames, so that what lies on disk is whole; the same seed gives the same
 files.
 """
 
@@ -37,7 +37,7 @@ from hiergal.training.svi import Fit, fit
 __all__ = [
     "measure_flux_scale",
     "room_for_galaxies",
-    "train_stage",
+    "train_model",
 ]
 
 TRAINING = (
@@ -51,7 +51,7 @@ ROOM_OF_DEVICE, ROOM_OF_HOST = 0.4, 2**29  # a fraction of an accelerator's memo
 WIDTHS = 64  # PSFs whose width is measured
 
 
-def train_stage(
+def train_model(
     store: SurveyStore,
     recipe: Recipe,
     folder: str | Path,

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from hiergal.hub.bundle import load_model, save_model
+from hiergal.hub.packing import IN_FILES, flatten
 from hiergal.hub.packing import digest_of as digest_of_arrays
-from hiergal.hub.packing import flatten
 from hiergal.model.flow.density import FlowFit
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.identity import digest_of
@@ -58,9 +58,9 @@ def update_model(
             "choices": dict(choices),
             "version": __version__,
         }
-        digest = digest_of(about)
+        digest, run = digest_of(about), IN_FILES.get(part, part)
         if getattr(model, part) is not None and not overwrite:
-            if model.provenance.runs.get(part) == digest:
+            if model.provenance.runs.get(run) == digest:
                 return model, None
             what = {"flow": "latent flow"}.get(part, part.replace("_", " "))
             raise FileExistsError(
@@ -68,9 +68,9 @@ def update_model(
                 "overwrite=True (--overwrite) to replace it"
             )
         model, fitted = fit(model)
-        runs = model.provenance.runs | {part: digest}
+        runs = model.provenance.runs | {run: digest}
         if part == "flow":
-            runs.pop("posterior_flow", None)
+            runs.pop(IN_FILES["posterior_flow"], None)
         model = model.replace(provenance=msgspec.structs.replace(model.provenance, runs=runs))
         save_model(model, own.result)
         own.put()

@@ -81,7 +81,7 @@ def candidate_of(
             observation[np.arange(part)].psf,
             pixel_scale_arcsec=scale,
             workers=workers,
-            progress=advance,
+            on_progress=advance,
         )
     paper = None
     if np.isclose(scale, PAPER_SCALE_ARCSEC) and min(np.shape(images)[1:]) >= PAPER_PIX:
@@ -99,7 +99,7 @@ def measured_of(
             noise_of(observation),
             pixel_scale_arcsec=observation.pixel_scale_arcsec,
             workers=workers,
-            progress=advance,
+            on_progress=advance,
         )
 
 

@@ -21,7 +21,7 @@ from hiergal.runtime.verdict import (
     verdict_of,
 )
 
-__all__ = ["FEWEST_CLASSIFIED", "classifier_test", "memorisation_test", "pqmass_test"]
+__all__ = ["FEWEST_CLASSIFIED", "classifier_test", "memorization_test", "pqmass_test"]
 
 Rows = Float[np.ndarray, "n d"]
 OtherRows = Float[np.ndarray, "m d"]
@@ -153,7 +153,7 @@ def pqmass_test(
     )
 
 
-def memorisation_test(
+def memorization_test(
     drawn: Rows,
     trained: OtherRows,
     held_out: Float[np.ndarray, "k d"],
@@ -181,7 +181,7 @@ def memorisation_test(
     Example:
         >>> rng = np.random.default_rng(1)
         >>> trained, held_out = rng.normal(size=(2, 300, 4))
-        >>> memorisation_test(trained + 0.1 * rng.normal(size=(300, 4)), trained, held_out, "latents").passed
+        >>> memorization_test(trained + 0.1 * rng.normal(size=(300, 4)), trained, held_out, "latents").passed
         False
     """
     both, size = pooled_rows(trained, held_out)

@@ -38,7 +38,7 @@ from hiergal.validation.candidates import (
 )
 from hiergal.validation.conditional import conditional_test
 from hiergal.validation.galaxy_folder import read_galaxy_folder
-from hiergal.validation.learned_tests import FEWEST_CLASSIFIED, memorisation_test, pqmass_test
+from hiergal.validation.learned_tests import FEWEST_CLASSIFIED, memorization_test, pqmass_test
 from hiergal.validation.model_tests import (
     LatentSamples,
     latent_tests,
@@ -133,7 +133,7 @@ def validate(
         _enough(len(rows))
         observation = store.read(rows[:galaxies])
         with progress_bar("samples", len(observation), shown=progress) as advance:
-            made = make_samples(model, observation, key=key, workers=workers, progress=advance)
+            made = make_samples(model, observation, key=key, workers=workers, on_progress=advance)
         trained = None if seen is None else store.read(seen[:TRAINED])
     else:
         folder = read_galaxy_folder(cast(Path, images), store)
@@ -146,7 +146,7 @@ def validate(
                 profiles=profiles,
                 key=key,
                 workers=workers,
-                progress=advance,
+                on_progress=advance,
             )
 
     truth = (
@@ -250,7 +250,7 @@ def _compare(
         cells = cells_for(len(real) + len(other))
         verdicts.append(pqmass_test(*features[:2], "pixels", references=cells, **chances))
         if seen is not None:
-            verdicts.append(memorisation_test(features[1], features[2], features[0], "pixels", **chances))
+            verdicts.append(memorization_test(features[1], features[2], features[0], "pixels", **chances))
     verdicts += shear_tests(real.sheared, other.sheared, **chances)
     if limit is not None and real.profile is not None and other.profile is not None:
         scale = real.pixel_scale_arcsec

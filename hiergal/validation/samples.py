@@ -23,7 +23,7 @@ from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 from hiergal.simulate.profiles import draw_profiles
 
-__all__ = ["Samples", "halves", "make_samples", "observed_again", "samples_of"]
+__all__ = ["Samples", "halves", "make_samples", "observe_again", "samples_of"]
 
 GALAXIES_PER_CALL = 128
 
@@ -50,7 +50,7 @@ def make_samples(
     *,
     key: jax.Array | int,
     workers: int | None = 1,
-    progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Samples:
     """Draw a galaxy, and fit a parametric one, for each galaxy of a survey.
 
@@ -59,7 +59,7 @@ def make_samples(
         observation: Galaxies that the model has not seen, with its conditions in their catalogue.
         key: PRNG key, or a seed; the same key gives the same samples.
         workers: Number of threads that fit, or None for one per available core.
-        progress: Called with the number of galaxies done since the last call.
+        on_progress: Called with the number of galaxies done since the last call.
 
     Raises:
         ValueError: If the model's pixels are not the survey's, it has no flow, or a condition is missing.
@@ -79,7 +79,7 @@ def make_samples(
     draw_key, rest = jax.random.split(as_key(key))
     # The survey decides what it has, also outside the range of the training galaxies.
     profile = draw_profiles(model, observation.catalog, key=draw_key, outside="ignore")
-    return samples_of(profile, observation, profiles=True, key=rest, workers=workers, progress=progress)
+    return samples_of(profile, observation, profiles=True, key=rest, workers=workers, on_progress=on_progress)
 
 
 def samples_of(
@@ -89,7 +89,7 @@ def samples_of(
     profiles: bool,
     key: jax.Array | int,
     workers: int | None = 1,
-    progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Samples:
     """Collect the galaxies to validate, with real and parametric ones.
 
@@ -100,7 +100,7 @@ def samples_of(
             they have the PSFs and noise of those already.
         key: PRNG key of the noise, or a seed.
         workers: Number of threads that fit, or None for one per available core.
-        progress: Called with the number of galaxies done since the last call.
+        on_progress: Called with the number of galaxies done since the last call.
 
     Raises:
         ValueError: If there is not one image for each galaxy.
@@ -117,17 +117,17 @@ def samples_of(
             f"images: expected the survey's shape {observation.image.shape}, got {np.shape(images)}"
         )
     noise_key, twin_key = jax.random.split(as_key(key))
-    twins = fit_parametric(observation, workers=workers, progress=progress)
+    twins = fit_parametric(observation, workers=workers, on_progress=on_progress)
     return Samples(
         np.asarray(observation.image),
-        observed_again(images, observation, key=noise_key) if profiles else np.asarray(images),
-        observed_again(twins.profile, observation, key=twin_key),
+        observe_again(images, observation, key=noise_key) if profiles else np.asarray(images),
+        observe_again(twins.profile, observation, key=twin_key),
         images if profiles else None,
         twins,
     )
 
 
-def observed_again(
+def observe_again(
     profile: Float[Array, "n y x"], observation: Observation, *, key: jax.Array | int
 ) -> Float[np.ndarray, "n y x"]:
     """Observe other profiles as a survey observed its galaxies: the same PSFs, new noise of the same kind (Eq. 1).
@@ -140,7 +140,7 @@ def observed_again(
     Example:
         >>> from hiergal.survey.mock.galaxies import draw_mock
         >>> batch = draw_mock(3, seed=1, stamp=32)
-        >>> observed_again(batch.truth, batch.observation, key=jax.random.key(0)).shape
+        >>> observe_again(batch.truth, batch.observation, key=jax.random.key(0)).shape
         (3, 32, 32)
     """
     observation = observation.bare()

@@ -79,12 +79,12 @@ def measure_shear(
     images: Float[Array, "n y x"],
     psf: PSF,
     *,
-    pixel_scale_arcsec: float = 0.03,
+    pixel_scale_arcsec: float,
     shear: float = 0.02,
     step: float = 0.01,
     target_fwhm_arcsec: float | None = None,
     workers: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Table:
     """Shear stamps by a known amount, and measure what metacalibration makes of it.
 
@@ -97,7 +97,7 @@ def measure_shear(
         target_fwhm_arcsec: Full width at half maximum of the target PSF [arcsec], or None for the narrowest that
             does not amplify noise, for each stamp its own.
         workers: Number of processes, or None for one per available core.
-        progress: Called with the number of stamps done since the last call.
+        on_progress: Called with the number of stamps done since the last call.
 
     Returns:
         One row for each stamp: ``response`` (change of g1 per unit of shear by metacalibration, mean of the two
@@ -111,7 +111,8 @@ def measure_shear(
     Example:
         >>> y, x = np.mgrid[-24:25, -24:25]
         >>> star, blob = (np.exp(-0.5 * (x**2 + y**2) / sigma**2)[None] for sigma in (2, 5))
-        >>> table = measure_shear(blob, PSF(star / star.sum(), pixel_scale_arcsec=0.03))
+        >>> psf = PSF(star / star.sum(), pixel_scale_arcsec=0.03)
+        >>> table = measure_shear(blob, psf, pixel_scale_arcsec=0.03)
         >>> round(float(table["difference"][0] / table["response"][0]), 3)
         0.04
     """
@@ -122,8 +123,8 @@ def measure_shear(
     spans = [slice(first, first + GALAXIES_PER_TASK) for first in range(0, len(images), GALAXIES_PER_TASK)]
     for several in in_order(_rows, [(setup, images[s], stamps[s]) for s in spans], workers=workers):
         rows += several
-        if progress is not None:
-            progress(len(several))
+        if on_progress is not None:
+            on_progress(len(several))
     values = np.reshape(rows, (len(rows), len(COLUMNS) + 1))
     table = Table(values[:, :-1], names=COLUMNS)
     table["flag"] = values[:, -1].astype(int)

@@ -21,7 +21,7 @@ from hiergal.runtime.verdict import ALPHA, Verdict, holm, verdict_of
 from hiergal.validation.learned_tests import (
     FEWEST_CLASSIFIED,
     classifier_test,
-    memorisation_test,
+    memorization_test,
     pqmass_test,
 )
 from hiergal.validation.two_sample import energy_test, mean_test, wasserstein_test
@@ -69,9 +69,9 @@ def measure(
     images: Float[Array, "n y x"],
     noise_rms: float | Float[Array, "n"],
     *,
-    pixel_scale_arcsec: float = 0.03,
+    pixel_scale_arcsec: float,
     workers: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Measured:
     """Measure everything that :func:`compare` compares.
 
@@ -80,7 +80,7 @@ def measure(
         noise_rms: Standard deviation of the noise of a pixel [flux per pixel].
         pixel_scale_arcsec: Width of a pixel [arcsec].
         workers: Number of processes, or None for one per available core.
-        progress: Called with the number of stamps done since the last call.
+        on_progress: Called with the number of stamps done since the last call.
 
     Returns:
         Three tables; the sky has its standard deviation over the noise's (``rms``), and the correlation of pixels
@@ -92,7 +92,7 @@ def measure(
     images = np.asarray(images, float)
     rms = np.broadcast_to(np.asarray(noise_rms, float), len(images))
     morphology = measure_morphology(
-        images, rms, pixel_scale_arcsec=pixel_scale_arcsec, workers=workers, progress=progress
+        images, rms, pixel_scale_arcsec=pixel_scale_arcsec, workers=workers, on_progress=on_progress
     )
     moments = measure_moments(images, pixel_scale_arcsec=pixel_scale_arcsec)
     sky = Table(
@@ -165,7 +165,7 @@ def compare(
     if trained is not None:
         seen = statistics_of(trained).rows
         verdicts.append(
-            memorisation_test(there.rows, seen, here.rows, "all statistics", seed=seed, alpha=alpha)
+            memorization_test(there.rows, seen, here.rows, "all statistics", seed=seed, alpha=alpha)
         )
     return holm(verdicts, alpha=alpha)
 

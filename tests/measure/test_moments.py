@@ -86,7 +86,9 @@ def test_rotation_turns_ellipticity_twice_as_far(angle):
 
 def test_failures_are_flagged_and_keep_their_row():
     good = gaussian((40, 40), 3.0, 0.1, 0.0, 1.0)
-    moments = measure_moments(np.stack([good, np.full_like(good, np.nan), -good, good]))
+    moments = measure_moments(
+        np.stack([good, np.full_like(good, np.nan), -good, good]), pixel_scale_arcsec=0.03
+    )
     assert moments["flag"].tolist() == [0, 1, 1, 0]
     assert np.isnan(moments["sigma"][1:3]).all()
 
@@ -94,7 +96,10 @@ def test_failures_are_flagged_and_keep_their_row():
 def test_processes_change_nothing(monkeypatch):
     monkeypatch.setattr("hiergal.measure.moments.GALAXIES_PER_TASK", 2)
     stamps = np.stack([gaussian((33, 35), 2.0 + 0.2 * i, 0.1, 0.3 * i, 1.0) for i in range(5)])
-    alone, shared = measure_moments(stamps, workers=1), measure_moments(stamps, workers=2)
+    alone, shared = (
+        measure_moments(stamps, workers=1, pixel_scale_arcsec=0.03),
+        measure_moments(stamps, workers=2, pixel_scale_arcsec=0.03),
+    )
     for name in alone.colnames:
         np.testing.assert_array_equal(alone[name], shared[name])
 
@@ -103,7 +108,7 @@ def test_one_stamp_needs_an_axis():
     # The shape checks of the tests would come first.
     unchecked = getattr(measure_moments, "__wrapped__", measure_moments)
     with pytest.raises(ValueError, match=r"\[n, y, x\].*got \(8, 8\)"):
-        unchecked(np.zeros((8, 8)))
+        unchecked(np.zeros((8, 8)), pixel_scale_arcsec=0.03)
 
 
 def test_distance_accepts_the_parent_and_rejects_others():

@@ -1,5 +1,7 @@
 """Morphology without profiles: analytic truths, laws, planted structure, and an independent implementation."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from photutils.geometry import elliptical_overlap_grid
@@ -121,7 +123,9 @@ def test_the_whole_measurement_finds_the_analytic_numbers():
 def test_turning_the_stamps_changes_nothing(turn):
     rng = np.random.default_rng(3)
     images = np.stack([lumpy(rng) for _ in range(4)])
-    here, there = (measure_morphology(i, 0.01, workers=1) for i in (images, turn(images)))
+    here, there = (
+        measure_morphology(i, 0.01, workers=1, pixel_scale_arcsec=0.03) for i in (images, turn(images))
+    )
     for name in set(here.colnames) - {
         "smoothness"
     }:  # its boxes of an even width, and its box of sky, do not turn along
@@ -134,8 +138,8 @@ def test_brighter_images_have_the_same_numbers():
     rng = np.random.default_rng(4)
     images = np.stack([lumpy(rng) for _ in range(3)])
     here, there = (
-        measure_morphology(images, 0.01, workers=1),
-        measure_morphology(1024 * images, 10.24, workers=1),
+        measure_morphology(images, 0.01, workers=1, pixel_scale_arcsec=0.03),
+        measure_morphology(1024 * images, 10.24, workers=1, pixel_scale_arcsec=0.03),
     )
     for name in here.colnames:
         np.testing.assert_allclose(there[name], here[name], rtol=1e-6, atol=1e-9, err_msg=name)
@@ -160,7 +164,7 @@ def test_a_second_nucleus_is_seen():
     noise = 0.01 * plain.max() * rng.normal(size=(2, 96, 96))
     for table, m, i, d in (
         (
-            measure_morphology(noise + [plain, both], 0.01 * plain.max()),
+            measure_morphology(noise + [plain, both], 0.01 * plain.max(), pixel_scale_arcsec=0.03),
             "multimode",
             "intensity",
             "deviation",
@@ -228,7 +232,7 @@ def test_failures_keep_their_rows():
     bad = good.copy()
     bad[40, 45] = np.nan
     images = np.stack([good, bad, np.zeros_like(good), -good, np.ones_like(good)])
-    table = measure_morphology(images, 0.01)
+    table = measure_morphology(images, 0.01, pixel_scale_arcsec=0.03)
     assert len(table) == 5
     assert table["flag"][0] == 0
     flags = [Flag(int(flag)) for flag in table["flag"]]
@@ -244,7 +248,7 @@ def test_peaks_of_noise_have_a_flag():
     rng = [np.random.default_rng(seed) for seed in (12, 299, 482, 486)]
     noise = np.stack([ndimage.gaussian_filter(r.normal(size=(48, 48)), 0.7) for r in rng])
     noise /= noise.std(axis=(1, 2), keepdims=True)
-    table = measure_morphology(noise, np.ones(len(noise)), workers=1)
+    table = measure_morphology(noise, np.ones(len(noise)), workers=1, pixel_scale_arcsec=0.03)
     assert (table["flag"] != 0).all() and np.isnan(table["multimode"]).all()
 
 
@@ -282,7 +286,7 @@ def test_ellipses_that_touch_the_edges_of_pixels_have_their_area(axis_ratio, ang
 
 def test_bad_input_is_named():
     image = np.ones((1, 64, 64))
-    measure = getattr(measure_morphology, "__wrapped__", measure_morphology)
+    measure = partial(getattr(measure_morphology, "__wrapped__", measure_morphology), pixel_scale_arcsec=0.03)
     with pytest.raises(ValueError, match="expected stamps of shape"):
         measure(image[0], 0.1)
     with pytest.raises(ValueError, match="noise_rms: expected positive"):

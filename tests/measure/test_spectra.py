@@ -54,7 +54,7 @@ def test_power_agrees_with_direct_sums(rng, shape):
 @pytest.mark.parametrize("shape", [(9, 14), (12, 7)])
 def test_modes_are_all_there_and_keep_the_sum_of_squares(rng, shape):
     images = rng.normal(size=(3, *shape))
-    found = radial_power(images, bins=40)
+    found = radial_power(images, bins=40, pixel_scale_arcsec=0.03)
     assert found.modes.sum() == shape[0] * shape[1]
     np.testing.assert_allclose(found.power @ found.modes, (images**2).sum(axis=(1, 2)))
 
@@ -70,7 +70,7 @@ def test_a_wave_is_found_at_its_frequency():
 
 
 def test_white_noise_has_unit_power(rng):
-    found = radial_power(rng.normal(size=(400, 21, 16)))
+    found = radial_power(rng.normal(size=(400, 21, 16)), pixel_scale_arcsec=0.03)
     # The variance of a mode's power is 1, of one that is its own conjugate 2.
     error = np.sqrt(2 / (400 * found.modes))
     assert (np.abs(found.power.mean(axis=0) - 1) < 4 * error).all()
@@ -88,25 +88,25 @@ def residuals(mock, reconstruction):
 
 def test_noise_that_is_correlated_but_whitened_passes(mock):
     whitened = residuals(mock, mock.truth)
-    verdict = residual_spectrum_test(whitened)
+    verdict = residual_spectrum_test(whitened, pixel_scale_arcsec=0.03)
     assert verdict.name == "residuals (spectrum)" and verdict.passed
     assert abs(verdict.statistic) < 5 * verdict.error
     assert 0 < verdict.expected < 3 * verdict.error
     # The same noise as it is on the images is far from white.
     level = np.asarray(mock.observation.noise.rms())[:, None, None]
     plain = mock.observation.image - np.asarray(convolve(mock.truth, mock.observation.psf))
-    assert not residual_spectrum_test(plain / level).passed
+    assert not residual_spectrum_test(plain / level, pixel_scale_arcsec=0.03).passed
 
 
 def test_a_fit_that_absorbs_noise_passes(rng):
-    verdict = residual_spectrum_test(0.95 * rng.normal(size=(300, 20, 24)))
+    verdict = residual_spectrum_test(0.95 * rng.normal(size=(300, 20, 24)), pixel_scale_arcsec=0.03)
     assert verdict.passed and verdict.p_value == 1 and verdict.statistic < 0
 
 
 def test_a_blurred_reconstruction_fails_where_structure_is_missing(mock):
     """A blur of 1.5 pixels takes away waves of 0.3 arcsec and less, of which the PSF leaves the longer ones."""
     blurred = gaussian_filter(mock.truth, (0, 1.5, 1.5), mode="constant")
-    verdict = residual_spectrum_test(residuals(mock, blurred))
+    verdict = residual_spectrum_test(residuals(mock, blurred), pixel_scale_arcsec=0.03)
     assert not verdict.passed and verdict.p_value < 1e-6 and verdict.statistic > 0
     assert 1 / 0.6 < frequency_of(verdict) < 1 / 0.15
 
@@ -116,7 +116,7 @@ def test_missing_structure_is_named_by_its_scale(rng, waves):
     """A fifth of the noise in waves of one length, of any phase."""
     noise, phase = rng.normal(size=(200, 36, 36)), rng.uniform(0, 2 * np.pi, (200, 1, 1))
     structure = 0.2 * np.sin(2 * np.pi * waves * np.arange(36) / 36 + phase)
-    verdict = residual_spectrum_test(noise + structure)
+    verdict = residual_spectrum_test(noise + structure, pixel_scale_arcsec=0.03)
     width = np.sqrt(0.5) / SCALE / 10
     assert not verdict.passed and frequency_of(verdict) == pytest.approx(waves / (36 * SCALE), abs=width)
 
@@ -130,7 +130,10 @@ def test_false_alarms_of_residuals_are_as_rare_as_they_say():
         heavy = (
             rng.standard_t(5, size=(20, 14, 17)) / np.sqrt(5 / 3) * np.sqrt(rng.gamma(50, 1 / 50, (20, 1, 1)))
         )
-        alarms += [not residual_spectrum_test(noise, alpha=ALPHA).passed for noise in (gaussian, heavy)]
+        alarms += [
+            not residual_spectrum_test(noise, alpha=ALPHA, pixel_scale_arcsec=0.03).passed
+            for noise in (gaussian, heavy)
+        ]
     assert (alarms <= MOST_ALARMS).all()
     assert alarms[0] > 0  # a test that never alarms would have no power
 
@@ -158,24 +161,26 @@ def test_band_limit_of_the_mock_survey(mock):
 def test_profiles_of_the_same_population_pass_and_blurred_ones_fail(mock):
     limit = band_limit(mock.observation.psf)
     other = draw_mock(200, seed=2, stamp=(40, 48)).truth
-    verdict = beyond_band_test(mock.truth, other, limit)
+    verdict = beyond_band_test(mock.truth, other, limit, pixel_scale_arcsec=0.03)
     assert verdict.name == "beyond the band limit (power)" and verdict.passed
     assert abs(verdict.statistic) < 4 * verdict.error
     blurred = gaussian_filter(other, (0, 0.7, 0.7), mode="constant")
-    verdict = beyond_band_test(mock.truth, blurred, limit)
+    verdict = beyond_band_test(mock.truth, blurred, limit, pixel_scale_arcsec=0.03)
     assert not verdict.passed and verdict.statistic < -5 * verdict.error
     # Grain that no survey with this PSF could see.
     grain = 1 + 0.3 * np.random.default_rng(1).choice([-1.0, 1.0], other.shape)
-    verdict = beyond_band_test(mock.truth, other * grain, limit)
+    verdict = beyond_band_test(mock.truth, other * grain, limit, pixel_scale_arcsec=0.03)
     assert not verdict.passed and verdict.statistic > 5 * verdict.error
 
 
 def test_power_beyond_the_limit_does_not_depend_on_flux_or_on_edges(mock):
     limit, other = 8.0, mock.truth[::-1] * 50
-    assert beyond_band_test(mock.truth, other, limit).statistic == pytest.approx(0, abs=1e-5)
+    assert beyond_band_test(mock.truth, other, limit, pixel_scale_arcsec=0.03).statistic == pytest.approx(
+        0, abs=1e-5
+    )
     cut = mock.truth.copy()
     cut[:, [0, -1]] = cut[:, :, [0, -1]] = 0
-    assert abs(beyond_band_test(mock.truth, cut, limit).statistic) < 0.01
+    assert abs(beyond_band_test(mock.truth, cut, limit, pixel_scale_arcsec=0.03).statistic) < 0.01
 
 
 def test_false_alarms_beyond_the_limit_are_as_rare_as_they_say():
@@ -183,7 +188,11 @@ def test_false_alarms_beyond_the_limit_are_as_rare_as_they_say():
     for seed in range(REPETITIONS):
         rng = np.random.default_rng(seed)
         profiles = rng.gamma(0.3, size=(50, 9, 12)) ** rng.uniform(0.5, 2.0, (50, 1, 1))
-        p_values.append(beyond_band_test(profiles[:30], profiles[30:], 8.0, seed=seed, alpha=ALPHA).p_value)
+        p_values.append(
+            beyond_band_test(
+                profiles[:30], profiles[30:], 8.0, seed=seed, alpha=ALPHA, pixel_scale_arcsec=0.03
+            ).p_value
+        )
     p_values = np.array(p_values)
     assert (p_values < ALPHA).sum() <= MOST_ALARMS
     # Mean of 200 uniform numbers, 4 standard errors.
@@ -192,7 +201,7 @@ def test_false_alarms_beyond_the_limit_are_as_rare_as_they_say():
 
 def test_mean_spectra_have_the_scatter_of_repetitions(rng):
     samples = rng.gamma(0.3, size=(60, 40, 10, 13))
-    spectra = [mean_spectrum(sample, bins=6) for sample in samples]
+    spectra = [mean_spectrum(sample, bins=6, pixel_scale_arcsec=0.03) for sample in samples]
     scatter = np.std([spectrum.power for spectrum in spectra], axis=0)
     error = np.mean([spectrum.error for spectrum in spectra], axis=0)
     np.testing.assert_allclose(scatter[1:], error[1:], rtol=0.4)  # 60 repetitions: a tenth, and four of that
@@ -202,17 +211,17 @@ def test_mean_spectra_have_the_scatter_of_repetitions(rng):
 def test_bad_input_is_named():
     profiles = np.ones((9, 8, 8))
     with pytest.raises(ValueError, match="expected at least 8 galaxies, got 3"):
-        residual_spectrum_test(profiles[:3])
+        residual_spectrum_test(profiles[:3], pixel_scale_arcsec=0.03)
     broken = profiles.copy()
     broken[2, 3, 3] = np.nan
     with pytest.raises(ValueError, match="whitened:.*got.*in 1 galaxies"):
-        residual_spectrum_test(broken)
+        residual_spectrum_test(broken, pixel_scale_arcsec=0.03)
     with pytest.raises(ValueError, match=r"drawn:.*\(8, 8\).*got \(8, 7\)"):
-        beyond_band_test(profiles, profiles[:, :, 1:], 8.0)
+        beyond_band_test(profiles, profiles[:, :, 1:], 8.0, pixel_scale_arcsec=0.03)
     with pytest.raises(ValueError, match="drawn:.*got.*in 9 of 9"):
-        beyond_band_test(profiles, -profiles, 9.0)
+        beyond_band_test(profiles, -profiles, 9.0, pixel_scale_arcsec=0.03)
     with pytest.raises(ValueError, match="limit:.*8.333.*16.67.*got 17.0"):
-        beyond_band_test(profiles, profiles, 17.0)
+        beyond_band_test(profiles, profiles, 17.0, pixel_scale_arcsec=0.03)
     point = np.zeros((1, 5, 5), np.float32)
     point[0, 2, 2] = 1
     with pytest.raises(

@@ -133,7 +133,7 @@ def test_statmorph_replaces_outliers():
     image = images[0].copy()
     y, x = np.argwhere(detect(image, rms[0]).galaxy)[0]
     image[y, x] += 300 * rms[0]
-    ours = measure_morphology(image[None], rms[:1])
+    ours = measure_morphology(image[None], rms[:1], pixel_scale_arcsec=0.03)
     same, cleaned = by_statmorph(image, rms[0]), by_statmorph(image, rms[0], n_sigma_outlier=10)
     np.testing.assert_allclose(ours["asymmetry"][0], same.asymmetry, rtol=0.02)
     assert cleaned.num_badpixels > 0
@@ -145,7 +145,7 @@ def test_definitions_of_conselice_are_multiples():
     image = np.zeros((65, 65))
     y, x = np.mgrid[:65, :65] - 32.0
     image += np.exp(-np.hypot(x, y) / 4) + 0.3 * np.exp(-0.5 * ((x - 6) ** 2 + y**2) / 2)
-    ours = measure_morphology(image[None], 1e-3)
+    ours = measure_morphology(image[None], 1e-3, pixel_scale_arcsec=0.03)
     source = by_statmorph(image, 1e-3)
     np.testing.assert_allclose(
         [ours["asymmetry"][0], ours["smoothness"][0]], [source.asymmetry, source.smoothness], rtol=0.02
@@ -155,6 +155,6 @@ def test_definitions_of_conselice_are_multiples():
 def test_the_search_for_a_petrosian_radius_ends_at_the_stamp():
     """Without a radius inside the stamp we have none and say so; statmorph takes the diagonal and flags it."""
     image = np.ones((64, 64)) + 1e-3 * np.random.default_rng(2).normal(size=(64, 64))
-    row = measure_morphology(image[None], 1e-3)[0]
+    row = measure_morphology(image[None], 1e-3, pixel_scale_arcsec=0.03)[0]
     assert np.isnan(row["petrosian_arcsec"]) and row["flag"]
     assert by_statmorph(image, 1e-3).flag >= 2

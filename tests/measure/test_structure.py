@@ -68,7 +68,7 @@ def test_agrees_with_the_measurement_of_stamps(image):
     """On round, isolated galaxies without noise both measure the same; centre and aperture differ in detail."""
     sigma = 1e-4 * image.max()
     noisy = image + np.random.default_rng(1).normal(0, sigma, image.shape)
-    row = measure_morphology(noisy[None], sigma)[0]
+    row = measure_morphology(noisy[None], sigma, pixel_scale_arcsec=0.03)[0]
     found = measure_structure(image[None], SCALE)
     assert float(found.concentration[0]) == pytest.approx(row["concentration"], rel=0.05)
     assert float(found.gini[0]) == pytest.approx(row["gini"], abs=0.03)

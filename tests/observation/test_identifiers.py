@@ -111,7 +111,7 @@ def test_training_takes_them(store, model, tmp_path):
         tmp_path / "n.zarr", HEADER, [(store.read().replace(identifier=np.arange(8)), None)]
     )
     found = [
-        stages.train_stage(one, model.recipe, tmp_path / f"run{i}", in_memory=i < 2, **options)[0]
+        stages.train_model(one, model.recipe, tmp_path / f"run{i}", in_memory=i < 2, **options)[0]
         for i, one in enumerate((numbered, store, store))
     ]
     for other in found[1:]:

@@ -11,7 +11,7 @@ from hiergal.hub import save_model
 from hiergal.observation import Observation, Photometry
 from hiergal.observation.photometry import photometry_from
 from hiergal.survey import StoreHeader, write_store
-from hiergal.training.fit_prior import fit_flow_stage
+from hiergal.training.fit_prior import fit_prior
 
 CONDITIONS = (("mag_auto", 21.0, 25.0), ("flux_radius", 4.0, 12.0), ("zphot", 0.2, 2.0))
 
@@ -87,6 +87,6 @@ def test_a_flow_of_the_same_survey_in_another_unit_is_the_same(tmp_path):
         scaled = galaxies.replace(image=galaxies.image * factor, noise=galaxies.noise.scaled(float(factor)))
         store = write_store(tmp_path / f"{unit[:3]}.zarr", header, [(scaled, None)])
         save_model(model, tmp_path / f"m{unit[:3]}")
-        fitted.append(fit_flow_stage(tmp_path / f"m{unit[:3]}", store, seed=1, steps=20, progress=False)[0])
+        fitted.append(fit_prior(tmp_path / f"m{unit[:3]}", store, seed=1, steps=20, progress=False)[0])
     for first, second in zip(*(jax.tree.leaves(one.flow) for one in fitted), strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-3)

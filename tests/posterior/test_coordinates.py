@@ -10,7 +10,7 @@ from hiergal.observation import Observation
 from hiergal.posterior.samplers.posterior_flow import laplace_of
 from hiergal.posterior.samplers.randomize_then_optimize import randomize_then_optimize
 from hiergal.posterior.samplers.target import LatentPosterior
-from hiergal.runtime.least_squares import inflate, levenberg_marquardt
+from hiergal.runtime.least_squares import levenberg_marquardt, widen
 
 SHAPE, D, N = (8, 16), 8, 3
 
@@ -51,7 +51,7 @@ def test_inflated_posteriors_are_those_of_more_noise(x64, make_psf, make_noise):
     """Mean and covariance of twice the noise variance, not twice the covariance; galaxies of factor one stay."""
     density = linear_density(make_psf, make_noise)
     factor = jnp.array([2.0, 1.0, 30.0])
-    wider = inflate(laplace_of(density), factor)
+    wider = widen(laplace_of(density), factor)
     noise, params = density.observation.noise, density.model.linear
     louder = noise.replace(sigma=noise.sigma * jnp.sqrt(factor)[:, None, None])
     observation = density.observation.replace(noise=louder)

@@ -11,7 +11,7 @@ from toys import SCALE, tiny_model, tiny_recipe, tiny_survey
 
 from hiergal.hub.bundle import save_model
 from hiergal.posterior.scenes.deblend import deblend
-from hiergal.posterior.scenes.table import deblend_scenes, deblended_table
+from hiergal.posterior.scenes.table import deblend_scenes, tabulate_deblended
 from hiergal.survey.schema import StoreHeader
 from hiergal.survey.writer import write_store
 
@@ -56,7 +56,7 @@ def test_positions_are_those_of_centroids_in_the_scene(folder):
     positions = np.array([[[2.0, -1.0], [-5.0, 3.0]]])
     scene = open_survey(folder / "s.zarr").read([1])
     found = deblend(load_model(folder / "model"), scene, positions, key=0, **QUICK)
-    table = deblended_table(found, magnitude_zero_point=25.94)
+    table = tabulate_deblended(found, magnitude_zero_point=25.94)
     for k in range(2):
         own = np.asarray(found.summary.x_pix)[:, 0, k]
         assert table["x_pix"][k] == pytest.approx(positions[0, k, 0] + own.mean(), abs=1e-5)

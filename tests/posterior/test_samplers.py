@@ -18,7 +18,7 @@ from hiergal.observation import Observation
 from hiergal.posterior import METHODS
 from hiergal.posterior.infer import infer
 from hiergal.posterior.samplers import methods
-from hiergal.posterior.samplers.importance import pareto_smoothed, resampled, sample_by_importance
+from hiergal.posterior.samplers.importance import resample, sample_by_importance, smooth_by_pareto
 from hiergal.posterior.samplers.nuts import sample_by_nuts, smallest_ess
 from hiergal.posterior.samplers.posterior_flow import laplace_of, simulate
 from hiergal.posterior.samplers.target import LatentPosterior
@@ -199,7 +199,7 @@ def test_smoothed_weights_tell_whether_they_can_be_trusted(rng):
     for width, trusted in ((1.2, True), (0.5, False)):
         z = width * rng.normal(size=(2000, 4, d))
         log_weight = -0.5 * (z**2).sum(-1) + 0.5 * (z**2).sum(-1) / width**2
-        weight, k_hat = pareto_smoothed(log_weight)
+        weight, k_hat = smooth_by_pareto(log_weight)
         np.testing.assert_allclose(weight.sum(axis=0), 1)
         assert np.all((k_hat < 0.7) == trusted)
 
@@ -207,14 +207,14 @@ def test_smoothed_weights_tell_whether_they_can_be_trusted(rng):
 def test_a_galaxy_without_finite_weights_is_not_trusted(rng):
     log_weight = rng.normal(size=(200, 3))
     log_weight[5, 1], log_weight[7, 2] = np.nan, -np.inf
-    weight, k_hat = pareto_smoothed(log_weight)
+    weight, k_hat = smooth_by_pareto(log_weight)
     assert np.isinf(k_hat[1]) and np.isfinite(k_hat[[0, 2]]).all()
     assert np.isfinite(weight).all() and weight[7, 2] < 1e-12
 
 
 def test_resampling_picks_each_as_often_as_its_weight_says(rng):
     weight = rng.dirichlet(np.ones(7), size=2).T
-    picked = resampled(weight, rng.uniform(size=2), 1000)
+    picked = resample(weight, rng.uniform(size=2), 1000)
     for i in range(2):
         counts = np.bincount(picked[:, i], minlength=7)
         assert np.all(np.abs(counts - 1000 * weight[:, i]) < 1)

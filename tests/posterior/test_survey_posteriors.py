@@ -23,7 +23,7 @@ from hiergal.posterior import stages as posterior_stages
 from hiergal.posterior import survey as survey_posteriors
 from hiergal.posterior.arviz_files import load_arviz
 from hiergal.posterior.infer import infer
-from hiergal.posterior.stages import infer_stage
+from hiergal.posterior.stages import infer_to_arviz
 from hiergal.posterior.survey import infer_survey
 from hiergal.posterior.table import Flag, read_table, write_table
 from hiergal.runtime.seeds import INFER, key_for
@@ -243,13 +243,13 @@ def test_wrong_requests_are_refused(folder, tmp_path):
 def test_draws_go_into_a_new_folder_or_nothing_is_done(folder, tmp_path, monkeypatch):
     store, model = open_survey(folder / "s.zarr"), tiny_model(tiny_recipe(SHAPE))
     few = {"seed": 3, "rows": np.arange(BATCH), "draws": DRAWS, "batch": BATCH, "progress": False}
-    infer_stage(model, store, tmp_path / "new/draws.nc", **few)
+    infer_to_arviz(model, store, tmp_path / "new/draws.nc", **few)
     assert len(load_arviz(tmp_path / "new/draws.nc").posterior.galaxy) == BATCH
     monkeypatch.setattr(posterior_stages, "infer", lambda *_, **__: pytest.fail("work that will be lost"))
     for out, error in [("draws.fits", ValueError), ("new", ValueError), ("s.zarr", FileExistsError)]:
         (tmp_path / "s.zarr/image").mkdir(parents=True, exist_ok=True)
         with pytest.raises(error, match="expected a"):
-            infer_stage(model, store, tmp_path / out, **few)
+            infer_to_arviz(model, store, tmp_path / out, **few)
 
 
 def test_a_survey_that_was_rewritten_is_another_one(folder, tmp_path, monkeypatch):
@@ -363,7 +363,7 @@ def test_conditions_are_in_the_units_of_the_model(tmp_path, unit, per_pixel):
         batch=BATCH,
         conditions=rows.astype(np.float32),
     )
-    found = infer_stage(
+    found = infer_to_arviz(
         model, store, tmp_path / "p.nc", seed=3, draws=DRAWS, batch=BATCH, use_conditions=True, progress=False
     )[1]
     np.testing.assert_allclose(found.latents, expected.latents, rtol=1e-3, atol=1e-3)

@@ -20,7 +20,7 @@ from hiergal.posterior.arviz_files import tree_of
 from hiergal.posterior.infer import infer
 from hiergal.posterior.residual_tests import residual_tests
 from hiergal.posterior.samplers import methods
-from hiergal.posterior.stages import infer_stage
+from hiergal.posterior.stages import infer_to_arviz
 from hiergal.posterior.survey import infer_survey
 from hiergal.posterior.table import posterior_table, read_table
 from hiergal.posterior.to_arviz import posterior_to_arviz
@@ -292,7 +292,7 @@ def test_a_bad_galaxy_keeps_a_blank_row_in_every_output(with_a_bad_one, monkeypa
     assert (table["flag"] == Flag.BAD_OBSERVATION).tolist() == [False] * 3 + [True, False]
     assert np.isnan(table["flux"]).tolist() == [False] * 3 + [True, False]
     assert set(CHECKS) <= set(table.colnames)
-    _, posterior = infer_stage(model, store, folder / "d.nc", **options)
+    _, posterior = infer_to_arviz(model, store, folder / "d.nc", **options)
     assert np.isnan(posterior.summary.flux).any(axis=0).tolist() == [False] * 3 + [True, False]
     np.testing.assert_array_equal(posterior.flag, table["flag"])
     np.testing.assert_allclose(posterior.summary.flux.mean(0), table["flux"], rtol=1e-3)

@@ -227,7 +227,9 @@ def test_pages_show_every_galaxy_once():
 
 def test_drawn_galaxies_share_the_stretch_of_their_column():
     image = observe().image
-    figure = figures.drawn_galaxies(image, 2 * image, image, list("abcdefg"), noise_level=np.ones(N))
+    figure = figures.drawn_galaxies(
+        image, 2 * image, image, list("abcdefg"), noise_level=np.ones(N), pixel_scale_arcsec=0.03
+    )
     assert drawable(figure)
     limits = np.array([axes.images[0].get_clim() for axes in figure.axes]).reshape(3, N, 2)
     assert (limits == limits[:1]).all()

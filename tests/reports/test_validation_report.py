@@ -20,7 +20,7 @@ from hiergal.survey.store import StoreHeader
 from hiergal.validation.candidates import candidate_of
 from hiergal.validation.model_tests import LatentSamples
 from hiergal.validation.run import Validation
-from hiergal.validation.samples import Samples, observed_again
+from hiergal.validation.samples import Samples, observe_again
 
 GALAXIES, FITTED, STAMP = 24, 12, 64
 HEADER = StoreHeader(survey="mock", band="F814W", pixel_scale_arcsec=0.03, magnitude_zero_point=25.94)
@@ -46,7 +46,7 @@ def found():
     real, other, fitted = (draw_mock(GALAXIES, seed=seed, stamp=STAMP, workers=1) for seed in (1, 2, 3))
     observation = real.observation
     drawn, parametric = (
-        np.asarray(observed_again(batch.truth, observation, key=jax.random.key(4)))
+        np.asarray(observe_again(batch.truth, observation, key=jax.random.key(4)))
         for batch in (other, fitted)
     )
     made = Samples(observation.image, drawn, parametric, other.truth, ParametricTwins(fitted.truth, Table()))

@@ -13,7 +13,7 @@ from hiergal.cli.quickstart.run import _compared
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
 from hiergal.model.flow.autoregressive import MaskedAutoregression
 from hiergal.model.flow.density import ConditionalFlow
-from hiergal.model.likelihood import chosen_noise
+from hiergal.model.likelihood import choose_noise
 from hiergal.model.program import total_variation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.psf import PSF, convolve, convolve_by_modulus
@@ -47,19 +47,19 @@ def store(tmp_path_factory):
 
 def test_noise_of_the_survey_of_each_pixel_or_one_for_all(make_noise):
     correlated, varying = make_noise("stationary", 3, (8, 9)), make_noise("pixel", 3, (8, 9))
-    assert chosen_noise(correlated, "survey") is correlated
-    diagonal = chosen_noise(correlated, "pixel")
+    assert choose_noise(correlated, "survey") is correlated
+    diagonal = choose_noise(correlated, "pixel")
     assert isinstance(correlated, StationaryNoise) and isinstance(diagonal, WhiteNoise)
     np.testing.assert_allclose(diagonal.sigma, correlated.rms())
-    assert isinstance(varying, PixelNoise) and chosen_noise(varying, "pixel") is varying
+    assert isinstance(varying, PixelNoise) and choose_noise(varying, "pixel") is varying
     for noise in (correlated, varying):
-        np.testing.assert_array_equal(chosen_noise(noise, "constant", 0.03).sigma, np.float32([0.03] * 3))
+        np.testing.assert_array_equal(choose_noise(noise, "constant", 0.03).sigma, np.float32([0.03] * 3))
 
 
 def test_a_constant_of_ten_times_the_noise_weighs_chi_square_a_hundred_times_less(rng):
     residual = rng.normal(size=(1, 8, 8)).astype(np.float32)
     known = WhiteNoise(np.array([0.003], np.float32))
-    ratio = known.chi_square(residual) / chosen_noise(known, "constant", 0.03).chi_square(residual)
+    ratio = known.chi_square(residual) / choose_noise(known, "constant", 0.03).chi_square(residual)
     np.testing.assert_allclose(ratio, 100, rtol=1e-4)
 
 

@@ -9,7 +9,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from hiergal.survey.cutouts.psf_stamps import centre_offset, resampled_psf
+from hiergal.survey.cutouts.psf_stamps import center_offset, resample_psf
 from hiergal.survey.cutouts.survey import from_arrays, write_cutouts_survey
 from hiergal.survey.sky import position_angle
 
@@ -223,14 +223,14 @@ def test_psfs_of_their_own_scale(tmp_path, stamps, card, factor):
 
 def test_resampling_keeps_flux_and_places():
     fine = galsim.Gaussian(fwhm=0.5).shift(0.05, -0.08).drawImage(nx=48, ny=63, scale=0.06).array
-    coarse = resampled_psf(fine, 0.06, 0.2)
+    coarse = resample_psf(fine, 0.06, 0.2)
     assert coarse.shape == (17, 13)
     expected = galsim.Gaussian(fwhm=0.5).shift(0.05, -0.08).drawImage(nx=13, ny=17, scale=0.2).array
     np.testing.assert_allclose(coarse, expected, atol=1e-3 * expected.max())
-    wider = resampled_psf(coarse, 0.2, 0.06)  # and back, on stamps of an odd size
+    wider = resample_psf(coarse, 0.2, 0.06)  # and back, on stamps of an odd size
     again = galsim.Gaussian(fwhm=0.5).shift(0.05, -0.08).drawImage(nx=43, ny=55, scale=0.06).array
     np.testing.assert_allclose(wider[5:-5, 5:-5], again[5:-5, 5:-5], atol=0.03 * again.max())
-    np.testing.assert_allclose(centre_offset(np.roll(expected, 1, axis=0))[0], -0.4 + 1, atol=0.1)
+    np.testing.assert_allclose(center_offset(np.roll(expected, 1, axis=0))[0], -0.4 + 1, atol=0.1)
 
 
 def test_a_psf_in_another_file(tmp_path, stamps):

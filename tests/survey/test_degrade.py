@@ -8,7 +8,7 @@ from toys import tiny_survey
 import hiergal
 from hiergal.observation.independent import PixelNoise
 from hiergal.observation.psf import convolve
-from hiergal.survey.degrade import degrade_survey, degraded
+from hiergal.survey.degrade import degrade_observation, degrade_survey
 from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.survey.mock.survey import write_mock_survey
 
@@ -18,7 +18,9 @@ FWHM, FACTOR = 0.12, 1.5
 @pytest.mark.parametrize("noise", ["correlated", "white"])
 def test_residuals_against_the_blurred_truth_are_the_noise_that_it_says(noise):
     batch = draw_mock(200, seed=3, stamp=48, noise=noise)
-    worse = degraded(batch.observation, fwhm_arcsec=FWHM, noise_factor=FACTOR, rng=np.random.default_rng(1))
+    worse = degrade_observation(
+        batch.observation, fwhm_arcsec=FWHM, noise_factor=FACTOR, rng=np.random.default_rng(1)
+    )
     residual = worse.image - np.asarray(convolve(batch.truth, worse.psf))
     whitened = np.asarray(worse.noise.whiten(residual))[
         :, 8:-8, 8:-8
@@ -32,7 +34,7 @@ def test_residuals_against_the_blurred_truth_are_the_noise_that_it_says(noise):
 
 def test_psfs_are_convolved_and_stay_where_they_are():
     sharp = tiny_survey(4, (16, 24), awkward_psf(4))
-    worse = degraded(sharp, fwhm_arcsec=FWHM, rng=np.random.default_rng(2))
+    worse = degrade_observation(sharp, fwhm_arcsec=FWHM, rng=np.random.default_rng(2))
     y, x = (np.arange(n) - n // 2 for n in worse.psf.stamp.shape[1:])
     v, u = (np.arange(n) - n // 2 for n in sharp.psf.stamp.shape[1:])
     np.testing.assert_allclose(worse.psf.stamp.sum(axis=(1, 2)), 1, rtol=1e-5)
@@ -57,11 +59,11 @@ def test_a_survey_is_degraded_alike_whatever_the_processes(tmp_path):
 def test_sharper_or_quieter_is_refused(fwhm, factor):
     sharp = tiny_survey(2, (16, 24), awkward_psf(2))
     with pytest.raises(ValueError, match="expected a positive fwhm_arcsec and a noise_factor of at least 1"):
-        degraded(sharp, fwhm_arcsec=fwhm, noise_factor=factor, rng=np.random.default_rng(0))
+        degrade_observation(sharp, fwhm_arcsec=fwhm, noise_factor=factor, rng=np.random.default_rng(0))
 
 
 def test_noise_of_pixels_is_refused():
     sharp = tiny_survey(2, (16, 24), awkward_psf(2))
     uneven = sharp.replace(noise=PixelNoise(np.ones((2, 16, 24), np.float32)))
     with pytest.raises(ValueError, match="expected white or stationary noise"):
-        degraded(uneven, fwhm_arcsec=0.1, rng=np.random.default_rng(0))
+        degrade_observation(uneven, fwhm_arcsec=0.1, rng=np.random.default_rng(0))

@@ -12,7 +12,7 @@ from hiergal.observation.independent import PixelNoise
 from hiergal.observation.stationary import StationaryNoise
 from hiergal.survey.cosmos import open_catalog, read_stamps, write_cosmos_survey
 from hiergal.survey.cutouts.survey import from_arrays, write_cutouts_survey
-from hiergal.survey.noise.choice import measured_in_cutouts, noise_report, with_measured_noise
+from hiergal.survey.noise.choice import measure_in_cutouts, noise_report, with_measured_noise
 from hiergal.survey.noise.correlation import (
     continued_noise,
     correlation_of_power,
@@ -216,7 +216,7 @@ def test_groups_have_their_own_spectra(tmp_path):
     mosaic = np.repeat([1.0, 2.0, 3.0], [60, 60, 1])
     level = np.linspace(0.5, 2, 121)
     observation = cutouts(images * level[:, None, None], rms=level, catalog={"mosaic": mosaic})
-    measured = measured_in_cutouts([observation], "mosaic")
+    measured = measure_in_cutouts([observation], "mosaic")
     assert set(measured.groups) == {1.0, 2.0} and set(measured.summary()) == {"1.0", "2.0"}
     noise = with_measured_noise(observation, measured, "mosaic").noise
     power = np.asarray(noise.power) / level[:, None, None] ** 2
@@ -226,7 +226,7 @@ def test_groups_have_their_own_spectra(tmp_path):
     with pytest.raises(
         ValueError, match="noise_group: expected a column of the catalogue, mosaic, got 'field'"
     ):
-        measured_in_cutouts([observation], "field")
+        measure_in_cutouts([observation], "field")
 
 
 def test_variance_maps_that_vary_are_told():
@@ -234,7 +234,7 @@ def test_variance_maps_that_vary_are_told():
     sigma[:, :, 20:] = 2.0
     observation = cutouts(np.random.default_rng(2).normal(size=sigma.shape) * sigma, variance=sigma**2)
     assert isinstance(observation.noise, PixelNoise)
-    measured = measured_in_cutouts([observation])
+    measured = measure_in_cutouts([observation])
     assert measured.whole.level == pytest.approx(1, abs=0.02)
     with pytest.warns(UserWarning, match="noise maps of 30 of 30 galaxies vary by more than 10%"):
         noise = with_measured_noise(observation, measured).noise

@@ -107,7 +107,7 @@ def smooth_mocks():
 
 
 def assert_on_parametric_curves(images):
-    good = np.asarray(measure_moments(images)["flag"] == 0)
+    good = np.asarray(measure_moments(images, pixel_scale_arcsec=0.03)["flag"] == 0)
     morphology = measure_paper_morphology(images, workers=2)
     assert min(good.mean(), np.mean(morphology["flag"] == 0)) > 0.97
     found = {

@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_limits
 from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.survey.mock.population import population_parameters
 from hiergal.validation import pixel_tests
-from hiergal.validation.learned_tests import memorisation_test, pqmass_test
+from hiergal.validation.learned_tests import memorization_test, pqmass_test
 from hiergal.validation.pixel_tests import pixel_classifier_test, pixel_features
-from hiergal.validation.samples import observed_again
+from hiergal.validation.samples import observe_again
 from hiergal.validation.two_sample import energy_test
 
 REPETITIONS, ALPHA = 200, 0.05
@@ -178,12 +178,12 @@ def test_features_pass_one_population_and_fail_others():
 
 def test_copies_of_the_training_set_fail_also_with_new_noise():
     trained, held_out = draw_mock(250, seed=5, stamp=48), draw_mock(250, seed=6, stamp=48)
-    again = observed_again(trained.truth, trained.observation, key=jax.random.key(1))
+    again = observe_again(trained.truth, trained.observation, key=jax.random.key(1))
     other = draw_mock(250, seed=7, stamp=48)
     survey = [(o.observation.image, o.observation.catalog["noise_rms"]) for o in (trained, held_out, other)]
-    copied = memorisation_test(*pixel_features(survey[0], *survey[:2]), "pixels")
-    newly = memorisation_test(*pixel_features((again, survey[0][1]), *survey[:2]), "pixels")
-    new = memorisation_test(*pixel_features(survey[2], *survey[:2]), "pixels")
+    copied = memorization_test(*pixel_features(survey[0], *survey[:2]), "pixels")
+    newly = memorization_test(*pixel_features((again, survey[0][1]), *survey[:2]), "pixels")
+    new = memorization_test(*pixel_features(survey[2], *survey[:2]), "pixels")
     assert not copied.passed and copied.statistic > 0.99
     assert not newly.passed and newly.statistic > 0.65  # many galaxies are faint
     assert new.passed

@@ -11,7 +11,7 @@ from hiergal.measure.morphology import measure_paper_morphology
 from hiergal.reports import figures
 from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.validation.morphology_reference import morphology_reference
-from hiergal.validation.samples import halves, make_samples, observed_again
+from hiergal.validation.samples import halves, make_samples, observe_again
 
 SHAPE = (16, 24)
 
@@ -31,12 +31,12 @@ def test_samples_share_psf_noise_and_conditions():
 def test_galaxies_observed_again_differ_by_noise_of_the_survey_alone(noise):
     """Truth observed again minus the survey's image: the difference of two noise images."""
     batch = draw_mock(200, seed=3, stamp=32, noise=noise)
-    again = observed_again(batch.truth, batch.observation, key=jax.random.key(1))
+    again = observe_again(batch.truth, batch.observation, key=jax.random.key(1))
     difference = (again - batch.observation.image) / batch.observation.catalog["noise_rms"][:, None, None]
     # 200 images: the variance of correlated noise is known to a per cent or two.
     assert difference.var() == pytest.approx(2, rel=0.04)
     assert abs(difference.mean()) < 0.05
-    first = observed_again(batch.truth[:3], batch.observation[np.arange(3)], key=jax.random.key(1))
+    first = observe_again(batch.truth[:3], batch.observation[np.arange(3)], key=jax.random.key(1))
     np.testing.assert_allclose(first, again[:3], atol=1e-6)
 
 

@@ -45,7 +45,13 @@ def observed(psf=ODD_PSF):
 
 @pytest.fixture(scope="module")
 def noise_free():
-    return measure_shear(observed(), psf_of(ODD_PSF, len(GALAXIES)), target_fwhm_arcsec=0.24, workers=1)
+    return measure_shear(
+        observed(),
+        psf_of(ODD_PSF, len(GALAXIES)),
+        target_fwhm_arcsec=0.24,
+        workers=1,
+        pixel_scale_arcsec=0.03,
+    )
 
 
 @pytest.mark.parametrize("row", range(len(GALAXIES)), ids=list(GALAXIES))
@@ -75,20 +81,26 @@ def test_the_psf_is_taken_out_with_its_phase():
     skew = galsim.Gaussian(sigma=0.045, flux=0.75)
     skew += galsim.Gaussian(sigma=0.045, flux=0.25).shift(0.15, 0.05)
     psf, images = psf_of(skew, len(GALAXIES)), observed(skew)
-    true = measure_shear(images, psf, target_fwhm_arcsec=0.24, workers=1)
-    odd = measure_shear(observed(), psf_of(ODD_PSF, len(GALAXIES)), target_fwhm_arcsec=0.24, workers=1)
+    true = measure_shear(images, psf, target_fwhm_arcsec=0.24, workers=1, pixel_scale_arcsec=0.03)
+    odd = measure_shear(
+        observed(),
+        psf_of(ODD_PSF, len(GALAXIES)),
+        target_fwhm_arcsec=0.24,
+        workers=1,
+        pixel_scale_arcsec=0.03,
+    )
     np.testing.assert_allclose(true["g1"], odd["g1"], atol=1e-4)
     turned = psf.replace(stamp=psf.stamp[:, ::-1, ::-1])
-    wrong = measure_shear(images, turned, target_fwhm_arcsec=0.24, workers=1)
+    wrong = measure_shear(images, turned, target_fwhm_arcsec=0.24, workers=1, pixel_scale_arcsec=0.03)
     assert np.abs(wrong["g1"] - true["g1"]).max() > 5e-3
 
 
 def test_a_psf_with_pixels_of_its_own_and_no_target_gives_the_same_shear():
     fine = ODD_PSF.drawImage(nx=75, ny=73, scale=0.017, method="no_pixel", dtype=float).array * 1.0
     psf = PSF(np.stack([fine / fine.sum()] * len(GALAXIES)), pixel_scale_arcsec=0.017)
-    table = measure_shear(observed(), psf, workers=1)
+    table = measure_shear(observed(), psf, workers=1, pixel_scale_arcsec=0.03)
     np.testing.assert_allclose(table["difference"] / table["response"], 0.04, rtol=2e-3)
-    coarse = measure_shear(observed(), psf_of(ODD_PSF, len(GALAXIES)), workers=1)
+    coarse = measure_shear(observed(), psf_of(ODD_PSF, len(GALAXIES)), workers=1, pixel_scale_arcsec=0.03)
     # The narrowest targets differ by what the grids of frequencies leave open.
     np.testing.assert_allclose(table["sigma"], coarse["sigma"], rtol=0.02)
 
@@ -128,11 +140,11 @@ def failed(verdicts):
 
 @pytest.fixture(scope="module")
 def real():
-    return measure_shear(*mock(110, 1), workers=1)
+    return measure_shear(*mock(110, 1), workers=1, pixel_scale_arcsec=0.03)
 
 
 def test_mock_galaxies_with_little_noise_answer_as_they_should():
-    table = measure_shear(*mock(50, 4, louder=0.1), workers=1)
+    table = measure_shear(*mock(50, 4, louder=0.1), workers=1, pixel_scale_arcsec=0.03)
     bias, error = shear_bias(table)
     assert (table["flag"] != 0).mean() < 0.1
     # The answer to a shear of 2 % is linear to its square.
@@ -142,7 +154,7 @@ def test_mock_galaxies_with_little_noise_answer_as_they_should():
 
 @pytest.mark.slow
 def test_another_sample_of_the_population_passes(real):
-    verdicts = shear_tests(real, measure_shear(*mock(100, 2), workers=1))
+    verdicts = shear_tests(real, measure_shear(*mock(100, 2), workers=1, pixel_scale_arcsec=0.03))
     assert not failed(verdicts), [verdict.words for verdict in verdicts if not verdict.passed]
     assert [verdict.name for verdict in verdicts] == [
         "shear bias (metacalibration)",
@@ -154,7 +166,7 @@ def test_another_sample_of_the_population_passes(real):
 
 @pytest.mark.slow
 def test_galaxies_that_are_smoother_fail_by_their_response(real):
-    verdicts = shear_tests(real, measure_shear(*smoother(100, 3), workers=1))
+    verdicts = shear_tests(real, measure_shear(*smoother(100, 3), workers=1, pixel_scale_arcsec=0.03))
     assert failed(verdicts) == {
         "mean shear response",
         "shear response (Wasserstein)",
@@ -165,7 +177,9 @@ def test_a_wrong_psf_fails(real):
     """Taken for sharper than it is: galaxies look larger, and answer more."""
     images, psf = mock(100, 5)
     blur = np.stack([drawn(galsim.Gaussian(sigma=0.06), (31, 31)).astype(np.float32)] * len(images))
-    wrong = measure_shear(np.asarray(convolve(images, psf.replace(stamp=blur))), psf, workers=1)
+    wrong = measure_shear(
+        np.asarray(convolve(images, psf.replace(stamp=blur))), psf, workers=1, pixel_scale_arcsec=0.03
+    )
     verdicts = shear_tests(real, wrong)
     assert "mean shear response" in failed(verdicts)
 
@@ -212,7 +226,7 @@ def test_failures_are_flagged_and_keep_their_row():
     good = observed()[0]
     nothing = good.copy()
     nothing[3, 4] = np.nan
-    table = measure_shear(np.stack([good, nothing, -good, good]), psf, workers=1)
+    table = measure_shear(np.stack([good, nothing, -good, good]), psf, workers=1, pixel_scale_arcsec=0.03)
     assert table["flag"].tolist() == [0, ShearFlag.NOT_FINITE, ShearFlag.NO_MOMENTS, ShearFlag.NOT_FINITE]
     for name in ("response", "difference", "g1", "sigma"):
         assert np.isfinite(table[name]).tolist() == [True, False, False, False]
@@ -225,8 +239,8 @@ def test_processes_change_nothing(monkeypatch):
     monkeypatch.setattr("hiergal.validation.shear.GALAXIES_PER_TASK", 1)
     images, psf = observed()[:2], psf_of(ODD_PSF, 2)
     done = []
-    alone = measure_shear(images, psf, workers=1)
-    shared = measure_shear(images, psf, workers=2, progress=done.append)
+    alone = measure_shear(images, psf, workers=1, pixel_scale_arcsec=0.03)
+    shared = measure_shear(images, psf, workers=2, on_progress=done.append, pixel_scale_arcsec=0.03)
     for name in alone.colnames:
         np.testing.assert_array_equal(alone[name], shared[name])
     assert sum(done) == 2
@@ -237,15 +251,15 @@ def test_bad_input_is_named():
     # The shape checks of the tests would come first.
     unchecked = getattr(measure_shear, "__wrapped__", measure_shear)
     with pytest.raises(ValueError, match=r"\[n, y, x\].*got \(55, 62\)"):
-        unchecked(images[0], psf)
+        unchecked(images[0], psf, pixel_scale_arcsec=0.03)
     with pytest.raises(ValueError, match=r"psf:.*\[2, py, px\].*got \(3, 41, 37\)"):
-        measure_shear(images, psf_of(ODD_PSF, 3))
+        measure_shear(images, psf_of(ODD_PSF, 3), pixel_scale_arcsec=0.03)
     with pytest.raises(ValueError, match=r"shear: expected 0 to 0.1, got -0.02"):
-        measure_shear(images, psf, shear=-0.02)
+        measure_shear(images, psf, shear=-0.02, pixel_scale_arcsec=0.03)
     with pytest.raises(ValueError, match=r"step: expected 0 to 0.1, got 0.5"):
-        measure_shear(images, psf, step=0.5)
+        measure_shear(images, psf, step=0.5, pixel_scale_arcsec=0.03)
     with pytest.raises(ValueError, match="expected positive ones"):
-        measure_shear(images, psf, target_fwhm_arcsec=0.0)
+        measure_shear(images, psf, target_fwhm_arcsec=0.0, pixel_scale_arcsec=0.03)
     one, two = synthetic(20, 1), synthetic(20, 2)
     two.meta["shear"] = 0.01
     with pytest.raises(ValueError, match="other: expected the shears of real"):

@@ -13,7 +13,7 @@ from hiergal.runtime.verdict import ALPHA
 from hiergal.survey.mock.galaxies import draw_mock
 from hiergal.survey.mock.population import population_parameters
 from hiergal.validation.conditional import conditional_test
-from hiergal.validation.samples import observed_again
+from hiergal.validation.samples import observe_again
 from hiergal.validation.suite import compare, measure, statistics_of
 from hiergal.validation.two_sample import mean_test, wasserstein_test
 
@@ -30,7 +30,7 @@ def sample(n, seed, *, parameters=None, noise="correlated", louder=1.0):
     extra = (
         np.sqrt(louder**2 - 1) * rms[:, None, None] * np.random.default_rng(seed).normal(size=images.shape)
     )
-    return measure(images + extra, rms)
+    return measure(images + extra, rms, pixel_scale_arcsec=0.03)
 
 
 def altered(**changes):
@@ -135,7 +135,9 @@ def twins():
 
 
 def moments_of(profiles, observation):
-    return measure_moments(observed_again(profiles, observation, key=jax.random.key(1)))
+    return measure_moments(
+        observe_again(profiles, observation, key=jax.random.key(1)), pixel_scale_arcsec=0.03
+    )
 
 
 EACH = ALPHA / 30  # there are fewer tests in the suite
@@ -144,7 +146,7 @@ EACH = ALPHA / 30  # there are fewer tests in the suite
 def test_sizes_that_are_5_percent_off_fail(twins):
     """PSF and noise leave half of the difference; pairs of one size see it, whatever else their galaxies are."""
     (base, _), (other, truth) = twins
-    real = measure_moments(base.image)
+    real = measure_moments(base.image, pixel_scale_arcsec=0.03)
     assert conditional_test(real, moments_of(truth, other), "size", alpha=EACH).passed
     larger = stretched(truth, np.broadcast_to(1.05 * np.eye(2), (len(truth), 2, 2)))
     verdict = conditional_test(real, moments_of(larger, other), "size", alpha=EACH)
@@ -154,7 +156,7 @@ def test_sizes_that_are_5_percent_off_fail(twins):
 def test_shapes_that_are_10_percent_rounder_fail(twins):
     (base, _), (other, truth) = twins
     tables = [
-        measure_moments(base.image),
+        measure_moments(base.image, pixel_scale_arcsec=0.03),
         moments_of(truth, other),
         moments_of(stretched(truth, rounder(truth, 0.9)), other),
     ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hiergal.runtime.verdict import Verdict, holm
-from hiergal.validation.learned_tests import classifier_test, memorisation_test, pqmass_test
+from hiergal.validation.learned_tests import classifier_test, memorization_test, pqmass_test
 from hiergal.validation.two_sample import energy_test, mean_test, wasserstein_test
 
 REPETITIONS, ALPHA = 200, 0.05
@@ -29,7 +29,7 @@ ONE = {
     "energy": lambda a, b, **k: energy_test(a, b, "all", **k),
     "classifier": lambda a, b, **k: classifier_test(a, b, "all", **k),
     "pqmass": lambda a, b, **k: pqmass_test(a, b, "all", references=20, **k),
-    "memorisation": lambda a, b, **k: memorisation_test(
+    "memorisation": lambda a, b, **k: memorization_test(
         population(200, 10_000 + k["seed"]), a, b, "all", **k
     ),
 }
@@ -92,11 +92,11 @@ def test_a_model_that_copies_its_training_set_is_seen():
     """A tenth of the draws are copies, with a little noise, of training galaxies."""
     trained, held_out, drawn = population(4000, 11), population(1000, 12), population(1000, 13)
     rng = np.random.default_rng(1)
-    assert memorisation_test(drawn, trained, held_out, "all").passed
+    assert memorization_test(drawn, trained, held_out, "all").passed
     drawn[:100] = trained[rng.choice(4000, 100, replace=False)] * (1 + 1e-3 * rng.normal(size=(100, 3)))
-    weak = memorisation_test(drawn, trained, held_out, "all")
+    weak = memorization_test(drawn, trained, held_out, "all")
     drawn[:] = trained[rng.choice(4000, 1000, replace=False)] * (1 + 1e-3 * rng.normal(size=(1000, 3)))
-    verdict = memorisation_test(drawn, trained, held_out, "all")
+    verdict = memorization_test(drawn, trained, held_out, "all")
     assert not verdict.passed and verdict.statistic > 0.99
     assert weak.statistic < verdict.statistic
 

@@ -27,7 +27,7 @@ from hiergal.validation.galaxy_folder import read_galaxy_folder
 from hiergal.validation.learned_tests import classifier_test
 from hiergal.validation.model_tests import LatentSamples, latent_tests, reconstruction_test, sample_latents
 from hiergal.validation.run import held_out, validate
-from hiergal.validation.samples import observed_again
+from hiergal.validation.samples import observe_again
 
 GALAXIES, STAMP = 80, 64
 FIGURES = {"galaxies", "moments", "ellipticities", "conditions", "mid", "planes"}  # Figs. 1, 6 to 9
@@ -56,7 +56,7 @@ def folder_of(path, images, identifiers, name="catalog.csv"):
 def alike(survey, tmp_path_factory):
     """Other galaxies of the same population, seen as the survey's were: what a perfect generator gives."""
     profiles = draw_mock(GALAXIES, seed=6, stamp=STAMP).truth
-    stamps = observed_again(profiles, hiergal.open_survey(survey).read(), key=jax.random.key(6))
+    stamps = observe_again(profiles, hiergal.open_survey(survey).read(), key=jax.random.key(6))
     return folder_of(tmp_path_factory.mktemp("others") / "alike", stamps, np.arange(GALAXIES))
 
 

@@ -8,7 +8,7 @@ from astropy.table import Table
 
 from hiergal.measure.profile import summarize_profile
 from hiergal.observation.observation import Observation
-from hiergal.posterior.posterior import Posterior, interval
+from hiergal.posterior.posterior import Posterior, credible_interval
 from hiergal.runtime.pytree import brief
 
 __all__ = [
@@ -72,7 +72,7 @@ def coverage(draws: np.ndarray, truth: np.ndarray, probability: float) -> dict[s
         >>> coverage(draws, np.array([0.5, 0.2, 0.01, 2.0]), 0.9)["fraction"]
         0.5
     """
-    low, high = interval(draws, probability)
+    low, high = credible_interval(draws, probability)
     fraction = float(np.mean((low < truth) & (truth < high)))
     return {"fraction": fraction, "error": float(np.sqrt(probability * (1 - probability) / len(truth)))}
 

@@ -18,7 +18,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.observation.psf import gaussian_transfer
 from hiergal.posterior.posterior import Posterior
-from hiergal.posterior.stages import infer_stage
+from hiergal.posterior.stages import infer_to_arviz
 from hiergal.recipe.recipe import Recipe
 from hiergal.reports.page import verdict_lines
 from hiergal.runtime.extras import require_extra
@@ -30,9 +30,9 @@ from hiergal.simulate.profiles import draw_profiles
 from hiergal.survey.mock.survey import write_mock_survey
 from hiergal.survey.split import split_of
 from hiergal.survey.store import SurveyStore
-from hiergal.training.fit_prior import fit_flow_stage
+from hiergal.training.fit_prior import fit_prior
 from hiergal.training.history import read_history
-from hiergal.training.train_model import TRAINING, train_stage
+from hiergal.training.train_model import TRAINING, train_model
 
 __all__ = [
     "run_quickstart",
@@ -100,11 +100,11 @@ def _run_stages(
     from hiergal.cli.quickstart.report import write_quickstart_report
 
     store = _survey(out / "survey.zarr", recipe, galaxies, seed, progress)
-    train_stage(store, recipe, out, seed=seed, progress=progress)
-    model, _ = fit_flow_stage(out / "model", store, seed=seed, progress=progress)
+    train_model(store, recipe, out, seed=seed, progress=progress)
+    model, _ = fit_prior(out / "model", store, seed=seed, progress=progress)
 
     rows = split_of(store, model.recipe).test
-    inferred = infer_stage(
+    inferred = infer_to_arviz(
         model,
         store,
         out / "posterior.nc",
@@ -192,6 +192,6 @@ def _cosmos_dev(
         seed=seed,
         overwrite=True,
     )
-    return infer_stage(
+    return infer_to_arviz(
         model, store, out / "cosmos_dev.nc", seed=seed, draws=DRAWS, overwrite=True, progress=progress
     )

@@ -25,7 +25,7 @@ from hiergal.recipe.config import PyramidEncoderConfig, PyramidGeneratorConfig
 from hiergal.runtime.pytree import Array, brief
 
 __all__ = [
-    "Aided",
+    "WithPenalties",
     "PyramidEncoder",
     "PyramidGenerator",
     "Transverse",
@@ -49,7 +49,7 @@ class Transverse(NamedTuple):
     __repr__ = brief
 
 
-class Aided(NamedTuple):
+class WithPenalties(NamedTuple):
     """Output of the generator in training.
 
     Attributes:
@@ -118,7 +118,7 @@ class PyramidGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[jax.Array, "n d"], transverse: Transverse | None = None):
-        """Return light profiles [flux per pixel] for latents; with transverse connections, :class:`Aided`."""
+        """Return light profiles [flux per pixel] for latents; with transverse connections, :class:`WithPenalties`."""
         c, training = self.config, transverse is not None
         ny, nx = (size >> len(c.depths) for size in self.shape)
         bottom = c.depths[0]
@@ -140,7 +140,7 @@ class PyramidGenerator(nn.Module):
             return profile
         entered = transverse.features[-1].astype(jnp.float32)
         bottleneck = jnp.mean((entered - left.astype(jnp.float32)) ** 2, axis=(1, 2, 3))
-        return Aided(profile, bottleneck, jnp.sum(bright - profile, axis=(1, 2)))
+        return WithPenalties(profile, bottleneck, jnp.sum(bright - profile, axis=(1, 2)))
 
     def _copy(self, h: jax.Array, transverse: Transverse, level: int) -> jax.Array:
         """Put the encoder's maps in the place of a random part of the generator's."""

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpyro
 from jaxtyping import Float
 
-from hiergal.model.nets.lanusse2020 import Aided, Transverse
+from hiergal.model.nets.lanusse2020 import Transverse, WithPenalties
 from hiergal.recipe.config import TrainingAidsConfig
 from hiergal.runtime.pytree import Array, Record, record
 
 __all__ = [
-    "Aids",
-    "profile_with_aids",
+    "TrainingAids",
+    "generate_with_training_aids",
     "training_aids_at",
 ]
 
@@ -26,7 +26,7 @@ HIGHEST_CEILING = 1000.0  # of the bottleneck's penalty, before it is annealed t
 
 
 @record
-class Aids(Record):
+class TrainingAids(Record):
     """Skip connections and auxiliary losses at one step of training.
 
     Attributes:
@@ -42,7 +42,7 @@ class Aids(Record):
     border_weight: Float[Array, ""]
 
 
-def training_aids_at(step: jax.Array | int, config: TrainingAidsConfig, levels: int) -> Aids:
+def training_aids_at(step: jax.Array | int, config: TrainingAidsConfig, levels: int) -> TrainingAids:
     """Return the aids at a step.
 
     Args:
@@ -51,8 +51,8 @@ def training_aids_at(step: jax.Array | int, config: TrainingAidsConfig, levels: 
         levels: Levels of the networks, full resolution and bottleneck included.
 
     Example:
-        >>> aids = training_aids_at(250, TrainingAidsConfig(transverse_steps=250), levels=3)
-        >>> aids.copied.tolist()
+        >>> training_aids = training_aids_at(250, TrainingAidsConfig(transverse_steps=250), levels=3)
+        >>> training_aids.copied.tolist()
         [0.0, 0.5, 0.75]
     """
     lasts = config.transverse_steps * 2.0 ** jnp.arange(levels)
@@ -60,7 +60,7 @@ def training_aids_at(step: jax.Array | int, config: TrainingAidsConfig, levels: 
         jnp.clip(1 - step / jnp.maximum(lasts, 1), 0, 1) if config.transverse_steps else jnp.zeros(levels)
     )
     done = jnp.clip(step / max(config.bottleneck_steps, 1), 0, 1)
-    return Aids(
+    return TrainingAids(
         copied,
         jnp.asarray(config.bottleneck_weight, float),
         HIGHEST_CEILING ** (1 - done),
@@ -68,23 +68,23 @@ def training_aids_at(step: jax.Array | int, config: TrainingAidsConfig, levels: 
     )
 
 
-def profile_with_aids(
-    generator: Callable, z: Float[Array, "n d"], aids: Aids, features: tuple[jax.Array, ...]
+def generate_with_training_aids(
+    generator: Callable, z: Float[Array, "n d"], training_aids: TrainingAids, features: tuple[jax.Array, ...]
 ) -> Float[jax.Array, "n y x"]:
     """Generate profiles with the aids of a step, and add its penalties to the model, inside its plate.
 
     Args:
         generator: The network, with parameters.
         z: Latents.
-        aids: The aids of this step.
+        training_aids: The aids of this step.
         features: The encoder's features at each level.
     """
     keys = dict(zip(("dropout", "transverse"), jax.random.split(numpyro.prng_key()), strict=True))
-    out: Aided = generator(z, Transverse(features, aids.copied), rngs=keys)
+    out: WithPenalties = generator(z, Transverse(features, training_aids.copied), rngs=keys)
     # Above the ceiling the penalty keeps its slope, scaled down so that it cannot drown the rest.
     scale = jnp.minimum(
-        1.0, aids.bottleneck_ceiling / jnp.maximum(jax.lax.stop_gradient(out.bottleneck), 1e-12)
+        1.0, training_aids.bottleneck_ceiling / jnp.maximum(jax.lax.stop_gradient(out.bottleneck), 1e-12)
     )
-    numpyro.factor("bottleneck", -aids.bottleneck_weight * scale * out.bottleneck)
-    numpyro.factor("border", -aids.border_weight * out.border)
+    numpyro.factor("bottleneck", -training_aids.bottleneck_weight * scale * out.bottleneck)
+    numpyro.factor("border", -training_aids.border_weight * out.border)
     return out.profile

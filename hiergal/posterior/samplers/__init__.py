@@ -1,8 +1,7 @@
 """Samplers of the posteriors of batches of galaxies; :func:`hiergal.posterior.infer` chooses among them."""
 
-from hiergal.posterior.samplers.target import Draws, LatentPosterior
-from hiergal.runtime.namespace import submodules
+from hiergal.runtime.namespace import exports
 
-__all__ = ["Draws", "LatentPosterior"]
-
-__getattr__ = submodules(__name__)
+__getattr__, __dir__, __all__ = exports(
+    __name__, {"hiergal.posterior.samplers.target": ["Draws", "LatentPosterior"]}
+)

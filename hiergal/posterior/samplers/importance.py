@@ -1,4 +1,4 @@
-"""Importance sampling on top of the guide, adaptive, self-normalised and Pareto-smoothed.
+"""Importance sampling on top of the posterior flow, adaptive, self-normalised and Pareto-smoothed.
 
 Everything happens in v = S^(-1) (z - m), with mode m and scale S of the galaxy's posterior. Draws of the guide say
 where it lies and how wide it is; a first part of the proposals comes from a Student t distribution fitted to them,
@@ -23,7 +23,7 @@ from hiergal.posterior.samplers.target import Draws, LatentPosterior
 from hiergal.runtime.least_squares import GaussianPosterior
 from hiergal.runtime.pytree import Array, brief
 
-__all__ = ["LARGEST_K_HAT", "Student", "fitted", "pareto_smoothed", "resampled", "sample_by_importance"]
+__all__ = ["LARGEST_K_HAT", "Student", "fitted", "smooth_by_pareto", "resample", "sample_by_importance"]
 
 LARGEST_K_HAT = 0.7
 PROPOSALS_PER_CALL = 25  # proposals of each galaxy rendered together
@@ -69,7 +69,7 @@ def sample_by_importance(
     Args:
         density: Their posterior densities.
         found: Mode and scale of each.
-        pilot: Latents drawn by the guide.
+        pilot: Latents drawn from the posterior flow.
         keys: A PRNG key for each galaxy.
         draws: Draws to pick.
         proposals: Number of proposals to pick them from.
@@ -88,8 +88,8 @@ def sample_by_importance(
             components.append(fitted(v, target - _mixture(v, components, sizes)))
         more = np.concatenate([_of(components[-1], i).draw(rng, size) for i, rng in enumerate(rngs)], axis=1)
         v, target = np.concatenate([v, more]), np.concatenate([target, _targets(density, found, more)])
-    weight, k_hat = pareto_smoothed(target - _mixture(v, components, sizes))
-    picked = resampled(weight, np.array([rng.uniform() for rng in rngs]), draws)
+    weight, k_hat = smooth_by_pareto(target - _mixture(v, components, sizes))
+    picked = resample(weight, np.array([rng.uniform() for rng in rngs]), draws)
     # In random order: neighbours would be copies, or of one part, and look correlated.
     order = np.stack([rng.permutation(draws) for rng in rngs], axis=1)
     picked = np.take_along_axis(picked, order, axis=0)
@@ -100,7 +100,7 @@ def sample_by_importance(
     )
 
 
-def pareto_smoothed(
+def smooth_by_pareto(
     log_weight: Float[np.ndarray, "m n"],
 ) -> tuple[Float[np.ndarray, "m n"], Float[np.ndarray, "n"]]:
     """Return smoothed, normalised weights, and k-hat, of m proposals for each of n galaxies.
@@ -108,7 +108,7 @@ def pareto_smoothed(
     A galaxy of which a proposal has no finite weight gets an infinite k-hat, and equal weights.
 
     Example:
-        >>> weight, k_hat = pareto_smoothed(np.random.default_rng(1).normal(size=(1000, 2)))
+        >>> weight, k_hat = smooth_by_pareto(np.random.default_rng(1).normal(size=(1000, 2)))
         >>> weight.sum(axis=0).round(6).tolist(), bool((k_hat < 0.7).all())
         ([1.0, 1.0], True)
     """
@@ -118,7 +118,7 @@ def pareto_smoothed(
     return np.exp(smooth).T, np.where(finite, k_hat, np.inf)
 
 
-def resampled(
+def resample(
     weight: Float[np.ndarray, "m n"], offset: Float[np.ndarray, "n"], draws: int
 ) -> Int[np.ndarray, "s n"]:
     """Pick rows with the chances of their weights, in their order: systematic resampling.
@@ -129,7 +129,7 @@ def resampled(
         draws: Number of rows to pick.
 
     Example:
-        >>> resampled(np.array([[0.5], [0.0], [0.5]]), np.array([0.5]), 4)[:, 0].tolist()
+        >>> resample(np.array([[0.5], [0.0], [0.5]]), np.array([0.5]), 4)[:, 0].tolist()
         [0, 0, 2, 2]
     """
     edges = np.cumsum(weight, axis=0)

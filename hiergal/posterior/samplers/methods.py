@@ -15,9 +15,9 @@ from hiergal.observation.observation import Observation
 from hiergal.posterior.samplers.importance import sample_by_importance
 from hiergal.posterior.samplers.laplace import misfit
 from hiergal.posterior.samplers.nuts import sample_by_nuts
-from hiergal.posterior.samplers.posterior_flow import draws_of_guide, laplace_of
+from hiergal.posterior.samplers.posterior_flow import draw_from_posterior_flow, laplace_of
 from hiergal.posterior.samplers.target import Draws, LatentPosterior
-from hiergal.runtime.least_squares import GaussianPosterior, inflate
+from hiergal.runtime.least_squares import GaussianPosterior, widen
 from hiergal.runtime.pytree import brief
 
 __all__ = ["METHODS", "Drawn", "Method", "Mode", "draw_latents", "find_mode", "mode_of"]
@@ -27,7 +27,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 STEPS, MAP_STEPS = 3, 12
 CLOSE = 4.0  # standard deviations from the mode: what coordinates of draws still set right
 FEW = 2  # galaxies that get more steps at once: a batch rarely has more
-PILOT = 100  # draws of the guide that tell importance sampling where to look
+PILOT = 100  # draws of the posterior flow that tell importance sampling where to look
 NUTS_PILOT = 200  # and NUTS, which keeps to what they say
 HEAVILY_MASKED = 0.2  # share of a stamp's pixels
 LEAST_GAIN = 1.0  # of twice the logarithm of the posterior
@@ -88,7 +88,7 @@ def draw_latents(
         method: One of ``METHODS``.
         model: A trained model.
         observation: The galaxies.
-        prior: LatentFlow of each.
+        prior: Prior of the latents of each galaxy.
         keys: A PRNG key for each.
         draws: Number of draws.
         proposals: Draws that importance sampling picks from.
@@ -110,12 +110,12 @@ def draw_latents(
         case "laplace":
             made = Draws(_gaussian(found, keys, draws), {})
         case "flow":
-            made = Draws(_guided(density, found, keys, draws), {})
+            made = Draws(_by_flow(density, found, keys, draws), {})
         case "importance":
-            pilot = _guided(density, found, keys, PILOT)
+            pilot = _by_flow(density, found, keys, PILOT)
             made = sample_by_importance(density, found, pilot, keys, draws=draws, proposals=proposals)
         case _:
-            pilot = _guided(density, found, keys, NUTS_PILOT)
+            pilot = _by_flow(density, found, keys, NUTS_PILOT)
             made = sample_by_nuts(density, found, pilot, keys, draws=draws)
     pixels = found.residual.shape[-1]
     return Drawn(made, excess, density.variance_factor, found.projection[..., :pixels], remaining)
@@ -211,7 +211,7 @@ def mode_of(
     excess, error = misfit(found, observation.psf, model.recipe.shape)
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
     remaining = found.remaining / jnp.sqrt(factor)
-    return Mode(density.replace(variance_factor=factor), inflate(found, factor), excess, remaining)
+    return Mode(density.replace(variance_factor=factor), widen(found, factor), excess, remaining)
 
 
 @partial(jax.jit, static_argnames="draws")
@@ -227,8 +227,8 @@ def _gaussian(found: GaussianPosterior, keys: jax.Array, draws: int):
     return found.latents(noise)
 
 
-def _guided(density: LatentPosterior, found: GaussianPosterior, keys: jax.Array, draws: int):
-    return draws_of_guide(density, found, _normal(keys, draws, found.mean.shape[-1]))
+def _by_flow(density: LatentPosterior, found: GaussianPosterior, keys: jax.Array, draws: int):
+    return draw_from_posterior_flow(density, found, _normal(keys, draws, found.mean.shape[-1]))
 
 
 @partial(jax.jit, static_argnums=(1, 2))

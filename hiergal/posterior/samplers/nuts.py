@@ -70,7 +70,7 @@ def sample_by_nuts(
     Args:
         density: Their posterior densities.
         found: Mode and scale of each.
-        pilot: Latents drawn by the guide, to learn centre and scale from; chains start at the first of them.
+        pilot: Latents drawn from the posterior flow, to learn centre and scale from; chains start at the first of them.
         keys: A PRNG key for each galaxy.
         draws: Draws, of all chains together.
 
@@ -109,7 +109,7 @@ def smallest_ess(z: Float[np.ndarray, "chains s n d"]) -> Float[np.ndarray, "n"]
 
 
 def _centered(found: GaussianPosterior, pilot: Array) -> tuple[jax.Array, jax.Array]:
-    """Centre [n, d] and scale [n, d, d] of draws of the guide."""
+    """Centre [n, d] and scale [n, d, d] of draws of the posterior flow."""
     v = np.asarray(found.standardized(pilot), float)
     center, scale = fitted(v, np.zeros(v.shape[:2]))
     dtype = found.mean.dtype
@@ -164,7 +164,7 @@ _init, _sample = hmc(potential_fn_gen=_potential, algo="NUTS")
 
 @jax.jit
 def _start(pilot: jax.Array, keys: jax.Array, shared: _Shared, own: _Own):
-    """State of all chains, [n, chain, ...], at draws of the guide."""
+    """State of all chains, [n, chain, ...], at draws of the posterior flow."""
     w = jnp.linalg.solve(own.scale, jnp.moveaxis(pilot - own.mean[None], 0, -1)).swapaxes(1, 2)
     keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, 1), CHAINS))(keys)
 

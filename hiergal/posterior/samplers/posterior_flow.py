@@ -24,7 +24,7 @@ from hiergal.runtime.least_squares import GaussianPosterior, levenberg_marquardt
 from hiergal.runtime.pytree import Array, brief
 from hiergal.runtime.seeds import as_key
 
-__all__ = ["Simulated", "draws_of_guide", "guide_features", "laplace_of", "simulate"]
+__all__ = ["Simulated", "draw_from_posterior_flow", "flow_features", "laplace_of", "simulate"]
 
 SHARPENING_STEPS = 3
 MODE_LIMIT, LOG_SCALE_LIMITS = 3.0, (-7.0, 0.5)
@@ -46,7 +46,7 @@ def simulate(model: GalaxyModel, like: Observation, prior: LatentFlow, *, key: j
     Args:
         model: A trained model.
         like: Galaxies whose PSFs, noise and masks are used; their images are not.
-        prior: LatentFlow of each.
+        prior: Prior of the latents of each galaxy.
         key: PRNG key, or a seed.
 
     Example:
@@ -80,7 +80,7 @@ def laplace_of(
     )
 
 
-def guide_features(found: GaussianPosterior, prior: LatentFlow) -> Float[jax.Array, "n f"]:
+def flow_features(found: GaussianPosterior, prior: LatentFlow) -> Float[jax.Array, "n f"]:
     """Return the features of a posterior: mode, logarithm of the scales, whether conditions were given.
 
     The first two are bounded, so that no galaxy is far from all that the flow was trained on.
@@ -91,7 +91,7 @@ def guide_features(found: GaussianPosterior, prior: LatentFlow) -> Float[jax.Arr
     return jnp.concatenate([mode, scales, given], axis=-1)
 
 
-def draws_of_guide(
+def draw_from_posterior_flow(
     density: LatentPosterior, found: GaussianPosterior, noise: Float[Array, "s n d"]
 ) -> Float[jax.Array, "s n d"]:
     """Turn unit-normal noise into draws of the latents, with w as the model's posterior flow has it, or unit normal.
@@ -114,7 +114,7 @@ def _shaped(
     """Draws of w, and the coordinates that they are in."""
     w, flow = noise, density.model.posterior_flow
     if flow is not None:
-        features = guide_features(found, density.prior)
+        features = flow_features(found, density.prior)
         rows = jnp.broadcast_to(features, (*noise.shape[:-1], features.shape[-1]))
         w = flow.from_base(noise.reshape(-1, noise.shape[-1]), rows.reshape(-1, rows.shape[-1]))
         w = w.reshape(noise.shape)

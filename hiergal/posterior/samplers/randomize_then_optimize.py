@@ -35,7 +35,7 @@ class RandomizeThenOptimize(Record):
 
     Attributes:
         model: A trained model.
-        prior: LatentFlow of each galaxy.
+        prior: Prior of the latents of each galaxy.
         mean: Mode of each posterior.
         scale: Its scale S.
         filters: What each w sees of a profile: Q^T, noise and PSF as one [per flux].

@@ -28,7 +28,7 @@ from hiergal.posterior.samplers.target import LatentPosterior
 from hiergal.posterior.scenes.start import start_of
 from hiergal.runtime.batching import join_batches, padded_batches
 from hiergal.runtime.fork import check_not_forked
-from hiergal.runtime.least_squares import GaussianPosterior, inflate, levenberg_marquardt
+from hiergal.runtime.least_squares import GaussianPosterior, levenberg_marquardt, widen
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, Record, record
 from hiergal.runtime.seeds import as_key
@@ -195,7 +195,7 @@ def _mode(density: LatentPosterior) -> tuple[LatentPosterior, GaussianPosterior,
     found = levenberg_marquardt(density.residual, start_of(density), steps=STEPS, to_base=density.base)
     excess, error = misfit(found, observation.psf, observation.image.shape[1:])
     factor = jnp.where(excess > 1 + SIGNIFICANT * error, excess, 1.0)
-    return density.replace(variance_factor=factor), inflate(found, factor), excess
+    return density.replace(variance_factor=factor), widen(found, factor), excess
 
 
 @partial(jax.jit, static_argnames="method")

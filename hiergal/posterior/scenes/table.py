@@ -42,7 +42,7 @@ from hiergal.survey.schema import MANIFEST, digest_of_store
 from hiergal.survey.store import open_survey
 from hiergal.survey.tables.catalog import read_catalog
 
-__all__ = ["BLENDS", "deblend_scenes", "deblended_table"]
+__all__ = ["BLENDS", "deblend_scenes", "tabulate_deblended"]
 
 BLENDS = "table of deblended sources"  # what such a file says that it is
 DEBLENDED = 440  # purpose of the seed
@@ -143,7 +143,7 @@ def deblend_scenes(
                 batch=batch,
                 progress=progress,
             )
-            table = deblended_table(
+            table = tabulate_deblended(
                 found,
                 magnitude_zero_point=loaded.provenance.magnitude_zero_point,
                 flux_unit=loaded.provenance.flux_unit,
@@ -159,7 +159,7 @@ def deblend_scenes(
     return _in_words(table)
 
 
-def deblended_table(
+def tabulate_deblended(
     found: Deblended, *, magnitude_zero_point: float, flux_unit: str = "", images: bool = False
 ) -> Table:
     """Summarise deblended sources, one row for each.
@@ -177,7 +177,7 @@ def deblended_table(
         >>> from hiergal.posterior.scenes.deblend import deblend
         >>> positions = np.array([[[-8.0, 0.0], [8.0, 0.0]]])
         >>> found = deblend(model, observation[0], positions, key=0, draws=10)
-        >>> len(deblended_table(found, magnitude_zero_point=25.94))
+        >>> len(tabulate_deblended(found, magnitude_zero_point=25.94))
         2
     """
     s, n, k = found.positions.shape[:3]

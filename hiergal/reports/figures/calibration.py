@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from hiergal.posterior.posterior import interval
-from hiergal.runtime.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, plain_axes, plain_figure
+from hiergal.posterior.posterior import credible_interval
+from hiergal.runtime.plotting import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, plain_axes, plain_figure
 from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def coverage(
     left, right = figure.subplots(1, 2)
     left.fill_between(fine, low, high, color="0.88", linewidth=0, label=f"{BAND:.0%} band of calibrated ones")
     right.fill_between(fine, 100 * (low - fine), 100 * (high - fine), color="0.88", linewidth=0)
-    left.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-    right.axhline(0, color=GREY, linewidth=1)
+    left.plot([0, 1], [0, 1], color=GRAY, linewidth=1)
+    right.axhline(0, color=GRAY, linewidth=1)
     for i, (name, share) in enumerate(empirical.items()):
         colour, marker = LOOKS[i % len(LOOKS)]
         line = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.3}
@@ -104,12 +104,12 @@ def intervals(
     from matplotlib.ticker import LogLocator, NullFormatter
 
     truth, draws = np.asarray(truth, float), np.asarray(draws, float)
-    middle, (low, high) = np.median(draws, axis=0), interval(draws, probability)
+    middle, (low, high) = np.median(draws, axis=0), credible_interval(draws, probability)
     figure = plain_figure(6.5, 6.5, title)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     reach = np.array([min(truth.min(), middle.min()), max(truth.max(), middle.max())]) * (0.8, 1.25)
-    top.plot(reach, reach, color=GREY, linewidth=1)
-    bottom.axhline(1, color=GREY, linewidth=1)
+    top.plot(reach, reach, color=GRAY, linewidth=1)
+    bottom.axhline(1, color=GRAY, linewidth=1)
     for axes, by in ((top, 1.0), (bottom, truth)):
         bars = np.stack([middle - low, high - middle]) / by
         style = {"fmt": "o", "markersize": 2.5, "linewidth": 0.9, "color": BLUE, "alpha": 0.7}
@@ -166,7 +166,7 @@ def rank_histograms(
     for i, (axes, (name, rank)) in enumerate(zip(panels, ranks.items(), strict=False)):
         counts = np.histogram((np.asarray(rank) + 0.5) / (draws + 1), edges)[0] / (galaxies * chance)
         band = axes.stairs(high, edges, baseline=low, fill=True, color="0.88")
-        axes.axhline(1, color=GREY, linewidth=1)
+        axes.axhline(1, color=GRAY, linewidth=1)
         axes.stairs(counts, edges, baseline=None, color=BLUE, linewidth=1.5)
         axes.set_title(name, fontsize=10)
         ylabel = "" if i % columns else "galaxies / expected number"
@@ -211,7 +211,7 @@ def expected_coverage(
         axes.axhspan(
             -reach, reach, color=colour, linewidth=0, label=f"{probability:.0%} band of calibrated ones"
         )
-    axes.axhline(0, color=GREY, linewidth=1)
+    axes.axhline(0, color=GRAY, linewidth=1)
     for i, (name, share) in enumerate(shares.items()):
         # Both ends of each step: the curve falls between two truths, and jumps at each.
         at = np.concatenate([[0.0], np.repeat(np.sort(np.asarray(share, float)), 2), [1.0]])
@@ -259,7 +259,7 @@ def z_scores(
     figure = plain_figure(6, 4.4, title)
     axes = figure.subplots()
     axes.axhspan(-2, 2, color="0.9", linewidth=0, label="within 2 standard deviations")
-    axes.axhline(0, color=GREY, linewidth=1)
+    axes.axhline(0, color=GRAY, linewidth=1)
     beyond = (np.abs(z_score) > MOST_SIGMA) | (contraction < left)
     for chosen, marker, size in ((~beyond, "o", 8), (beyond, "^", 22)):
         x, y = np.maximum(contraction[chosen], left), np.clip(z_score[chosen], -MOST_SIGMA, MOST_SIGMA)

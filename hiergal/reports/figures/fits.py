@@ -19,7 +19,7 @@ from hiergal.reports.figures.style import (
     show_signed,
     show_stamp,
 )
-from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, TITLE_SIZE, plain_axes
+from hiergal.runtime.plotting import BLACK, BLUE, GRAY, ORANGE, TEXT_SIZE, TITLE_SIZE, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def _draw_spectrum(panel: Any, checks: FitChecks, i: int) -> None:
     frequency, power = checks.frequency, checks.power[i]
     low, high = checks.power_low[i], checks.power_high[i]
     panel.fill_between(frequency, low, high, color="0.85", linewidth=0)
-    panel.axhline(1, color=GREY, linewidth=1)
+    panel.axhline(1, color=GRAY, linewidth=1)
     panel.plot(frequency, power, color=BLUE, marker="o", markersize=3.5, linewidth=1.2)
     outside = (power < low) | (power > high)
     panel.plot(frequency[outside], power[outside], linestyle="", color=ORANGE, marker="s", markersize=4.5)

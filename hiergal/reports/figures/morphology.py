@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.table import Table
 
-from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
+from hiergal.runtime.plotting import BLACK, BLUE, GRAY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
 from hiergal.validation.morphology_reference import MorphologyReference, morphology_samples
 from hiergal.validation.reference import smoothed_cdf
 
@@ -21,7 +21,7 @@ CURVES = {
     "d": "deviation, D",
 }
 PLANES = {"m20_gini": ("M20", "Gini"), "d_log10_i": ("deviation, D", "intensity, log₁₀ I")}
-LINES = ((BLACK, "-"), (GREY, ":"), (BLUE, "-."))  # real, parametric, published mocks
+LINES = ((BLACK, "-"), (GRAY, ":"), (BLUE, "-."))  # real, parametric, published mocks
 OWN_LINES = ((ORANGE, "--"), ("#009E73", (0, (5, 1, 1, 1))), ("#CC79A7", (0, (1, 1))))
 
 

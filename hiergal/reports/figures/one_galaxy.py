@@ -13,7 +13,7 @@ from hiergal.posterior.verdict import explain_flags
 from hiergal.reports.figures.reconstruction import RESIDUAL_LIMIT, whitened_residual
 from hiergal.reports.figures.stamps import visible_pixels
 from hiergal.reports.figures.style import label_stamp, scale_bar, show_noiseless, show_signed, show_stamp
-from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, TITLE_SIZE, plain_axes
+from hiergal.runtime.plotting import BLACK, BLUE, GRAY, ORANGE, TEXT_SIZE, TITLE_SIZE, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -292,7 +292,7 @@ def _draw_profiles(panels: np.ndarray, one: Posterior, sharp: np.ndarray) -> Non
         plain_axes(panel, ylabel=f"{one.model.provenance.flux_unit} / arcsec$^2$")
         panel.yaxis.label.set_fontsize(TEXT_SIZE)
         panel.tick_params(labelsize=TEXT_SIZE - 1)
-        panel.axvline(float(np.median(one.draws_of("hlr_arcsec"))), color=GREY, linewidth=0.8, linestyle=":")
+        panel.axvline(float(np.median(one.draws_of("hlr_arcsec"))), color=GRAY, linewidth=0.8, linestyle=":")
         lowest = min(
             np.quantile(brightness, SIGMA[0], axis=0).min(), data.min() if images is seen else np.inf
         )
@@ -330,4 +330,4 @@ def _brightness_axis(panel: Any, low: float, high: float, errors: np.ndarray) ->
         return
     panel.set_yscale("symlog", linthresh=threshold, linscale=0.7)
     panel.set_ylim(min(-0.5 * threshold, 1.3 * low), 2 * max(high, threshold))
-    panel.axhline(0, color=GREY, linewidth=0.8)
+    panel.axhline(0, color=GRAY, linewidth=0.8)

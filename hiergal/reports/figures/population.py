@@ -7,7 +7,7 @@ import numpy as np
 from astropy.table import Table
 from jaxtyping import Float
 
-from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
+from hiergal.runtime.plotting import BLACK, BLUE, GRAY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
 from hiergal.runtime.pytree import Array
 
 if TYPE_CHECKING:
@@ -25,23 +25,23 @@ LINES = ((BLACK, "-"), (ORANGE, "--"), (BLUE, "-."))
 
 def latent_corner(
     data_latents: Float[Array, "n d"],
-    data_colour: Float[Array, "n"],
+    data_color: Float[Array, "n"],
     flow_latents: Float[Array, "m d"],
-    flow_colour: Float[Array, "m"],
+    flow_color: Float[Array, "m"],
     *,
     dims: Sequence[int] | None = None,
-    colour_label: str = "magnitude",
+    color_label: str = "magnitude",
     title: str = "Latents of survey galaxies (upper right) and of the flow (lower left)",
 ) -> "Figure":
     """Compare the latents of galaxies with those that the flow draws (paper, Fig. 4).
 
     Args:
         data_latents: A draw of the posterior of each galaxy.
-        data_colour: What colours it, such as its magnitude.
+        data_color: A condition that colors it, such as its magnitude.
         flow_latents: Draws of the flow.
-        flow_colour: The same condition of each draw.
+        flow_color: The same condition of each draw.
         dims: Which latents; default those five that go most with the colour.
-        colour_label: Name of the condition, with its unit.
+        color_label: Name of the condition, with its unit.
         title: Title of the figure.
 
     Returns:
@@ -56,9 +56,9 @@ def latent_corner(
         10
     """
     data, flow = (np.asarray(latents, float) for latents in (data_latents, flow_latents))
-    dims = _telling(data, np.asarray(data_colour)) if dims is None else tuple(dims)
+    dims = _telling(data, np.asarray(data_color)) if dims is None else tuple(dims)
     reach = max(3.0, np.quantile(np.abs(np.concatenate([data[:, dims], flow[:, dims]])), 0.995))
-    colours = np.quantile(data_colour, [0.02, 0.98])
+    colours = np.quantile(data_color, [0.02, 0.98])
     size = len(dims)
     figure = plain_figure(1.65 * size + 1.2, 1.65 * size + 0.5, title)
     axes = figure.subplots(size, size, squeeze=False)
@@ -68,7 +68,7 @@ def latent_corner(
         if i == j:
             _marginals(panel, data[:, dims[i]], flow[:, dims[i]], reach)
         else:
-            latents, colour = (data, data_colour) if j > i else (flow, flow_colour)
+            latents, colour = (data, data_color) if j > i else (flow, flow_color)
             points = _scatter(panel, latents[:, dims[j]], latents[:, dims[i]], np.asarray(colour), colours)
             panel.set(ylim=(-reach, reach))
         panel.tick_params(
@@ -80,7 +80,7 @@ def latent_corner(
     names = {"frameon": False, "fontsize": TEXT_SIZE - 1, "ncols": 3, "handlelength": 1.5}
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", **names)
     if size > 1:
-        bar = figure.colorbar(points, ax=axes, shrink=0.6, aspect=35, label=colour_label)
+        bar = figure.colorbar(points, ax=axes, shrink=0.6, aspect=35, label=color_label)
         if bar.solids is not None:
             bar.solids.set_alpha(1)
     return figure
@@ -182,7 +182,7 @@ def _marginals(panel: Any, data: np.ndarray, flow: np.ndarray, reach: float) -> 
     panel.plot(
         fine,
         np.exp(-0.5 * fine**2) / np.sqrt(2 * np.pi),
-        color=GREY,
+        color=GRAY,
         linestyle="--",
         linewidth=1,
         label="prior",

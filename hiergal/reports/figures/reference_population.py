@@ -53,7 +53,8 @@ def plot_population(
     from matplotlib.figure import Figure
 
     curves = cosmos_reference() if curves is None else curves
-    moments = measure_moments(observation.image) if moments is None else moments
+    if moments is None:
+        moments = measure_moments(observation.image, pixel_scale_arcsec=observation.pixel_scale_arcsec)
     good = moments[moments["flag"] == 0]
     samples = {
         "mag_auto": observation.catalog["mag_auto"],

@@ -62,7 +62,7 @@ def drawn_galaxies(
     labels: Sequence[str] | None = None,
     *,
     noise_level: Float[Array, "n"],
-    pixel_scale_arcsec: float = 0.03,
+    pixel_scale_arcsec: float,
     title: str = "Survey galaxies, and galaxies drawn for the same magnitude, size and redshift",
 ) -> "Figure":
     """Show real galaxies above drawn ones, with and without noise (paper, Fig. 1).
@@ -81,7 +81,7 @@ def drawn_galaxies(
 
     Example:
         >>> stamps = np.ones((4, 16, 16))
-        >>> figure = drawn_galaxies(stamps, stamps, stamps, noise_level=np.ones(4))
+        >>> figure = drawn_galaxies(stamps, stamps, stamps, noise_level=np.ones(4), pixel_scale_arcsec=0.03)
         >>> len(figure.axes)
         12
     """

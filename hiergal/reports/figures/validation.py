@@ -13,7 +13,7 @@ from jaxtyping import Float
 from hiergal.measure.power_spectrum import Spectrum
 from hiergal.observation.observation import Observation
 from hiergal.reports.figures.style import label_stamp, scale_bar, show_signed, show_stamp, stamp_grid
-from hiergal.runtime.plotting import BLACK, BLUE, GREY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
+from hiergal.runtime.plotting import BLACK, BLUE, GRAY, ORANGE, TEXT_SIZE, plain_axes, plain_figure
 from hiergal.runtime.pytree import Array
 from hiergal.validation.conditional import Residuals, binned
 
@@ -24,7 +24,7 @@ __all__ = ["conditional_scatter", "fits_side_by_side", "mean_ellipticity", "powe
 
 RESIDUAL_LIMIT = 4.0  # standard deviations
 HEADINGS = ("observed", "model", "parametric", "residual, model", "residual, param.")
-LOOKS = ((BLACK, "o", "-"), (ORANGE, "s", "--"), (BLUE, "^", "-."), (GREY, "D", ":"))
+LOOKS = ((BLACK, "o", "-"), (ORANGE, "s", "--"), (BLUE, "^", "-."), (GRAY, "D", ":"))
 FEWEST_GALAXIES = 5  # galaxies in a bin that is drawn
 QUANTILE_BINS = 9
 REACH = {"size": 0.75, "flux": 1.0}  # of the residuals, as in the paper
@@ -190,7 +190,7 @@ def conditional_scatter(
         )
         table = binned(values, edges, seed=seed)
         x = 0.5 * (table["low"] + table["high"])
-        panel.axhline(0, color=GREY, linewidth=1)
+        panel.axhline(0, color=GRAY, linewidth=1)
         style = {"color": ORANGE, "marker": "o", "markersize": 4, "linewidth": 1.4, "capsize": 2}
         panel.errorbar(x, table["bias"], yerr=table["bias_error"], label="median", **style)
         for sign in (-1, 1):
@@ -245,11 +245,11 @@ def power_spectra(
         )
     plain_axes(panel, xlabel="frequency [cycles per arcsec]", ylabel=ylabel)
     if expected is not None:
-        panel.axhline(expected, color=GREY, linewidth=1)
+        panel.axhline(expected, color=GRAY, linewidth=1)
     if expected is None or max(np.max(spectrum.power) for spectrum in spectra.values()) > 3 * expected:
         panel.set_yscale("log")
     if limit is not None:
-        panel.axvline(limit, color=GREY, linestyle=":", linewidth=1.2, label="band limit of the survey")
+        panel.axvline(limit, color=GRAY, linestyle=":", linewidth=1.2, label="band limit of the survey")
     panel.legend(frameon=False, fontsize=TEXT_SIZE)
     return figure
 

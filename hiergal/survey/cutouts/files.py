@@ -11,7 +11,7 @@ from hiergal.runtime.inputs import input_path
 from hiergal.runtime.pytree import brief
 from hiergal.survey.cutouts.layouts import ROLES, find_roles, stamp_of
 from hiergal.survey.cutouts.mask_planes import bad_pixels
-from hiergal.survey.cutouts.psf_stamps import psf_scale, resampled_psf
+from hiergal.survey.cutouts.psf_stamps import psf_scale, resample_psf
 from hiergal.survey.sky import SKY_COLUMNS, SkyPlace, scale_of, sky_of
 from hiergal.survey.tables.catalog import IDENTIFIER, identifiers_from, read_catalog
 from hiergal.survey.tables.columns import column_of
@@ -28,7 +28,7 @@ __all__ = [
     "read_npz",
 ]
 
-BATCH_GALAXIES = 64
+FILES_PER_BATCH = 64
 NOISE_NAMES = ("variance", "rms", "weight")
 LONGEST_STEM = 64  # bytes of a name that is an identifier
 ENDINGS = (".fits", ".fits.gz", ".fits.fz", ".fit")
@@ -140,8 +140,8 @@ def open_folder(path: Path, pixel_scale_arcsec: float | None, layout: Layout | N
 def read_folder(folder: CutoutFolder) -> Iterator[tuple[list[Path], dict[str, Any]]]:
     """Read a folder batch by batch: files, and arguments of :func:`~hiergal.survey.cutouts.survey.from_arrays`."""
     shared = _shared_psf(folder.layout.psf)
-    for first in range(0, len(folder.files), BATCH_GALAXIES):
-        rows = slice(first, first + BATCH_GALAXIES)
+    for first in range(0, len(folder.files), FILES_PER_BATCH):
+        rows = slice(first, first + FILES_PER_BATCH)
         galaxies = [_read_file(file, folder, shared) for file in folder.files[rows]]
         arrays = {name: np.stack([galaxy[name] for galaxy in galaxies]) for name in galaxies[0]}
         columns = {name: column[rows] for name, column in folder.catalog.items()}
@@ -338,7 +338,7 @@ def _psf_of(roles: dict[str, Any], file: Path, scale: float, shared: Any) -> np.
         )
     own = psf_scale(header, scale, f"{where}: PSF")
     if own != scale:
-        return resampled_psf(stamp, own, scale)
+        return resample_psf(stamp, own, scale)
     check_odd(stamp.shape, f"in {where}")
     return stamp
 

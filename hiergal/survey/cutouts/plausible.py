@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from hiergal.observation.observation import Observation
-from hiergal.survey.cutouts.psf_stamps import centre_offset
+from hiergal.survey.cutouts.psf_stamps import center_offset
 from hiergal.survey.noise.spectrum import rms_of_pixels
 
 __all__ = ["MapCheck"]
@@ -55,7 +55,7 @@ class MapCheck:
             observation = observation.replace(image=image, mask=mask, noise=noise)
             sigma = rms_of_pixels(observation)
         self._scatter(image / sigma, mask)
-        self.offsets += [np.abs(centre_offset(stamp)).max() for stamp in np.asarray(observation.psf.stamp)]
+        self.offsets += [np.abs(center_offset(stamp)).max() for stamp in np.asarray(observation.psf.stamp)]
         return observation
 
     def tell(self) -> None:

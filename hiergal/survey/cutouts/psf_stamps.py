@@ -14,7 +14,7 @@ from jaxtyping import Float
 from hiergal.observation.psf import same_scale
 from hiergal.survey.sky import scale_of
 
-__all__ = ["centre_offset", "psf_scale", "resampled_psf"]
+__all__ = ["center_offset", "psf_scale", "resample_psf"]
 
 SCALE_CARDS = ("PIXELSCL", "PIXSCALE", "PIXELSCALE")  # STPSF's, and others' [arcsec]
 OVERSAMPLING_CARDS = ("OVERSAMP", "DET_SAMP")
@@ -56,7 +56,7 @@ def psf_scale(header: Mapping[str, Any], pixel_scale_arcsec: float, where: str) 
     return pixel_scale_arcsec if same else values[0]
 
 
-def resampled_psf(
+def resample_psf(
     psf: Float[np.ndarray, "py px"], own_arcsec: float, pixel_scale_arcsec: float
 ) -> Float[np.ndarray, "y x"]:
     """Resample a PSF to pixels of another width, on an odd stamp, with its middle on the central pixel.
@@ -69,7 +69,7 @@ def resampled_psf(
     Example:
         >>> y, x = np.mgrid[-11:12, -11:12]
         >>> psf = np.exp(-(x**2 + y**2) / 8)
-        >>> half = resampled_psf(psf / psf.sum(), 0.015, 0.03)
+        >>> half = resample_psf(psf / psf.sum(), 0.015, 0.03)
         >>> half.shape, bool(abs(half.sum() - 1) < 1e-3)
         ((11, 11), True)
     """
@@ -77,14 +77,14 @@ def resampled_psf(
     return _matrix(psf.shape[0], ratio) @ np.asarray(psf, float) @ _matrix(psf.shape[1], ratio).T
 
 
-def centre_offset(psf: Float[np.ndarray, "py px"]) -> Float[np.ndarray, "2"]:
+def center_offset(psf: Float[np.ndarray, "py px"]) -> Float[np.ndarray, "2"]:
     """Return the offset of the centre of a PSF's light from the middle of its stamp, (y, x) [pixels].
 
     The light around the brightest pixel, above half of it, tells the centre: wings and noise move it little.
 
     Example:
         >>> psf = np.zeros((5, 5)); psf[3, 2] = 1
-        >>> centre_offset(psf).tolist()
+        >>> center_offset(psf).tolist()
         [1.0, 0.0]
     """
     core = np.where(psf > 0.5 * psf.max(), psf, 0.0)

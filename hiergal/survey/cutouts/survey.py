@@ -61,7 +61,7 @@ from hiergal.survey.cutouts.plausible import MapCheck
 from hiergal.survey.noise.choice import (
     MeasuredNoise,
     check_source,
-    measured_in_cutouts,
+    measure_in_cutouts,
     measured_or_why,
     with_measured_noise,
 )
@@ -235,7 +235,7 @@ def write_cutouts_survey(
         raise ValueError(
             f"expected observations on {pixel_scale_arcsec} arcsec pixels, got {scale}; make them agree"
         )
-    measured, recorded = measured_or_why(lambda: measured_in_cutouts(batches(), noise_group), noise_spectrum)
+    measured, recorded = measured_or_why(lambda: measure_in_cutouts(batches(), noise_group), noise_spectrum)
     stated = photometry_from(
         "counts per second" if flux_unit is None else flux_unit,
         magnitude_zero_point,

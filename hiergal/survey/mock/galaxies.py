@@ -59,7 +59,7 @@ def draw_mock(
     noise: str = "correlated",
     workers: int | None = None,
     first: int = 0,
-    progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> MockBatch:
     """Draw galaxies of the mock survey.
@@ -71,7 +71,7 @@ def draw_mock(
         noise: ``"correlated"`` as in ACS images, or ``"white"``.
         workers: Number of threads, or None for one per available core.
         first: Number of the first galaxy: batches of one survey follow each other.
-        progress: Called with the number of galaxies done since the last call.
+        on_progress: Called with the number of galaxies done since the last call.
         parameters: Numbers of another population, as :func:`population_parameters` gives them.
 
     Returns:
@@ -111,8 +111,8 @@ def draw_mock(
 
     with ThreadPoolExecutor(workers or joblib.cpu_count()) as pool:
         for _ in pool.map(draw, range(n)):
-            if progress is not None:
-                progress(1)
+            if on_progress is not None:
+                on_progress(1)
     catalog = {name: column.astype(np.float32) for name, column in columns.items()}
     rms = catalog["noise_rms"]
     noise_model = (

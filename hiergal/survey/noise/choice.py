@@ -36,8 +36,8 @@ __all__ = [
     "NoiseSource",
     "check_source",
     "map_variation",
-    "measured_in_catalog",
-    "measured_in_cutouts",
+    "measure_in_catalog",
+    "measure_in_cutouts",
     "measured_or_why",
     "noise_report",
     "with_measured_noise",
@@ -83,7 +83,7 @@ def check_source(source: str) -> None:
         raise ValueError(f"noise_spectrum: expected 'given' or 'measured', got {source!r}")
 
 
-def measured_in_catalog(
+def measure_in_catalog(
     catalog: "RealCatalog", stamp_shape: tuple[int, int], rows: np.ndarray
 ) -> MeasuredNoise:
     """Measure noise in the cutouts of real galaxies, those with one correlation file together.
@@ -99,7 +99,7 @@ def measured_in_catalog(
         ValueError: If too few pixels are free of sources.
 
     Example:
-        >>> measured_in_catalog(catalog, (64, 64), catalog.rows).whole.level  # doctest: +SKIP
+        >>> measure_in_catalog(catalog, (64, 64), catalog.rows).whole.level  # doctest: +SKIP
     """
     real, scale = catalog.real, catalog.pixel_scale_arcsec
     files = real.noise_file_name
@@ -125,7 +125,7 @@ def measured_in_catalog(
     return _results(stacks, whole)
 
 
-def measured_in_cutouts(
+def measure_in_cutouts(
     batches: Iterable[Observation], group: str | None = None, *, galaxies: int = GALAXIES
 ) -> MeasuredNoise:
     """Measure noise in cutouts.
@@ -139,7 +139,7 @@ def measured_in_cutouts(
         ValueError: If too few pixels are free of sources, or the column is not there.
 
     Example:
-        >>> measured_in_cutouts([survey.read()]).whole.level > 0
+        >>> measure_in_cutouts([survey.read()]).whole.level > 0
         True
     """
     stacks: dict[Any, NoiseStack] = {}
@@ -172,7 +172,7 @@ def with_measured_noise(
         group: Column of the catalogue that tells exposures or mosaics apart.
 
     Example:
-        >>> with_measured_noise(observation, measured_in_cutouts([survey.read()])).noise.power.shape
+        >>> with_measured_noise(observation, measure_in_cutouts([survey.read()])).noise.power.shape
         (4, 64, 33)
     """
     labels = _labels(observation, group)
@@ -202,7 +202,7 @@ def with_spectrum(observation: Observation, spectrum: NoiseSpectrum) -> Observat
         spectrum: What was measured.
 
     Example:
-        >>> measured = measured_in_cutouts([survey.read()])
+        >>> measured = measure_in_cutouts([survey.read()])
         >>> with_spectrum(observation, measured.whole).noise.power.shape
         (4, 64, 33)
     """

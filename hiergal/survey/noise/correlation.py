@@ -121,13 +121,13 @@ def correlation_of_power(power: Float[np.ndarray, "y fx"], width: int) -> Float[
 
 
 def catalog_noise(
-    real: "galsim.RealGalaxyCatalog", row: int, rng: "galsim.BaseDeviate", *, recentre: bool
+    real: "galsim.RealGalaxyCatalog", row: int, rng: "galsim.BaseDeviate", *, recenter: bool
 ) -> "galsim.BaseCorrelatedNoise":
     """Return a galaxy's noise; recentred, the origin of a correlation image of even size is its peak."""
     import galsim
 
     image, _, variance = real.getNoiseProperties(row)
-    if image is None or not recentre:
+    if image is None or not recenter:
         return real.getNoise(row, rng)
     peak = np.unravel_index(np.argmax(image.array), image.array.shape)
     offset = [at - (size - 1) / 2 for at, size in zip(peak, image.array.shape, strict=True)]

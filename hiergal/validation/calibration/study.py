@@ -17,7 +17,7 @@ from hiergal.measure.profile import summarize_profile
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
 from hiergal.posterior.infer import infer
-from hiergal.posterior.posterior import METHODS, Posterior, interval
+from hiergal.posterior.posterior import METHODS, Posterior, credible_interval
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 from hiergal.posterior.samplers.posterior_flow import simulate
 from hiergal.runtime.pytree import brief
@@ -184,7 +184,7 @@ def _coverage(
     """Share of the truths in central intervals of each probability."""
 
     def share(name: str, probability: float) -> float:
-        low, high = interval(draws[name], probability)
+        low, high = credible_interval(draws[name], probability)
         return float(np.mean((low <= truth[name]) & (truth[name] <= high)))
 
     return {name: {f"{p:.2f}": share(name, p) for p in PROBABILITIES} for name in draws}
