@@ -107,7 +107,7 @@ def our_step(recipe: Recipe, galaxies: Observation) -> Ours:
     config, key = recipe.training, jax.random.key(SEED)
     mesh, batch = svi._mesh(None, config, len(galaxies))
     optimizer = svi._optimizer(config, len(galaxies))
-    programs = programs_of(recipe, population=len(galaxies), training=True)
+    programs = programs_of(recipe, plate_size=len(galaxies), training=True)
     inference = SVI(*programs, optimizer, svi._objective(recipe))
     state = svi._initial_state(inference, key, galaxies, averaged=config.ema_decay > 0)
     params = jax.tree.map(np.array, inference.get_params(state.svi))

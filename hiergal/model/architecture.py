@@ -80,12 +80,12 @@ def posterior_flow_config(recipe: Recipe) -> FlowConfig:
     return replace(recipe.posterior_flow, conditions=names)
 
 
-def programs_of(recipe: Recipe, population: int | None = None, training: bool = False) -> Programs:
+def programs_of(recipe: Recipe, plate_size: int | None = None, training: bool = False) -> Programs:
     """Return the model and the guide that a recipe describes.
 
     Args:
         recipe: The recipe.
-        population: Number of galaxies that a batch stands for; default the batch itself.
+        plate_size: Number of galaxies that a batch stands for; default the batch itself.
         training: As for :func:`generator_of`.
 
     Example:
@@ -97,7 +97,7 @@ def programs_of(recipe: Recipe, population: int | None = None, training: bool = 
         latents=recipe.generator.latents,
         pixel_scale_arcsec=recipe.pixel_scale_arcsec,
         profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
-        population=population,
+        plate_size=plate_size,
         total_variation_weight=recipe.objective.total_variation_weight,
         misfit_as_noise=recipe.objective.misfit_as_noise,
         blur=recipe.objective.blur,
@@ -108,7 +108,7 @@ def programs_of(recipe: Recipe, population: int | None = None, training: bool = 
         galaxy_guide,
         encoder=encoder_of(recipe, training),
         covariance=recipe.covariance,
-        population=population,
+        plate_size=plate_size,
     )
     return Programs(cast(Program, model), cast(Any, guide))
 

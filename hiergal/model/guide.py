@@ -32,7 +32,7 @@ def galaxy_guide(
     *,
     encoder: nn.Module,
     covariance: Covariance = "full",
-    population: int | None = None,
+    plate_size: int | None = None,
 ) -> tuple[jax.Array, ...] | None:
     """State the approximate posterior of the latents of each galaxy (Eq. 8).
 
@@ -41,7 +41,7 @@ def galaxy_guide(
         training_aids: Training aids of this step, in training alone.
         encoder: Network from an observation to :func:`output_count` numbers for each galaxy.
         covariance: Structure of the posterior's covariance.
-        population: Number of galaxies that the batch stands for, as in the model.
+        plate_size: Number of galaxies that the batch stands for, as in the model.
 
     Returns:
         In training with aids, the encoder's features, for the model; else nothing.
@@ -52,7 +52,7 @@ def galaxy_guide(
         outputs = q(observation)
     else:
         outputs, features = q(observation, training=True, rngs={"dropout": numpyro.prng_key()})
-    with numpyro.plate("galaxies", population or n, subsample_size=n):
+    with numpyro.plate("galaxies", plate_size or n, subsample_size=n):
         numpyro.sample("z", posterior_from(outputs, covariance))
     return features
 

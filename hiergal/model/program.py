@@ -48,7 +48,7 @@ def galaxy_model(
     position_error_pix: float = 0.0,
     shape: tuple[int, int] | None = None,
     profile_fwhm_arcsec: float = 0.0,
-    population: int | None = None,
+    plate_size: int | None = None,
     total_variation_weight: float = 0.0,
     misfit_as_noise: bool = False,
     blur: Blur = "exact",
@@ -70,7 +70,7 @@ def galaxy_model(
         position_error_pix: Standard deviation of the positions along each axis; 0 if they are known [pixels].
         shape: (ny, nx) of stamps with sources at positions; default that of the image.
         profile_fwhm_arcsec: What profiles are blurred with: see :class:`~hiergal.observation.psf.PSF` [arcsec].
-        population: Number of galaxies that the batch stands for, by which all its terms are scaled; default
+        plate_size: Number of galaxies that the batch stands for, by which all its terms are scaled; default
             the batch itself.
         total_variation_weight: Weight of the penalty on the total variation of the profile (Sec. 4.2.1).
         misfit_as_noise: Whether misfit counts as noise: see :class:`~hiergal.model.likelihood.NoisyImage`.
@@ -103,7 +103,7 @@ def galaxy_model(
     batch = (n,) if positions is None else positions.shape[:2]
     prior = _checked(prior, latents, batch)
     together = (lambda x: x) if alone else partial(jnp.sum, axis=1)  # the sources of a stamp
-    with numpyro.plate("galaxies", population or n, subsample_size=n):
+    with numpyro.plate("galaxies", plate_size or n, subsample_size=n):
         # The sources of a stamp are one event of k rows: one likelihood ties them together.
         z = numpyro.sample("z", prior if alone else prior.expand(batch).to_event(1))
         if position_error_pix and not alone:

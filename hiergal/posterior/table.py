@@ -287,6 +287,11 @@ def write_table(table: Table, path: str | Path, *, overwrite: bool = False) -> N
         ValueError: If it ends in something else.
         FileExistsError: If something is there that may not be replaced.
         OSError: If it cannot be written; what was there before stays.
+
+    Example:
+        >>> write_table(posterior.to_table(), "galaxies.fits")
+        >>> len(read_table("galaxies.fits"))
+        4
     """
     check_table_name(path)
     with owned(path, TABLE, overwrite=overwrite) as own:
@@ -317,6 +322,11 @@ def read_table(path: str | Path) -> Table:
     Raises:
         ValueError: If the file ends in neither ``.fits`` nor ``.parquet``.
         OSError: If it cannot be read.
+
+    Example:
+        >>> write_table(posterior.to_table(), "again.fits")
+        >>> read_table("again.fits")["flux"].shape
+        (4,)
     """
     check_table_name(path)
     path = settle(path)

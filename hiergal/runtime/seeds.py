@@ -88,7 +88,7 @@ def as_key(key: Any) -> "jax.Array":
 
 
 def key_for(seed: int, purpose: int) -> "jax.Array":
-    """Return the PRNG key of a stage: stages of one seed are independent.
+    """Return the PRNG key of a purpose: purposes of one seed are independent.
 
     Raises:
         ValueError: If the seed is out of range.

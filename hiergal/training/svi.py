@@ -132,7 +132,7 @@ def fit(
         )
     train, validation = bare(train), bare(validation)
     mesh, batch = _mesh(devices, config, len(train))
-    programs = programs_of(recipe, population=len(train), training=True)
+    programs = programs_of(recipe, plate_size=len(train), training=True)
     svi = SVI(*programs, _optimizer(config, len(train)), _objective(recipe))
     start_key, order_key, evaluation_key = jax.random.split(key, 3)
     weights = sampling_weights(train, config.flux_sampling_power) if config.flux_sampling_power else None
@@ -195,7 +195,7 @@ def fit(
         return Fit(state.best, history.rows())
 
 
-def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Array, mesh: Mesh):
+def _compile_step(svi: SVI, recipe: Recipe, plate_size: int, order_key: jax.Array, mesh: Mesh):
     """One compiled step of training, or the part of one whose gradients are computed at once.
 
     A loop of steps inside one program would be slower: XLA runs convolutions inside loops on one core. A batch is
@@ -229,7 +229,7 @@ def _compile_step(svi: SVI, recipe: Recipe, population: int, order_key: jax.Arra
             average = jax.tree.map(
                 lambda old, new: decay * old + (1 - decay) * new, average, svi.get_params(after)
             )
-        counted = jnp.where(jnp.isfinite(loss), loss, 0.0) / population  # batches that are left out have none
+        counted = jnp.where(jnp.isfinite(loss), loss, 0.0) / plate_size  # batches that are left out have none
         return state.replace(svi=after, average=average, loss=state.loss + counted)
 
     return step
@@ -264,7 +264,7 @@ def _mesh(devices: Sequence[jax.Device] | None, config: TrainingConfig, galaxies
     return mesh, min(batch, galaxies // mesh.size * mesh.size)
 
 
-def _optimizer(config: TrainingConfig, population: int) -> optax.GradientTransformation:
+def _optimizer(config: TrainingConfig, plate_size: int) -> optax.GradientTransformation:
     rate = learning_rate_at(config.schedule, config.learning_rate, config.warmup, config.steps)
     steps = (
         optax.adam(rate, b2=0.99)
@@ -272,7 +272,7 @@ def _optimizer(config: TrainingConfig, population: int) -> optax.GradientTransfo
         else adafactor(rate, parameter_scale=config.parameter_scale)
     )
     if config.clip_norm:
-        steps = optax.chain(optax.scale(1 / population), optax.clip_by_global_norm(config.clip_norm), steps)
+        steps = optax.chain(optax.scale(1 / plate_size), optax.clip_by_global_norm(config.clip_norm), steps)
     # A rare galaxy, far from what the encoder knows so far, may overflow: leave out its batch, not the training.
     steps = optax.apply_if_finite(steps, max_consecutive_errors=LEFT_OUT)
     if config.gradient_accumulation == 1:

@@ -66,7 +66,7 @@ def test_density_is_prior_times_likelihood(key, make_observation, kind, masked):
     likelihood = observation.noise.log_prob(residual, observation.mask)
     expected = float(np.sum(likelihood)) - 0.5 * np.sum(z**2 + np.log(2 * np.pi))
     np.testing.assert_allclose(density(), expected, rtol=1e-5)
-    np.testing.assert_allclose(density(population=60), 20 * expected, rtol=1e-5)
+    np.testing.assert_allclose(density(plate_size=60), 20 * expected, rtol=1e-5)
     penalty = 0.5 * float(np.sum(total_variation(profile)))
     assert penalty > 0.01 * abs(expected)
     np.testing.assert_allclose(density(total_variation_weight=0.5), expected - penalty, rtol=1e-5)

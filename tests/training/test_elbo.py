@@ -28,9 +28,9 @@ def outputs(rng):
 
 def programs(covariance="diagonal", population=None):
     shared = {"generator": LinearGenerator(SHAPE), "latents": D, "pixel_scale_arcsec": SCALE}
-    model = partial(galaxy_model, **shared, population=population)
+    model = partial(galaxy_model, **shared, plate_size=population)
     encoder = TableEncoder(output_count(D, covariance))
-    return model, partial(galaxy_guide, encoder=encoder, covariance=covariance, population=population)
+    return model, partial(galaxy_guide, encoder=encoder, covariance=covariance, plate_size=population)
 
 
 def parameters(outputs):

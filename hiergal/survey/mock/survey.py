@@ -37,6 +37,11 @@ def write_mock_survey(
         workers: Number of processes, None for one per available core; or an executor that draws.
         overwrite: Whether to replace a store that is there.
         progress: Whether to show a progress bar.
+
+    Example:
+        >>> store = write_mock_survey("mock.zarr", 20, seed=1, stamp=32, workers=1, progress=False)
+        >>> len(store), store.shape
+        (20, (32, 32))
     """
     check_seed(seed)
     from hiergal.survey.mock.galaxies import draw_batch
