@@ -48,7 +48,7 @@ tutorials: $(VENV)/.docs
 	$(BIN)/python docs/execute_tutorials.py $(ARGS)
 
 check: lint wheel docs
-	$(PYTEST) -m "" --slow-minutes 60 --cov --cov-fail-under 90 $(ARGS)
+	$(PYTEST) -m "" --slow-minutes 60 --cov --cov-fail-under 95 $(ARGS)
 
 # The source distribution is built, the wheel from it, and that is installed in an environment of its own, where every
 # module that it ships has to load and the tests of hub and GalSim to pass, outside the sources.
