@@ -381,7 +381,9 @@ def import_everything(part: int, numbers: str) -> None:
         from hiergal.simulate import catalog as catalog_sampling
         from hiergal.survey import prepare, writer
 
-        writer.SHARD_GALAXIES = survey_posteriors.PART = catalog_sampling.PART = prepare.TASK_GALAXIES = part
+        writer.SHARD_GALAXIES = survey_posteriors.GALAXIES_PER_TASK = catalog_sampling.GALAXIES_PER_TASK = (
+            prepare.TASK_GALAXIES
+        ) = part
     remember_numbers(numbers)
     logging.getLogger("hiergal").propagate = False
     from hiergal.runtime.fork import jax_is_in_use

@@ -46,13 +46,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(survey_posteriors, "PART", PART)
+    monkeypatch.setattr(survey_posteriors, "GALAXIES_PER_TASK", PART)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(survey_posteriors, "PART", PART)
+        patch.setattr(survey_posteriors, "GALAXIES_PER_TASK", PART)
         out = tmp_path_factory.mktemp("out") / "t.fits"
         infer_survey(folder / "model", folder / "s.zarr", out, **HOW)
     return read_table(out)
@@ -142,7 +142,7 @@ def test_a_finished_table_is_recognised_or_refused(folder, undisturbed, tmp_path
     assert same(infer_survey(*paths, images=images, **HOW), undisturbed)
     assert out.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["i.zarr", "t.fits"]
     monkeypatch.undo()
-    monkeypatch.setattr(survey_posteriors, "PART", PART)
+    monkeypatch.setattr(survey_posteriors, "GALAXIES_PER_TASK", PART)
     assert len(infer_survey(*paths, overwrite=True, **HOW | {"limit": 8})) == 8
 
 

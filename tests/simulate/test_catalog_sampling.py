@@ -31,7 +31,7 @@ HOW = {"seed": 4, "progress": False}
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(catalog_sampling, "PART", PART)
+    monkeypatch.setattr(catalog_sampling, "GALAXIES_PER_TASK", PART)
     monkeypatch.setattr(galaxy_files, "GALAXIES_PER_CHUNK", PART)
 
 
@@ -150,7 +150,7 @@ def test_journals_of_other_runs_are_refused(folder, catalog, tmp_path, monkeypat
 RUN = """
 import sys
 from hiergal.simulate import catalog as catalog_sampling, files as galaxy_files
-catalog_sampling.PART = galaxy_files.GALAXIES_PER_CHUNK = 8
+catalog_sampling.GALAXIES_PER_TASK = galaxy_files.GALAXIES_PER_CHUNK = 8
 if __name__ == "__main__":
     from hiergal.simulate.catalog import sample_catalog
     sample_catalog(sys.argv[1], None, sys.argv[2], seed=4, galaxies=1000, progress=False, workers=int(sys.argv[3]))
@@ -182,7 +182,7 @@ def test_workers_write_the_same(folder, catalog, profiles, tmp_path):
 
 def test_memory_does_not_grow_with_the_catalogue(folder, tmp_path, monkeypatch):
     """From 2,000 galaxies to 10,000, of 33 MB: less than a third of what they take."""
-    monkeypatch.setattr(catalog_sampling, "PART", 512)
+    monkeypatch.setattr(catalog_sampling, "GALAXIES_PER_TASK", 512)
     monkeypatch.setattr(galaxy_files, "GALAXIES_PER_CHUNK", 512)
     process, rss = psutil.Process(), []
     for count in (2000, 2000, 10000):

@@ -30,7 +30,7 @@ NAMES = ("mag_auto", "flux_radius", "zphot")
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(catalog_sampling, "PART", PART)
+    monkeypatch.setattr(catalog_sampling, "GALAXIES_PER_TASK", PART)
     monkeypatch.setattr(galaxy_files, "GALAXIES_PER_CHUNK", PART)
 
 
