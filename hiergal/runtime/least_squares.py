@@ -86,14 +86,12 @@ def levenberg_marquardt(
     d = start.shape[-1]
     identity = jnp.eye(d, dtype=start.dtype)[None]
 
-    @jax.jit  # traced once, however many steps there are
     def expand(z):
         """Residuals of data and prior, [n, pixels + d], and their Jacobian [n, d, pixels + d], in one sweep."""
         tangents = jnp.broadcast_to(jnp.eye(d, dtype=z.dtype)[:, None], (d, *z.shape))
         both, pushforward = jax.linearize(lambda z: jnp.concatenate([residual(z), to_base(z)], axis=-1), z)
         return both, jax.vmap(pushforward)(tangents).swapaxes(0, 1)
 
-    @jax.jit
     def step(_, state):
         z, r, jacobian, damping = state
         hessian = jnp.einsum("nip,njp->nij", jacobian, jacobian)
