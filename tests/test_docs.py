@@ -21,12 +21,12 @@ SLOW = {  # whose examples take more than some seconds
     f"hiergal.{name}"
     for name in (
         "posterior.fit_checks",
+        "posterior.infer",
+        "posterior.posterior",
         "posterior.samplers.randomize_then_optimize",
         "posterior.scenes.deblend",
         "posterior.scenes.table",
         "reports.calibration",
-        "posterior.infer",
-        "posterior.posterior",
         "reports.figures.deblending",
         "reports.figures.fits",
         "reports.figures.one_galaxy",

@@ -73,9 +73,8 @@ def imports_of(package: Path) -> Imports:
                 assert not node.level, f"{path}:{node.lineno}: expected an absolute import"
                 asked = [f"{node.module}.{a.name}" for a in node.names]
                 asked = [one if one in modules else node.module for one in asked]
-            elif (
-                isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exports"
-            ):  # names that load later
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exports":
+                # Names that load when they are used.
                 asked = [key.value for key in node.args[1].keys]
             else:
                 continue

@@ -13,9 +13,8 @@ from hiergal.runtime.inputs import input_path
 __all__ = ["IN_FILES", "digest_of", "fill", "flatten", "read_arrays", "read_texts", "write_arrays"]
 
 T = TypeVar("T")
-IN_FILES = {
-    "posterior_flow": "guide_flow"
-}  # parts of a model that have another name in its files, since 0.1.0
+# Parts of a model that have another name in its files, since 0.1.0.
+IN_FILES = {"posterior_flow": "guide_flow"}
 LARGEST_WEIGHT = 1e15  # of any array of a model: products of larger ones are not finite
 LARGEST_HALF = float(np.finfo(np.float16).max)
 STARTS = {

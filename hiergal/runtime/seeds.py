@@ -17,9 +17,8 @@ __all__ = [
 ]
 
 SEEDS = 2**32  # JAX, in its default of 32 bits, drops what is beyond: 2**32 + 1 would be the seed 1 again
-TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, POSTERIOR_FLOW, POPULATION_ROWS = range(
-    8
-)  # purposes of a seed
+# Purposes of a seed.
+TRAIN, FLOW, FLOW_DRAWS, INFER, SAMPLE, MARGINAL, POSTERIOR_FLOW, POPULATION_ROWS = range(8)
 
 
 def check_seed(seed: Any) -> int:
