@@ -2,7 +2,8 @@
 
 The paper's posterior has a diagonal covariance. Flux, size and concentration of a galaxy are strongly correlated
 given its image, and a diagonal guide answers by claiming too small an error on each; the default here is a Gaussian
-with a full covariance, which is exact for a linear generator.
+with a full covariance, which is exact for a linear generator. Where there are hundreds of latents, the first may be the
+only ones that are correlated.
 """
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import numpyro.distributions as dist
 from jaxtyping import Float
 from numpyro.contrib.module import flax_module
 
+from hiergal.model.leading_normal import LeadingNormal
 from hiergal.model.nets.training_aids import TrainingAids
 from hiergal.observation.observation import Observation
 from hiergal.recipe.config import Covariance
@@ -64,22 +66,32 @@ def output_count(latents: int, covariance: Covariance) -> int:
         >>> output_count(16, "diagonal"), output_count(16, "full")
         (32, 152)
     """
-    return 2 * latents + (latents * (latents - 1) // 2 if covariance == "full" else 0)
+    correlated = covariance if isinstance(covariance, int) else {"full": latents, "diagonal": 0}[covariance]
+    return 2 * latents + correlated * (correlated - 1) // 2
 
 
 def posterior_from(outputs: Float[jax.Array, "n outputs"], covariance: Covariance) -> dist.Distribution:
     """Turn the outputs of the encoder into the distribution of the latents.
 
     The outputs of one galaxy are the means, the logarithms of the scales, and for a full covariance the elements of
-    the triangular factor below its diagonal, in units of the scale of their row.
+    the triangular factor below its diagonal, in units of the scale of their row. Where only the first latents are
+    correlated, these elements are those of their block.
     """
     if covariance == "diagonal":
         mean, log_scale = jnp.split(outputs, 2, axis=-1)
         return dist.Normal(mean, jnp.exp(jnp.clip(log_scale, *LOG_SCALE_RANGE))).to_event(1)
-    d = int((-3 + (9 + 8 * outputs.shape[-1]) ** 0.5) / 2)
+    if covariance == "full":
+        d = int((-3 + (9 + 8 * outputs.shape[-1]) ** 0.5) / 2)
+    else:
+        d = (outputs.shape[-1] - covariance * (covariance - 1) // 2) // 2
+    correlated = d if covariance == "full" else covariance
     mean, log_scale, below = jnp.split(outputs, (d, 2 * d), axis=-1)
-    rows, columns = jnp.tril_indices(d, -1)
-    unit = jnp.zeros((*outputs.shape[:-1], d, d), outputs.dtype).at[..., rows, columns].set(below)
-    unit = unit.at[..., jnp.arange(d), jnp.arange(d)].set(1.0)
-    scale = jnp.exp(jnp.clip(log_scale, *LOG_SCALE_RANGE))[..., None]
-    return dist.MultivariateNormal(mean, scale_tril=scale * unit)
+    rows, columns = jnp.tril_indices(correlated, -1)
+    unit = jnp.zeros((*outputs.shape[:-1], correlated, correlated), outputs.dtype)
+    unit = unit.at[..., rows, columns].set(below)
+    unit = unit.at[..., jnp.arange(correlated), jnp.arange(correlated)].set(1.0)
+    scale = jnp.exp(jnp.clip(log_scale, *LOG_SCALE_RANGE))
+    factor = scale[..., :correlated, None] * unit
+    if correlated == d:
+        return dist.MultivariateNormal(mean, scale_tril=factor)
+    return LeadingNormal(mean, factor, scale[..., correlated:])

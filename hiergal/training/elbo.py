@@ -7,6 +7,8 @@ from jaxtyping import Float
 from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.infer import ELBO
 
+from hiergal.model.leading_normal import LeadingNormal
+
 __all__ = ["FreeBitsELBO", "kl_per_latent"]
 
 REDUCTIONS = ("total", "dimension", "mean")
@@ -37,8 +39,11 @@ class FreeBitsELBO(ELBO):
         super().__init__(num_particles=1)
         self.free_bits, self.reduction, self.kl_weight = free_bits, reduction, kl_weight
 
-    def loss(self, rng_key, param_map, model, guide, *args, **kwargs):
-        """Return the negative ELBO for one draw of the latents, scaled to the population."""
+    def loss(self, rng_key, param_map, model, guide, *args, kl_factor: jax.Array | float = 1.0, **kwargs):
+        """Return the negative ELBO for one draw of the latents, scaled to the population.
+
+        ``kl_factor`` multiplies ``kl_weight`` in this step: less than one while the divergence warms up.
+        """
         model_key, guide_key = jax.random.split(rng_key)
         q_trace = trace(substitute(seed(guide, guide_key), data=param_map))
         features = q_trace(*args, **kwargs)
@@ -53,7 +58,7 @@ class FreeBitsELBO(ELBO):
             term = (
                 site["fn"].log_prob(site["value"])
                 if site["is_observed"]
-                else -self.kl_weight * self._cost(q[name]["fn"], site["fn"])
+                else -self.kl_weight * kl_factor * self._cost(q[name]["fn"], site["fn"])
             )
             elbo += jnp.sum(term) * (1.0 if site["scale"] is None else site["scale"])
         return -elbo
@@ -91,6 +96,9 @@ def kl_per_latent(q: dist.Distribution, p: dist.Distribution) -> Float[jax.Array
         case dist.MultivariateNormal():
             spread = jnp.sum(q.scale_tril**2, axis=-1) / p.variance
             log_ratio = jnp.log(jnp.diagonal(q.scale_tril, axis1=-2, axis2=-1)) - 0.5 * jnp.log(p.variance)
+        case LeadingNormal():
+            spread = q.variance / p.variance
+            log_ratio = q.log_scales - 0.5 * jnp.log(p.variance)
         case dist.Independent():
             spread = q.variance / p.variance
             log_ratio = 0.5 * jnp.log(spread)
