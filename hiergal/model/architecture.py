@@ -17,6 +17,7 @@ from hiergal.model.program import Program, galaxy_model, render
 from hiergal.model.weights import with_weights
 from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import Photometry
+from hiergal.observation.psf import FWHM_PER_SIGMA
 from hiergal.recipe.config import FlowConfig
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import Array
@@ -48,14 +49,16 @@ def generator_of(recipe: Recipe, training: bool = False) -> nn.Module:
         training: Whether gradients take their fast forms, which have no forward mode. The paper's networks do so
             wherever they get their aids.
     """
-    return build_network(recipe.generator, shape=recipe.shape, dtype=_dtype(recipe), training=training)
+    blur_pix = recipe.profile_fwhm_arcsec / recipe.pixel_scale_arcsec / FWHM_PER_SIGMA
+    about = {"shape": recipe.shape, "dtype": _dtype(recipe), "training": training, "blur_pix": blur_pix}
+    return build_network(recipe.generator, **about)
 
 
 def encoder_of(recipe: Recipe, training: bool = False) -> nn.Module:
     """Return the network of the guide that a recipe describes; ``training`` as for :func:`generator_of`."""
     outputs = output_count(recipe.generator.latents, recipe.covariance)
     about = {"shape": recipe.shape, "outputs": outputs, "dtype": _dtype(recipe), "training": training}
-    return build_network(recipe.encoder, **about)
+    return build_network(recipe.encoder, generator=recipe.generator, **about)
 
 
 def renderer_of(recipe: Recipe) -> Callable[..., jax.Array]:

@@ -18,6 +18,8 @@ __all__ = [
     "Covariance",
     "EncoderConfig",
     "FlowConfig",
+    "FramedEncoderConfig",
+    "FramedGeneratorConfig",
     "GeneratorConfig",
     "NoiseChoice",
     "ObjectiveConfig",
@@ -26,7 +28,9 @@ __all__ = [
     "TrainingConfig",
 ]
 
-Covariance = Literal["full", "diagonal"]
+Covariance = (
+    Literal["full", "diagonal"] | Annotated[int, Meta(ge=2, le=1024)]
+)  # so many first latents: correlated
 NoiseChoice = Literal["survey", "pixel", "constant"]
 Blur = Literal["exact", "modulus"]
 
@@ -104,6 +108,83 @@ class EncoderConfig(
     def resolution_unit(self) -> int:
         """Pixels that a stamp's side must be a multiple of."""
         return 8
+
+
+class FramedGeneratorConfig(
+    GeneratorArchitecture,
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="framed",
+):
+    """Architecture of the framed generator.
+
+    Attributes:
+        global_latents: Number of global latents. The first 24 are the ellipse, winding and bend, and the phases of
+            arms and bars; the others are free.
+        cells: Cells of the frame along each side, with eight local latents each.
+        reach: Half the side of the frame [half-light radii].
+        features: Width of the dense layers.
+        log_flux_mean: Mean of log(flux) over the training survey, the offset of the flux; None to measure it.
+        log_flux_spread: Standard deviation of log(flux) over the training survey; None to measure it.
+    """
+
+    global_latents: Width = 30
+    cells: Annotated[int, Meta(ge=2, le=64)] = 8
+    reach: Positive = 2.4
+    features: Width = 64
+    log_flux_mean: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    log_flux_spread: Annotated[float, Meta(gt=0, le=100)] | None = None
+
+    @property
+    def latents(self) -> int:
+        """Number of latents: global ones, then eight of each cell, row after row."""
+        return self.global_latents + 8 * self.cells**2
+
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence if there are fewer global latents than have a meaning of their own."""
+        if self.global_latents < 24:
+            yield f"global_latents: expected at least 24, got {self.global_latents}"
+
+    measure_flux = GeneratorConfig.measure_flux
+
+
+class FramedEncoderConfig(
+    EncoderArchitecture,
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="framed",
+):
+    """Architecture of the encoder of a framed generator.
+
+    Attributes:
+        channels: Channels at a quarter of the resolution; twice as many at an eighth.
+        blocks: Residual blocks at each of the two resolutions.
+        templates: Number of learned linear templates.
+        features: Width of the dense layers.
+        cell_channels: Channels of the cells of the frame.
+        passes: How often the global latents are corrected by what is left of the light in their frame.
+    """
+
+    channels: Width = 32
+    blocks: Blocks = 1
+    templates: Width = 64
+    features: Width = 128
+    cell_channels: Width = 64
+    passes: Blocks = 2
+
+    @property
+    def resolution_unit(self) -> int:
+        """Pixels that a stamp's side must be a multiple of."""
+        return 8
+
+    def problems_with(self, generator: GeneratorArchitecture) -> Iterator[str]:
+        """Yield a sentence if the generator is of another kind."""
+        if not isinstance(generator, FramedGeneratorConfig):
+            yield "kind: expected another encoder for a generator that is not framed, got 'framed'"
 
 
 class PyramidGeneratorConfig(
@@ -213,6 +294,8 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         total_variation_weight: Weight of the total variation of the profile.
         misfit_as_noise: Whether misfit counts as noise in training: see :class:`hiergal.model.likelihood.NoisyImage`.
         kl_weight: Factor on the divergence, free bits included.
+        kl_warmup: Fraction of the steps over which that factor rises from a tenth, linearly: latents that few galaxies
+            need, such as those of knots, are given up in the first steps without.
         noise: Which noise the likelihood takes: see :func:`hiergal.model.likelihood.choose_noise`.
         noise_sigma: Standard deviation of ``constant`` noise [flux per pixel].
         blur: ``exact``, or ``modulus``: see :func:`hiergal.observation.psf.convolve_by_modulus`.
@@ -223,6 +306,7 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total_variation_weight: NotNegative = 0.01
     misfit_as_noise: bool = True
     kl_weight: Positive = 1.0
+    kl_warmup: Fraction = 0.0
     noise: NoiseChoice = "survey"
     noise_sigma: Positive = 0.03
     blur: Blur = "exact"

@@ -73,6 +73,10 @@ class EncoderArchitecture(NetworkArchitecture):
 
     __slots__ = ()
 
+    def problems_with(self, generator: GeneratorArchitecture) -> Iterator[str]:
+        """Yield a sentence for each thing that keeps it from inverting this generator; by default nothing does."""
+        return iter(())
+
 
 def kind_of(architecture: NetworkArchitecture | type[NetworkArchitecture]) -> str:
     """Return the name of a kind, as recipes have it.

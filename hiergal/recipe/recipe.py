@@ -56,7 +56,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         profile_fwhm_arcsec: Full width at half maximum of the round Gaussian that profiles are blurred with: 0 for
             none. Slightly narrower than any PSF of the survey, it leaves to the survey's resolution what no data can
             tell (partial deconvolution) [arcsec].
-        covariance: Structure of the guide's posterior.
+        covariance: Structure of the guide's posterior: ``full``, ``diagonal``, or a number: so many first latents are
+            correlated, the others not.
         generator: Architecture of g.
         encoder: Architecture of the guide's network.
         objective: What training maximises.
@@ -94,6 +95,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, network in networks.items():
             for problem in network.problems():
                 raise ValueError(f"{name}.{problem}")
+        for problem in self.encoder.problems_with(self.generator):
+            raise ValueError(f"encoder.{problem}")
+        if isinstance(self.covariance, int) and self.covariance > self.generator.latents:
+            raise ValueError(
+                f"covariance: expected at most the number of latents, {self.generator.latents}, got {self.covariance}"
+            )
         down, up = self.encoder.transverse_channels, self.generator.transverse_channels
         if self.has_transverse_connections and up != down:
             raise ValueError(

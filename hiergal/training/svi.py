@@ -57,6 +57,8 @@ LEFT_OUT = (
     10  # steps in a row whose gradients are not finite; with more, the bound is not, and training stops
 )
 
+KL_START = 0.1  # factor on the divergence in the first step, where it warms up
+
 
 @record
 class TrainState(Record):
@@ -220,7 +222,8 @@ def _compile_step(svi: SVI, recipe: Recipe, plate_size: int, order_key: jax.Arra
             if recipe.has_transverse_connections
             else ()
         )
-        after, loss = svi.update(state.svi, galaxies, *training_aids)
+        warming = {"kl_factor": _kl_factor(number, recipe)} if recipe.objective.kl_warmup else {}
+        after, loss = svi.update(state.svi, galaxies, *training_aids, **warming)
         average = state.average
         if average is not None:
             # Young averages forget faster, or the start would stay in them.
@@ -283,6 +286,12 @@ def _optimizer(config: TrainingConfig, plate_size: int) -> optax.GradientTransfo
 def _objective(recipe: Recipe) -> FreeBitsELBO:
     objective = recipe.objective
     return FreeBitsELBO(objective.free_bits, objective.reduction, objective.kl_weight)
+
+
+def _kl_factor(step: jax.Array | int, recipe: Recipe) -> jax.Array:
+    """Factor on the divergence at a step, while it warms up."""
+    over = recipe.objective.kl_warmup * recipe.training.steps
+    return jnp.minimum(1.0, KL_START + (1 - KL_START) * step / over)
 
 
 def _initial_state(svi: SVI, key: jax.Array, train: Galaxies, *, averaged: bool) -> TrainState:

@@ -1,16 +1,20 @@
-"""Flax networks: the generator g(z) and the encoder that amortises its inversion, of two kinds.
+"""Flax networks: the generator g(z) and the encoder that amortises its inversion, of three kinds.
 
 ``sersic_residual`` (:mod:`.generator`, :mod:`.encoder`) is small and fast, with flux and ellipse explicit;
-``lanusse2020`` (:mod:`.lanusse2020`) is the paper's. All modules of this folder are imported here, and register the
+``lanusse2020`` (:mod:`.lanusse2020`) is the paper's; ``framed`` (:mod:`.framed`) is a profile on the plane, with global
+and local latents. All modules of this folder are imported here, and register the
 kinds that they define (:mod:`.registry`).
 """
 
 from hiergal.model.nets.encoder import Encoder
+from hiergal.model.nets.framed import FramedEncoder, FramedGenerator
 from hiergal.model.nets.generator import Generator
 from hiergal.model.nets.lanusse2020 import PyramidEncoder, PyramidGenerator
 from hiergal.model.nets.registry import build_network, register_network
 from hiergal.recipe.config import (
     EncoderConfig,
+    FramedEncoderConfig,
+    FramedGeneratorConfig,
     GeneratorConfig,
     PyramidEncoderConfig,
     PyramidGeneratorConfig,
@@ -22,6 +26,10 @@ __all__ = [
     "Encoder",
     "EncoderArchitecture",
     "EncoderConfig",
+    "FramedEncoder",
+    "FramedEncoderConfig",
+    "FramedGenerator",
+    "FramedGeneratorConfig",
     "Generator",
     "GeneratorArchitecture",
     "GeneratorConfig",

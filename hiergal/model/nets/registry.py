@@ -25,7 +25,10 @@ def register_network(architecture: type[NetworkArchitecture]) -> Callable[[Netwo
     * ``shape``: (ny, nx) of the stamps;
     * ``dtype``: what to compute in; None for the type of the inputs;
     * ``training``: whether gradients may take fast forms, which have no forward mode;
-    * ``outputs``, of an encoder: how many numbers describe the posterior of a galaxy.
+    * ``blur_pix``, of a generator: standard deviation of the round Gaussian that its profiles are to be blurred with
+      (``Recipe.profile_fwhm_arcsec``) [pixels];
+    * ``outputs``, of an encoder: how many numbers describe the posterior of a galaxy;
+    * ``generator``, of an encoder: the architecture of the generator.
 
     Args:
         architecture: Its hyperparameters: see :mod:`hiergal.recipe.network_kinds`.
