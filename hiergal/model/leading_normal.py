@@ -27,7 +27,7 @@ class LeadingNormal(dist.Distribution):
         validate_args: As for every distribution of NumPyro.
 
     Example:
-        >>> q = LeadingNormal(jnp.zeros((2, 3)), jnp.eye(2) * jnp.ones((2, 1, 1)), jnp.ones((2, 1)))
+        >>> q = LeadingNormal(jnp.zeros((2, 3)), jnp.stack([jnp.eye(2)] * 2), jnp.ones((2, 1)))
         >>> q.batch_shape, q.event_shape, q.sample(jax.random.key(0)).shape
         ((2,), (3,), (2, 3))
     """
