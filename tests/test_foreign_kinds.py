@@ -166,7 +166,7 @@ for read, path in zip((hiergal.load_model, hiergal.open_store), sys.argv[1:3]):
     words = [sys.executable, "-c", program, str(bundle), str(store.path)]
     here = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
     assert subprocess.run(words, **here).stdout.splitlines() == [
-        f"{bundle / 'recipe.toml'}: generator.kind: expected lanusse2020 or sersic_residual, got 'tiny'; "
+        f"{bundle / 'recipe.toml'}: generator.kind: expected framed or lanusse2020 or sersic_residual, got 'tiny'; "
         "import foreign first",
         f"{store.path}: noise_kind: expected pixel, stationary, white, got 'striped'; import foreign before the survey "
         "is opened",
