@@ -198,7 +198,7 @@ def test_a_normal_with_leading_correlations_is_the_dense_one(x64, rng):
     np.testing.assert_allclose(q.variance, dense.variance, rtol=1e-12)
     p = dist.Normal(jnp.zeros((4, d)), 1.0).to_event(1)
     np.testing.assert_allclose(kl_per_latent(q, p), kl_per_latent(dense, p), rtol=1e-10)
-    noise = rng.normal(size=(20_000, 1, d))
+    noise = rng.normal(size=(20_000, 4, d))
     covariance = np.cov(np.asarray(q.from_base(jnp.asarray(noise)))[:, 0].T)
     expected = factor[0] @ factor[0].T
     error = np.sqrt((expected**2 + np.outer(np.diag(expected), np.diag(expected))) / len(noise))
