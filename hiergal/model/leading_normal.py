@@ -83,6 +83,15 @@ class LeadingNormal(dist.Distribution):
         return jnp.log(jnp.concatenate([first, self.scale], axis=-1))
 
     @property
+    def covariance_matrix(self) -> Float[jax.Array, "*n d d"]:
+        """The whole covariance, dense."""
+        g, d = self.scale_tril.shape[-1], self.location.shape[-1]
+        dense = jnp.zeros((*self.location.shape, d), self.location.dtype)
+        first = jnp.einsum("...ik,...jk->...ij", self.scale_tril, self.scale_tril, precision="highest")
+        others = jnp.arange(g, d)
+        return dense.at[..., :g, :g].set(first).at[..., others, others].set(self.scale**2)
+
+    @property
     def mean(self) -> Float[jax.Array, "*n d"]:
         """Means."""
         return self.location

@@ -71,9 +71,8 @@ def minimize(residual: Residual, start: Float[jax.Array, "n d"], *, steps: int, 
         jnp.full(start.shape[:1], FIRST_DAMPING, start.dtype),
         jnp.zeros(start.shape[:1], start.dtype),
     )
-    state = jax.lax.fori_loop(
-        0, steps, step, state
-    )  # compiled once: a step is two derivatives of the residual
+    # A loop inside the program: a step holds two derivatives of the residual, which take long to compile.
+    state = jax.lax.fori_loop(0, steps, step, state)
     return Minimum(state[0], _value(residual(state[0]), state[0]), state[2])
 
 

@@ -196,6 +196,7 @@ def test_a_normal_with_leading_correlations_is_the_dense_one(x64, rng):
     z = q.sample(jax.random.key(0), (5,))
     np.testing.assert_allclose(q.log_prob(z), jnp.stack([dense.log_prob(one) for one in z]), rtol=1e-10)
     np.testing.assert_allclose(q.variance, dense.variance, rtol=1e-12)
+    np.testing.assert_allclose(q.covariance_matrix, dense.covariance_matrix, rtol=1e-12)
     p = dist.Normal(jnp.zeros((4, d)), 1.0).to_event(1)
     np.testing.assert_allclose(kl_per_latent(q, p), kl_per_latent(dense, p), rtol=1e-10)
     noise = rng.normal(size=(20_000, 4, d))

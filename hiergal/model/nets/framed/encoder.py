@@ -105,9 +105,8 @@ class FramedEncoder(nn.Module):
         e, bend = ellipse_from(mean), bend_of(mean)
         image, rms = visible(observation), jnp.asarray(observation.noise.rms())[:, None, None]
         stamp = jnp.asarray(observation.psf.stamp)
-        psf_width = 1 / jnp.sqrt(
-            4 * np.pi * jnp.sum(stamp**2, axis=(-2, -1))
-        )  # of the Gaussian as sharp as the PSF
+        # Width of the Gaussian that is as sharp as the PSF.
+        psf_width = 1 / jnp.sqrt(4 * np.pi * jnp.sum(stamp**2, axis=(-2, -1)))
         forms, peaks = gaussian_forms(e, jnp.ones((len(mean), len(WIDTHS)), mean.dtype), psf_width)
         x, y = pixel_centers(self.shape)
         shares = nn.softmax(sersic_log_shares(e.log_index))

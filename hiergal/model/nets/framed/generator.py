@@ -53,6 +53,7 @@ FIELD_SPREAD = 0.1
 LOG_SHARE, KNOT_SLOPE, KNOT_THRESHOLD = -6.0, 3.0, 1.0
 LOG_SIZE, LOG_SIZE_SPREAD = float(np.log(0.1)), 0.4
 LOG_SIZE_LIMITS = (-3.0, 6.0)  # log(pixels)
+LEAST_BLUR_PIX = 0.3  # of a knot: a narrower one would fall between pixels
 NUMBERS = (len(WIDTHS), len(WIDTHS), MODES * NODES, 1, 5)
 
 
@@ -165,7 +166,7 @@ class FramedGenerator(nn.Module):
         log_size = LOG_SIZE + log_size + LOG_SIZE_SPREAD * jnp.exp(size_spread / 2) * k[..., 3]
         variance = (
             jnp.exp(2 * jnp.clip(e.log_radius_pix[:, None] + log_size, *LOG_SIZE_LIMITS))
-            + max(self.blur_pix, 0.3) ** 2
+            + max(self.blur_pix, LEAST_BLUR_PIX) ** 2
         )
         x, y = to_sky(e, bend, u, v)
         # Round Gaussians are products of one along x and one along y.

@@ -8,6 +8,9 @@ the field a cubic spline on a square lattice. The smooth profile is multiplied b
 what is radial stays with the smooth profile.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +31,7 @@ __all__ = [
     "splines",
 ]
 
-WOUND, STRAIGHT = (1, 2, 3, 4), (1, 2, 3)  # orders m
+WOUND, STRAIGHT = (1, 2, 3, 4), (1, 2, 3)  # orders m, from one on
 MODES = len(WOUND) + len(STRAIGHT)
 FIRST_NODE, NODE_STEP, NODES = float(np.log(0.2)), 0.6, 6  # of ln rho
 LARGEST = 4.0  # of T: contrasts beyond exp(4) are no galaxy's
@@ -48,7 +51,7 @@ def splines(
         [[1.0, 1.0]]
     """
     s = jnp.abs((place[:, None] - first) / step - np.arange(nodes, dtype=np.float32)[None, :, None])
-    return (jnp.maximum(2.0 - s, 0.0) ** 3 - 4 * jnp.maximum(1.0 - s, 0.0) ** 3) / 6
+    return _cubic(s, jnp.maximum)
 
 
 def spiral_modes(
@@ -74,12 +77,11 @@ def spiral_modes(
     total, i = jnp.zeros_like(turn), 0
     for orders, (x, y) in ((WOUND, (cos * a + sin * b, sin * a - cos * b)), (STRAIGHT, (cos, sin))):
         mx, my = x, y  # of m times the azimuth
-        for order in range(1, max(orders) + 1):
+        for order in orders:
             if order > 1:
                 mx, my = mx * x - my * y, my * x + mx * y
-            if order in orders:
-                total = total + values[:, i] * mx + values[:, i + 1] * my
-                i += 2
+            total = total + values[:, i] * mx + values[:, i + 1] * my
+            i += 2
     return total
 
 
@@ -139,8 +141,12 @@ def _fit_means() -> np.ndarray:
     """Least squares of the spline through values at the rings, as a product from the right."""
     place = (LOG_RINGS - LOG_RINGS[0]) / (2 * (LOG_RINGS[1] - LOG_RINGS[0]))
     s = np.abs(place[:, None] - np.arange(MEAN_NODES))
-    basis = (np.maximum(2.0 - s, 0.0) ** 3 - 4 * np.maximum(1.0 - s, 0.0) ** 3) / 6
-    return np.linalg.pinv(basis).T.astype(np.float32)
+    return np.linalg.pinv(_cubic(s, np.maximum)).T.astype(np.float32)
+
+
+def _cubic(s: Any, maximum: Callable[[Any, float], Any]) -> Any:
+    """The cubic B-spline at distances from its node, in steps; ``maximum`` is NumPy's or JAX's."""
+    return (maximum(2.0 - s, 0.0) ** 3 - 4 * maximum(1.0 - s, 0.0) ** 3) / 6
 
 
 FIT_MEANS = _fit_means()
