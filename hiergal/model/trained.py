@@ -375,6 +375,7 @@ def blank_model(
         "marginal": marginal_config(recipe),
         "posterior_flow": posterior_flow_config(recipe),
     }
-    fitted = {name: ConditionalFlow.untrained(key, configs[name], d) for name in densities}
+    cells = recipe.generator.cell_latents
+    fitted = {name: ConditionalFlow.untrained(key, configs[name], d, cells) for name in densities}
     rows = jnp.zeros((population, len(recipe.flow.conditions))) if population else None
     return GalaxyModel(params, fitted.pop("flow", None), recipe, provenance, population=rows, **fitted)

@@ -121,31 +121,43 @@ class FramedGeneratorConfig(
     """Architecture of the framed generator.
 
     Attributes:
-        global_latents: Number of global latents. The first 24 are the ellipse, winding and bend, and the phases of
-            arms and bars; the others are free.
-        cells: Cells of the frame along each side, with eight local latents each.
-        reach: Half the side of the frame [half-light radii].
+        global_latents: Number of global latents. The first seven are the ellipse, the others are free.
+        cells: Cells of the canvas along each side.
+        local_latents: Local latents in each cell.
+        reach: Half the side of the canvas [half-light radii].
         features: Width of the dense layers.
+        channels: Channels of the cells; half as many at twice their resolution, a quarter at four times.
+        blocks: Residual blocks between cells, at their own resolution.
         log_flux_mean: Mean of log(flux) over the training survey, the offset of the flux; None to measure it.
         log_flux_spread: Standard deviation of log(flux) over the training survey; None to measure it.
     """
 
-    global_latents: Width = 30
+    global_latents: Width = 20
     cells: Annotated[int, Meta(ge=2, le=64)] = 8
-    reach: Positive = 2.4
+    local_latents: Width = 4
+    reach: Positive = 4.5
     features: Width = 64
+    channels: Width = 48
+    blocks: Blocks = 2
     log_flux_mean: Annotated[float, Meta(ge=-100, le=100)] | None = None
     log_flux_spread: Annotated[float, Meta(gt=0, le=100)] | None = None
 
     @property
     def latents(self) -> int:
-        """Number of latents: global ones, then eight of each cell, row after row."""
-        return self.global_latents + 8 * self.cells**2
+        """Number of latents: global ones, then those of each cell, row after row."""
+        return self.global_latents + self.local_latents * self.cells**2
+
+    @property
+    def cell_latents(self) -> tuple[int, int]:
+        """Cells along each side, and local latents of each."""
+        return self.cells, self.local_latents
 
     def problems(self) -> Iterator[str]:
-        """Yield a sentence if there are fewer global latents than have a meaning of their own."""
-        if self.global_latents < 24:
-            yield f"global_latents: expected at least 24, got {self.global_latents}"
+        """Yield a sentence for fewer global latents than the ellipse has, and for channels that cannot be halved."""
+        if self.global_latents < 7:
+            yield f"global_latents: expected at least 7, got {self.global_latents}"
+        if self.channels % 4:
+            yield f"channels: expected a multiple of 4, got {self.channels}"
 
     measure_flux = GeneratorConfig.measure_flux
 
@@ -364,6 +376,9 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         conditions: Columns of the catalogue that drawing is conditioned on.
         layers: Number of autoregressive layers.
         hidden: Width of the two hidden layers of each.
+        cell_layers: Number of layers over the cells of generators that have local latents.
+        cell_blocks: Blocks of the transformer in each.
+        cell_features: Its width, a multiple of 4.
         steps: Number of optimiser steps.
         batch: Galaxies in a step.
         learning_rate: Peak of the schedule.
@@ -381,6 +396,9 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conditions: Annotated[tuple[Name, ...], Meta(max_length=64)] = ("mag_auto", "flux_radius", "zphot")
     layers: Blocks = 5
     hidden: Width = 64
+    cell_layers: Blocks = 2
+    cell_blocks: Blocks = 2
+    cell_features: Annotated[int, Meta(ge=4, le=4096, multiple_of=4)] = 48
     steps: Count = 1000
     batch: Count = 512
     learning_rate: Positive = 2e-3

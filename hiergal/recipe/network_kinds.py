@@ -59,6 +59,11 @@ class GeneratorArchitecture(NetworkArchitecture):
     __slots__ = ()
     latents: int
 
+    @property
+    def cell_latents(self) -> tuple[int, int] | None:
+        """Cells along each side of a square canvas, and latents of each cell, which are the last; None without cells."""
+        return None
+
     def measure_flux(self, log_flux: Callable[[], Float[ndarray, "n"]]) -> "GeneratorArchitecture":
         """Return the architecture with what it takes from the fluxes of the training galaxies; by default nothing.
 

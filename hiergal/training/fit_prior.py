@@ -78,10 +78,9 @@ def _fit_flows(
     table = conditions_from(recipe.flow.conditions, catalog)
     draws = recipe.flow.draws if recipe.flow.fit_to == "samples" else None
     latents = aggregate_posterior(model, store, rows, key_for(seed, FLOW_DRAWS), draws)
-    fitted = fit_flow(key_for(seed, FLOW), recipe.flow, latents, table, progress=progress)
-    marginal = fit_flow(
-        key_for(seed, MARGINAL), marginal_config(recipe), latents, table[:, :0], progress=progress
-    )
+    how = {"cells": recipe.generator.cell_latents, "progress": progress}
+    fitted = fit_flow(key_for(seed, FLOW), recipe.flow, latents, table, **how)
+    marginal = fit_flow(key_for(seed, MARGINAL), marginal_config(recipe), latents, table[:, :0], **how)
     ranges = {
         name: (float(low), float(high))
         for name, low, high in zip(recipe.flow.conditions, table.min(0), table.max(0), strict=True)

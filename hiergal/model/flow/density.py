@@ -4,7 +4,8 @@ Eqs. (11)-(15) of Lanusse et al. (2020). The flow learns the aggregate posterior
 unit-normal prior always departs, and makes it conditional; it is fitted in seconds, and again for other conditions,
 without touching the rest. Latents and conditions are standardised inside.
 
-Its layers are those of :mod:`hiergal.model.flow.autoregressive`.
+Its layers are those of :mod:`hiergal.model.flow.autoregressive`; for local latents, those of
+:mod:`hiergal.model.flow.cells` as well.
 """
 
 from functools import partial
@@ -17,6 +18,7 @@ import optax
 from jaxtyping import Float
 
 from hiergal.model.flow.autoregressive import AutoregressiveStack
+from hiergal.model.flow.cells import GlobalAndLocalStack
 from hiergal.recipe.config import FlowConfig
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.optimizer import learning_rate_at
@@ -39,20 +41,29 @@ class ConditionalFlow(Record):
         center: Mean and standard deviation of the latents, [2, d].
         conditions_center: Mean and standard deviation of the conditions, [2, c].
         config: How it is built; its ``conditions`` name the columns of y, in order.
+        cells: Cells along each side and latents of each, where the last latents are those of cells.
     """
 
     params: dict
     center: Float[Array, "2 d"]
     conditions_center: Float[Array, "2 c"]
     config: FlowConfig = static()
+    cells: tuple[int, int] | None = static(default=None)
 
     @classmethod
-    def untrained(cls, key: jax.Array, config: FlowConfig, latents: int) -> "ConditionalFlow":
+    def untrained(
+        cls, key: jax.Array, config: FlowConfig, latents: int, cells: tuple[int, int] | None = None
+    ) -> "ConditionalFlow":
         """Return a flow near the identity, for latents and conditions that are standardised already."""
-        stack = AutoregressiveStack(config, latents)
-        params = stack.init(key, latents, len(config.conditions), method="weights")["params"]
-        unit = (jnp.stack([jnp.zeros(n), jnp.ones(n)]) for n in (latents, len(config.conditions)))
-        return cls(params, *unit, config)
+        given = len(config.conditions)
+        if cells is None:
+            stack = AutoregressiveStack(config, latents)
+            params = stack.init(key, latents, given, method="weights")["params"]
+        else:
+            stack = GlobalAndLocalStack(config, latents, cells)
+            params = stack.init(key, jnp.zeros((1, latents)), jnp.zeros((1, given)))["params"]
+        unit = (jnp.stack([jnp.zeros(n), jnp.ones(n)]) for n in (latents, given))
+        return cls(params, *unit, config, cells)
 
     def log_prob(self, z: Float[Array, "n d"], conditions: Float[Array, "n c"]) -> Float[jax.Array, "n"]:
         """Return log p(z | y), normalised over the latents."""
@@ -78,8 +89,10 @@ class ConditionalFlow(Record):
         return z * self.center[1:] + self.center[:1]
 
     @property
-    def _stack(self) -> AutoregressiveStack:
-        return AutoregressiveStack(self.config, self.center.shape[-1])
+    def _stack(self) -> AutoregressiveStack | GlobalAndLocalStack:
+        if self.cells is None:
+            return AutoregressiveStack(self.config, self.center.shape[-1])
+        return GlobalAndLocalStack(self.config, self.center.shape[-1], self.cells)
 
     def _standard(self, conditions: Array) -> jax.Array:
         return (conditions - self.conditions_center[:1]) / self.conditions_center[1:]
@@ -105,6 +118,7 @@ def fit_flow(
     latents: Float[Array, "s n d"],
     conditions: Float[Array, "n c"],
     *,
+    cells: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> FlowFit:
     """Fit a flow to posterior samples of many galaxies, by maximum likelihood (Eq. 12).
@@ -115,6 +129,7 @@ def fit_flow(
         latents: s posterior samples of each of n galaxies: samples of the aggregate posterior.
         conditions: What each galaxy is conditioned on, in the order of ``config.conditions``; [n, 0] for a density
             without conditions.
+        cells: Cells along each side and latents of each, where the last latents are those of cells.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -130,7 +145,8 @@ def fit_flow(
         raise ValueError("conditions: expected finite values, got NaN or infinity; drop those galaxies")
     start_key, order_key, split_key = jax.random.split(as_key(key), 3)
     latents, conditions = jnp.asarray(latents), jnp.asarray(conditions, latents.dtype)
-    flow = jax.jit(ConditionalFlow.untrained, static_argnums=(1, 2))(start_key, config, latents.shape[-1])
+    untrained = jax.jit(ConditionalFlow.untrained, static_argnums=(1, 2, 3))
+    flow = untrained(start_key, config, latents.shape[-1], cells)
     flow, params = flow.replace(center=_center(latents), conditions_center=_center(conditions)), flow.params
 
     order = jax.random.permutation(split_key, len(conditions))

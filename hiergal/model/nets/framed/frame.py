@@ -1,9 +1,9 @@
 """The frame of a galaxy: centred on it, in units of its half-light radius, with its ellipse made round.
 
-A point of the sky is d = c + R E(s) (w + bend(w)): w are coordinates in the frame, c the centre, R the circularised
-half-light radius, and E(s) the matrix exponential of [[s1, s2], [s2, -s1]], which keeps areas. A bend displaces along b
-by a function of the coordinate across b, which keeps areas, too. Sky coordinates are pixels from the centre of the
-stamp, frame coordinates are half-light radii.
+A point of the sky is d = c + R E(s) w: w are coordinates in the frame, c the centre, R the circularised half-light
+radius, and E(s) the matrix exponential of [[s1, s2], [s2, -s1]], which keeps areas. Sky coordinates are pixels from the
+centre of the stamp, frame coordinates are half-light radii. Structure lives on a canvas, [-1, 1] along both axes, which
+is the frame with its outskirts drawn in a little, so that the middle has the finer cells.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,17 @@ from jaxtyping import Float
 
 from hiergal.runtime.pytree import Array
 
-__all__ = ["ELLIPSE", "Ellipse", "ellipse_from", "from_sky", "keep", "to_sky"]
+__all__ = [
+    "CORE",
+    "ELLIPSE",
+    "Ellipse",
+    "ellipse_from",
+    "from_canvas",
+    "from_sky",
+    "keep",
+    "to_canvas",
+    "to_sky",
+]
 
 # The first latents are the ellipse: name, offset, spread over unit-normal latents, limits. No galaxy is beyond those,
 # and float32 is not either: latents far from all others give no infinite profile.
@@ -28,6 +38,8 @@ ELLIPSE = {
     "shear_2": (0.0, 0.35, -1.8, 1.8),
     "log_index": (np.log(1.3), 0.45, np.log(0.35), np.log(8.0)),
 }
+
+CORE = 2.0  # half-light radii: inside, the canvas is nearly linear in the frame
 
 
 def keep(*arrays: Float[Array, "n p"]) -> list[jax.Array]:
@@ -67,23 +79,44 @@ def ellipse_from(z: Float[Array, "n d"]) -> Ellipse:
 
 
 def from_sky(
-    e: Ellipse, bend: Float[Array, "n 2"], x: Float[Array, "m p"], y: Float[Array, "m p"]
+    e: Ellipse, x: Float[Array, "m p"], y: Float[Array, "m p"]
 ) -> tuple[Float[jax.Array, "n p"], Float[jax.Array, "n p"]]:
     """Return frame coordinates of points of the sky, those of each galaxy, or the same ones of all."""
     scale = jnp.exp(-e.log_radius_pix)[:, None]
-    u, v = _stretched(e, (x - e.x_pix[:, None]) * scale, (y - e.y_pix[:, None]) * scale, -1.0)
-    along, across = _bent(bend, u, v)
-    return u - along, v - across
+    return _stretched(e, (x - e.x_pix[:, None]) * scale, (y - e.y_pix[:, None]) * scale, -1.0)
 
 
 def to_sky(
-    e: Ellipse, bend: Float[Array, "n 2"], u: Float[Array, "m p"], v: Float[Array, "m p"]
+    e: Ellipse, u: Float[Array, "m p"], v: Float[Array, "m p"]
 ) -> tuple[Float[jax.Array, "n p"], Float[jax.Array, "n p"]]:
     """Return points of the sky at frame coordinates, those of each galaxy, or the same ones of all."""
-    du, dv = _bent(bend, u, v)
-    x, y = _stretched(e, u + du, v + dv, 1.0)
+    x, y = _stretched(e, u, v, 1.0)
     scale = jnp.exp(e.log_radius_pix)[:, None]
     return x * scale + e.x_pix[:, None], y * scale + e.y_pix[:, None]
+
+
+def to_canvas(
+    u: Float[Array, "m p"], v: Float[Array, "m p"], reach: float
+) -> tuple[Float[jax.Array, "m p"], Float[jax.Array, "m p"]]:
+    """Return canvas coordinates of points of the frame; at ``reach`` half-light radii the canvas ends."""
+    rho = jnp.sqrt(u * u + v * v + 1e-6)
+    factor = jnp.arcsinh(rho / CORE) / (np.arcsinh(reach / CORE).astype(np.float32) * rho)
+    return u * factor, v * factor
+
+
+def from_canvas(
+    s: Float[np.ndarray, "*p"], t: Float[np.ndarray, "*p"], reach: float
+) -> tuple[Float[np.ndarray, "*p"], Float[np.ndarray, "*p"]]:
+    """Return frame coordinates of points of the canvas.
+
+    Example:
+        >>> u, v = from_canvas(np.array([0.6]), np.array([-0.8]), 4.5)
+        >>> float(np.hypot(u, v)[0]).__round__(3)
+        4.5
+    """
+    radius = np.hypot(s, t)
+    factor = CORE * np.sinh(radius * np.arcsinh(reach / CORE)) / np.maximum(radius, 1e-6)
+    return (s * factor).astype(np.float32), (t * factor).astype(np.float32)
 
 
 def _stretched(e: Ellipse, u: Array, v: Array, sign: float) -> tuple[jax.Array, jax.Array]:
@@ -92,11 +125,3 @@ def _stretched(e: Ellipse, u: Array, v: Array, sign: float) -> tuple[jax.Array, 
     first, second = (a[:, None] for a in (sinh * e.shear_1, sinh * e.shear_2))
     cosh = cosh[:, None]
     return (cosh + first) * u + second * v, second * u + (cosh - first) * v
-
-
-def _bent(bend: Float[Array, "n 2"], u: Array, v: Array) -> tuple[jax.Array, jax.Array]:
-    """Displacement along the bend at (u, v): it grows as the square of the coordinate across, and saturates."""
-    b1, b2 = bend[:, :1], bend[:, 1:]
-    across_squared = (u * b2 - v * b1) ** 2 / (b1 * b1 + b2 * b2 + 1e-4)
-    amount = across_squared / (1 + across_squared / 4)
-    return b1 * amount, b2 * amount
