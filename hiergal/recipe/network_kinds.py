@@ -61,7 +61,7 @@ class GeneratorArchitecture(NetworkArchitecture):
 
     @property
     def cell_latents(self) -> tuple[int, int] | None:
-        """Cells along each side of a square canvas, and latents of each cell, which are the last; None without cells."""
+        """Cells along each side of a square canvas, and how many of the last latents each has; None without cells."""
         return None
 
     def measure_flux(self, log_flux: Callable[[], Float[ndarray, "n"]]) -> "GeneratorArchitecture":

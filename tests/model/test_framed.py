@@ -1,24 +1,36 @@
-"""The framed networks: dense twins of the profile, laws of the frame, and the guide's distribution."""
+"""The framed networks: dense twins of the profile, laws of frame and canvas, and the guide's distribution."""
 
 import galsim
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from scipy.interpolate import BSpline
 
 from hiergal.model.architecture import encoder_of, generator_of
 from hiergal.model.guide import output_count, posterior_from
 from hiergal.model.leading_normal import LeadingNormal
 from hiergal.model.nets.framed import structure
-from hiergal.model.nets.framed.frame import ELLIPSE, Ellipse, ellipse_from, from_sky, to_sky
+from hiergal.model.nets.framed.frame import (
+    ELLIPSE,
+    Ellipse,
+    ellipse_from,
+    from_canvas,
+    from_sky,
+    to_canvas,
+    to_sky,
+)
 from hiergal.model.nets.framed.gaussians import WIDTHS, gaussian_forms, gaussian_mixture, sersic_log_shares
 from hiergal.model.nets.framed.generator import FramedGenerator
 from hiergal.recipe.config import FramedEncoderConfig, FramedGeneratorConfig
 from hiergal.recipe.recipe import Recipe, parse_recipe, recipe_to_toml
 from hiergal.training.elbo import kl_per_latent
 
-CONFIG = FramedGeneratorConfig(cells=4, features=16, log_flux_mean=3.0, log_flux_spread=0.5)
+CONFIG = FramedGeneratorConfig(
+    cells=4, local_latents=3, features=16, channels=16, log_flux_mean=3.0, log_flux_spread=0.5
+)
 G = CONFIG.global_latents
 FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
 
@@ -68,10 +80,10 @@ def test_finer_pixels_show_the_same_galaxy(key, factor):
 
 
 def test_the_middle_of_the_prior_is_a_sersic_profile():
-    """Without structure and knots, light is that of GalSim's Sersic profile, blurred with the same Gaussian."""
-    config = FramedGeneratorConfig(cells=4, features=16, log_flux_mean=0.0, log_flux_spread=1.0)
+    """Without structure, light is that of GalSim's Sersic profile, blurred with the same Gaussian."""
+    config = msgspec.structs.replace(CONFIG, log_flux_mean=0.0, log_flux_spread=1.0)
     network = FramedGenerator(config, (64, 80), 1.0)
-    z = jnp.zeros((1, config.latents)).at[:, config.global_latents :: 8].set(-20.0).at[:, 4].set(1.0)
+    z = jnp.zeros((1, config.latents)).at[:, 4].set(1.0)
     params = network.init(jax.random.key(0), z)
     params = jax.tree.map(jnp.zeros_like, params)
     found = np.asarray(network.apply(params, z)[0])
@@ -119,59 +131,75 @@ def test_blurred_gaussians_are_dense_convolutions(x64):
 
 
 def test_frame_and_sky_are_inverse_and_keep_areas(x64, key):
-    z = jax.random.normal(key, (5, 30))
-    e, bend = ellipse_from(z), 0.2 * z[:, 8:10]
+    e = ellipse_from(jax.random.normal(key, (5, 7)))
     u, v = jax.random.normal(jax.random.key(2), (2, 5, 11))
-    x, y = to_sky(e, bend, u, v)
-    for i in range(5):
-        one = jax.tree.map(lambda a, i=i: a[i : i + 1], e)
-        back = from_sky(one, bend[i : i + 1], x[i : i + 1], y[i : i + 1])
-        np.testing.assert_allclose(np.concatenate(back), np.stack([u[i], v[i]]), atol=1e-9)
+    x, y = to_sky(e, u, v)
+    np.testing.assert_allclose(from_sky(e, x, y), (u, v), atol=1e-9)
 
-        def place(w, one=one, i=i):
-            return jnp.stack(to_sky(one, bend[i : i + 1], w[None, :1], w[None, 1:]))[:, 0, 0]
+    def place(w, e):
+        one = jax.tree.map(lambda a: a[None], e)
+        return jnp.stack(to_sky(one, w[None, :1], w[None, 1:]))[:, 0, 0]
 
-        area = np.linalg.det(jax.jacfwd(place)(jnp.array([u[i, 0], v[i, 0]])))
-        np.testing.assert_allclose(area, np.exp(2 * one.log_radius_pix[0]), rtol=1e-8)
+    jacobians = jax.vmap(jax.jacfwd(place))(jnp.stack([u[:, 0], v[:, 0]], axis=1), e)
+    np.testing.assert_allclose(np.linalg.det(jacobians), np.exp(2 * e.log_radius_pix), rtol=1e-8)
 
 
-def mirrored(z):
-    """Latents of the galaxy whose axes are exchanged."""
-    g, cells = np.array(z[:, :G]), np.array(z[:, G:]).reshape(-1, CONFIG.cells, CONFIG.cells, 8)
-    g[:, [1, 2]], g[:, 4] = g[:, [2, 1]], -g[:, 4]
-    g[:, 7], g[:, [8, 9]] = -g[:, 7], g[:, [9, 8]]
-    for i, order in enumerate((*structure.WOUND, *structure.STRAIGHT)):
-        a, b = g[:, 10 + 2 * i].copy(), g[:, 11 + 2 * i].copy()
-        c, s = np.cos(order * np.pi / 2), np.sin(order * np.pi / 2)
-        g[:, 10 + 2 * i], g[:, 11 + 2 * i] = c * a + s * b, s * a - c * b
-    cells = cells.transpose(0, 2, 1, 3)[..., [0, 2, 1, 3, 4, 6, 5, 7]]
-    return jnp.asarray(np.concatenate([g, cells.reshape(len(z), -1)], axis=1))
+def test_the_canvas_is_the_frame_with_its_outskirts_drawn_in(x64, rng):
+    s, t = rng.uniform(-1.2, 1.2, (2, 1, 50))
+    u, v = from_canvas(s, t, 4.5)
+    np.testing.assert_allclose(to_canvas(u, v, 4.5), (s, t), atol=1e-5)
+    np.testing.assert_allclose(np.arctan2(v, u), np.arctan2(t, s), atol=1e-6)
+    at, _ = from_canvas(np.array([0.01, 0.5, 1.0]), np.zeros(3), 4.5)
+    assert at[2] == pytest.approx(4.5) and at[0] / 0.01 < at[1] / 0.5 < at[2]
 
 
-def test_a_mirrored_galaxy_has_mirrored_latents(key):
-    """Exchanging the axes is exact in the latents but for what is learnt about the place of cells."""
-    network = FramedGenerator(CONFIG, (40, 40), 0.5)
-    z = latents(key, 6)
-    params = network.init(jax.random.key(0), z)
-    one, other = network.apply(params, z), network.apply(params, mirrored(z))
-    np.testing.assert_allclose(other, one.swapaxes(1, 2), atol=2e-4 * float(one.max()))
-    assert float(jnp.abs(other - one).max()) > 0.05 * float(one.max())
+def test_splines_are_those_of_scipy(rng):
+    """Cubic splines along a line and on a lattice against SciPy's, zero beyond all nodes."""
+    values = rng.normal(size=(2, 9)).astype(np.float32)
+    place = rng.uniform(-6, 15, (2, 200)).astype(np.float32)
+    knots = np.arange(-5.0, 15.0)  # zero coefficients on either side make all of the line ordinary
+    for row, at, found in zip(values, place, structure.spline(values, place), strict=True):
+        twin = BSpline(knots, np.pad(row, (3, 4)), 3, extrapolate=False)
+        np.testing.assert_allclose(found, np.nan_to_num(twin(at)), atol=1e-5)
+    lattice = rng.normal(size=(2, 9, 9)).astype(np.float32)
+    s, t = rng.uniform(-1.4, 1.4, (2, 2, 200)).astype(np.float32)
+    found = structure.field(lattice, s, t)
+    for i in range(2):
+        # One coefficient after the other along each axis.
+        basis = [
+            structure.spline(np.eye(9, dtype=np.float32), (a[i : i + 1] + 1) * 4.5 - 0.5) for a in (s, t)
+        ]
+        expected = np.einsum("ts,tp,sp->p", lattice[i], basis[1], basis[0])
+        np.testing.assert_allclose(found[i], expected, atol=1e-5)
 
 
-def test_structure_leaves_ring_means_alone(x64, rng):
+def test_points_of_all_galaxies_are_those_of_each(rng):
+    lattice = rng.normal(size=(3, 8, 8)).astype(np.float32)
+    s, t = rng.uniform(-1, 1, (2, 1, 20)).astype(np.float32)
+    each = structure.field(lattice, *(np.repeat(a, 3, axis=0) for a in (s, t)))
+    np.testing.assert_array_equal(structure.field(lattice, s, t), each)
+
+
+def test_structure_leaves_ring_means_alone(rng):
     """exp(T) over its ring mean has the mean one on rings between those that are computed."""
-    c = jnp.asarray(rng.normal(size=(1, structure.NODES, 2 * structure.MODES)))
-    kappa, angle = jnp.array([2.0]), np.linspace(0, 2 * np.pi, 360, endpoint=False)
+    lattice = 1.5 * rng.normal(size=(1, 16, 16)).astype(np.float32)
+    on, angle = structure.rings(4.5), np.linspace(0, 2 * np.pi, 720, endpoint=False)
+    means = structure.log_ring_means(structure.field(lattice, on.s, on.t))
+    for radius in np.linspace(0.1, 0.9, 9):
+        s, t = (np.float32(radius * a)[None] for a in (np.cos(angle), np.sin(angle)))
+        contrast = structure.divide_by_ring_means(
+            structure.field(lattice, s, t), means, np.full((1, 720), radius, np.float32)
+        )
+        np.testing.assert_allclose(contrast.mean(), 1.0, atol=0.05)
+        assert contrast.std() > 0.2
 
-    def t_at(log_rho, cos, sin):
-        return structure.spiral_modes(0.4 * c, kappa, log_rho, cos, sin)
 
-    means = structure.log_ring_means(t_at(*structure.RING_POINTS))
-    for log_rho in np.linspace(-1.0, 1.0, 7):
-        t = t_at(np.full((1, 360), log_rho), np.cos(angle)[None], np.sin(angle)[None])
-        contrast = structure.divide_by_ring_means(t, means, jnp.full((1, 360), log_rho))
-        np.testing.assert_allclose(contrast.mean(), 1.0, atol=0.02)
-        assert contrast.std() > 0.1
+def test_areas_of_rings_cover_the_canvas():
+    on = structure.rings(4.5)
+    inside = np.hypot(on.u, on.v) < 4.5
+    np.testing.assert_allclose(on.areas[inside].sum(), np.pi * 4.5**2, rtol=0.02)
+    gaussian = np.exp(-0.5 * (on.u**2 + on.v**2)) / (2 * np.pi)
+    np.testing.assert_allclose((gaussian * on.areas).sum(), 1.0, rtol=3e-3)
 
 
 @pytest.mark.parametrize("distance", [30.0, 1e4])
@@ -254,7 +282,9 @@ def test_recipes_of_the_kind_are_read_and_checked():
     assert parse_recipe(recipe_to_toml(RECIPE)) == RECIPE
     with pytest.raises(ValueError, match=r"encoder\.kind: expected another encoder"):
         parse_recipe('[encoder]\nkind = "framed"')
-    with pytest.raises(ValueError, match=r"global_latents: expected at least 24, got 9"):
-        parse_recipe('[generator]\nkind = "framed"\nglobal_latents = 9')
+    with pytest.raises(ValueError, match=r"global_latents: expected at least 7, got 6"):
+        parse_recipe('[generator]\nkind = "framed"\nglobal_latents = 6')
+    with pytest.raises(ValueError, match="channels: expected a multiple of 4, got 10"):
+        parse_recipe('[generator]\nkind = "framed"\nchannels = 10')
     with pytest.raises(ValueError, match="covariance: expected at most the number of latents, 16, got 17"):
         parse_recipe("covariance = 17")

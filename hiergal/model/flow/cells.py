@@ -1,8 +1,8 @@
 """A density of latents in cells, given those of the whole galaxy: a causal transformer that is a flow.
 
-Where a generator has local latents (:attr:`hiergal.recipe.network_kinds.GeneratorArchitecture.cell_latents`), their
-density is p(z_global | y) p(z_local | z_global, y). The first is a masked autoregressive flow; here is the second. Cells
-are ordered from the middle of the canvas outwards, and those of a layer are affine maps of base variables,
+Where a generator has local latents (``cell_latents`` of :mod:`hiergal.recipe.network_kinds`), their
+density is p(z_global | y) p(z_local | z_global, y). The first is a masked autoregressive flow; here is the second.
+Cells are ordered from the middle of the canvas outwards, and those of a layer are affine maps of base variables,
 
     u_i = L_i^-1 (w_i - m_i),
 
@@ -17,7 +17,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from hiergal.model.flow.autoregressive import LOG_SCALE_LIMIT, AutoregressiveStack
 from hiergal.recipe.config import FlowConfig
