@@ -11,9 +11,10 @@ import numpyro.distributions as dist
 from jaxtyping import Float
 from msgspec.structs import replace
 
-from hiergal.model.guide import galaxy_guide, output_count
+from hiergal.model.guide import Refine, galaxy_guide, output_count
 from hiergal.model.nets.registry import build_network
 from hiergal.model.program import Program, galaxy_model, render
+from hiergal.model.refinement import refined
 from hiergal.model.weights import with_weights
 from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import Photometry
@@ -24,6 +25,7 @@ from hiergal.runtime.pytree import Array
 
 __all__ = [
     "Programs",
+    "encode",
     "encoder_of",
     "generator_of",
     "posterior_flow_config",
@@ -59,6 +61,40 @@ def encoder_of(recipe: Recipe, training: bool = False) -> nn.Module:
     outputs = output_count(recipe.generator.latents, recipe.covariance)
     about = {"shape": recipe.shape, "outputs": outputs, "dtype": _dtype(recipe), "training": training}
     return build_network(recipe.encoder, generator=recipe.generator, **about)
+
+
+def encode(recipe: Recipe, params: dict[str, Any], observation: Observation) -> Float[jax.Array, "n outputs"]:
+    """Return what the guide says of galaxies: the outputs of its network, refined if the recipe says so.
+
+    Args:
+        recipe: The recipe.
+        params: Parameters of the networks, by NumPyro's site names.
+        observation: The galaxies.
+    """
+    outputs = encoder_of(recipe).apply({"params": params["encoder$params"]}, observation)
+    refine = _refinement_of(recipe)
+    if refine is None:
+        return outputs
+    return refine(
+        outputs, observation, partial(generator_of(recipe).apply, {"params": params["generator$params"]})
+    )
+
+
+def _refinement_of(recipe: Recipe) -> Refine | None:
+    steps = recipe.encoder.refinement_steps
+    if not steps:
+        return None
+    rendered = renderer_of(recipe)
+
+    def refine(
+        outputs: jax.Array, observation: Observation, generate: Callable[[jax.Array], jax.Array]
+    ) -> jax.Array:
+        def image_of(z: jax.Array) -> jax.Array:
+            return rendered(generate(z), observation.psf)
+
+        return refined(outputs, observation, image_of, recipe.covariance, steps)
+
+    return refine
 
 
 def renderer_of(recipe: Recipe) -> Callable[..., jax.Array]:
@@ -112,6 +148,9 @@ def programs_of(recipe: Recipe, plate_size: int | None = None, training: bool = 
         encoder=encoder_of(recipe, training),
         covariance=recipe.covariance,
         plate_size=plate_size,
+        refine=_refinement_of(recipe),
+        generator=generator_of(recipe, training),
+        latents=recipe.generator.latents,
     )
     return Programs(cast(Program, model), cast(Any, guide))
 
@@ -145,11 +184,16 @@ def trained_programs(
         blur=recipe.objective.blur,
         prior=prior,
     )
-    encoded = partial(galaxy_guide, encoder=encoder, covariance=recipe.covariance)
-    trained, amortised = (
-        with_weights(program, {site: params[site]})
-        for program, site in ((stamps, "generator$params"), (encoded, "encoder$params"))
+    encoded = partial(
+        galaxy_guide,
+        encoder=encoder,
+        covariance=recipe.covariance,
+        refine=_refinement_of(recipe),
+        generator=generator,
+        latents=recipe.generator.latents,
     )
+    trained = with_weights(stamps, {"generator$params": params["generator$params"]})
+    amortised = with_weights(encoded, params)
 
     def model(
         observation: Observation,

@@ -6,6 +6,8 @@ with a full covariance, which is exact for a linear generator. Where there are h
 only ones that are correlated.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,9 +23,13 @@ from hiergal.recipe.config import Covariance
 
 __all__ = [
     "galaxy_guide",
+    "Refine",
     "output_count",
     "posterior_from",
 ]
+
+# From outputs of the encoder, the observation, and a function from latents to profiles, to better outputs.
+Refine = Callable[[jax.Array, Observation, Callable[[jax.Array], jax.Array]], jax.Array]
 
 LOG_SCALE_RANGE = (-9.0, 1.0)  # keeps an untrained network from overflowing
 
@@ -35,6 +41,9 @@ def galaxy_guide(
     encoder: nn.Module,
     covariance: Covariance = "full",
     plate_size: int | None = None,
+    refine: Refine | None = None,
+    generator: nn.Module | None = None,
+    latents: int = 0,
 ) -> tuple[jax.Array, ...] | None:
     """State the approximate posterior of the latents of each galaxy (Eq. 8).
 
@@ -44,6 +53,9 @@ def galaxy_guide(
         encoder: Network from an observation to :func:`output_count` numbers for each galaxy.
         covariance: Structure of the posterior's covariance.
         plate_size: Number of galaxies that the batch stands for, as in the model.
+        refine: What finishes the means that the network starts: see :mod:`hiergal.model.refinement`.
+        generator: The model's network, which ``refine`` looks through.
+        latents: Number of its latents.
 
     Returns:
         In training with aids, the encoder's features, for the model; else nothing.
@@ -54,6 +66,8 @@ def galaxy_guide(
         outputs = q(observation)
     else:
         outputs, features = q(observation, training=True, rngs={"dropout": numpyro.prng_key()})
+    if refine is not None:
+        outputs = refine(outputs, observation, flax_module("generator", generator, jnp.zeros((1, latents))))
     with numpyro.plate("galaxies", plate_size or n, subsample_size=n):
         numpyro.sample("z", posterior_from(outputs, covariance))
     return features

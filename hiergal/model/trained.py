@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from hiergal.model.architecture import (
     Programs,
+    encode,
     encoder_of,
     generator_of,
     marginal_config,
@@ -118,8 +119,8 @@ class GalaxyModel(Record):
         return renderer_of(self.recipe)(profile, psf, positions=positions, shape=shape)
 
     def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
-        """Return the outputs of the guide's network."""
-        return self.encoder.apply({"params": self.params["encoder$params"]}, observation)
+        """Return what the guide says of galaxies: see :func:`hiergal.model.guide.posterior_from`."""
+        return encode(self.recipe, self.params, observation)
 
     def programs(self, prior: dist.Distribution | None = None) -> Programs:
         """Return the NumPyro model (Fig. 2) and guide with the trained parameters in them.

@@ -179,6 +179,7 @@ class FramedEncoderConfig(
         features: Width of the dense layers.
         cell_channels: Channels of the cells of the frame.
         passes: How often the global latents are corrected by what is left of the light in their frame.
+        newton_steps: Steps that move all means on through the physics: see :mod:`hiergal.model.refinement`.
     """
 
     channels: Width = 32
@@ -187,6 +188,12 @@ class FramedEncoderConfig(
     features: Width = 128
     cell_channels: Width = 64
     passes: Blocks = 2
+    newton_steps: Annotated[int, Meta(ge=0, le=64)] = 1
+
+    @property
+    def refinement_steps(self) -> int:
+        """Steps that move the means of the guide on through the physics."""
+        return self.newton_steps
 
     @property
     def resolution_unit(self) -> int:

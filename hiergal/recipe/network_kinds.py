@@ -78,6 +78,11 @@ class EncoderArchitecture(NetworkArchitecture):
 
     __slots__ = ()
 
+    @property
+    def refinement_steps(self) -> int:
+        """Steps that move the means of the guide on through the physics: see :mod:`hiergal.model.refinement`."""
+        return 0
+
     def problems_with(self, generator: GeneratorArchitecture) -> Iterator[str]:
         """Yield a sentence for each thing that keeps it from inverting this generator; by default nothing does."""
         return iter(())

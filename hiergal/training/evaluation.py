@@ -10,7 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.sharding import Mesh
 
-from hiergal.model.architecture import encoder_of, generator_of, renderer_of
+from hiergal.model.architecture import encode, generator_of, renderer_of
 from hiergal.model.guide import posterior_from
 from hiergal.model.likelihood import NoisyImage, choose_noise
 from hiergal.observation.noise import count_unmasked
@@ -47,8 +47,7 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def evaluate_some(params: dict[str, Any], observation: Observation, key: jax.Array):
-        outputs = encoder_of(recipe).apply({"params": params["encoder$params"]}, observation)
-        q = posterior_from(outputs, recipe.covariance)
+        q = posterior_from(encode(recipe, params, observation), recipe.covariance)
         z = q.sample(key)
         profile = generator_of(recipe).apply({"params": params["generator$params"]}, z)
         mask = observation.mask
