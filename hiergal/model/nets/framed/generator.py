@@ -32,7 +32,6 @@ __all__ = ["FramedGenerator", "pixel_centers"]
 
 FREE = 7  # the first global latent that has no meaning of its own
 LARGEST_NUMBER = 8.0  # of what the network sets, all logarithms
-HEAD_START = 0.15  # spread of the field before training
 FINER = 4  # nodes of the field along each side of a cell
 
 
@@ -68,10 +67,7 @@ class Lattice(nn.Module):
         k = nn.gelu(LayerNorm(self.dtype)(k, t))
         k = depth_to_space(Dense(c.channels, dtype=self.dtype, name="quarter")(k, t), 2)
         field = Conv(1, kernel_init=nn.initializers.normal(3e-3), dtype=self.dtype, name="field")
-        # A part that is linear in the latents, so that each has a place of its own from the first step on.
-        straight = Dense(4, kernel_init=nn.initializers.orthogonal(HEAD_START), name="straight")(w, t)
-        straight = jnp.repeat(jnp.repeat(depth_to_space(straight, 2), 2, axis=1), 2, axis=2)
-        return (field(nn.gelu(k), t).astype(w.dtype) + straight)[..., 0]
+        return field(nn.gelu(k), t).astype(w.dtype)[..., 0]
 
 
 @register_network(FramedGeneratorConfig)
