@@ -28,7 +28,9 @@ __all__ = [
     "encode",
     "encoder_of",
     "generator_of",
+    "posterior_flow_cells",
     "posterior_flow_config",
+    "prior_cells",
     "marginal_config",
     "programs_of",
     "renderer_of",
@@ -112,11 +114,33 @@ def marginal_config(recipe: Recipe) -> FlowConfig:
     return replace(recipe.flow, conditions=())
 
 
+def prior_cells(recipe: Recipe) -> tuple[int, int, int] | None:
+    """Return the cells of the flow over the latents: see :class:`~hiergal.model.flow.density.ConditionalFlow`."""
+    found = recipe.generator.cell_latents
+    return None if found is None else (*found, 0)
+
+
+def posterior_flow_cells(recipe: Recipe) -> tuple[int, int, int] | None:
+    """Return the cells of the posterior flow, each of which is told the guide's means and scales of its latents."""
+    found = recipe.generator.cell_latents
+    return None if found is None else (*found, 2 * found[1])
+
+
 def posterior_flow_config(recipe: Recipe) -> FlowConfig:
-    """Return the configuration of the posterior flow: see :mod:`hiergal.posterior.samplers.posterior_flow`."""
-    d = recipe.generator.latents
-    names = (*(f"mean_{i}" for i in range(d)), *(f"log_scale_{i}" for i in range(d)), "given")
-    return replace(recipe.posterior_flow, conditions=names)
+    """Return the configuration of the posterior flow: see :mod:`hiergal.posterior.samplers.posterior_flow`.
+
+    Its conditions are means and scales of the latents, and whether conditions were given; those of cells come last, one
+    cell after the other.
+    """
+    d, cells = recipe.generator.latents, recipe.generator.cell_latents
+    count = 0 if cells is None else cells[0] ** 2
+    each = 0 if cells is None else cells[1]
+    whole = d - count * each
+    names = [*(f"mean_{i}" for i in range(whole)), *(f"log_scale_{i}" for i in range(whole)), "given"]
+    for cell in range(count):
+        own = range(whole + cell * each, whole + (cell + 1) * each)
+        names += [*(f"mean_{i}" for i in own), *(f"log_scale_{i}" for i in own)]
+    return replace(recipe.posterior_flow, conditions=tuple(names))
 
 
 def programs_of(recipe: Recipe, plate_size: int | None = None, training: bool = False) -> Programs:

@@ -63,17 +63,21 @@ class LeadingNormal(dist.Distribution):
             jax.random.normal(key, (*sample_shape, *self.location.shape), self.location.dtype)
         )
 
-    @validate_sample
-    def log_prob(self, value: Float[Array, "*s d"]) -> Float[jax.Array, "*s"]:
-        """Return the normalised log-density."""
+    def to_base(self, value: Float[Array, "*s d"]) -> Float[jax.Array, "*s d"]:
+        """Return the unit-normal numbers that :meth:`from_base` makes these draws of."""
         g = self.scale_tril.shape[-1]
         shape = jnp.broadcast_shapes(value.shape, self.location.shape)
         away = jnp.broadcast_to(value, shape) - jnp.broadcast_to(self.location, shape)
         factor = jnp.broadcast_to(self.scale_tril, (*shape[:-1], g, g))
         first = jax.scipy.linalg.solve_triangular(factor, away[..., :g, None], lower=True)[..., 0]
         others = away[..., g:] / jnp.broadcast_to(self.scale, (*shape[:-1], self.scale.shape[-1]))
-        u = jnp.concatenate([first, others], axis=-1)
-        log_scales = jnp.broadcast_to(jnp.sum(self.log_scales, axis=-1), shape[:-1])
+        return jnp.concatenate([first, others], axis=-1)
+
+    @validate_sample
+    def log_prob(self, value: Float[Array, "*s d"]) -> Float[jax.Array, "*s"]:
+        """Return the normalised log-density."""
+        u = self.to_base(value)
+        log_scales = jnp.broadcast_to(jnp.sum(self.log_scales, axis=-1), u.shape[:-1])
         return -0.5 * jnp.sum(u**2 + np.log(2 * np.pi), axis=-1) - log_scales
 
     @property

@@ -66,12 +66,13 @@ def refined(
         misfit = jnp.maximum(1.0, inner(r, r) / pixels)
         step = -_newton(q, pull(r)[0] / misfit[:, None] + z)
         change = residual(z + step) - r
-        # Where a parabola through the residuals along the line is lowest; none of it where they are not finite.
+        # Where a parabola through the residuals along the line is lowest.
         along = (inner(r, change) / misfit + inner(z, step)) / jnp.maximum(
             inner(change, change) / misfit + inner(step, step), 1e-12
         )
-        far = jnp.clip(jnp.nan_to_num(-along), 0.0, FARTHEST)
-        fixed = fixed.at[:, : z.shape[-1]].add(jax.lax.stop_gradient(far[:, None] * step))
+        far = jnp.clip(-along, 0.0, FARTHEST)[:, None] * step
+        far = jnp.where(jnp.isfinite(far).all(axis=-1, keepdims=True), far, 0.0)
+        fixed = fixed.at[:, : z.shape[-1]].add(jax.lax.stop_gradient(far))
     moved = jax.lax.stop_gradient(fixed - outputs)
     return outputs + moved
 

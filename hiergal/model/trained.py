@@ -18,7 +18,9 @@ from hiergal.model.architecture import (
     encoder_of,
     generator_of,
     marginal_config,
+    posterior_flow_cells,
     posterior_flow_config,
+    prior_cells,
     renderer_of,
     trained_programs,
 )
@@ -376,7 +378,10 @@ def blank_model(
         "marginal": marginal_config(recipe),
         "posterior_flow": posterior_flow_config(recipe),
     }
-    cells = recipe.generator.cell_latents
-    fitted = {name: ConditionalFlow.untrained(key, configs[name], d, cells) for name in densities}
+    cells = {
+        name: posterior_flow_cells(recipe) if name == "posterior_flow" else prior_cells(recipe)
+        for name in configs
+    }
+    fitted = {name: ConditionalFlow.untrained(key, configs[name], d, cells[name]) for name in densities}
     rows = jnp.zeros((population, len(recipe.flow.conditions))) if population else None
     return GalaxyModel(params, fitted.pop("flow", None), recipe, provenance, population=rows, **fitted)

@@ -6,7 +6,7 @@ import jax
 import msgspec
 import numpy as np
 
-from hiergal.model.architecture import marginal_config
+from hiergal.model.architecture import marginal_config, prior_cells
 from hiergal.model.condition_columns import conditions_from
 from hiergal.model.flow.density import FlowFit, fit_flow
 from hiergal.model.guide import posterior_from
@@ -78,7 +78,7 @@ def _fit_flows(
     table = conditions_from(recipe.flow.conditions, catalog)
     draws = recipe.flow.draws if recipe.flow.fit_to == "samples" else None
     latents = aggregate_posterior(model, store, rows, key_for(seed, FLOW_DRAWS), draws)
-    how = {"cells": recipe.generator.cell_latents, "progress": progress}
+    how = {"cells": prior_cells(recipe), "progress": progress}
     fitted = fit_flow(key_for(seed, FLOW), recipe.flow, latents, table, **how)
     marginal = fit_flow(key_for(seed, MARGINAL), marginal_config(recipe), latents, table[:, :0], **how)
     ranges = {

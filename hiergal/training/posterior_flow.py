@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.model.architecture import posterior_flow_config
+from hiergal.model.architecture import posterior_flow_cells, posterior_flow_config
 from hiergal.model.flow.density import FlowFit, fit_flow
 from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
+from hiergal.posterior.samplers.around_guide import seen_by_guide
 from hiergal.posterior.samplers.importance import LARGEST_K_HAT
 from hiergal.posterior.samplers.methods import draw_latents, find_mode
 from hiergal.posterior.samplers.posterior_flow import flow_features, simulate
@@ -34,7 +35,7 @@ __all__ = ["Shapes", "fit_posterior_flow", "shapes_of_simulations", "shapes_of_s
 
 GALAXIES_PER_CALL = 32
 DRAWS, PROPOSALS = 8, 1000  # by importance sampling, of each galaxy of the survey
-FARTHEST = 12.0  # of w: beyond, no step had found the mode
+FARTHEST = 12.0  # of w of some tens of latents, and twice as far as usual of hundreds: no step had found the mode
 
 
 class Shapes(NamedTuple):
@@ -148,12 +149,13 @@ def _shapes(name, one, key, model, survey, conditions, galaxies: int, progress: 
     w = np.concatenate([part[0] for part in parts], axis=1)[:, :galaxies]
     features, good = (np.concatenate([part[i] for part in parts])[:galaxies] for i in (1, 2))
     good = good & np.isfinite(w).all(axis=(0, 2)) & np.isfinite(features).all(axis=1)
-    good &= (np.linalg.norm(w, axis=-1) < FARTHEST).all(axis=0)
+    good &= (np.linalg.norm(w, axis=-1) < max(FARTHEST, 2 * np.sqrt(w.shape[-1]))).all(axis=0)
     return Shapes(w[:, good], features[good])
 
 
 def _fit(key: jax.Array, model: GalaxyModel, shapes: Shapes, progress: bool) -> FlowFit:
-    return fit_flow(key, posterior_flow_config(model.recipe), shapes.w, shapes.features, progress=progress)
+    config, cells = posterior_flow_config(model.recipe), posterior_flow_cells(model.recipe)
+    return fit_flow(key, config, shapes.w, shapes.features, cells=cells, progress=progress)
 
 
 _simulated = jax.jit(simulate)
@@ -161,6 +163,8 @@ _simulated = jax.jit(simulate)
 
 def _seen(model: GalaxyModel, observation: Observation, prior: LatentFlow, z: Array):
     """Return w of draws [s, n, d] of the latents of galaxies, and the flow's features of these galaxies."""
+    if model.recipe.generator.cell_latents is not None:
+        return seen_by_guide(model, observation, prior, z)
     mode = find_mode(model, observation, prior)
     return _shape(mode.density, mode.found, jnp.asarray(z))
 

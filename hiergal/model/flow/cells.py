@@ -32,19 +32,20 @@ class GlobalAndLocalStack(nn.Module):
     Attributes:
         config: Number and widths of the layers.
         latents: Number of latents.
-        cells: Cells along each side, and latents of each.
+        cells: Cells along each side, latents of each, and how many of the last conditions each has for itself.
     """
 
     config: FlowConfig
     latents: int
-    cells: tuple[int, int]
+    cells: tuple[int, int, int]
 
     def setup(self) -> None:
         """Make the layers."""
-        c, (side, each) = self.config, self.cells
+        c, (side, each, given) = self.config, self.cells
         self.whole = AutoregressiveStack(c, self.latents - side**2 * each)
         self.layers = [CausalCells(c.cell_features, c.cell_blocks, side, each) for _ in range(c.cell_layers)]
         self.context = nn.Sequential([nn.Dense(2 * c.cell_features), nn.gelu, nn.Dense(c.cell_features)])
+        self.of_each = nn.Dense(c.cell_features) if given else None
 
     def __call__(self, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """As :meth:`to_base`; makes all parameters."""
@@ -52,30 +53,45 @@ class GlobalAndLocalStack(nn.Module):
 
     def to_base(self, z: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return base variables and log |du/dz|."""
-        g, w = self._split(z)
+        (g, w), (y, own) = self._split(z), self._conditions(y)
         u, log_determinant = self.whole.to_base(g, y)
-        context = self.context(jnp.concatenate([g, y], axis=-1))
+        context = self._context(g, y, own)
         for i, (layer, order) in enumerate(zip(self.layers, self._orders(), strict=True)):
             w = w[:, order] if i == 0 else w[:, ::-1]
-            w, change = layer.to_base(w, context, order)
+            w, change = layer.to_base(w, context[:, order], order)
             log_determinant = log_determinant + change
         return jnp.concatenate([u, w.reshape(len(w), -1)], axis=-1), log_determinant
 
     def from_base(self, u: jax.Array, y: jax.Array) -> jax.Array:
         """Invert :meth:`to_base`."""
-        u, w = self._split(u)
+        (u, w), (y, own) = self._split(u), self._conditions(y)
         g = self.whole.from_base(u, y)
-        context = self.context(jnp.concatenate([g, y], axis=-1))
+        context = self._context(g, y, own)
         orders = self._orders()
         for i, (layer, order) in reversed(list(enumerate(zip(self.layers, orders, strict=True)))):
-            w = layer.from_base(w, context, order)
+            w = layer.from_base(w, context[:, order], order)
             w = w[:, np.argsort(order)] if i == 0 else w[:, ::-1]
         return jnp.concatenate([g, w.reshape(len(w), -1)], axis=-1)
 
     def _split(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        side, each = self.cells
+        side, each, _ = self.cells
         count = side**2 * each
         return z[:, :-count], z[:, -count:].reshape(len(z), side**2, each)
+
+    def _conditions(self, y: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Conditions of the whole galaxy, and those of each cell."""
+        side, _, given = self.cells
+        if not given:
+            return y, None
+        count = side**2 * given
+        return y[:, :-count], y[:, -count:].reshape(len(y), side**2, given)
+
+    def _context(self, g: jax.Array, y: jax.Array, own: jax.Array | None) -> jax.Array:
+        """What each cell is told, [n, cells, features], in the order of the cells."""
+        context = self.context(jnp.concatenate([g, y], axis=-1))[:, None]
+        if own is None:
+            return jnp.broadcast_to(context, (len(g), self.cells[0] ** 2, context.shape[-1]))
+        return context + self.of_each(own)
 
     def _orders(self) -> list[np.ndarray]:
         """Cells from the middle outwards, and inwards, in turn."""
@@ -119,7 +135,7 @@ class CausalCells(nn.Module):
     def to_base(self, w: jax.Array, context: jax.Array, order: np.ndarray) -> tuple[jax.Array, jax.Array]:
         """Return base variables, [n, cells, each], and the logarithm of the determinant."""
         seen = jnp.pad(self.see(w), ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        h = seen + self.place[None, order] + context[:, None]
+        h = seen + self.place[None, order] + context
         for block in self.steps:
             h = block(h)
         shift, log_scale, below = self._said(h)
@@ -133,14 +149,15 @@ class CausalCells(nn.Module):
     def from_base(self, u: jax.Array, context: jax.Array, order: np.ndarray) -> jax.Array:
         """Invert :meth:`to_base`, cell after cell."""
         module, variables = self.unbind()
-        places = self.place[order]
+        told = self.place[None, order] + context
         blank = jnp.zeros((*u.shape[:2], self.features), u.dtype)
         known = [_Known(blank, blank) for _ in self.steps]
 
         def next_one(i, carry):
             w, before, known = carry
-            h = before + places[i][None] + context
-            values, seen, known = module.apply(variables, h, u[:, i], known, i, method="one")
+            values, seen, known = module.apply(
+                variables, before + told[:, i], u[:, i], known, i, method="one"
+            )
             return w.at[:, i].set(values), seen, known
 
         start = (jnp.zeros_like(u), jnp.zeros_like(blank[:, 0]), known)

@@ -41,18 +41,19 @@ class ConditionalFlow(Record):
         center: Mean and standard deviation of the latents, [2, d].
         conditions_center: Mean and standard deviation of the conditions, [2, c].
         config: How it is built; its ``conditions`` name the columns of y, in order.
-        cells: Cells along each side and latents of each, where the last latents are those of cells.
+        cells: Where the last latents are those of cells: cells along each side, latents of each, and how many of the
+            last conditions each cell has for itself.
     """
 
     params: dict
     center: Float[Array, "2 d"]
     conditions_center: Float[Array, "2 c"]
     config: FlowConfig = static()
-    cells: tuple[int, int] | None = static(default=None)
+    cells: tuple[int, int, int] | None = static(default=None)
 
     @classmethod
     def untrained(
-        cls, key: jax.Array, config: FlowConfig, latents: int, cells: tuple[int, int] | None = None
+        cls, key: jax.Array, config: FlowConfig, latents: int, cells: tuple[int, int, int] | None = None
     ) -> "ConditionalFlow":
         """Return a flow near the identity, for latents and conditions that are standardised already."""
         given = len(config.conditions)
@@ -118,7 +119,7 @@ def fit_flow(
     latents: Float[Array, "s n d"],
     conditions: Float[Array, "n c"],
     *,
-    cells: tuple[int, int] | None = None,
+    cells: tuple[int, int, int] | None = None,
     progress: bool = True,
 ) -> FlowFit:
     """Fit a flow to posterior samples of many galaxies, by maximum likelihood (Eq. 12).
@@ -129,7 +130,8 @@ def fit_flow(
         latents: s posterior samples of each of n galaxies: samples of the aggregate posterior.
         conditions: What each galaxy is conditioned on, in the order of ``config.conditions``; [n, 0] for a density
             without conditions.
-        cells: Cells along each side and latents of each, where the last latents are those of cells.
+        cells: Where the last latents are those of cells: cells along each side, latents of each, and how many of the
+            last conditions each cell has for itself.
         progress: Whether to show a progress bar.
 
     Raises:

@@ -12,6 +12,7 @@ from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.observation import Observation
+from hiergal.posterior.samplers.around_guide import draw_around_guide
 from hiergal.posterior.samplers.importance import sample_by_importance
 from hiergal.posterior.samplers.laplace import misfit
 from hiergal.posterior.samplers.nuts import sample_by_nuts
@@ -99,6 +100,10 @@ def draw_latents(
     if method == "amortized":
         unknown = jnp.full(len(observation), jnp.nan)
         made = Draws(_amortized(model, observation, keys, draws), {})
+        return Drawn(made, unknown, jnp.ones_like(unknown), None, unknown)
+    if method == "flow" and model.recipe.generator.cell_latents is not None:
+        unknown = jnp.full(len(observation), jnp.nan)
+        made = Draws(draw_around_guide(model, observation, prior, keys, draws), {})
         return Drawn(made, unknown, jnp.ones_like(unknown), None, unknown)
     if method in ("laplace", "flow"):
         density, found, excess, remaining = find_mode(model, observation, prior)
