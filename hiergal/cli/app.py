@@ -103,6 +103,7 @@ def quickstart(
     examples=[
         "hiergal train survey.zarr --out runs/first",
         "hiergal train survey.zarr --recipe standard --steps 10000 --half-precision --out runs/standard",
+        "hiergal train mine.zarr --recipe mine.toml --start runs/standard/model --out runs/mine",
         "srun hiergal train survey.zarr --recipe lanusse2020 --distributed --out runs/lanusse2020",
     ],
 )
@@ -111,6 +112,12 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: model, checkpoints, history.")],
     recipe: RecipeName = None,
     steps: Steps = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="A trained model to go on from: its folder, or its hub: name. Its networks are the recipe's."
+        ),
+    ] = None,
     in_memory: Annotated[
         bool | None,
         typer.Option(
@@ -135,6 +142,7 @@ def train(
 
     if distributed:
         join_processes()  # before anything else of JAX
+    from hiergal.hub.bundle import load_model
     from hiergal.recipe.recipe import Recipe, load_recipe
     from hiergal.survey.store import open_survey
     from hiergal.training.train_model import train_model
@@ -147,6 +155,7 @@ def train(
         plan,
         out,
         seed=seed,
+        start=load_model(start) if start else None,
         in_memory=in_memory,
         half_precision=half_precision,
         overwrite=overwrite,

@@ -35,7 +35,9 @@ __all__ = ["Shapes", "fit_posterior_flow", "shapes_of_simulations", "shapes_of_s
 
 GALAXIES_PER_CALL = 32
 DRAWS, PROPOSALS = 8, 1000  # by importance sampling, of each galaxy of the survey
-FARTHEST = 12.0  # of w of some tens of latents, and twice as far as usual of hundreds: no step had found the mode
+FARTHEST = (
+    12.0  # of w of some tens of latents, and twice as far as usual of hundreds: no step had found the mode
+)
 
 
 class Shapes(NamedTuple):

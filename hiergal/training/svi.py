@@ -22,6 +22,7 @@ import optax
 from jax.sharding import Mesh
 from numpyro.infer import SVI
 
+from hiergal.hub.packing import digest_of, flatten
 from hiergal.model.architecture import programs_of
 from hiergal.model.nets.training_aids import training_aids_at
 from hiergal.observation.observation import Observation
@@ -97,6 +98,7 @@ def fit(
     validation: Galaxies,
     *,
     folder: str | Path,
+    start: Params | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: bool = True,
 ) -> Fit:
@@ -110,6 +112,7 @@ def fit(
         validation: Other galaxies, to watch the fit and to stop it.
         folder: Where checkpoints and ``history.jsonl`` go. A run with the same recipe, key and galaxies that was
             interrupted goes on; checkpoints of any other run are refused.
+        start: Parameters to begin with, by NumPyro's site names; default new, random ones.
         devices: What to spread each batch over; default all there are, of all processes that were joined
             (:func:`~hiergal.runtime.devices.join_processes`). Results do not depend on it up to rounding.
         progress: Whether to show a progress bar.
@@ -141,11 +144,14 @@ def fit(
     order = order_of(int(jax.random.bits(order_key)), len(train), batch, weights)
     step = _compiled_at_first(_compile_step(svi, recipe, len(train), order_key, mesh))
     evaluate = evaluator(recipe, evaluation_key, mesh)
-    state = place(_initial_state(svi, start_key, train, averaged=config.ema_decay > 0), replicated(mesh))
+    state = _initial_state(svi, start_key, train, start, averaged=config.ema_decay > 0)
+    state = place(state, replicated(mesh))
     judge = jax.jit(partial(_judge, svi), out_shardings=replicated(mesh), donate_argnums=0)
 
     history = History(Path(folder))
-    checkpoints = Checkpoints(Path(folder) / "checkpoints", _fingerprint(recipe, key, train), history.path)
+    checkpoints = Checkpoints(
+        Path(folder) / "checkpoints", _fingerprint(recipe, key, train, start), history.path
+    )
     with closing(checkpoints):
         done = 0
         if checkpoints.latest is not None:
@@ -294,9 +300,11 @@ def _kl_factor(step: jax.Array | int, recipe: Recipe) -> jax.Array:
     return jnp.minimum(1.0, KL_START + (1 - KL_START) * step / over)
 
 
-def _initial_state(svi: SVI, key: jax.Array, train: Galaxies, *, averaged: bool) -> TrainState:
+def _initial_state(
+    svi: SVI, key: jax.Array, train: Galaxies, start: Params | None, *, averaged: bool
+) -> TrainState:
     example = train[np.arange(min(4, len(train)))]
-    state = jax.jit(svi.init)(key, example)
+    state = jax.jit(svi.init)(key, example, init_params=start)
     params = svi.get_params(state)
     average = jax.tree.map(jnp.copy, params) if averaged else None
     best = jax.tree.map(jnp.copy, params)
@@ -327,9 +335,10 @@ def _evaluated(svi: SVI, state: TrainState) -> Params:
     return svi.get_params(state.svi) if state.average is None else state.average
 
 
-def _fingerprint(recipe: Recipe, key: jax.Array, train: Galaxies) -> dict[str, Any]:
-    """Identity of a run: recipe, key, and checksum of the training galaxies."""
-    return {
+def _fingerprint(recipe: Recipe, key: jax.Array, train: Galaxies, start: Params | None) -> dict[str, Any]:
+    """Identity of a run: recipe, key, checksum of the training galaxies, and what it began with."""
+    begun = {} if start is None else {"start": digest_of(flatten(start))}
+    return begun | {
         "recipe": msgspec.to_builtins(recipe),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "galaxies": len(train),

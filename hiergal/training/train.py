@@ -4,6 +4,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from hiergal.hub.bundle import load_model
 from hiergal.model.trained import GalaxyModel
 from hiergal.recipe.recipe import Recipe, load_recipe
 from hiergal.survey.store import SurveyStore, open_survey
@@ -19,6 +20,7 @@ def train(
     out: str | Path,
     seed: int = 0,
     steps: int | None = None,
+    start: GalaxyModel | str | Path | None = None,
     in_memory: bool | None = None,
     half_precision: bool = False,
     overwrite: bool = False,
@@ -35,6 +37,8 @@ def train(
         out: Folder of the run: ``model``, checkpoints, history.
         seed: Seed of the training; the same seed gives the same model.
         steps: Other than the recipe's number of steps.
+        start: A trained model to go on from, or its name or path: on other galaxies, or with other steps. Its networks
+            must be the recipe's.
         in_memory: Whether the galaxies are kept on the devices, or read from disk as they are needed; default by their
             size.
         half_precision: Whether the weights are rounded to half precision, as those of published models are.
@@ -47,7 +51,8 @@ def train(
     Raises:
         FileExistsError: If something is in the folder that is not of this training.
         BlockingIOError: If another process trains there.
-        ValueError: If the stamps or pixels of the survey are not the recipe's, or its PSFs too narrow for it.
+        ValueError: If the stamps or pixels of the survey are not the recipe's, or its PSFs too narrow for it, or the
+            networks or fluxes of the model to start from are others.
 
     Example:
         >>> from hiergal.recipe.recipe import parse_recipe
@@ -68,6 +73,7 @@ def train(
         recipe,
         out,
         seed=seed,
+        start=load_model(start) if isinstance(start, str | Path) else start,
         in_memory=in_memory,
         half_precision=half_precision,
         overwrite=overwrite,

@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 
 from hiergal.hub.bundle import load_model, save_model
+from hiergal.hub.packing import digest_of, flatten
 from hiergal.model.provenance import Provenance
-from hiergal.model.trained import GalaxyModel
+from hiergal.model.trained import GalaxyModel, blank_model
 from hiergal.observation.psf import check_wider, same_scale
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import is_first_process
@@ -57,6 +58,7 @@ def train_model(
     folder: str | Path,
     *,
     seed: int,
+    start: GalaxyModel | None = None,
     in_memory: bool | None = None,
     half_precision: bool = False,
     overwrite: bool = False,
@@ -71,6 +73,7 @@ def train_model(
         recipe: What to train.
         folder: Where the model, its checkpoints and its history go.
         seed: Seed of the training.
+        start: A model to go on from, whose networks are the recipe's; default networks that have learnt nothing.
         in_memory: Whether the training galaxies are kept on the devices, or read from the store as they are needed;
             default on the devices if they take little of their memory (:func:`room_for_galaxies`).
         half_precision: Whether the weights are rounded to half precision, as those of published models are: then what
@@ -81,11 +84,14 @@ def train_model(
     Raises:
         FileExistsError: If one of :data:`TRAINING` is in the folder, and not of this training.
         BlockingIOError: If another process trains there.
-        ValueError: If the store's stamps or pixels are not the recipe's, or its PSFs too narrow for it.
+        ValueError: If the store's stamps or pixels are not the recipe's, or its PSFs too narrow for it, or the networks
+            of the model to start from are others.
     """
     require_extra("train", "training")
     check_seed(seed)
     _check_store(store, recipe)
+    if start is not None:
+        recipe = _with_fluxes_of(recipe, start, store)
     run = {
         "recipe": msgspec.to_builtins(recipe),
         "survey": digest_of_store(store.path),
@@ -93,15 +99,17 @@ def train_model(
         "half_precision": half_precision,
         "version": __version__,
     }
+    if start is not None:
+        run["start"] = digest_of(flatten(start.params))
     if not is_first_process():  # only one of a job owns the folder
         if not overwrite and is_finished(folder, "training", run):
             return load_model(Path(folder) / "model"), _fit_of(folder)
-        return _train(store, recipe, folder, seed, in_memory, half_precision, progress)
+        return _train(store, recipe, folder, seed, start, in_memory, half_precision, progress)
     options = {"names": TRAINING, "inputs": (store.path,), "overwrite": overwrite}
     with owned_folder(folder, "training", run=run, **options) as own:
         if own.finished and settle(own.path / "model").exists():
             return load_model(own.path / "model"), _fit_of(own.path)
-        model, fitted = _train(store, recipe, own.path, seed, in_memory, half_precision, progress)
+        model, fitted = _train(store, recipe, own.path, seed, start, in_memory, half_precision, progress)
         save_model(model, own.path / "model", overwrite=True)
         _draw_history(own.path, fitted)
         own.done()
@@ -113,6 +121,7 @@ def _train(
     recipe: Recipe,
     folder: str | Path,
     seed: int,
+    start: GalaxyModel | None,
     in_memory: bool | None,
     half_precision: bool,
     progress: bool,
@@ -125,7 +134,10 @@ def _train(
     if recipe.profile_fwhm_arcsec:
         check_wider(train[np.arange(min(GALAXIES_PER_CALL, len(train)))].psf, recipe.profile_fwhm_arcsec)
     recipe = measure_flux_scale(recipe, train)
-    fitted = fit(key_for(seed, TRAIN), recipe, train, validation, folder=folder, progress=progress)
+    begun = None if start is None else start.params
+    fitted = fit(
+        key_for(seed, TRAIN), recipe, train, validation, folder=folder, start=begun, progress=progress
+    )
     header = store.header
     provenance = Provenance(
         survey=header.survey,
@@ -185,6 +197,31 @@ def measure_flux_scale(recipe: Recipe, galaxies: Galaxies) -> Recipe:
     """Set the flux scale of a generator that has one from training galaxies, unless the recipe names it."""
     generator = recipe.generator.measure_flux(lambda: np.log(rough_fluxes(galaxies)))
     return msgspec.structs.replace(recipe, generator=generator)
+
+
+def _with_fluxes_of(recipe: Recipe, start: GalaxyModel, store: SurveyStore) -> Recipe:
+    """Return the recipe with the flux scale that a model to start from knows, after a look at its networks."""
+    changes = {
+        name: getattr(start.recipe.generator, name)
+        for name in ("log_flux_mean", "log_flux_spread")
+        if hasattr(recipe.generator, name) and hasattr(start.recipe.generator, name)
+    }
+    recipe = msgspec.structs.replace(recipe, generator=msgspec.structs.replace(recipe.generator, **changes))
+    nobody = Provenance("", "", "", 0.0, 0, 0, "")
+    wanted = jax.eval_shape(lambda: blank_model(recipe, nobody, ())).params
+    found = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), start.params)
+    if wanted != found:
+        raise ValueError(
+            f"start: expected a model with the networks of the recipe {recipe.name!r}, got {start.recipe.name!r}, "
+            "which has other weights; take the tables [generator] and [encoder] of its recipe"
+        )
+    theirs, ours = start.provenance, store.header
+    if (theirs.flux_unit, theirs.magnitude_zero_point) != (ours.flux_unit, ours.magnitude_zero_point):
+        raise ValueError(
+            f"start: expected a model of fluxes in {ours.flux_unit} with zero point {ours.magnitude_zero_point}, as "
+            f"the survey has them, got {theirs.flux_unit} with {theirs.magnitude_zero_point}"
+        )
+    return recipe
 
 
 def _check_store(store: SurveyStore, recipe: Recipe) -> None:
