@@ -36,7 +36,7 @@ def residuals(model: GalaxyModel, observation: Observation, steps: int, products
     """Return whitened residuals of the guide's mean and of the mode, [n, y, x], and the last step."""
 
     def residual(z):
-        image = model.render(model.decode(z), observation.psf)
+        image = model.image(z, observation.psf)
         return observation.noise.whiten(image - observation.image, observation.mask)
 
     guide = posterior_from(model.encode(observation), model.recipe.covariance).mean

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from hiergal.model.guide import Refine, galaxy_guide, output_count
 from hiergal.model.nets.registry import build_network
-from hiergal.model.program import Program, galaxy_model, render
+from hiergal.model.program import Program, galaxy_model, render, without_margin
 from hiergal.model.refinement import refined
 from hiergal.model.weights import with_weights
 from hiergal.observation.observation import Observation
 from hiergal.observation.photometry import Photometry
-from hiergal.observation.psf import FWHM_PER_SIGMA
+from hiergal.observation.psf import FWHM_PER_SIGMA, PSF
 from hiergal.recipe.config import FlowConfig
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import Array
@@ -28,6 +28,7 @@ __all__ = [
     "encode",
     "encoder_of",
     "generator_of",
+    "image_of",
     "posterior_flow_cells",
     "posterior_flow_config",
     "prior_cells",
@@ -45,16 +46,18 @@ class Programs(NamedTuple):
     guide: Program
 
 
-def generator_of(recipe: Recipe, training: bool = False) -> nn.Module:
+def generator_of(recipe: Recipe, training: bool = False, margin: int = 0) -> nn.Module:
     """Return the generator network that a recipe describes.
 
     Args:
         recipe: The recipe.
         training: Whether gradients take their fast forms, which have no forward mode. The paper's networks do so
             wherever they get their aids.
+        margin: Pixels around the stamp that profiles have, too.
     """
+    shape = (recipe.shape[0] + 2 * margin, recipe.shape[1] + 2 * margin)
     blur_pix = recipe.profile_fwhm_arcsec / recipe.pixel_scale_arcsec / FWHM_PER_SIGMA
-    about = {"shape": recipe.shape, "dtype": _dtype(recipe), "training": training, "blur_pix": blur_pix}
+    about = {"shape": shape, "dtype": _dtype(recipe), "training": training, "blur_pix": blur_pix}
     return build_network(recipe.generator, **about)
 
 
@@ -77,9 +80,8 @@ def encode(recipe: Recipe, params: dict[str, Any], observation: Observation) -> 
     refine = _refinement_of(recipe)
     if refine is None:
         return outputs
-    return refine(
-        outputs, observation, partial(generator_of(recipe).apply, {"params": params["generator$params"]})
-    )
+    generator = generator_of(recipe, margin=recipe.generator.margin_pix)
+    return refine(outputs, observation, partial(generator.apply, {"params": params["generator$params"]}))
 
 
 def _refinement_of(recipe: Recipe) -> Refine | None:
@@ -91,10 +93,10 @@ def _refinement_of(recipe: Recipe) -> Refine | None:
     def refine(
         outputs: jax.Array, observation: Observation, generate: Callable[[jax.Array], jax.Array]
     ) -> jax.Array:
-        def image_of(z: jax.Array) -> jax.Array:
-            return rendered(generate(z), observation.psf)
+        def stamps(z: jax.Array) -> jax.Array:
+            return without_margin(rendered(generate(z), observation.psf), recipe.generator.margin_pix)
 
-        return refined(outputs, observation, image_of, recipe.covariance, steps)
+        return refined(outputs, observation, stamps, recipe.covariance, steps)
 
     return refine
 
@@ -107,6 +109,24 @@ def renderer_of(recipe: Recipe) -> Callable[..., jax.Array]:
         profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
         blur=recipe.objective.blur,
     )
+
+
+def image_of(
+    recipe: Recipe, params: dict[str, Any], z: Float[Array, "*n d"], psf: PSF
+) -> Float[jax.Array, "*n y x"]:
+    """Return noise-free stamps [flux per pixel], with the light that is scattered into them.
+
+    Args:
+        recipe: The recipe.
+        params: Parameters of the networks, by NumPyro's site names.
+        z: Latents.
+        psf: PSFs of the galaxies.
+    """
+    margin = recipe.generator.margin_pix
+    generator = generator_of(recipe, margin=margin)
+    profile = generator.apply({"params": params["generator$params"]}, z.reshape(-1, z.shape[-1]))
+    profile = profile.reshape(*z.shape[:-1], *profile.shape[1:])
+    return without_margin(renderer_of(recipe)(profile, psf), margin)
 
 
 def marginal_config(recipe: Recipe) -> FlowConfig:
@@ -156,7 +176,7 @@ def programs_of(recipe: Recipe, plate_size: int | None = None, training: bool = 
     """
     model = partial(
         galaxy_model,
-        generator=generator_of(recipe, training),
+        generator=generator_of(recipe, training, recipe.generator.margin_pix),
         latents=recipe.generator.latents,
         pixel_scale_arcsec=recipe.pixel_scale_arcsec,
         profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
@@ -166,6 +186,7 @@ def programs_of(recipe: Recipe, plate_size: int | None = None, training: bool = 
         blur=recipe.objective.blur,
         noise=recipe.objective.noise,
         noise_sigma=recipe.objective.noise_sigma,
+        margin=recipe.generator.margin_pix,
     )
     guide = partial(
         galaxy_guide,
@@ -173,7 +194,7 @@ def programs_of(recipe: Recipe, plate_size: int | None = None, training: bool = 
         covariance=recipe.covariance,
         plate_size=plate_size,
         refine=_refinement_of(recipe),
-        generator=generator_of(recipe, training),
+        generator=generator_of(recipe, training, recipe.generator.margin_pix),
         latents=recipe.generator.latents,
     )
     return Programs(cast(Program, model), cast(Any, guide))
@@ -207,6 +228,7 @@ def trained_programs(
         profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
         blur=recipe.objective.blur,
         prior=prior,
+        margin=recipe.generator.margin_pix,
     )
     encoded = partial(
         galaxy_guide,

@@ -54,6 +54,7 @@ def galaxy_model(
     blur: Blur = "exact",
     noise: NoiseChoice = "survey",
     noise_sigma: float = 0.0,
+    margin: int = 0,
 ) -> None:
     """State how a batch of stamps comes about (Fig. 2).
 
@@ -77,6 +78,7 @@ def galaxy_model(
         blur: How profiles are convolved: see :func:`render`.
         noise: Which noise the likelihood takes: see :func:`~hiergal.model.likelihood.choose_noise`.
         noise_sigma: Standard deviation of ``"constant"`` noise [flux per pixel].
+        margin: Pixels around the stamp that the generator's profiles have, too: their light is scattered into it.
 
     Sites are ``z`` [n, d], ``profile`` [n, y, x] and ``image``; with positions ``z`` [n, k, d], ``profile``
     [n, k, y, x], ``image``, and where positions are uncertain ``offset`` [n, k, 2] from them [pixels].
@@ -114,15 +116,28 @@ def galaxy_model(
             if training_aids is None or features is None
             else generate_with_training_aids(g, z, training_aids, features)
         )
-        profile = numpyro.deterministic("profile", light)
+        profile = numpyro.deterministic("profile", without_margin(light, margin))
         grid = (positions, shape if observation.image is None else observation.image.shape[-2:])
-        images = render(profile, observation.psf, pixel_scale_arcsec, profile_fwhm_arcsec, blur, *grid)
+        images = render(light, observation.psf, pixel_scale_arcsec, profile_fwhm_arcsec, blur, *grid)
+        images = without_margin(images, margin) if alone else images
         if total_variation_weight:
             penalty = total_variation_weight * together(total_variation(profile))
             numpyro.factor("smoothness", -penalty)
         known = choose_noise(observation.noise, noise, noise_sigma)
         likelihood = NoisyImage(together(images), known, observation.mask, misfit_as_noise=misfit_as_noise)
         numpyro.sample("image", likelihood, obs=observation.image)
+
+
+def without_margin(image: Float[jax.Array, "*n y x"], margin: int) -> Float[jax.Array, "*n v u"]:
+    """Return what is inside of a margin.
+
+    Example:
+        >>> without_margin(jnp.ones((2, 8, 9)), 2).shape
+        (2, 4, 5)
+    """
+    return (
+        image[..., margin : image.shape[-2] - margin, margin : image.shape[-1] - margin] if margin else image
+    )
 
 
 def render(

@@ -17,6 +17,7 @@ from hiergal.model.architecture import (
     encode,
     encoder_of,
     generator_of,
+    image_of,
     marginal_config,
     posterior_flow_cells,
     posterior_flow_config,
@@ -120,9 +121,24 @@ class GalaxyModel(Record):
         """Return noise-free images of profiles at PSFs [flux per pixel]: see :func:`hiergal.model.program.render`."""
         return renderer_of(self.recipe)(profile, psf, positions=positions, shape=shape)
 
+    def image(self, z: Float[Array, "*n d"], psf: PSF) -> Float[jax.Array, "*n y x"]:
+        """Return noise-free stamps [flux per pixel]; unlike :meth:`render` with the light from around them.
+
+        Args:
+            z: Latents, [n, d], or of several draws of each galaxy [s, n, d].
+            psf: PSFs of the n galaxies.
+        """
+        z, margin = jnp.asarray(z), self.recipe.generator.margin_pix
+        if margin:
+            return image_of(self.recipe, self.params, z, psf)
+        profile = self.decode(z.reshape(-1, z.shape[-1]))
+        return self.render(profile.reshape(*z.shape[:-1], *profile.shape[1:]), psf)
+
     def encode(self, observation: Observation) -> Float[jax.Array, "n outputs"]:
         """Return what the guide says of galaxies: see :func:`hiergal.model.guide.posterior_from`."""
-        return encode(self.recipe, self.params, observation)
+        if self.recipe.encoder.refinement_steps:
+            return encode(self.recipe, self.params, observation)
+        return self.encoder.apply({"params": self.params["encoder$params"]}, observation)
 
     def programs(self, prior: dist.Distribution | None = None) -> Programs:
         """Return the NumPyro model (Fig. 2) and guide with the trained parameters in them.

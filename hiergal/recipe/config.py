@@ -128,6 +128,7 @@ class FramedGeneratorConfig(
         features: Width of the dense layers.
         channels: Channels of the cells; half as many at twice their resolution, a quarter at four times.
         blocks: Residual blocks between cells, at their own resolution.
+        margin: Pixels around the stamp whose light the PSF scatters into it.
         log_flux_mean: Mean of log(flux) over the training survey, the offset of the flux; None to measure it.
         log_flux_spread: Standard deviation of log(flux) over the training survey; None to measure it.
     """
@@ -139,6 +140,7 @@ class FramedGeneratorConfig(
     features: Width = 64
     channels: Width = 48
     blocks: Blocks = 2
+    margin: Annotated[int, Meta(ge=0, le=256)] = 4
     log_flux_mean: Annotated[float, Meta(ge=-100, le=100)] | None = None
     log_flux_spread: Annotated[float, Meta(gt=0, le=100)] | None = None
 
@@ -146,6 +148,11 @@ class FramedGeneratorConfig(
     def latents(self) -> int:
         """Number of latents: global ones, then those of each cell, row after row."""
         return self.global_latents + self.local_latents * self.cells**2
+
+    @property
+    def margin_pix(self) -> int:
+        """Pixels around the stamp whose light the PSF scatters into it."""
+        return self.margin
 
     @property
     def cell_latents(self) -> tuple[int, int]:

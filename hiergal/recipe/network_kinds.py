@@ -60,6 +60,11 @@ class GeneratorArchitecture(NetworkArchitecture):
     latents: int
 
     @property
+    def margin_pix(self) -> int:
+        """Pixels around the stamp whose light the PSF scatters into it; 0 for profiles that end at their stamp."""
+        return 0
+
+    @property
     def cell_latents(self) -> tuple[int, int] | None:
         """Cells along each side of a square canvas, and how many of the last latents each has; None without cells."""
         return None

@@ -10,7 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.sharding import Mesh
 
-from hiergal.model.architecture import encode, generator_of, renderer_of
+from hiergal.model.architecture import encode, image_of
 from hiergal.model.guide import posterior_from
 from hiergal.model.likelihood import NoisyImage, choose_noise
 from hiergal.observation.noise import count_unmasked
@@ -49,9 +49,8 @@ def evaluator(recipe: Recipe, key: jax.Array, mesh: Mesh) -> Callable[[dict[str,
     def evaluate_some(params: dict[str, Any], observation: Observation, key: jax.Array):
         q = posterior_from(encode(recipe, params, observation), recipe.covariance)
         z = q.sample(key)
-        profile = generator_of(recipe).apply({"params": params["generator$params"]}, z)
         mask = observation.mask
-        mean = renderer_of(recipe)(profile, observation.psf)
+        mean = image_of(recipe, params, z, observation.psf)
         # As it is trained: a mean over exact likelihoods is a statement about the few brightest galaxies.
         noise = choose_noise(observation.noise, objective.noise, objective.noise_sigma)
         likelihood = NoisyImage(mean, noise, mask, misfit_as_noise=objective.misfit_as_noise).log_prob(

@@ -56,7 +56,7 @@ def simulate(model: GalaxyModel, like: Observation, prior: LatentFlow, *, key: j
     """
     of_base, of_noise = jax.random.split(as_key(key))
     z = prior.sample(of_base)
-    clean = model.render(model.decode(z), like.psf)
+    clean = model.image(z, like.psf)
     return Simulated(z, like.replace(image=clean + like.noise.sample(of_noise, clean.shape)))
 
 

@@ -75,7 +75,7 @@ class LatentPosterior(Record):
     def images(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n v u"]:
         """Return the noise-free stamps [flux per pixel]."""
         if self.positions is None:
-            return self.model.render(self.profiles(t), self.observation.psf)
+            return self.model.image(t, self.observation.psf)
         return self.sources(t).sum(axis=-3)
 
     def residual(self, t: Float[Array, "*s n t"]) -> Float[jax.Array, "*s n pixels"]:
