@@ -181,10 +181,8 @@ def _predict(
     start: Array | int,
 ):
     """Replicated stamps and log-likelihoods of the pixels of a block of draws, [s, n, y, x] each."""
-    s, n, d = latents.shape
-    mask, shape = observation.mask, observation.image.shape[1:]
-    profile = model.decode(latents.reshape(s * n, d)).reshape(s, n, *shape)
-    mean = model.render(profile, observation.psf)
+    s, mask, shape = len(latents), observation.mask, observation.image.shape[1:]
+    mean = model.image(latents, observation.psf)
     scale = jnp.sqrt(factor)[None, :, None, None]
 
     def fresh(noise, key):
