@@ -8,6 +8,7 @@ files.
 """
 
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import msgspec
@@ -206,7 +207,8 @@ def _with_fluxes_of(recipe: Recipe, start: GalaxyModel, store: SurveyStore) -> R
         for name in ("log_flux_mean", "log_flux_spread")
         if hasattr(recipe.generator, name) and hasattr(start.recipe.generator, name)
     }
-    recipe = msgspec.structs.replace(recipe, generator=msgspec.structs.replace(recipe.generator, **changes))
+    generator = msgspec.structs.replace(cast(Any, recipe.generator), **changes)
+    recipe = msgspec.structs.replace(recipe, generator=generator)
     nobody = Provenance("", "", "", 0.0, 0, 0, "")
     wanted = jax.eval_shape(lambda: blank_model(recipe, nobody, ())).params
     found = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), start.params)
