@@ -19,11 +19,11 @@ from hiergal.validation.two_sample import energy_test, wasserstein_test
 
 __all__ = ["BRIGHTER_THAN", "FEWEST_BRIGHT", "GOAL", "arm_tests", "arms_of", "bright", "times_floor"]
 
-# Arms of fainter galaxies are lost in the noise of ACS in COSMOS: at 22.5 a galaxy of median size has a signal to noise
-# of some 8 in a pixel, and of 100 in a ring. There are some 14 such galaxies in 100 of a survey to 25.2.
+# Fainter galaxies are small, and their arms are lost in PSF and noise of ACS in COSMOS; those brighter have a median
+# signal to noise of 8 in a pixel, and of some 100 in a ring. They are 14 in 100 of a survey to magnitude 25.2.
 BRIGHTER_THAN = 22.5
 FEWEST_BRIGHT = 20  # galaxies of a sample, for anything to be said about its distribution
-GOAL = 2.0  # times the floor
+GOAL = 2.0  # times the floor, which a sample of the same population keeps to
 
 QUANTITIES = {  # tests of one quantity: its column, and whether its logarithm counts
     "m = 1 of rings": ("m1", True),
