@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from hiergal.model.flow.autoregressive import LOG_SCALE_LIMIT, AutoregressiveStack
 from hiergal.recipe.config import FlowConfig

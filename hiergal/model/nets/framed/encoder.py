@@ -25,6 +25,7 @@ from hiergal.model.nets.layers import Dense, LayerNorm, ResidualBlock, space_to_
 from hiergal.model.nets.registry import register_network
 from hiergal.observation.observation import Observation
 from hiergal.recipe.config import EncoderConfig, FramedEncoderConfig, FramedGeneratorConfig
+from hiergal.runtime.pytree import Array
 
 __all__ = ["FramedEncoder"]
 

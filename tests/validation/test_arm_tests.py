@@ -1,4 +1,4 @@
-"""Tests of arms: another sample of the population passes, smooth, lopsided and wound-up ones fail, few are not judged."""
+"""Tests of arms: another sample of the population passes, smooth and lopsided ones fail, few are not judged."""
 
 import numpy as np
 import pytest
