@@ -4,8 +4,9 @@
     python inference/inspect_posteriors.py runs/quickstart/model real.zarr --out runs/real
 
 Writes ``posteriors.fits``, one row for each galaxy; ``checks.ecsv``, how well each is fitted and how usual it is under
-the prior, with the power of its residuals in rings of frequency; all draws as ``posterior.nc``; pages of figures; and
-``galaxies.html``, a sortable page of all galaxies, where a click on one shows its own page (with ``--pages``).
+the prior, with the power of its residuals in rings of frequency; all draws as ``posterior.nc``; pages of figures;
+``brightest.png``, the ten brightest galaxies with draws of what may be behind them; and ``galaxies.html``, a sortable
+page of all galaxies, where a click on one shows its own page (with ``--pages``).
 """
 
 import argparse
@@ -29,6 +30,7 @@ from hiergal.survey import open_survey
 
 CHECKED = 430  # purpose of the seed
 PAGE = 11  # galaxies
+BRIGHTEST = 10  # galaxies
 
 
 def main(words: list[str] | None = None) -> None:
@@ -48,7 +50,8 @@ def main(words: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     keep_freed_memory()
     pages = [f"galaxies_{i + 1}.{kind}" for i in range(-(-args.limit // PAGE)) for kind in ("png", "pdf")]
-    names = ("posteriors.fits", "checks.ecsv", "posterior.nc", "galaxies.html", *pages)
+    brightest = [f"brightest.{kind}" for kind in ("png", "pdf")]
+    names = ("posteriors.fits", "checks.ecsv", "posterior.nc", "galaxies.html", *brightest, *pages)
     with owned_study(args, "inspection", names) as own:
         if not own.finished:
             study(args)
@@ -79,6 +82,11 @@ def study(args: argparse.Namespace) -> None:
     save_arviz(arviz, args.out / "posterior.nc", overwrite=True)
     posterior_page(posterior, args.out / "galaxies.html", title=f"Galaxies of {args.survey.name}", pages=args.pages,
                    overwrite=True)  # fmt: skip
+    if len(posterior.latents) > 1:
+        truth = store.truth(np.arange(len(observation))) if store.has_truth else None
+        brightest = figures.brightest_posteriors(posterior, truth, count=BRIGHTEST)
+        for suffix in ("png", "pdf"):
+            brightest.savefig(args.out / f"brightest.{suffix}", dpi=130)
     order = np.argsort(-np.asarray(posterior.image_mean).sum((1, 2)))
     for first in range(0, len(order), PAGE):
         page = figures.checked_fits(observation, posterior, checks, rows=order[first : first + PAGE])

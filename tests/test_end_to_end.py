@@ -301,5 +301,6 @@ def test_studies_of_posteriors(run, tmp_path, capsys):
         "posterior.nc",
         "galaxies.html",
         "galaxies_1.png",
+        "brightest.png",
     }
     capsys.readouterr()

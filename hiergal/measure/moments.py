@@ -14,7 +14,7 @@ from hiergal.runtime.workers import in_order
 
 __all__ = ["measure_moments"]
 
-COLUMNS = ("sigma", "g1", "g2", "g", "rho4", "amplitude")
+COLUMNS = ("sigma", "g1", "g2", "g", "rho4", "amplitude", "x_pix", "y_pix")
 GALAXIES_PER_TASK = 500
 Images = Float[Array, "n y x"]
 
@@ -30,7 +30,8 @@ def measure_moments(images: Images, *, pixel_scale_arcsec: float, workers: int |
     Returns:
         One row for each stamp: ``sigma`` (determinant radius det(Q)^(1/4) [arcsec]), ``g1``, ``g2``, ``g`` (reduced
         shear (1 - q) / (1 + q), Eq. 17), ``rho4`` (radial fourth moment, 2 for a Gaussian), ``amplitude`` (flux of the
-        elliptical Gaussian), and ``flag`` (0 where the measurement succeeded).
+        elliptical Gaussian), ``x_pix`` and ``y_pix`` (its centre, from that of the stamp [pixels]), and ``flag`` (0
+        where the measurement succeeded).
 
     Example:
         >>> y, x = np.mgrid[:33, :33] - 16.0
@@ -68,5 +69,8 @@ def _measure(images: np.ndarray) -> np.ndarray:
         # A negative blob has moments, too, but no light.
         if result.moments_status == 0 and result.moments_amp > 0:
             g1, g2 = result.observed_shape.g1, result.observed_shape.g2
-            row[:] = (result.moments_sigma, g1, g2, np.hypot(g1, g2), result.moments_rho4, result.moments_amp)
+            center = result.moments_centroid  # the first pixel of a GalSim image is (1, 1)
+            x, y = center.x - (stamp.shape[1] + 1) / 2, center.y - (stamp.shape[0] + 1) / 2
+            size, radial = result.moments_sigma, result.moments_rho4
+            row[:] = (size, g1, g2, np.hypot(g1, g2), radial, result.moments_amp, x, y)
     return rows

@@ -26,6 +26,7 @@ from hiergal.runtime.files import write_json, write_whole
 from hiergal.runtime.formatting import format_number
 from hiergal.runtime.verdict import ALPHA, Verdict
 from hiergal.survey.store import StoreHeader
+from hiergal.validation.arms import BRIGHTER_THAN, FEWEST_BRIGHT, GOAL, bright, times_floor
 from hiergal.validation.conditional import binned
 from hiergal.validation.morphology_reference import morphology_distances, morphology_reference
 from hiergal.validation.run import Validation
@@ -141,6 +142,7 @@ def summary_of(found: Validation, *, name: str, alpha: float = ALPHA) -> str:
             f"One half of the survey's own galaxies against the other: {sum(not v.passed for v in floor)} of "
             f"{len(floor)} failed."
         )
+    sentences.append(_arms_in_words(found))
     if n < FEW:
         sentences.append(
             "So few galaxies show large differences only: a mean size that is off by less than "
@@ -173,6 +175,12 @@ def metrics_of(found: Validation) -> dict[str, Any]:
         },
         "shear": {},
         "conditional": {},
+        "arms": {
+            "brighter_than": BRIGHTER_THAN,
+            "galaxies": {name: len(bright(sample.arms)) for name, sample in found.samples.items()},
+            "times_floor": times_floor(found.verdicts),
+            "goal": GOAL,
+        },
     }
     for name, sample in found.samples.items():
         if (np.asarray(sample.sheared["flag"]) == 0).sum() >= 2:
@@ -209,6 +217,27 @@ def _in_words(verdict: Verdict) -> tuple[str, str, str, bool]:
     return verdict.words, value, f"{format_number(verdict.expected)} if alike", verdict.passed
 
 
+def _arms_in_words(found: Validation) -> str:
+    """What was found about arms, or why nothing was."""
+    ours, theirs = (len(bright(found.samples[name].arms)) for name in ("survey", "drawn"))
+    counted = (
+        f"{ours} of the survey's galaxies and {theirs} of the others are brighter than {BRIGHTER_THAN:g} and could be "
+        "measured"
+    )
+    if min(ours, theirs) < FEWEST_BRIGHT:
+        return (
+            f"Arms were not tested: {counted}, and at least {FEWEST_BRIGHT} are needed; give more galaxies."
+        )
+    ratios = times_floor(found.verdicts)
+    if not ratios:
+        return f"Arms have no floor to be compared with: {counted}, too few to be halved; give more galaxies."
+    worst = max(ratios, key=lambda name: ratios[name])
+    return (
+        f"Arms ({counted}): {sum(ratio <= GOAL for ratio in ratios.values())} of {len(ratios)} statistics are within "
+        f"{GOAL:g} times the floor of half against half, the largest is {worst} with {ratios[worst]:.1f} times."
+    )
+
+
 def _seen(found: Validation, name: str, alpha: float) -> str:
     """The smallest difference of a mean that a test would have seen with a probability of 80 %, in words."""
     several = found.verdicts["drawn"]
@@ -218,7 +247,7 @@ def _seen(found: Validation, name: str, alpha: float) -> str:
 
 
 def _tables(found: Validation, metrics: Mapping[str, Any], alpha: float) -> dict[str, list[dict[str, Any]]]:
-    """Every test on every sample; distances to the published galaxies; what could have been seen."""
+    """Every test on every sample; distances to the published galaxies; arms; what could have been seen."""
     names = [v.name for v in found.verdicts["drawn"]]
     by_name = {sample: {v.name: v for v in several} for sample, several in found.verdicts.items()}
     titles = {"drawn": "drawn", "parametric": "parametric fits", "floor": "survey, half against half"}
@@ -244,6 +273,18 @@ def _tables(found: Validation, metrics: Mapping[str, Any], alpha: float) -> dict
             }
             for panel, label in PANELS.items()
         ]
+    ratios = times_floor(found.verdicts)
+    if ratios:
+        tables[
+            f"Arms of galaxies brighter than {BRIGHTER_THAN:g}, against half of the survey's by the other"
+        ] = [
+            {
+                "statistic": name,
+                "drawn over floor": f"{ratio:.2f}",
+                f"within {GOAL:g}": "yes" if ratio <= GOAL else "no",
+            }
+            for name, ratio in ratios.items()
+        ]
     tables["Sensitivity of the tests"] = [
         {
             "quantity": label,
@@ -264,7 +305,12 @@ def _write_tables(folder: Path, found: Validation) -> None:
     write_whole(folder / "verdicts.ecsv", text.getvalue().encode())
     hdus = [fits.PrimaryHDU()]
     for name, sample in found.samples.items():
-        kinds = {**sample.measured._asdict(), "sheared": sample.sheared, "paper": sample.paper}
+        kinds = {
+            **sample.measured._asdict(),
+            "sheared": sample.sheared,
+            "paper": sample.paper,
+            "arms": sample.arms,
+        }
         for kind, measurements in kinds.items():
             if measurements is not None:
                 plain = Table(measurements, copy=False)

@@ -6,6 +6,7 @@ import numpy as np
 
 from hiergal.measure.power_spectrum import Spectrum, mean_spectrum, radial_power
 from hiergal.reports import figures
+from hiergal.validation.arms import BRIGHTER_THAN, FEWEST_BRIGHT, bright
 from hiergal.validation.candidates import fit_chi_square, limit_of
 from hiergal.validation.conditional import Residuals, conditional_residuals
 from hiergal.validation.morphology_reference import morphology_reference
@@ -14,42 +15,44 @@ from hiergal.validation.run import Validation
 __all__ = ["FEWEST_SHOWN", "figures_of", "parametric_fits", "residuals_of"]
 
 FEWEST_SHOWN = 10  # galaxies of a distribution that is drawn
-SHOWN = 10  # galaxies of Fig. 1
+SHOWN = 10  # galaxies of Fig. 1, and of each bin of magnitude
+BINS = (
+    0.1,
+    0.5,
+    1.0,
+)  # ranks of magnitude where bins end: the few brightest show what the many faint ones cannot
+BRIGHTEST = 10  # galaxies that are shown with draws of their posteriors
 SIZES = {"flux_radius": 0.03, "hlr_arcsec": 1.0}  # columns of half-light radii, in arcsec
 REFERENCES = {"COSMOS": "cosmos", "parametric fits": "parametric", "published mock": "mock"}
 
 
 def figures_of(found: Validation) -> dict[str, tuple[Any, str]]:
     """The figures of the paper for these galaxies, and some more, with captions."""
-    samples, observation, scale = found.samples, found.observation, found.observation.pixel_scale_arcsec
+    samples, observation = found.samples, found.observation
     catalog = observation.catalog
     magnitude = np.asarray(catalog["mag_auto"]) if "mag_auto" in catalog else None
     brightness = (
         -np.asarray(samples["survey"].measured.moments["amplitude"]) if magnitude is None else magnitude
     )
-    rows = np.argsort(brightness)[
-        np.linspace(0, len(brightness) - 1, min(SHOWN, len(brightness))).astype(int)
-    ]
-    profile = samples["drawn"].profile
-    clean = (
-        samples["drawn"].images[rows]
-        if profile is None
-        else fit_chi_square(profile[rows], observation[rows])[0]
-    )
+    order = np.argsort(brightness)
     shown: dict[str, tuple[Any, str]] = {
         "galaxies": (
-            figures.drawn_galaxies(
-                observation.image[rows],
-                samples["drawn"].images[rows],
-                clean,
-                None if magnitude is None else [f"{magnitude[row]:.1f}" for row in rows],
-                noise_level=samples["survey"].noise_rms[rows],
-                pixel_scale_arcsec=scale,
-            ),
+            _next_to_each_other(found, order, SHOWN),
             "Galaxies of the survey that the generator has not seen; those drawn for them, with the same PSF and "
             "noise; the same without noise, where it is known. Compare Fig. 1 of Lanusse et al. (2020).",
         )
     }
+    ends = np.round(np.array([0.0, *BINS]) * len(order)).astype(int)
+    for name, first, last in zip(("bright", "middle", "faint"), ends[:-1], ends[1:], strict=True):
+        part = order[first:last]
+        if len(part) and magnitude is not None:
+            low, high = magnitude[part[[0, -1]]]
+            title = f"Magnitudes {low:.1f} to {high:.1f}: galaxies of the survey, and drawn for the same conditions"
+            shown[f"galaxies_{name}"] = (
+                _next_to_each_other(found, part, SHOWN, title=title),
+                f"The same for one of three bins of magnitude, {low:.2f} to {high:.2f}: above each other, galaxies of "
+                "the same magnitude, size and redshift, on one arcsinh stretch. Can you tell them apart?",
+            )
     if found.latents is not None and magnitude is not None:
         shown["latents"] = (
             figures.latent_corner(found.latents.survey, magnitude, found.latents.flow, magnitude),
@@ -68,6 +71,23 @@ def figures_of(found: Validation) -> dict[str, tuple[Any, str]]:
             ),
             "Unseen galaxies from small to large: observed, reconstructed by the model, the best parametric fit, "
             "and both residuals in standard deviations of the noise. Compare Fig. 5.",
+        )
+        if found.posterior.origin is not None and len(found.posterior.latents) > 1:
+            truth = samples["survey"].profile
+            shown["brightest"] = (
+                figures.brightest_posteriors(
+                    found.posterior, None if truth is None else truth[: len(part)], count=BRIGHTEST
+                ),
+                "The brightest of the galaxies with posteriors: the true profile where it is known, the stamp, the "
+                "posterior mean, two draws and the standard deviation, all but the stamp deconvolved.",
+            )
+    arms = {name: bright(sample.arms) for name, sample in samples.items()}
+    if min(len(table) for table in arms.values()) >= FEWEST_BRIGHT:
+        shown["arms"] = (
+            figures.amplitudes_of_rings(arms),
+            f"Azimuthal modes of elliptical rings of galaxies brighter than {BRIGHTER_THAN:g}, with PSF and noise: "
+            "lopsidedness (m = 1), arms and bars (m = 2, 3), what of m = 2 winds, and how fast its phase drifts with "
+            "radius: 2 / tan(pitch) for two arms, 0 for a bar.",
         )
     moments = {name: sample.measured.moments for name, sample in samples.items()}
     if min((table["flag"] == 0).sum() for table in moments.values()) >= FEWEST_SHOWN:
@@ -109,6 +129,25 @@ def figures_of(found: Validation) -> dict[str, tuple[Any, str]]:
         )
     shown |= _spectra(found)
     return shown
+
+
+def _next_to_each_other(found: Validation, order: np.ndarray, count: int, **options: Any) -> Any:
+    """Survey and drawn galaxies, evenly over an order of them."""
+    rows = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
+    observation, drawn = found.observation[rows], found.samples["drawn"]
+    clean = drawn.images[rows]
+    if drawn.profile is not None:
+        clean = fit_chi_square(drawn.profile[rows], observation)[0]
+    magnitude = observation.catalog.get("mag_auto")
+    return figures.drawn_galaxies(
+        observation.image,
+        drawn.images[rows],
+        clean,
+        None if magnitude is None else [f"{one:.1f}" for one in np.asarray(magnitude)],
+        noise_level=found.samples["survey"].noise_rms[rows],
+        pixel_scale_arcsec=observation.pixel_scale_arcsec,
+        **options,
+    )
 
 
 def residuals_of(found: Validation) -> dict[str, Residuals]:

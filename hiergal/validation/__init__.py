@@ -2,9 +2,10 @@
 
 Measurements are those of :mod:`hiergal.measure`. Samples that are observed alike: ``samples``. Comparisons: ``suite``
 runs those of ``two_sample`` and ``learned_tests``; ``pixel_tests`` look at pixels, ``shear`` at the response to shear,
-``spectra`` at residuals and beyond the band limit, ``model_tests`` at latents and reconstructions, ``conditional`` at
-sizes and fluxes against the requested ones. A whole validation: ``run`` (of ``candidates``, or of a ``galaxy_folder``),
-written by :mod:`hiergal.reports.validation`. The published population: ``reference``, ``morphology_reference``.
+``arms`` at spiral arms of bright galaxies, ``spectra`` at residuals and beyond the band limit, ``model_tests`` at
+latents and reconstructions, ``conditional`` at sizes and fluxes against the requested ones. A whole validation: ``run``
+(of ``candidates``, or of a ``galaxy_folder``), written by :mod:`hiergal.reports.validation`. The published population:
+``reference``, ``morphology_reference``.
 """
 
 from hiergal.runtime.namespace import exports

@@ -12,6 +12,7 @@ from hiergal.observation.observation import Observation
 from hiergal.observation.psf import convolve
 from hiergal.runtime.progress import progress_bar
 from hiergal.runtime.pytree import Array, brief
+from hiergal.validation.arms import arms_of
 from hiergal.validation.shear import measure_shear
 from hiergal.validation.suite import Measured, measure
 
@@ -31,6 +32,7 @@ class Candidate(NamedTuple):
         measured: Moments, morphology, sky.
         sheared: Shear responses of the first galaxies.
         paper: Morphology as the paper's figures have it, or None for other pixels or small stamps.
+        arms: Azimuthal modes of rings, next to the magnitudes of the survey's galaxies.
         pixel_scale_arcsec: Width of a pixel [arcsec].
     """
 
@@ -40,6 +42,7 @@ class Candidate(NamedTuple):
     measured: Measured
     sheared: Table
     paper: Table | None
+    arms: Table
     pixel_scale_arcsec: float
 
     def __len__(self) -> int:  # ty: ignore[incompatible-method-override] (of galaxies, not of fields)
@@ -57,6 +60,7 @@ class Candidate(NamedTuple):
             Measured(*(table[rows] for table in self.measured)),
             self.sheared[rows[rows < len(self.sheared)]],
             None if self.paper is None else self.paper[rows],
+            self.arms[rows],
             self.pixel_scale_arcsec,
         )
 
@@ -86,7 +90,10 @@ def candidate_of(
     paper = None
     if np.isclose(scale, PAPER_SCALE_ARCSEC) and min(np.shape(images)[1:]) >= PAPER_PIX:
         paper = measure_paper_morphology(images, workers=workers)
-    return Candidate(np.asarray(images), noise_of(observation), profile, measured, sheared, paper, scale)
+    arms = arms_of(images, measured.moments, observation)
+    return Candidate(
+        np.asarray(images), noise_of(observation), profile, measured, sheared, paper, arms, scale
+    )
 
 
 def measured_of(

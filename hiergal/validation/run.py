@@ -28,6 +28,7 @@ from hiergal.runtime.workers import in_order
 from hiergal.survey.degrade import DEGRADED
 from hiergal.survey.split import split_of
 from hiergal.survey.store import SurveyStore
+from hiergal.validation.arms import arm_tests
 from hiergal.validation.candidates import (
     Candidate,
     candidate_of,
@@ -236,7 +237,7 @@ def _compare(
     seed: int,
     alpha: float,
 ) -> list[Verdict]:
-    """All tests of stamps and profiles."""
+    """All tests of stamps and profiles; those of arms if there are enough bright galaxies."""
     chances: dict[str, Any] = {"seed": seed, "alpha": alpha}
     verdicts = compare(real.measured, other.measured, trained=None if seen is None else seen[0], **chances)
     if min(len(real), len(other)) >= FEWEST_CLASSIFIED:
@@ -252,6 +253,7 @@ def _compare(
         if seen is not None:
             verdicts.append(memorization_test(features[1], features[2], features[0], "pixels", **chances))
     verdicts += shear_tests(real.sheared, other.sheared, **chances)
+    verdicts += arm_tests(real.arms, other.arms, **chances)
     if limit is not None and real.profile is not None and other.profile is not None:
         scale = real.pixel_scale_arcsec
         verdicts.append(

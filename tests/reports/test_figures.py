@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from conftest import awkward_psf
+from toys import tiny_model, tiny_recipe, tiny_survey
 
+import hiergal
 from hiergal.measure.profile import ProfileSummary
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
@@ -319,3 +321,49 @@ def test_intervals_show_median_and_ratio(brightest):
     np.testing.assert_allclose(top.containers[0].lines[0].get_ydata(), 1.1 * truth)
     np.testing.assert_allclose(bottom.containers[0].lines[0].get_ydata(), 1.1)
     assert "[counts/s]" in bottom.get_xlabel()
+
+
+def test_the_brightest_come_first_with_truth_and_two_draws(key, make_psf):
+    """Every panel shows what its heading says, in units of the noise of its own galaxy."""
+    model = tiny_model(tiny_recipe((16, 24)))
+    observation = tiny_survey(4, (16, 24), make_psf(4))
+    posterior = hiergal.infer(model, observation, key=key, draws=5, batch=4, verdict=False)
+    order = np.argsort(observation.catalog["mag_auto"])[:3]
+    truth = 2 * posterior.profile_mean
+    figure = figures.brightest_posteriors(posterior, truth, count=3)
+    assert drawable(figure) and len(figure.axes) == 3 * 6 + 2
+    draws, level = posterior.images(draws=2), np.asarray(observation.noise.rms())
+    for r, row in enumerate(order):
+        panels = figure.axes[6 * r : 6 * r + 6]
+        profiles = (truth, observation.image, posterior.profile_mean, *draws, posterior.profile_std)
+        for panel, images in zip(panels, profiles, strict=True):
+            np.testing.assert_allclose(shown(panel), stretch(images[row], level[row]), rtol=1e-3, atol=1e-4)
+        limits = {panel.images[0].get_clim()[1] for panel in (panels[0], *panels[2:5])}
+        assert len(limits) == 1, "one colour bar holds for all of them"
+    assert [axes.get_xlabel() for axes in figure.axes[-2:]] == [
+        "flux of a pixel [σ of its noise]",
+        "std. dev. [σ]",
+    ]
+
+
+def test_the_brightest_do_without_truth_and_need_two_draws(key, make_psf):
+    model, observation = tiny_model(tiny_recipe((16, 24))), tiny_survey(2, (16, 24), make_psf(2))
+    posterior = hiergal.infer(model, observation, key=key, draws=2, batch=4, verdict=False)
+    figure = figures.brightest_posteriors(posterior)
+    assert drawable(figure) and len(figure.axes) == 2 * 5 + 2
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["observed", "posterior mean"]
+    one = hiergal.infer(model, observation, key=key, draws=1, batch=4, verdict=False)
+    with pytest.raises(ValueError, match="at least 2 draws, got 1"):
+        figures.brightest_posteriors(one)
+    with pytest.raises(ValueError, match="attach"):
+        figures.brightest_posteriors(infer(observe()))
+
+
+def test_amplitudes_of_rings_are_cumulative_shares():
+    rng = np.random.default_rng(1)
+    table = Table({name: rng.normal(size=30) for name in ("m1", "m2", "m3", "winding2", "drift2")})
+    figure = figures.amplitudes_of_rings({"survey": table, "drawn": table[:20]})
+    assert drawable(figure) and len(figure.axes) == 5
+    drift = figure.axes[4].lines[0]
+    np.testing.assert_allclose(drift.get_xdata(), np.sort(np.abs(table["drift2"])))
+    np.testing.assert_allclose(drift.get_ydata(), np.arange(1, 31) / 30)

@@ -26,6 +26,9 @@ GALAXIES, FITTED, STAMP = 24, 12, 64
 HEADER = StoreHeader(survey="mock", band="F814W", pixel_scale_arcsec=0.03, magnitude_zero_point=25.94)
 OF_GALAXIES = {
     "galaxies",
+    "galaxies_bright",
+    "galaxies_middle",
+    "galaxies_faint",
     "moments",
     "ellipticities",
     "conditions",
@@ -100,7 +103,7 @@ def test_tables_have_a_row_for_each_test_and_galaxy(found, folder):
     assert list(table["sample"]) == ["drawn"] * 3 + ["parametric"] * 3 + ["floor"] * 2
     np.testing.assert_array_equal(table["passed"], [v.passed for s in found.verdicts.values() for v in s])
     with fits.open(folder / "measurements.fits") as file:
-        kinds = ("MOMENTS", "MORPHOLOGY", "SKY", "SHEARED", "PAPER")
+        kinds = ("MOMENTS", "MORPHOLOGY", "SKY", "SHEARED", "PAPER", "ARMS")
         assert {hdu.name for hdu in file[1:]} == {
             f"{sample}_{kind}".upper() for sample in found.samples for kind in kinds
         }
@@ -121,7 +124,10 @@ def test_every_figure_is_there_in_both_formats(folder):
 def test_figures_need_what_they_show(found):
     """Without a model those of a model are left out, and without magnitudes and radii those that are against them."""
     bare = found._replace(posterior=None, latents=None, observation=found.observation.replace(catalog={}))
-    assert set(figures_of(bare)) == OF_GALAXIES - {"ellipticities", "conditions"}
+    assert set(figures_of(bare)) == OF_GALAXIES - {
+        *("ellipticities", "conditions"),
+        *("galaxies_bright", "galaxies_middle", "galaxies_faint"),
+    }
 
 
 def test_the_page_says_what_failed_and_what_so_few_cannot_show(found, folder):
@@ -134,6 +140,45 @@ def test_the_page_says_what_failed_and_what_so_few_cannot_show(found, folder):
     assert re.findall(r"less than (\d\.\d) %", summary) == ["3.8", "3.8"]
     passing = found._replace(verdicts=found.verdicts | {"drawn": found.verdicts["floor"]})
     assert passing.passed and summary_of(passing, name="toy").startswith("All 2 tests passed")
+
+
+def test_the_page_says_whether_arms_are_within_the_goal(found):
+    """With few bright galaxies that there are too few, with many how each statistic compares with the floor."""
+    assert "Arms were not tested: " in summary_of(found, name="toy")
+    assert metrics_of(found)["arms"]["times_floor"] == {}
+    lit = {}
+    for name, sample in found.samples.items():
+        arms = sample.arms.copy()
+        arms["magnitude"], arms["flag"] = 21.0, 0
+        for column in ("m1", "m2", "m3", "winding2", "drift2"):
+            arms[column] = np.linspace(0.1, 0.2, GALAXIES)
+        lit[name] = sample._replace(arms=arms)
+    many = found._replace(samples=lit)
+    assert "Arms have no floor" in summary_of(many, name="toy")
+    name = "m = 2 of rings (Wasserstein)"
+    halved = [
+        verdict(name, 0.5)._replace(expected=0.1),
+        verdict("arms (energy)", 0.5)._replace(expected=0.01),
+    ]
+    seen = [verdict(name, 0.5, 0.15), verdict("arms (energy)", 0.5, 0.05)]
+    verdicts = found.verdicts | {
+        "drawn": found.verdicts["drawn"] + seen,
+        "floor": found.verdicts["floor"] + halved,
+    }
+    many = many._replace(verdicts=verdicts)
+    assert metrics_of(many)["arms"] == {
+        "brighter_than": 22.5,
+        "galaxies": dict.fromkeys(found.samples, GALAXIES),
+        "times_floor": pytest.approx({name: 1.5, "arms (energy)": 5.0}),
+        "goal": 2.0,
+    }
+    summary = summary_of(many, name="toy")
+    assert f"Arms ({GALAXIES} of the survey's galaxies" in summary
+    assert (
+        "1 of 2 statistics are within 2 times the floor" in summary
+        and "arms (energy) with 5.0 times" in summary
+    )
+    assert "arms" in figures_of(many._replace(posterior=None, latents=None))
 
 
 def test_a_report_is_replaced_only_when_asked(found, folder):

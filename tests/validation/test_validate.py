@@ -30,8 +30,9 @@ from hiergal.validation.run import held_out, validate
 from hiergal.validation.samples import observe_again
 
 GALAXIES, STAMP = 80, 64
-FIGURES = {"galaxies", "moments", "ellipticities", "conditions", "mid", "planes"}  # Figs. 1, 6 to 9
-OF_A_MODEL = {"latents", "reconstructions", "residuals", "profiles"}  # Figs. 4 and 5
+BINS = {"galaxies_bright", "galaxies_middle", "galaxies_faint"}
+FIGURES = BINS | {"galaxies", "moments", "ellipticities", "conditions", "mid", "planes"}  # Figs. 1, 6 to 9
+OF_A_MODEL = {"latents", "reconstructions", "residuals", "profiles", "brightest"}  # Figs. 4 and 5
 
 
 def run(*words):

@@ -5,6 +5,7 @@ remembered, and matplotlib loads only when one is called. Stamps are drawn with 
 light, on an arcsinh stretch in units of the noise. Colours stay apart for colour-blind readers.
 """
 
+from hiergal.reports.figures.brightest import brightest_posteriors
 from hiergal.reports.figures.calibration import (
     coverage,
     expected_coverage,
@@ -20,6 +21,7 @@ from hiergal.reports.figures.population import latent_corner, sizes_and_elliptic
 from hiergal.reports.figures.reconstruction import reconstruction_pages, reconstructions
 from hiergal.reports.figures.stamps import drawn_galaxies, survey_stamps
 from hiergal.reports.figures.validation import (
+    amplitudes_of_rings,
     conditional_scatter,
     fits_side_by_side,
     mean_ellipticity,
@@ -29,6 +31,8 @@ from hiergal.runtime.namespace import submodules
 from hiergal.training.figures import rate_and_distortion, training_curves
 
 __all__ = [
+    "amplitudes_of_rings",
+    "brightest_posteriors",
     "checked_fits",
     "conditional_scatter",
     "coverage",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "SOFTENING",
     "StampGrid",
     "bright_to_faint",
     "label_stamp",

@@ -254,6 +254,43 @@ def power_spectra(
     return figure
 
 
+def amplitudes_of_rings(
+    arms: Mapping[str, Table], *, title: str = "Azimuthal modes of rings of bright galaxies"
+) -> "Figure":
+    """Compare cumulative distributions of the amplitudes of m = 1, 2, 3, of what winds, and of its phase's drift.
+
+    Args:
+        arms: Measurements of each sample (:func:`hiergal.measure.arms.measure_arms`), of the galaxies that count.
+        title: Title of the figure.
+
+    Example:
+        >>> names = ("m1", "m2", "m3", "winding2", "drift2")
+        >>> table = Table({name: np.linspace(0.01, 0.3, 30) for name in names})
+        >>> len(amplitudes_of_rings({"survey": table, "drawn": table}).axes)
+        5
+    """
+    labels = {
+        "m1": "amplitude of m = 1",
+        "m2": "amplitude of m = 2",
+        "m3": "amplitude of m = 3",
+        "winding2": "winding amplitude of m = 2",
+        "drift2": "|phase drift| of m = 2\n[radians per e-fold of the radius]",
+    }
+    figure = plain_figure(13, 3.4, title)
+    panels = figure.subplots(1, len(labels), sharey=True)
+    for panel, (column, label) in zip(panels, labels.items(), strict=True):
+        for (name, table), (colour, _, line) in zip(arms.items(), LOOKS, strict=False):
+            values = np.sort(np.abs(np.asarray(table[column], float)))
+            share = (np.arange(len(values)) + 1) / len(values)
+            panel.step(values, share, where="post", color=colour, linestyle=line, linewidth=1.3, label=name)
+        plain_axes(panel, xlabel=label, ylabel="share of galaxies below" if panel is panels[0] else "")
+        if column != "drift2":
+            panel.set_xscale("log")
+    panels[0].set_ylim(0, 1)
+    panels[0].legend(frameon=False, fontsize=TEXT_SIZE)
+    return figure
+
+
 def _edges(values: np.ndarray) -> np.ndarray:
     """Bins of equal numbers of galaxies, without the outermost per cent on either side."""
     bins = int(np.clip(len(values) // (4 * FEWEST_GALAXIES), 1, QUANTILE_BINS))
