@@ -43,12 +43,14 @@ class Arms:
         count: Number of arms.
         pitch: Pitch angle [radians]; its sign is the sense of winding.
         phase: Angle of the first arm at the half-light radius [radians].
+        start: Radius at which they have half of their strength [half-light radii].
     """
 
     strength: float = 0.0
     count: int = 2
     pitch: float = 0.3
     phase: float = 0.0
+    start: float = 0.55
 
 
 @dataclass(frozen=True)
@@ -337,7 +339,7 @@ def _modulation(part: Component, cos: np.ndarray, sin: np.ndarray, square: np.nd
 
 def _arm_contrast(arms: Arms, cos: np.ndarray, sin: np.ndarray, square: np.ndarray) -> np.ndarray:
     """exp(k cos) over its mean: sharp arms with unit mean on every ellipse."""
-    k = np.float32(arms.strength) * square / (square + np.float32(0.3))
+    k = np.float32(arms.strength) / (1 + (np.float32(arms.start**2) / square) ** 2)
     turned = np.float32(arms.count * 0.5 / np.tan(arms.pitch)) * np.log(square)
     turned += np.float32(arms.count * arms.phase)
     cos_count, sin_count = cos, sin  # of the azimuth, as many times over as there are arms

@@ -36,6 +36,8 @@ __all__ = ["build_galaxy"]
 PIXEL_SCALE_ARCSEC = 0.03
 EDGE_ON = 0.45  # axis ratio below which a disc shows the dust in its plane, and above which its rings can be seen
 EDGE_ON_AXIS_RATIO = 0.2
+BARRED_RINGS = 1.3  # times as many inner rings where there is a bar
+OUTERMOST_KNOT = 0.9  # share of the disc's light inside the last knots: stars form no further out
 
 
 def build_galaxy(
@@ -97,15 +99,18 @@ def _disc_galaxy(row, rng, richness, x, y, tables) -> list[Part]:
         if rng.uniform() > p["knots_chance"][0] + p["knots_chance"][1] * richness
         else min(p["knots_most"], (p["knots_flux"][0] + p["knots_flux"][1] * richness) * rng.gamma(1.5, 0.6))
     )
+    major = radius / np.sqrt(q)
     settled = np.exp(-f["decline"] * row["zphot"]) if regular else 0.0
     bar = rng.uniform(*f["bar_flux"]) if rng.uniform() < f["bars"] * settled else 0.0
-    length = rng.uniform(*f["bar_length"]) * radius / np.sqrt(q)
-    lane = _lane(row, rng, radius / np.sqrt(q), f)
-    rings = _rings(row, rng, settled, length if bar else 0.0, radius / np.sqrt(q), f) if q > EDGE_ON else []
+    length = float(rng.uniform(*f["bar_length"]))
+    lane = _lane(row, rng, major, f)
+    rings = _rings(rng, settled, length, bool(bar), f) if q > EDGE_ON else []
+    if bar or rings:
+        arms = replace(arms, start=length)  # from the ends of the bar, or from the ring
     disc_flux = row["flux"] * (1 - bulge)
     smooth = disc_flux * (1 - knots) * (1 - bar) * (1 - sum(share for share, _ in rings))
     disc = Component(
-        smooth, radius / np.sqrt(q), row["sersic_index"], q, angle, x, y,
+        smooth, major, row["sersic_index"], q, angle, x, y,
         arms, lopsided, float(rng.uniform(0, 2 * np.pi)), bend, lane,
     )  # fmt: skip
     parts: list[Part] = [disc]
@@ -118,38 +123,39 @@ def _disc_galaxy(row, rng, richness, x, y, tables) -> list[Part]:
             )
         )
     if bar > 0:
-        parts.append(_bar(disc, disc_flux * (1 - knots) * bar, length, rng))
+        parts.append(_bar(disc, disc_flux * (1 - knots) * bar, length))
     for share, at in rings:
         ring = disc_flux * (1 - knots) * (1 - bar) * share
-        parts.append(Ring(ring, at, f["ring_width"] * at, q, angle, x, y))
+        parts.append(Ring(ring, at * major, f["ring_width"] * at * major, q, angle, x, y))
     if knots > 0:
         parts.extend(_knots(disc, disc_flux * knots, richness, rng, p))
     return parts
 
 
-def _bar(disc: Component, flux: float, length: float, rng: np.random.Generator) -> Component:
-    """A bar: a flat-topped, narrow ellipse inside the disc, in any direction of its plane."""
-    azimuth = rng.uniform(0, np.pi)
+def _bar(disc: Component, flux: float, length: float) -> Component:
+    """A bar: a flat-topped, narrow ellipse inside the disc, from whose ends the arms start."""
+    azimuth = disc.arms.phase + np.log(length) / np.tan(disc.arms.pitch)
     u, v = np.cos(azimuth), disc.axis_ratio * np.sin(azimuth)
     # Half of its light is inside 0.6 of its length.
-    size, q = 0.6 * length * np.hypot(u, v), 0.28 / np.hypot(u, v)
+    size, q = 0.6 * length * disc.radius * np.hypot(u, v), 0.28 / np.hypot(u, v)
     return Component(flux, max(size, 1.2), 0.5, min(q, 0.99), disc.angle + np.arctan2(v, u), disc.x, disc.y)
 
 
-def _rings(row, rng, settled, bar_length, disc_radius, f) -> list[tuple[float, float]]:
-    """Shares of the disc's light and radii of the rings of a galaxy."""
-    inner = f["inner_rings"] * (1.3 if bar_length else 1.0)
-    at = bar_length or rng.uniform(*f["bar_length"]) * disc_radius
+def _rings(
+    rng: np.random.Generator, settled: float, length: float, barred: bool, f: Mapping[str, Any]
+) -> list[tuple[float, float]]:
+    """Shares of the disc's light, and radii in half-light radii, of the rings of a galaxy."""
+    inner = f["inner_rings"] * (BARRED_RINGS if barred else 1.0)
     rings = []
-    for chance, radius in ((inner, at), (f["outer_rings"], 2 * at)):
-        share = rng.uniform(*f["ring_flux"])
+    for chance, radius in ((inner, length), (f["outer_rings"], 2 * length)):
+        share = float(rng.uniform(*f["ring_flux"]))
         if rng.uniform() < chance * settled:
             rings.append((share, radius))
     return rings
 
 
 def _lane(row, rng, major: float, f) -> Lane:
-    """The dust in the plane of a disc that is seen nearly edge-on, and bright enough to have settled dust."""
+    """The dust in the plane of a disc that is seen nearly edge-on, and bright enough for it to have settled."""
     chance = special.expit((f["lanes_faint"] - row["mag_auto"]) / 0.5) if row["axis_ratio"] < EDGE_ON else 0.0
     side, depth = rng.choice([-1, 1]), rng.uniform(*f["lane_depth"])
     if rng.uniform() > chance:
@@ -165,7 +171,7 @@ def _knots(disc: Component, flux: float, richness: float, rng: np.random.Generat
     """Star-forming knots: Gaussians scattered over the disc as its light is, on its arms where it has some."""
     count = 2 + rng.poisson(p["knots_number"][0] + p["knots_number"][1] * richness)
     share = np.minimum(rng.pareto(1.3, count) + 0.15, 4.0)
-    inside = special.gammaincinv(2 * disc.index, rng.uniform(size=count))
+    inside = special.gammaincinv(2 * disc.index, OUTERMOST_KNOT * rng.uniform(size=count))
     radius = p["knots_spread"] * disc.radius * (inside / sersic_constants(disc.index)[0]) ** disc.index
     azimuth = rng.uniform(0, 2 * np.pi, count)
     arms = disc.arms
