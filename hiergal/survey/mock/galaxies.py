@@ -1,9 +1,10 @@
 """The mock survey: galaxies like those of HST/ACS in COSMOS, of which the truth is known.
 
-Each galaxy has its own PSF, noise level, structure and sub-pixel centre. The observed stamp is exactly what the model
-assumes (Eq. 1 of Lanusse et al. 2020): the truth, convolved with the galaxy's effective PSF, plus noise. The
-truth (unconvolved profile on the same grid) is kept next to each stamp. Correlated noise has the power spectrum of the
-COSMOS images as GalSim distributes it.
+Each galaxy has its own PSF, noise level, structure and sub-pixel centre. Its light does not end at the stamp: its
+profile is on the plane, of which the stamp shows a part. The observed stamp is that profile, convolved with its
+effective PSF, plus noise (Eq. 1 of Lanusse et al. 2020), so that light from outside the stamp is scattered into it. The
+truth (unconvolved profile on the grid of the stamp) is kept next to each stamp. Correlated noise has the power spectrum
+of the COSMOS images as GalSim distributes it.
 
 Every galaxy draws from streams of its own, so the result depends on neither the number of workers nor the batches;
 the same seed shows the same galaxies on stamps of any size.
@@ -44,7 +45,8 @@ class MockBatch(Record):
 
     Attributes:
         observation: What a survey would know.
-        truth: Unconvolved profiles [flux per pixel], on the grid of the images.
+        truth: Unconvolved profiles [flux per pixel], on the grid of the images; what lies outside is not in it, while
+            ``flux`` of the catalogue is that of the whole plane.
     """
 
     observation: Observation

@@ -2,8 +2,8 @@
 
 A galaxy is a sum of Sersic profiles and rings. Sersic profiles carry modulations that smooth models lack: spiral arms,
 lopsidedness, bends, dust lanes. The total flux on the plane is exact: arms and lopsidedness have unit mean on every
-ellipse, bends have unit Jacobian, and what a lane of dust lets through is found by quadrature over the plane. So a stamp
-of any size shows its part of the same galaxy.
+ellipse, bends have unit Jacobian, and what a lane of dust lets through is found by quadrature over the plane. So a
+stamp of any size shows its part of the same galaxy.
 
 Values are surface brightness at the pixel centre times the pixel's area. Where the profile is steep it is averaged
 over sub-pixels, and the blur of that average is taken out to second order (the midpoint rule read backwards). The
@@ -165,7 +165,9 @@ def render(parts: Sequence[Part], shape: tuple[int, int]) -> Image:
     image = np.zeros(shape, np.float32)
     for part in extended:
         _add(image, part, x, y)
-    cusps = {_nearest(part, shape): None for part in extended if isinstance(part, Component) and part.index > 0.5}
+    cusps = {
+        _nearest(part, shape): None for part in extended if isinstance(part, Component) and part.index > 0.5
+    }
     for size, samples in BOXES:
         for row, column in cusps:
             rows, columns = (_inside(at, size, n) for at, n in ((row, shape[0]), (column, shape[1])))
@@ -198,7 +200,7 @@ def half_light_radius(bulge: float, size: float, index: float, bulge_index: floa
 
 def _nearest(part: Component, shape: tuple[int, int]) -> tuple[int, int]:
     """Row and column of the pixel that the centre of a part is in."""
-    return tuple(round((n - 1) / 2 + at) for n, at in zip(shape, (part.y, part.x), strict=True))
+    return round((shape[0] - 1) / 2 + part.y), round((shape[1] - 1) / 2 + part.x)
 
 
 def _inside(at: int, size: int, n: int) -> slice:
@@ -212,8 +214,10 @@ def _add(image: Image, part: Part, x: np.ndarray, y: np.ndarray) -> None:
     reach = _reach(part)
     rows, columns = (_near(axis, at, reach) for axis, at in ((y, part.y), (x, part.x)))
     from_x, from_y = (axis - np.float32(at) for axis, at in ((x[columns], part.x), (y[rows], part.y)))
-    draw = _ring if isinstance(part, Ring) else _surface_brightness
-    image[rows, columns] += draw(part, from_x, from_y)
+    if isinstance(part, Ring):
+        image[rows, columns] += _ring(part, from_x, from_y)
+    else:
+        image[rows, columns] += _surface_brightness(part, from_x, from_y)
 
 
 def _reach(part: Part) -> float:
@@ -237,8 +241,13 @@ def _averaged(parts: Sequence[Part], x: np.ndarray, y: np.ndarray, samples: int)
     for part in parts:
         _add(fine, part, fine_x, fine_y)
     # Sums of slices are several times faster than a mean over axes of a few elements.
-    columns = sum(fine[:, j::samples] for j in range(samples))
-    mean = sum(columns[i::samples] for i in range(samples)) / np.float32(samples**2)
+    columns = np.zeros((len(fine_y), len(x)), np.float32)
+    mean = np.zeros((len(y), len(x)), np.float32)
+    for j in range(samples):
+        columns += fine[:, j::samples]
+    for i in range(samples):
+        mean += columns[i::samples]
+    mean /= np.float32(samples**2)
     inner = mean[1:-1, 1:-1]
     laplacian = mean[2:, 1:-1] + mean[:-2, 1:-1] + mean[1:-1, 2:] + mean[1:-1, :-2] - 4 * inner
     return np.maximum(inner - np.float32((1 - 1 / samples**2) / 24) * laplacian, 0)
@@ -247,8 +256,12 @@ def _averaged(parts: Sequence[Part], x: np.ndarray, y: np.ndarray, samples: int)
 def _gaussians(knots: Sequence[Component], x: np.ndarray, y: np.ndarray) -> Image:
     """Draw round Gaussians, wide enough that the values at pixel centres say all of them."""
     b, peak = sersic_constants(0.5)
-    radius, flux, at_x, at_y = np.array([(k.radius, k.flux, k.x, k.y) for k in knots], np.float32).T[:, :, None]
-    along_x, along_y = (np.exp(np.float32(-b) * ((axis - at) / radius) ** 2) for axis, at in ((x, at_x), (y, at_y)))
+    radius, flux, at_x, at_y = np.array([(k.radius, k.flux, k.x, k.y) for k in knots], np.float32).T[
+        :, :, None
+    ]
+    along_x, along_y = (
+        np.exp(np.float32(-b) * ((axis - at) / radius) ** 2) for axis, at in ((x, at_x), (y, at_y))
+    )
     return (along_y * (flux * np.float32(peak) / radius**2)).T @ along_x
 
 
@@ -293,7 +306,9 @@ def _ring(ring: Ring, x: np.ndarray, y: np.ndarray) -> Image:
     offset = (np.hypot(along, across) - np.float32(ring.radius)) / np.float32(ring.width)
     # The integral of r exp(-(r - radius)^2 / 2 width^2) from 0 on.
     t = ring.radius / (np.sqrt(2) * ring.width)
-    area = ring.width**2 * np.exp(-t * t) + ring.radius * ring.width * np.sqrt(np.pi / 2) * (1 + special.erf(t))
+    area = ring.width**2 * np.exp(-t * t) + ring.radius * ring.width * np.sqrt(np.pi / 2) * (
+        1 + special.erf(t)
+    )
     return np.float32(ring.flux / (2 * np.pi * q * area)) * np.exp(np.float32(-0.5) * offset * offset)
 
 
@@ -327,12 +342,14 @@ def _surface_brightness(part: Component, x: np.ndarray, y: np.ndarray) -> Image:
 
 
 def _modulation(part: Component, cos: np.ndarray, sin: np.ndarray, square: np.ndarray) -> np.ndarray:
-    """Arms and lopsidedness where the azimuth has this cosine and sine, and the radius this square; mean 1 on ellipses."""
+    """Arms and lopsidedness at cosines and sines of azimuth, and squares of radius; their mean on an ellipse is 1."""
     factor = np.ones((1, 1), np.float32)
     if part.arms.strength:
         factor = _arm_contrast(part.arms, cos, sin, square)
     if part.lopsided:
-        towards = cos * np.float32(np.cos(part.lopsided_angle)) + sin * np.float32(np.sin(part.lopsided_angle))
+        towards = cos * np.float32(np.cos(part.lopsided_angle)) + sin * np.float32(
+            np.sin(part.lopsided_angle)
+        )
         factor = factor * (1 + np.float32(part.lopsided) * np.minimum(np.sqrt(square), 1) * towards)
     return factor
 

@@ -34,7 +34,9 @@ from hiergal.survey.mock.profiles import Arms, Component, Lane, Part, Ring, half
 __all__ = ["build_galaxy"]
 
 PIXEL_SCALE_ARCSEC = 0.03
-EDGE_ON = 0.45  # axis ratio below which a disc shows the dust in its plane, and above which its rings can be seen
+EDGE_ON = (
+    0.45  # axis ratio below which a disc shows the dust in its plane, and above which its rings can be seen
+)
 EDGE_ON_AXIS_RATIO = 0.2
 BARRED_RINGS = 1.3  # times as many inner rings where there is a bar
 OUTERMOST_KNOT = 0.9  # share of the disc's light inside the last knots: stars form no further out
@@ -118,9 +120,7 @@ def _disc_galaxy(row, rng, richness, x, y, tables) -> list[Part]:
         rounder = 0.35 + 0.65 * q
         size = bulge_size * radius / np.sqrt(rounder)
         parts.append(
-            Component(
-                row["flux"] * bulge, size, late["bulge_index"], rounder, angle, x, y, lane=lane
-            )
+            Component(row["flux"] * bulge, size, late["bulge_index"], rounder, angle, x, y, lane=lane)
         )
     if bar > 0:
         parts.append(_bar(disc, disc_flux * (1 - knots) * bar, length))
@@ -164,7 +164,9 @@ def _lane(row, rng, major: float, f) -> Lane:
     tilt = np.sqrt(max(q**2 - EDGE_ON_AXIS_RATIO**2, 0) / (1 - EDGE_ON_AXIS_RATIO**2))
     # The near side of the layer covers the light behind it, half-way out.
     width = max(f["lane_width"] * q * major, 0.8)
-    return Lane(float(depth), float(side * 0.5 * tilt * major), width, f["lane_length"] * major, row["position_angle"])
+    return Lane(
+        float(depth), float(side * 0.5 * tilt * major), width, f["lane_length"] * major, row["position_angle"]
+    )
 
 
 def _knots(disc: Component, flux: float, richness: float, rng: np.random.Generator, p) -> list[Component]:
@@ -199,7 +201,8 @@ def _with_companion(parts: list[Part], chance: float, rng: np.random.Generator, 
     distance, direction = main.radius * rng.uniform(0.5, 2.0), rng.uniform(0, 2 * np.pi)
     total = sum(part.flux for part in parts)
     companion = Component(
-        share * total, max(main.radius * rng.uniform(0.2, 0.6), 1.0), 1.0, rng.uniform(0.5, 1.0), rng.uniform(0, np.pi),
+        share * total, max(main.radius * rng.uniform(0.15, 0.4), 1.0), 1.0,
+        rng.uniform(0.5, 1.0), rng.uniform(0, np.pi),
         main.x + distance * np.cos(direction), main.y + distance * np.sin(direction),
     )  # fmt: skip
     # Both share the stamp: its centre is that of the light, as a detection would have it.
