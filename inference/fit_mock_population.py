@@ -89,7 +89,7 @@ def fit(data: Path) -> dict:
         "magnitude": {
             "bright": BRIGHT,
             "faint": 25.2,
-            "surface_brightness": 25.2,
+            "surface_brightness": 24.9,
             "log_density": fit_counts(data),
         },
         "early": {
