@@ -7,7 +7,7 @@ best. They describe what can be fitted galaxy by galaxy; completeness, clumpines
 survey measures. So ``--refine`` then draws galaxies, measures them as Lanusse et al. (2020) did, and moves three
 physical numbers (typical size of discs, their scatter, how flattened discs are) until the measured median size,
 its spread and the mean ellipticity agree with the real ones; nothing is resampled. ``--write`` replaces
-``hiergal/survey/acs_population.toml`` and the compact reference ``hiergal/validation/cosmos_reference.toml``.
+``hiergal/survey/mock/acs_population.toml`` and the compact reference ``hiergal/validation/cosmos_reference.toml``.
 """
 
 import argparse
@@ -36,6 +36,7 @@ HEADER = """\
 #   axis ratios and Sersic indices by type: 3D-HST/CANDELS, van der Wel et al. (2012, 2014)
 #   noise: 100 COSMOS stamps distributed with GalSim (scatter), 0.00316 on average
 #   structure: morphology of real galaxies (Figs. 8 and 9 of the paper), by inference/fit_mock_structure.py
+#   features: published rates and sizes of bars, rings and dust lanes; see structure.py
 # surface_brightness: the faintest that is detected, mean inside the half-light radius [mag per square arcsec]
 # m is mag_auto - 23.5; sizes are ln(circularised half-light radius / 0.03 arcsec); [a, b] is a + b m, a third number
 # the scatter; fractions are logistic; other pairs are mean (or median) and scatter.
@@ -74,7 +75,7 @@ def main() -> None:
     text = HEADER + to_toml(parameters)
     print(text)
     if arguments.write:
-        replace(PACKAGE / "survey" / "acs_population.toml", text)
+        replace(Path(population.__file__).with_name("acs_population.toml"), text)
         replace(
             PACKAGE / "validation" / "cosmos_reference.toml", REFERENCE_HEADER + reference_toml(reference)
         )
@@ -88,16 +89,13 @@ def fit(data: Path) -> dict:
         "magnitude": {
             "bright": BRIGHT,
             "faint": 25.2,
-            "surface_brightness": 25.2,
+            "surface_brightness": 24.9,
             "log_density": fit_counts(data),
         },
         "early": {
             "fraction": fit_logistic(cosmos["m"], early),
             "log_size": fit_line(cosmos["m"][early], np.log(cosmos["radius"][early])),
-            "index": [
-                float(np.median(cosmos["index"][early])),
-                robust_scatter(np.log(cosmos["index"][early])),
-            ],
+            "log_index": fit_line(cosmos["m"][early], np.log(cosmos["index"][early])),
             "axis_ratio": [
                 float(candels["q"][candels["early"]].mean()),
                 float(candels["q"][candels["early"]].std()),
@@ -105,14 +103,18 @@ def fit(data: Path) -> dict:
         },
         "late": {
             "log_size": fit_line(cosmos["m"][late], np.log(cosmos["radius"][late])),
-            "index": [float(np.median(cosmos["index"][late])), 0.30],
+            # Most of the scatter of the catalogue's is that of its fits.
+            "log_index": [*fit_line(cosmos["m"][late], np.log(cosmos["index"][late]))[:2], 0.30],
             **fit_disc_shapes(candels["q"][~candels["early"]]),
             **fit_bulges(cosmos),
+            "bulge_index": 4.0,  # of the catalogue's bulges
+            "bulge_size": fit_bulge_size(data),
         },
         "light": fit_light(cosmos),
         "redshift": {},
         "noise": fit_noise(data),
         "structure": dict(population.population_parameters()["structure"]),  # see fit_mock_structure.py
+        "features": dict(population.population_parameters()["features"]),  # published figures
     }
     parameters["redshift"] = fit_redshift(cosmos, parameters)
     calibrate_flux_radius(parameters)
@@ -122,21 +124,15 @@ def fit(data: Path) -> dict:
 def cosmos_bright(data: Path) -> dict[str, np.ndarray]:
     """Read 500 COSMOS galaxies brighter than 23.5 mag with Sersic fits, and keep the trustworthy ones."""
     table = Table.read(data / "catalogs" / "cosmos_23.5_500_fits.fits")
-    brightness, hlr, index, q = np.asarray(table["sersicfit"], float)[:, :4].T
+    hlr, index, q = np.asarray(table["sersicfit"], float)[:, 1:4].T
     good = (
         (np.asarray(table["fit_status"])[:, 4] > 0) & (q > 0.05) & (hlr > 0.5) & (hlr < 200) & (index < 5.9)
-    )
-    b = special.gammaincinv(2 * index, 0.5)
-    # The catalogue's amplitude is the surface brightness at the half-light radius.
-    flux = (
-        2 * np.pi * index * np.exp(b) * b ** (-2 * index) * special.gamma(2 * index) * q * hlr**2 * brightness
     )
     mag = np.asarray(table["mag_auto"], float)
     columns = {
         "m": mag - 23.5, "radius": hlr * np.sqrt(q), "index": index, "q": q,
         "flux_radius": np.asarray(table["flux_radius"], float), "z": np.asarray(table["zphot"], float),
         "bulge_to_total": np.asarray(table["fit_dvc_btt"], float),
-        "total_over_auto": flux / 10 ** (-0.4 * (mag - population.MAGNITUDE_ZERO_POINT)),
     }  # fmt: skip
     return {name: column[good] for name, column in columns.items()}
 
@@ -204,9 +200,32 @@ def fit_bulges(cosmos: dict[str, np.ndarray]) -> dict[str, list[float]]:
     return {"bulge_fraction": fit_logistic(m[known], with_bulge[known]), "bulge_beta": [float(a), float(b)]}
 
 
-def fit_light(cosmos: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Fit total flux against MAG_AUTO, and flux_radius against the intrinsic size and shape."""
-    ratio = np.log(cosmos["total_over_auto"])
+def fit_bulge_size(data: Path) -> list[float]:
+    """Fit the half-light radius of bulges in units of their disc's: median and scatter of the logarithm.
+
+    Of discs whose fit with a bulge is at least as good as the one without, and whose bulge is bright enough to be seen.
+    """
+    ratios = []
+    for file in ("acs_psfs/real_galaxy_catalog_23.5_example_fits.fits", "catalogs/cosmos_23.5_500_fits.fits"):
+        table = Table.read(data / file)
+        disc, bulge = np.split(np.asarray(table["bulgefit"], float), 2, axis=1)
+        share, status = np.asarray(table["fit_dvc_btt"], float), np.asarray(table["fit_status"])
+        keep = (status[:, [0, 4]] > 0).all(axis=1) & (status[:, [0, 4]] < 5).all(axis=1)
+        keep &= (np.asarray(table["sersicfit"])[:, 2] < 2.5) & (share > 0.1) & (share < 0.8)
+        keep &= (disc[:, 1] > 0) & (bulge[:, 1] > 0) & (disc[:, 3] > 0.05) & (bulge[:, 3] > 0.051)
+        keep &= np.asarray(table["fit_mad_b"]) <= np.asarray(table["fit_mad_s"])
+        sizes = (part[keep, 1] * np.sqrt(part[keep, 3]) for part in (bulge, disc))
+        ratios.append(np.log(np.divide(*sizes)))
+    ratio = np.concatenate(ratios)
+    return [float(np.exp(np.median(ratio))), robust_scatter(ratio)]
+
+
+def fit_light(cosmos: dict[str, np.ndarray]) -> dict[str, float | list[float]]:
+    """Fit flux_radius against the intrinsic size and shape.
+
+    The catalogue's magnitudes are those of SExtractor, whose aperture misses a few per cent of a disc's light and more
+    of a spheroid's. The mock's state all the light, with an error of 6 %.
+    """
     observed = np.hypot(cosmos["radius"], population.PSF_RADIUS)
     design = np.log([np.full_like(observed, np.e), observed, cosmos["index"], cosmos["q"]])
     target = np.log(cosmos["flux_radius"])
@@ -214,7 +233,7 @@ def fit_light(cosmos: dict[str, np.ndarray]) -> dict[str, list[float]]:
     # Half of the catalogue's scatter is that of the fit, not of the galaxy.
     scatter = 0.7 * robust_scatter(target - c @ design)
     return {
-        "total_over_auto": [float(np.exp(np.median(ratio))), 0.06],
+        "flux_error": 0.06,
         "flux_radius": [*c.tolist(), 0.0, scatter],
     }
 

@@ -3,9 +3,9 @@
     python inference/fit_mock_structure.py [--rounds 4 --galaxies 2000] [--write]
 
 Draws galaxies, measures M, I, D, Gini and M20 as Lanusse et al. (2020) did, and changes one number after the other of
-table ``structure`` in ``hiergal/survey/acs_population.toml``, up and down by a factor, as long as the distributions
-come nearer to those of Figs. 8 and 9. The same galaxies are drawn each time, so that small changes can be told apart;
-the last lines are measured on others. Sizes and ellipticities change with the structure:
+table ``structure`` in ``hiergal/survey/mock/acs_population.toml``, up and down by a factor, as long as the
+distributions come nearer to those of Figs. 8 and 9. The same galaxies are drawn each time, so that small changes can be
+told apart; the last lines are measured on others. Sizes and ellipticities change with the structure:
 ``inference/fit_mock_population.py --refine 3 --write`` afterwards brings them back.
 """
 
@@ -60,9 +60,10 @@ def main() -> None:
         )
     if arguments.write:
         path = Path(population.__file__).with_name("acs_population.toml")
-        before = path.read_text(encoding="utf-8").partition("\n[structure]")[0]
+        before, _, after = path.read_text(encoding="utf-8").partition("\n[structure]")
+        after = after[after.index("\n[") :]
         temporary = path.with_suffix(".part")
-        temporary.write_text(before + "\n" + text, encoding="utf-8")
+        temporary.write_text(before + "\n" + text + after, encoding="utf-8")
         temporary.replace(path)
 
 

@@ -99,10 +99,11 @@ def cosmos_fits(hiergal_data):
 
 
 def smooth_mocks():
-    """Stamps of mock galaxies without arms, knots, lopsidedness or companions."""
+    """Stamps of mock galaxies without arms, knots, bars, rings, dust, lopsidedness or companions."""
     parameters = copy.deepcopy(dict(population_parameters()))
     nothing = {name: [0.0, 0.0] for name in ("arms", "lopsided", "bend", "knots_chance", "companion_late")}
     parameters["structure"] |= nothing | {"companion_early": 0.0}
+    parameters["features"] |= {"bars": 0.0, "inner_rings": 0.0, "outer_rings": 0.0, "lanes_faint": -99.0}
     return np.asarray(draw_mock(GALAXIES, seed=31, stamp=STAMP, parameters=parameters).observation.image)
 
 

@@ -1,9 +1,10 @@
 """The mock survey: galaxies like those of HST/ACS in COSMOS, of which the truth is known.
 
-Each galaxy has its own PSF, noise level, structure and sub-pixel centre. The observed stamp is exactly what the model
-assumes (Eq. 1 of Lanusse et al. 2020): the truth, convolved with the galaxy's effective PSF, plus noise. The
-truth (unconvolved profile on the same grid) is kept next to each stamp. Correlated noise has the power spectrum of the
-COSMOS images as GalSim distributes it.
+Each galaxy has its own PSF, noise level, structure and sub-pixel centre. Its light does not end at the stamp: its
+profile is on the plane, of which the stamp shows a part. The observed stamp is that profile, convolved with its
+effective PSF, plus noise (Eq. 1 of Lanusse et al. 2020), so that light from outside the stamp is scattered into it. The
+truth (unconvolved profile on the grid of the stamp) is kept next to each stamp. Correlated noise has the power spectrum
+of the COSMOS images as GalSim distributes it.
 
 Every galaxy draws from streams of its own, so the result depends on neither the number of workers nor the batches;
 the same seed shows the same galaxies on stamps of any size.
@@ -44,7 +45,8 @@ class MockBatch(Record):
 
     Attributes:
         observation: What a survey would know.
-        truth: Unconvolved profiles [flux per pixel], on the grid of the images.
+        truth: Unconvolved profiles [flux per pixel], on the grid of the images; what lies outside is not in it, while
+            ``flux`` of the catalogue is that of the whole plane.
     """
 
     observation: Observation
@@ -96,6 +98,7 @@ def draw_mock(
     amplitude, bank = np.sqrt(spectrum), psf_bank()
     image, truth = np.empty((n, *shape), np.float32), np.empty((n, *shape), np.float32)
     psf = np.empty((n, *bank.shape[1:]), np.float32)
+    my, mx = (size // 2 for size in bank.shape[1:])
 
     def draw(i: int) -> None:
         galaxy = build_galaxy(
@@ -103,11 +106,13 @@ def draw_mock(
             random_stream(seed, first + i, STRUCTURE),
             parameters,
         )
-        truth[i] = render(galaxy, shape)
+        # A margin as wide as the PSF reaches, for the light that it scatters into the stamp.
+        plane = render(galaxy, (shape[0] + 2 * my, shape[1] + 2 * mx))
+        truth[i] = plane[my : my + shape[0], mx : mx + shape[1]]
         psf[i] = draw_psf(random_stream(seed, first + i, OPTICS), bank)
         white = random_stream(seed, first + i, NOISE).standard_normal(shape, np.float32)
         noise_image = scipy.fft.irfft2(scipy.fft.rfft2(white) * amplitude, s=shape)
-        image[i] = _blurred(truth[i], psf[i]) + columns["noise_rms"][i] * noise_image
+        image[i] = _blurred(plane, psf[i]) + columns["noise_rms"][i] * noise_image
 
     with ThreadPoolExecutor(workers or joblib.cpu_count()) as pool:
         for _ in pool.map(draw, range(n)):
@@ -180,9 +185,11 @@ def cosmos_noise_power(shape: tuple[int, int]) -> Float[np.ndarray, "y fx"]:
     return power
 
 
-def _blurred(profile: np.ndarray, psf: np.ndarray) -> np.ndarray:
-    """Convolve as :func:`hiergal.observation.psf.convolve` does, in NumPy, so that threads stay clear of JAX."""
-    (ny, nx), (py, px) = profile.shape, psf.shape
-    grid = [scipy.fft.next_fast_len(size, real=True) for size in (ny + py - 1, nx + px - 1)]
-    spectrum = scipy.fft.rfft2(profile, s=grid) * scipy.fft.rfft2(psf, s=grid)
-    return scipy.fft.irfft2(spectrum, s=grid)[py // 2 : py // 2 + ny, px // 2 : px // 2 + nx]
+def _blurred(plane: np.ndarray, psf: np.ndarray) -> np.ndarray:
+    """Convolve a profile with a PSF of odd size, and keep what depends on no light beyond its edges.
+
+    NumPy's transforms, so that threads stay clear of JAX. What wraps around the edges falls onto the margin.
+    """
+    grid = [scipy.fft.next_fast_len(size, real=True) for size in plane.shape]
+    image = scipy.fft.irfft2(scipy.fft.rfft2(plane, s=grid) * scipy.fft.rfft2(psf, s=grid), s=grid)
+    return image[psf.shape[0] - 1 : plane.shape[0], psf.shape[1] - 1 : plane.shape[1]]

@@ -71,11 +71,12 @@ def draw_population(
         parameters: Numbers of the population, or None for those that the package ships.
 
     Returns:
-        Columns of [n] values: ``mag_auto`` [mag], ``flux_radius`` (half-light radius as SExtractor would measure it
-        [pixels of 0.03 arcsec]), ``zphot``, ``flux`` (total, at zero point 25.94), ``hlr_arcsec`` (intrinsic,
-        circularised [arcsec]), ``sersic_index`` (of the spheroid or the disc), ``axis_ratio``, ``position_angle``
-        [radians], ``bulge_fraction`` (0 to 1; 1 for spheroids), ``late_type`` (1 for discs), ``noise_rms`` [flux per
-        pixel].
+        Columns of [n] values. What a survey would measure: ``mag_auto`` (of all the light, with an error of 6 %, and
+        right on average [mag]), ``flux_radius`` (half-light radius of the blurred image as SExtractor would measure it
+        [pixels of 0.03 arcsec]), ``zphot``. The truth: ``flux`` (of the whole plane, at zero point 25.94),
+        ``hlr_arcsec`` (half-light radius of bulge and disc, intrinsic, circularised [arcsec]), ``sersic_index`` (of the
+        spheroid or the disc), ``axis_ratio``, ``position_angle`` [radians], ``bulge_fraction`` (0 to 1; 1 for
+        spheroids), ``late_type`` (1 for discs). And ``noise_rms`` [flux per pixel].
 
     Example:
         >>> catalog = draw_population(1000, seed=1)
@@ -94,7 +95,8 @@ def draw_population(
     late_size, early_size = (_sizes(p[t]["log_size"], m, largest, uniform[2]) for t in ("late", "early"))
     radius = np.clip(np.exp(np.where(early, early_size, late_size)), *RADIUS_RANGE)
     index = np.where(
-        early, *(p[t]["index"][0] * np.exp(p[t]["index"][1] * normal[3]) for t in ("early", "late"))
+        early,
+        *(np.exp(_line(p[t]["log_index"], m) + p[t]["log_index"][2] * normal[3]) for t in ("early", "late")),
     )
     index = _quantised(np.where(early, np.clip(index, 2, 6), np.clip(index, 0.5, 2)))
 
@@ -107,8 +109,8 @@ def draw_population(
     has_bulge = uniform[7] < special.expit(_line(p["late"]["bulge_fraction"], m))
     bulge_fraction = np.where(early, 1.0, np.where(has_bulge, bulge, 0.0))
 
-    total, light_scatter = p["light"]["total_over_auto"]
-    auto = 10 ** (-0.4 * (mag - MAGNITUDE_ZERO_POINT))
+    stated = 10 ** (-0.4 * (mag - MAGNITUDE_ZERO_POINT))
+    error = p["light"]["flux_error"]
     a, b, c, d, e, spread = p["light"]["flux_radius"]
     observed = a + b * np.log(np.hypot(radius, PSF_RADIUS)) + c * np.log(index) + d * np.log(axis_ratio)
     # Noise hides the outskirts of faint galaxies from SExtractor.
@@ -120,7 +122,7 @@ def draw_population(
         "zphot": np.clip(
             np.exp(_line(p["redshift"]["log_z"], m) + p["redshift"]["log_z"][2] * normal[11]), 0.01, 6
         ),
-        "flux": auto * total * np.exp(light_scatter * normal[9]),
+        "flux": stated * np.exp(error * normal[9] - error**2 / 2),  # as bright as stated on average
         "hlr_arcsec": radius * PIXEL,
         "sersic_index": index,
         "axis_ratio": axis_ratio,
