@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from hiergal.model.guide import galaxy_guide, output_count
 from hiergal.model.nets.registry import build_network
+from hiergal.model.profile_grid import ProfileGrid, check_grid, grid_of
 from hiergal.model.program import Program, galaxy_model, render
 from hiergal.model.weights import with_weights
 from hiergal.observation.observation import Observation
@@ -41,17 +42,24 @@ class Programs(NamedTuple):
     guide: Program
 
 
-def generator_of(recipe: Recipe, training: bool = False) -> nn.Module:
+def generator_of(recipe: Recipe, training: bool = False, grid: ProfileGrid | None = None) -> nn.Module:
     """Return the generator network that a recipe describes.
 
     Args:
         recipe: The recipe.
         training: Whether gradients take their fast forms, which have no forward mode. The paper's networks do so
             wherever they get their aids.
+        grid: Pixels of the profiles; default the recipe's. The parameters are those of any.
+
+    Raises:
+        ValueError: If the generator has no other pixels than the recipe's, and others are asked for.
     """
-    blur_pix = recipe.profile_fwhm_arcsec / recipe.pixel_scale_arcsec / FWHM_PER_SIGMA
-    about = {"shape": recipe.shape, "dtype": _dtype(recipe), "training": training, "blur_pix": blur_pix}
-    return build_network(recipe.generator, **about)
+    grid = grid_of(recipe) if grid is None else grid
+    check_grid(recipe, grid)
+    blur_pix = grid.profile_fwhm_arcsec / recipe.pixel_scale_arcsec / FWHM_PER_SIGMA
+    step = grid.pixel_scale_arcsec / recipe.pixel_scale_arcsec
+    about = {"shape": grid.shape, "dtype": _dtype(recipe), "training": training, "blur_pix": blur_pix}
+    return build_network(recipe.generator, step=step, **about)
 
 
 def encoder_of(recipe: Recipe, training: bool = False) -> nn.Module:

@@ -42,6 +42,8 @@ from hiergal.simulate.files import (
 )
 from hiergal.simulate.profiles import base_for_rows, profiles_from_base, stamps_from_base
 from hiergal.simulate.renderer import Renderer, renderer_for
+from hiergal.simulate.stamps import draw_whole_galaxies
+from hiergal.simulate.survey_stamps import SurveyRenderers, draw_survey_stamps
 
 __all__ = ["GALAXIES_PER_TASK", "Observing", "sample_catalog"]
 
@@ -245,7 +247,9 @@ def sample_part(run: _Run, number: int, asked: AskedGalaxies) -> int:
     return number
 
 
-def _images(run: _Run, model: GalaxyModel, renderer: Renderer | None, asked: AskedGalaxies) -> np.ndarray:
+def _images(
+    run: _Run, model: GalaxyModel, renderer: Renderer | SurveyRenderers | None, asked: AskedGalaxies
+) -> np.ndarray:
     key = key_for(run.seed, SAMPLE)
     base = base_for_rows(model, key, asked.rows)
     exact = {"flux": asked.flux, "half_light_radius": asked.half_light_radius}
@@ -257,9 +261,25 @@ def _images(run: _Run, model: GalaxyModel, renderer: Renderer | None, asked: Ask
 
     assert run.observing is not None  # there is a renderer
     about, noise_key = _survey(run.observing), jax.random.fold_in(key, NOISE)
-    if is_exact:
+    flux_scale = 10 ** (0.4 * (about.zero_point - model.provenance.magnitude_zero_point))
+    if isinstance(renderer, SurveyRenderers) and asked.half_light_radius is None:
+        return draw_survey_stamps(
+            model,
+            renderer,
+            base,
+            asked.conditions,
+            flux_scale=flux_scale,
+            flux=asked.flux,
+            sky_level=about.sky_level if run.observing.noise else None,
+            key=noise_key,
+            rows=asked.rows,
+        )
+    if is_exact or isinstance(renderer, SurveyRenderers):
         sky = Sky(about.sky_level, noise_key, asked.rows) if run.observing.noise else None
-        profiles = profiles_from_base(model, base, asked.conditions)
+        if isinstance(renderer, SurveyRenderers):
+            profiles = draw_whole_galaxies(model, base, asked.conditions, np.ones(len(base), bool))
+        else:
+            profiles = profiles_from_base(model, base, asked.conditions)
         psf = _psf(run.observing)
         return exact_stamps(model, renderer, psf, profiles, zero_point=about.zero_point, **exact, sky=sky)
     return stamps_from_base(
@@ -267,7 +287,7 @@ def _images(run: _Run, model: GalaxyModel, renderer: Renderer | None, asked: Ask
         renderer,
         base,
         asked.conditions,
-        flux_scale=10 ** (0.4 * (about.zero_point - model.provenance.magnitude_zero_point)),
+        flux_scale=flux_scale,
         sky_level=about.sky_level if run.observing.noise else None,
         key=noise_key,
         rows=asked.rows,
@@ -367,11 +387,12 @@ def _psf(observing: Observing):
 @lru_cache(maxsize=2)
 def _loaded(
     model: str, model_sha256: str, observing: Observing | None
-) -> tuple[GalaxyModel, Renderer | None]:
-    """Model and renderer, made once in each process, and again if the model's files are others by then."""
+) -> tuple[GalaxyModel, Renderer | SurveyRenderers | None]:
+    """Model and renderer, or several of whole galaxies, made once in each process, and again for other files."""
     loaded = load_model(Path(model))
     if observing is None:
         return loaded, None
     scale = _survey(observing).pixel_scale
     shape = (observing.stamp, observing.stamp)
-    return loaded, renderer_for(loaded, _psf(observing), pixel_scale_arcsec=float(scale), shape=shape)
+    make = SurveyRenderers if loaded.recipe.generator.any_grid else renderer_for
+    return loaded, make(loaded, _psf(observing), pixel_scale_arcsec=float(scale), shape=shape)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 
 from hiergal.model.condition_columns import Catalog
 from hiergal.model.conditions import condition_names, conditions_for
+from hiergal.model.profile_grid import scaled_grid
 from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import check_outside
 from hiergal.recipe.recipe import Recipe
@@ -41,6 +42,7 @@ __all__ = [
     "draw_galsim",
     "draw_profiles",
     "draw_rows",
+    "in_blocks",
     "light_profiles",
     "normals_for_rows",
     "profiles_from_base",
@@ -112,6 +114,8 @@ def draw_rows(
     base: Float[Array, "n d"],
     conditions: Float[Array, "n c"],
     drawn: Bool[np.ndarray, "n"],
+    *,
+    stacklevel: int = 5,
 ) -> Float[np.ndarray, "n y x"]:
     """Compute galaxies as :func:`profiles_from_base` does, and NaN for rows that are not to be drawn."""
     if drawn.all():
@@ -119,7 +123,7 @@ def draw_rows(
     else:
         profiles = np.full((len(drawn), *model.recipe.shape), np.nan, np.float32)
         profiles[drawn] = profiles_from_base(model, base[drawn], conditions[drawn])
-    warn_of_edge_light(profiles, stacklevel=5)
+    warn_of_edge_light(profiles, stacklevel=stacklevel)
     return profiles
 
 
@@ -167,7 +171,7 @@ def profiles_from_base(
     """
     check_not_forked()
     condition_names(model)
-    return _in_blocks(partial(_profiles, model), model.recipe.shape, *_single(base, conditions))
+    return in_blocks(partial(_profiles, model), model.recipe.shape, *_single(base, conditions))
 
 
 def stamps_from_base(
@@ -211,7 +215,7 @@ def stamps_from_base(
     check_not_forked()
     condition_names(model)
     if sky_level is None:
-        return _in_blocks(
+        return in_blocks(
             partial(_stamps, model, renderer, np.float32(flux_scale)),
             renderer.shape,
             *_single(base, conditions),
@@ -222,7 +226,7 @@ def stamps_from_base(
     noisy = partial(
         _noisy_stamps, model, renderer, np.float32(flux_scale), np.float32(sky_level), as_key(key)
     )
-    return _in_blocks(noisy, renderer.shape, *_single(base, conditions), rows)
+    return in_blocks(noisy, renderer.shape, *_single(base, conditions), rows)
 
 
 def stamps_of_profiles(
@@ -243,7 +247,7 @@ def stamps_of_profiles(
         (4, 24, 24)
     """
     check_not_forked()
-    return _in_blocks(partial(_scaled_stamps, renderer), renderer.shape, *_single(profiles, factor))
+    return in_blocks(partial(_scaled_stamps, renderer), renderer.shape, *_single(profiles, factor))
 
 
 def add_noise_to(
@@ -263,7 +267,7 @@ def add_noise_to(
     """
     check_not_forked()
     compute = partial(_with_noise, np.float32(sky_level), as_key(key))
-    return _in_blocks(compute, images.shape[1:], *_single(images), rows)
+    return in_blocks(compute, images.shape[1:], *_single(images), rows)
 
 
 def draw_galsim(
@@ -301,23 +305,29 @@ def draw_galsim(
 
 
 def light_profiles(
-    recipe: Recipe, profiles: Float[np.ndarray, "n y x"], **options
+    recipe: Recipe,
+    profiles: Float[np.ndarray, "n y x"] | list[np.ndarray],
+    *,
+    pixel_scale_arcsec: float | None = None,
+    **options,
 ) -> "list[galsim.GSObject]":
-    """Turn profiles on a model's pixels into GalSim objects.
+    """Turn profiles on a model's pixels, or on others, into GalSim objects.
 
     Args:
         recipe: Recipe of the model that drew them.
-        profiles: Unconvolved light profiles [flux per pixel]; NaN gives an object of flux 0.
+        profiles: Unconvolved light profiles [flux per pixel], of one shape or of several; NaN gives an object of
+            flux 0.
+        pixel_scale_arcsec: Width of the pixels [arcsec]; default that of the model.
         options: Further arguments of ``galsim.InterpolatedImage``.
     """
     import galsim
 
-    scale, fwhm = recipe.pixel_scale_arcsec, recipe.profile_fwhm_arcsec
+    _, scale, fwhm = scaled_grid(recipe, pixel_scale_arcsec=pixel_scale_arcsec)
     galaxies = [
-        galsim.InterpolatedImage(galsim.Image(profile, scale=scale), **options)
+        galsim.InterpolatedImage(galsim.Image(profile.astype(float), scale=scale), **options)
         if np.isfinite(profile[0, 0])
         else _no_light(profile.shape, scale)
-        for profile in profiles.astype(float)
+        for profile in profiles
     ]
     if not fwhm:
         return galaxies
@@ -337,9 +347,18 @@ def _single(*columns: Array) -> list[np.ndarray]:
     return [np.asarray(column, np.float32) for column in columns]
 
 
-def _in_blocks(compute: Callable[..., jax.Array], shape: tuple[int, int], *columns: Array) -> np.ndarray:
-    """Compute images of galaxies block by block."""
-    block, n = block_size(), len(columns[0])
+def in_blocks(
+    compute: Callable[..., jax.Array], shape: tuple[int, ...], *columns: Array, block: int | None = None
+) -> np.ndarray:
+    """Compute an array for each galaxy, block by block.
+
+    Args:
+        compute: From a block of the columns to its arrays.
+        shape: Of the array of a galaxy.
+        columns: A row for each galaxy.
+        block: Galaxies that are computed together; default :func:`block_size`.
+    """
+    block, n = block_size() if block is None else block, len(columns[0])
     columns = tuple(np.asarray(column) for column in columns)
     images, waiting = np.empty((n, *shape), np.float32), []
     for batch in padded_batches(n, block):
