@@ -12,8 +12,9 @@
         zphot: 0.8
 
 Fields of the galaxy are the model's conditions; ``flux`` and ``half_light_radius`` (exact values), and
-``magnitude_zero_point``, ``pad_factor``, ``x_interpolant``, ``k_interpolant``, ``noise_pad`` (a variance, or a file
-with an image of noise) with ``noise_pad_size`` as for :meth:`hiergal.GenerativeGalaxyModel.sample`;
+``magnitude_zero_point``, ``deconvolve``, ``pad_factor``, ``x_interpolant``, ``k_interpolant``, ``noise_pad`` (a
+variance, or a file with an image of noise) with ``noise_pad_size`` as for
+:meth:`hiergal.GenerativeGalaxyModel.sample`;
 ``missing: population`` draws conditions that are not named. Fields of the input are ``file_name``; ``outside``: what
 is done with galaxies outside the trained range (:mod:`hiergal.model.trained_range`): ``warn`` (those far outside are
 skipped), ``raise``, or ``ignore``; and ``pixel_scale``: width of the pixels that galaxies are drawn on, for models that
@@ -204,7 +205,7 @@ def _build_galaxy(
     about = model.about()
     floats = ("half_light_radius", "magnitude_zero_point", "pad_factor", "noise_pad_size")
     texts = ("x_interpolant", "k_interpolant", "missing", "noise_pad")
-    kinds = dict.fromkeys((*about.quantities, *floats), float) | dict.fromkeys(texts, str)
+    kinds = dict.fromkeys((*about.quantities, *floats), float) | dict.fromkeys(texts, str) | {"deconvolve": bool}
     try:
         values, _ = gc.GetAllParams(config, base, opt=kinds, ignore=[*ignore, "num", "flux"])
     except (IndexError, KeyError, AttributeError, TypeError) as error:  # GalSim's, of a field without a value
@@ -227,7 +228,7 @@ def _build_galaxy(
     if not np.isfinite(profile[0, 0]):
         asked = ", ".join(f"{name} {value:.4g}" for name, value in conditions)
         raise gc.SkipThisObject(f"({GALAXY}: {asked}: far outside the trained range)")
-    given = (name for name in (*floats, "x_interpolant", "k_interpolant") if name in values)
+    given = (name for name in (*floats, "x_interpolant", "k_interpolant", "deconvolve") if name in values)
     options: dict[str, Any] = {name: values[name] for name in given} | {
         "pixel_scale_arcsec": about.pixel_scale
     }

@@ -116,6 +116,7 @@ class GenerativeGalaxyModel:
         squeeze: bool = False,
         identifier: str | None = None,
         pixel_scale_arcsec: float | None = None,
+        deconvolve: bool = True,
     ) -> "list[galsim.GSObject] | galsim.GSObject":
         """Draw one galaxy for each row of a catalogue: :meth:`hiergal.GalaxyModel.sample` with galsim_hub's arguments.
 
@@ -138,6 +139,7 @@ class GenerativeGalaxyModel:
             squeeze: Whether to return a bare object for a single galaxy, as galsim_hub did.
             identifier: As above.
             pixel_scale_arcsec: As above.
+            deconvolve: As above.
 
         Returns:
             Unconvolved galaxies (convolved, with ``psf``), in the order of the rows; always a list, unless ``squeeze``.
@@ -166,6 +168,7 @@ class GenerativeGalaxyModel:
             missing=missing,
             identifier=identifier,
             pixel_scale_arcsec=pixel_scale_arcsec,
+            deconvolve=deconvolve,
             noise=noise,
             noise_pad_size=noise_pad_size,
             x_interpolant=x_interpolant,

@@ -294,7 +294,9 @@ class GalaxyModel(Record):
                 they can be drawn with narrower PSFs; memory and time grow as its inverse square.
             options: Further arguments of ``galsim.InterpolatedImage``: ``x_interpolant`` (of photons that are shot,
                 19 % are negative with GalSim's default, a quintic; none are with ``"linear"``, which changes sizes by
-                3 %), ``k_interpolant``, ``pad_factor``, ``gsparams``; ``noise`` (a variance or a correlated noise) and
+                3 %), ``k_interpolant``, ``pad_factor``, ``gsparams``; ``deconvolve=False`` to keep the Gaussian of a
+                ``profile_fwhm_arcsec``, as photons of what is deconvolved cannot be shot (with finer pixels it is
+                narrower); ``noise`` (a variance or a correlated noise) and
                 ``noise_pad_size`` [arcsec], to continue noise around each stamp.
 
         Returns:

@@ -65,8 +65,8 @@ def exact_profiles(
         return _single(profiles * _factors(profiles, flux)[:, None, None])
     import galsim
 
-    recipe = model.recipe
-    fwhm, (ny, nx) = recipe.profile_fwhm_arcsec, recipe.shape
+    recipe, (ny, nx) = model.recipe, profiles.shape[1:]
+    fwhm = recipe.profile_fwhm_arcsec
     galaxies = build_galaxies(
         recipe,
         model.provenance.magnitude_zero_point,

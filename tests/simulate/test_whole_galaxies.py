@@ -1,5 +1,7 @@
 """Galaxies as large as their light: dense twins of what is beyond a stamp, and the same galaxy on every grid."""
 
+import warnings
+
 import galsim
 import jax
 import numpy as np
@@ -11,9 +13,10 @@ from hiergal.hub.bundle import save_model
 from hiergal.model.architecture import generator_of
 from hiergal.model.nets.framed.frame import ELLIPSE
 from hiergal.model.profile_grid import ProfileGrid, grid_of, scaled_grid
+from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import stamps as stamps_module
 from hiergal.simulate.catalog import Observing, sample_catalog
-from hiergal.simulate.profiles import light_profiles
+from hiergal.simulate.profiles import base_for_rows, draw_profiles, light_profiles
 from hiergal.simulate.stamps import (
     FAINTEST_EDGE,
     LIGHT,
@@ -25,12 +28,12 @@ from hiergal.simulate.stamps import (
     warn_of_lost_light,
 )
 from hiergal.simulate.survey_presets import survey_conditions
-from hiergal.simulate.survey_stamps import SurveyRenderers, draw_survey_stamps
+from hiergal.simulate.survey_stamps import SurveyRenderers, _drawn, draw_survey_stamps
 
-WIDE = 360  # pixels of the stamp that stands for the plane
-N = 12
+WIDE = 300  # pixels of the stamp that stands for the plane
+N = 8
 CONDITIONS = np.tile([[23.0, 8.0, 0.8]], (N, 1))
-HALF_SIDES = (11.0, 16.0, 22.0, 32.0, 45.0)
+HALF_SIDES = (8.0, 11.0, 16.0, 22.0, 32.0)
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +43,16 @@ def model():
 
 @pytest.fixture(scope="module")
 def base(model):
-    """Galaxies of radii of 2.5 to 9 pixels, bright and faint, with Sersic indices of 0.6 to 3, off centre."""
+    """Galaxies of radii of 2 to 5 pixels, bright and faint, with Sersic indices of 0.6 to 3, off centre."""
     rng = np.random.default_rng(4)
     z = rng.normal(size=(N, model.recipe.generator.latents)).astype(np.float32)
     for column, values in {
-        3: np.geomspace(2.5, 9.0, N),
-        6: rng.permutation(np.geomspace(0.6, 3.0, N)),
+        3: np.geomspace(2.0, 5.0, N),
+        6: rng.permutation(np.geomspace(0.6, 2.5, N)),
     }.items():
         offset, spread = list(ELLIPSE.values())[column][:2]
         z[:, column] = (np.log(values) - offset) / spread
-    z[:, 0] = np.linspace(-2, 3, N)[::-1]
+    z[:, 0] = np.linspace(-1.5, 2.5, N)[::-1]
     return z
 
 
@@ -102,7 +105,7 @@ def test_light_beyond_squares_is_that_of_a_dense_integral(model, z, dense):
     share = np.stack([(dense * mask).sum(axis=(1, 2)) for mask in masks], axis=1) / flux
     brightness = np.stack([(dense * mask).max(axis=(1, 2)) for mask in masks], axis=1)
     counts = share > 1e-4
-    assert counts.sum() > 20
+    assert counts.sum() > 15
     for twin, bound, most in ((share, found.share, 1.3), (brightness, found.brightness, 1.5)):
         ratio = np.asarray(bound)[counts] / twin[counts]
         assert ratio.min() > 0.97 and ratio.max() < most
@@ -149,8 +152,8 @@ def test_light_in_apertures_is_that_of_a_dense_integral(model, z, whole):
 
 
 def test_galaxies_do_not_depend_on_the_others(model, base, whole):
-    order = np.random.default_rng(0).permutation(N)[:7]
-    found = draw_whole_galaxies(model, base[order], CONDITIONS[:7], np.ones(7, bool))
+    order = np.random.default_rng(0).permutation(N)[:5]
+    found = draw_whole_galaxies(model, base[order], CONDITIONS[:5], np.ones(5, bool))
     for row, profile in zip(order, found, strict=True):
         np.testing.assert_array_equal(profile, whole[row])
     drawn = np.arange(N) != 3
@@ -187,7 +190,7 @@ def test_no_edge_is_seen_over_the_noise(whole, survey, band):
 def test_warns_of_galaxies_larger_than_all_stamps(model, base, monkeypatch):
     monkeypatch.setattr(stamps_module, "SIDES", (32, 44))
     with pytest.warns(
-        UserWarning, match=r"of 12 galaxies are larger than 44 pixels, the largest stamp: up to \d+"
+        UserWarning, match=r"of 8 galaxies are larger than 44 pixels, the largest stamp: up to"
     ):
         found = draw_whole_galaxies(model, base, CONDITIONS, np.ones(N, bool))
     assert {len(profile) for profile in found} == {32, 44}
@@ -217,13 +220,13 @@ def test_finer_pixels_show_the_same_galaxy_and_more(model):
         np.testing.assert_allclose(other.flux, one.flux, rtol=5e-3)
         # A PSF that is narrower than the blur of the coarse profiles.
         sharp = galsim.Convolve(other, narrow).drawImage(nx=200, ny=200, scale=0.01, method="no_pixel").array
-        assert sharp.min() > -0.02 * sharp.max()
+        assert sharp.min() > -0.05 * sharp.max()
 
 
 def test_shear_and_lens_are_clean(model):
     psf = galsim.Gaussian(fwhm=0.3)
     galaxy, _ = galaxies_of(model, flux=1e5)
-    size = {"nx": 100, "ny": 100, "scale": 0.05}
+    size = {"nx": 200, "ny": 200, "scale": 0.05}
     for changed, flux in ((galaxy.shear(g1=0.3, g2=-0.1), 1e5), (galaxy.lens(0.1, 0.05, 1.25), 1.25e5)):
         image = galsim.Convolve(changed, psf).drawImage(**size, method="no_pixel").array
         np.testing.assert_allclose(image.sum(), flux, rtol=3e-3)
@@ -233,20 +236,20 @@ def test_shear_and_lens_are_clean(model):
         assert np.abs(border).max() < 2e-4 * image.max()
 
 
-def test_photons_fall_where_the_light_is(model, whole):
-    """Of a profile without the blur that nothing can be shot through; counts in quadrants within 5 sigma."""
-    bare = galsim.InterpolatedImage(
-        galsim.Image(whole[-1].astype(float), scale=SCALE), x_interpolant="linear"
+def test_photons_fall_where_the_light_is(model):
+    """As many in each quadrant as the light drawn without photons has, to 5 standard errors; none is negative."""
+    options = {"flux": 20_000.0, "pixel_scale_arcsec": SCALE / 2}
+    psf, size = galsim.Gaussian(fwhm=0.1), {"nx": 120, "ny": 120, "scale": 0.05}
+    galaxy, _ = galaxies_of(model, **options)
+    shootable, _ = galaxies_of(model, **options, deconvolve=False, x_interpolant="linear")
+    drawn = galsim.Convolve(galaxy, psf).drawImage(**size).array
+    shot = galsim.Convolve(shootable, psf).drawImage(
+        **size, method="phot", rng=galsim.BaseDeviate(3), poisson_flux=False
     )
-    bare = bare.withFlux(20_000)
-    size = {"nx": len(whole[-1]), "ny": len(whole[-1]), "scale": SCALE}
-    shot = bare.drawImage(**size, method="phot", rng=galsim.BaseDeviate(3), poisson_flux=False).array
-    drawn = bare.drawImage(**size, method="auto").array
-    assert shot.min() >= 0
-    middle = len(shot) // 2
+    assert shot.array.min() >= 0
     for part in np.ndindex(2, 2):
-        cut = tuple(slice(middle) if first else slice(middle, None) for first in part)
-        assert abs(shot[cut].sum() - drawn[cut].sum()) < 5 * np.sqrt(20_000 / 4) + 20
+        cut = tuple(slice(60) if first else slice(60, None) for first in part)
+        assert abs(shot.array[cut].sum() - drawn[cut].sum()) < 5 * np.sqrt(20_000 * 3 / 16)
 
 
 PSF, PIXEL = galsim.Kolmogorov(fwhm=0.7), 0.2
@@ -270,7 +273,7 @@ def test_survey_stamps_are_galsims(model, base, whole, survey):
 def test_survey_stamps_do_not_depend_on_the_others(model, base, survey):
     options = {"sky_level": 50.0, "key": 3, "flux": np.linspace(50, 500, N)}
     found = draw_survey_stamps(model, survey, base, CONDITIONS, **options)
-    some = np.array([9, 2, 4])
+    some = np.array([7, 2, 4])
     again = draw_survey_stamps(
         model,
         survey,
@@ -288,8 +291,6 @@ def test_survey_stamps_do_not_depend_on_the_others(model, base, survey):
 
 
 def test_programs_are_compiled_once_for_each_stamp(model, base, survey):
-    from hiergal.simulate.survey_stamps import _drawn
-
     draw_survey_stamps(model, survey, base, CONDITIONS)
     before = _drawn._cache_size()
     draw_survey_stamps(model, survey, base[::-1], CONDITIONS)
@@ -300,15 +301,12 @@ def test_programs_are_compiled_once_for_each_stamp(model, base, survey):
 def test_catalogues_of_a_survey_hold_all_the_light(model, tmp_path):
     """`hiergal sample --preset`: electrons on the stamp are those of the latents' flux, to the PSF's wings."""
     pytest.importorskip("surveycodex")
-    save_model(tmp_path / "framed", model)
+    save_model(model, tmp_path / "framed")
     catalog = {"mag_auto": [22.0, 23.0, 23.5], "flux_radius": [9.0, 7.0, 8.0], "zphot": [0.8, 0.9, 0.4]}
     about = {"seed": 5, "outside": "ignore", "progress": False}
     seen = Observing("LSST", "i", 72, noise=False)
     path = sample_catalog(str(tmp_path / "framed"), catalog, tmp_path / "a.fits", observing=seen, **about)
     found = fits.getdata(path).sum(axis=(1, 2), dtype=float)
-    from hiergal.runtime.seeds import SAMPLE, key_for
-    from hiergal.simulate.profiles import base_for_rows
-
     rows = np.stack([catalog[name] for name in catalog], axis=1)
     base = base_for_rows(model, key_for(5, SAMPLE), np.arange(3))
     flux = flux_of(model, latents_from_base(model, base, rows))
@@ -316,11 +314,30 @@ def test_catalogues_of_a_survey_hold_all_the_light(model, tmp_path):
     np.testing.assert_allclose(found, electrons, rtol=0.03)
 
 
+def test_profiles_of_one_shape_on_any_grid(model, tmp_path):
+    """Stamps of one size of one's own, in memory and in files; their middle is that of the model's stamp."""
+    catalog = {"mag_auto": [22.0, 23.0], "flux_radius": [9.0, 7.0], "zphot": [0.8, 0.9]}
+    about = {"key": key_for(5, SAMPLE), "outside": "ignore"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of light at the edge of small stamps
+        own = draw_profiles(model, catalog, **about)
+        large = draw_profiles(model, catalog, shape=(48, 52), **about)
+        fine = draw_profiles(model, catalog, shape=(96, 104), pixel_scale_arcsec=SCALE / 2, **about)
+    np.testing.assert_allclose(large[:, 12:36, 14:38], own, atol=1e-5 * own.max())
+    np.testing.assert_allclose(fine.sum(axis=(1, 2)), large.sum(axis=(1, 2)), rtol=0.02)
+    save_model(model, tmp_path / "framed")
+    options = {"seed": 5, "outside": "ignore", "progress": False}
+    path = sample_catalog(str(tmp_path / "framed"), catalog, tmp_path / "a.fits", stamp=48, **options)
+    np.testing.assert_allclose(fits.getdata(path), large[:, :, 2:-2], atol=1e-5 * large.max())
+
+
 def test_other_kinds_draw_on_their_own_pixels_alone():
     old = tiny_model(plain_recipe((16, 24)))
     z = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
     np.testing.assert_array_equal(old.decode(z, grid_of(old.recipe)), old.decode(z))
-    profiles = draw_whole_galaxies(old, z, CONDITIONS[:3], np.ones(3, bool))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of light at the edge
+        profiles = draw_whole_galaxies(old, z, CONDITIONS[:3], np.ones(3, bool))
     assert [profile.shape for profile in profiles] == [(16, 24)] * 3
     for refused in (
         lambda: old.decode(z, ProfileGrid((32, 24), SCALE, 0.0)),
