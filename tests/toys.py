@@ -311,6 +311,8 @@ def framed_model(shape: tuple[int, int] = (24, 24), *, seed: int = 0) -> GalaxyM
         return jnp.asarray(0.2 * rng.normal(size=leaf.shape), leaf.dtype)
 
     params = jax.tree.map(uneven, template.params)
+    numbers = params["generator$params"]["numbers"]
+    numbers["bias"] = numbers["bias"].at[-1].set(2.0)  # structure that is to be seen
     flow = template.flow.replace(
         params=jax.tree.map(lambda leaf: 0.05 * uneven(leaf), template.flow.params),
         center=np.stack([np.zeros(generator.latents), np.ones(generator.latents)]).astype(np.float32),
