@@ -18,7 +18,7 @@ from hiergal.model.architecture import encoder_of, generator_of
 from hiergal.model.flow.density import ConditionalFlow
 from hiergal.model.guide import output_count
 from hiergal.model.provenance import Provenance
-from hiergal.model.trained import GalaxyModel
+from hiergal.model.trained import GalaxyModel, blank_model
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.psf import PSF
@@ -27,6 +27,8 @@ from hiergal.posterior import CHECKS, STATISTICS, Posterior
 from hiergal.recipe.config import (
     EncoderConfig,
     FlowConfig,
+    FramedEncoderConfig,
+    FramedGeneratorConfig,
     GeneratorConfig,
     ObjectiveConfig,
     PyramidEncoderConfig,
@@ -280,6 +282,44 @@ def drawing_model(shape: tuple[int, int] = (32, 32), latents: int = 8) -> Galaxy
     return model.replace(
         params=params, flow=flow, recipe=recipe, provenance=provenance, population=jnp.asarray(population)
     )
+
+
+def framed_model(shape: tuple[int, int] = (24, 24), *, seed: int = 0) -> GalaxyModel:
+    """A model of the framed kind with uneven weights, whose light is a function on the plane.
+
+    Its flow is near the identity, so that base variables are the latents, the first of them the flux.
+    """
+    generator = FramedGeneratorConfig(
+        global_latents=8, cells=2, local_latents=1, features=8, channels=8, blocks=1,
+        log_flux_mean=3.0, log_flux_spread=1.0,
+    )  # fmt: skip
+    recipe = Recipe(
+        name="framed",
+        shape=shape,
+        pixel_scale_arcsec=SCALE,
+        profile_fwhm_arcsec=0.0353,
+        covariance=8,
+        generator=generator,
+        encoder=FramedEncoderConfig(channels=4, blocks=1, templates=8, features=8, cell_channels=4),
+        flow=FlowConfig(layers=1, hidden=8, cell_layers=1, cell_blocks=1, cell_features=8),
+    )
+    provenance = Provenance("toy", "F814W", "counts / s", 25.94, 64, seed, "0.1.0", psf_fwhm_arcsec=0.1)
+    template = jax.eval_shape(lambda: blank_model(recipe, provenance, ("flow",), population=64))
+    rng = np.random.default_rng(seed)
+
+    def uneven(leaf):
+        return jnp.asarray(0.2 * rng.normal(size=leaf.shape), leaf.dtype)
+
+    params = jax.tree.map(uneven, template.params)
+    numbers = params["generator$params"]["numbers"]
+    numbers["bias"] = numbers["bias"].at[-1].set(2.0)  # structure that is to be seen
+    flow = template.flow.replace(
+        params=jax.tree.map(lambda leaf: 0.05 * uneven(leaf), template.flow.params),
+        center=np.stack([np.zeros(generator.latents), np.ones(generator.latents)]).astype(np.float32),
+        conditions_center=np.array([[23, 8, 0.8], [1, 3, 0.4]], np.float32),
+    )
+    population = rng.uniform([21, 5, 0.2], [24, 12, 1.4], (64, 3)).astype(np.float32)
+    return template.replace(params=params, flow=flow, population=population)
 
 
 def _fill(template, seed: int):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hiergal.cli.options import Limit, Model, Overwrite, Scheduler, Seed, Stamp
+from hiergal.cli.options import Limit, Model, Overwrite, Scheduler, Seed
 from hiergal.cli.verbs import Old, Verbs
 from hiergal.runtime.log import say
 
@@ -61,7 +61,13 @@ def sample(
         typer.Option(help="Draw them as this survey of surveycodex sees them, in electrons, with noise."),
     ] = None,
     band: Annotated[str | None, typer.Option(help="With --preset: the filter.")] = None,
-    stamp: Stamp = 64,
+    stamp: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels along each side of a stamp: with --preset 64 by default; without, those of the model, or "
+            "others where it has them."
+        ),
+    ] = None,
     noise: Annotated[
         bool, typer.Option(help="With --preset: whether to add the noise of sky and source.")
     ] = True,
@@ -102,13 +108,17 @@ def sample(
 
     if (preset is None) != (band is None):
         raise ValueError(f"expected both --preset and --band, or neither, got {preset} and {band}")
+    observing = None
+    if preset is not None and band is not None:
+        observing = Observing(preset, band, 64 if stamp is None else stamp, noise)
     path = sample_catalog(
         model,
         catalog,
         out,
         seed=seed,
         galaxies=galaxies,
-        observing=None if preset is None or band is None else Observing(preset, band, stamp, noise),
+        observing=observing,
+        stamp=None if observing else stamp,
         outside=outside,
         columns=column,
         hdu=hdu,

@@ -12,11 +12,14 @@
         zphot: 0.8
 
 Fields of the galaxy are the model's conditions; ``flux`` and ``half_light_radius`` (exact values), and
-``magnitude_zero_point``, ``pad_factor``, ``x_interpolant``, ``k_interpolant``, ``noise_pad`` (a variance, or a file
-with an image of noise) with ``noise_pad_size`` as for :meth:`hiergal.GenerativeGalaxyModel.sample`;
-``missing: population`` draws conditions that are not named. Fields of the input are ``file_name`` and ``outside``: what
+``magnitude_zero_point``, ``deconvolve``, ``pad_factor``, ``x_interpolant``, ``k_interpolant``, ``noise_pad`` (a
+variance, or a file with an image of noise) with ``noise_pad_size`` as for
+:meth:`hiergal.GenerativeGalaxyModel.sample`;
+``missing: population`` draws conditions that are not named. Fields of the input are ``file_name``; ``outside``: what
 is done with galaxies outside the trained range (:mod:`hiergal.model.trained_range`): ``warn`` (those far outside are
-skipped), ``raise``, or ``ignore``. An object whose conditions are not finite fails, and no other one with it.
+skipped), ``raise``, or ``ignore``; and ``pixel_scale``: width of the pixels that galaxies are drawn on, for models that
+have others than their own [arcsec]. Galaxies of such models come on stamps as large as their light. An object whose
+conditions are not finite fails, and no other one with it.
 
 The configuration's own random numbers decide everything. The network computes all galaxies of an image (or of a block
 of 1,024 of its objects) in one go: when the first is built, the others' numbers are found by going through GalSim's
@@ -49,11 +52,13 @@ from hiergal.model.trained_range import RangeCheck, can_be_computed, check_outsi
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.fork import check_not_forked, jax_is_in_use
 from hiergal.simulate.galsim_objects import build_galaxies, warn_of_narrow_psf
+from hiergal.simulate.stamps import grid_for_galaxies
 
 __all__ = ["GenerativeModel"]
 
 GALAXIES_PER_CALL = 1024  # objects whose galaxies are computed together
 KEPT = 4 * GALAXIES_PER_CALL  # galaxies that are remembered until they are built
+KEPT_BYTES = 2**28  # of their profiles, besides those of the last call
 INPUT, GALAXY = "generative_model", "GenerativeModelGalaxy"
 AHEAD, RECORD = "_hiergal_ahead", "_hiergal_record"  # first object, blocks done; a rehearsal's galaxies
 SILENT = logging.getLogger("hiergal.rehearsal")
@@ -77,6 +82,7 @@ class About(NamedTuple):
     recipe: Recipe
     zero_point: float
     latents: int
+    pixel_scale: float | None
 
 
 class GenerativeModel:
@@ -85,19 +91,24 @@ class GenerativeModel:
     Args:
         file_name: ``hub:NAME``, a path or an address: see :class:`hiergal.GenerativeGalaxyModel`.
         outside: What to do with galaxies unlike those that the model was trained on: ``warn``, ``raise`` or ``ignore``.
+        pixel_scale: Width of the pixels that galaxies are drawn on [arcsec]; default that of the model.
     """
 
     _req_params = {"file_name": str}
-    _opt_params = {"outside": str}
+    _opt_params = {"outside": str, "pixel_scale": float}
 
-    def __init__(self, file_name: str, outside: str = "warn") -> None:
+    def __init__(self, file_name: str, outside: str = "warn", pixel_scale: float | None = None) -> None:
         if outside not in ("warn", "raise", "ignore"):
             raise galsim.GalSimConfigValueError("Invalid outside.", outside, ("warn", "raise", "ignore"))
         self._model = GenerativeGalaxyModel(file_name)
-        self._outside = outside
+        try:
+            grid_for_galaxies(self._model.model, pixel_scale)
+        except ValueError as error:
+            raise galsim.GalSimConfigError(f"{INPUT}: pixel_scale: {error}") from None
+        self._outside, self._pixel_scale = outside, pixel_scale
         self._kept: OrderedDict[Order, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()  # GalSim's manager serves each process by a thread
-        self._calls = 0
+        self._calls = self._bytes = 0
         self._asked = self._outside_so_far = self._told = 0
         self._psf_told = False
 
@@ -111,6 +122,7 @@ class GenerativeModel:
             recipe=model.model.recipe,
             zero_point=model.magnitude_zero_point,
             latents=model.model.recipe.generator.latents,
+            pixel_scale=self._pixel_scale,
         )
 
     def network_calls(self) -> int:
@@ -131,8 +143,8 @@ class GenerativeModel:
             if wanted:
                 self._compute(wanted)
             profile = self._kept[order]
-            while len(self._kept) > max(KEPT, len(wanted)):
-                self._kept.popitem(last=False)
+            while len(self._kept) > len(wanted) and (len(self._kept) > KEPT or self._bytes > KEPT_BYTES):
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
             return profile
 
     def check(self, order: Order) -> None:
@@ -153,7 +165,8 @@ class GenerativeModel:
         if self._outside == "warn":
             self._tell(request, found)
         drawn = ~found.far if self._outside == "warn" else can_be_computed(request.conditions)
-        profiles = self._model.profiles(request._replace(drawn=drawn))
+        profiles = self._model.profiles(request._replace(drawn=drawn), self._pixel_scale)
+        self._bytes += sum(profile.nbytes for profile in profiles)
         self._kept.update(zip(orders, profiles, strict=True))
 
     def _tell(self, request: Request, found: RangeCheck) -> None:
@@ -192,7 +205,9 @@ def _build_galaxy(
     about = model.about()
     floats = ("half_light_radius", "magnitude_zero_point", "pad_factor", "noise_pad_size")
     texts = ("x_interpolant", "k_interpolant", "missing", "noise_pad")
-    kinds = dict.fromkeys((*about.quantities, *floats), float) | dict.fromkeys(texts, str)
+    kinds = (
+        dict.fromkeys((*about.quantities, *floats), float) | dict.fromkeys(texts, str) | {"deconvolve": bool}
+    )
     try:
         values, _ = gc.GetAllParams(config, base, opt=kinds, ignore=[*ignore, "num", "flux"])
     except (IndexError, KeyError, AttributeError, TypeError) as error:  # GalSim's, of a field without a value
@@ -215,13 +230,16 @@ def _build_galaxy(
     if not np.isfinite(profile[0, 0]):
         asked = ", ".join(f"{name} {value:.4g}" for name, value in conditions)
         raise gc.SkipThisObject(f"({GALAXY}: {asked}: far outside the trained range)")
-    options = {name: values[name] for name in (*floats, "x_interpolant", "k_interpolant") if name in values}
+    given = (name for name in (*floats, "x_interpolant", "k_interpolant", "deconvolve") if name in values)
+    options: dict[str, Any] = {name: values[name] for name in given} | {
+        "pixel_scale_arcsec": about.pixel_scale
+    }
     if values.get("noise_pad_size", 0) > 0 and "noise_pad" in values:
         options["noise"] = _noise_of(values["noise_pad"])
         options["noise_seed"] = noise_seeds(np.array([deviates]), about.latents)
     if gsparams:
         options["gsparams"] = galsim.GSParams(**gsparams)
-    return build_galaxies(about.recipe, about.zero_point, profile[None], **options)[0], False
+    return build_galaxies(about.recipe, about.zero_point, [profile], **options)[0], False
 
 
 def _noise_of(text: str) -> float | str:

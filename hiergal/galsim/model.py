@@ -22,7 +22,7 @@ from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.pytree import Array
 from hiergal.simulate.galsim_objects import build_galaxies, warn_of_narrow_psf
-from hiergal.simulate.profiles import draw_rows
+from hiergal.simulate.stamps import draw_whole_galaxies, grid_for_galaxies
 
 if TYPE_CHECKING:
     import galsim
@@ -115,6 +115,8 @@ class GenerativeGalaxyModel:
         missing: str = "raise",
         squeeze: bool = False,
         identifier: str | None = None,
+        pixel_scale_arcsec: float | None = None,
+        deconvolve: bool = True,
     ) -> "list[galsim.GSObject] | galsim.GSObject":
         """Draw one galaxy for each row of a catalogue: :meth:`hiergal.GalaxyModel.sample` with galsim_hub's arguments.
 
@@ -136,6 +138,8 @@ class GenerativeGalaxyModel:
             missing: As above.
             squeeze: Whether to return a bare object for a single galaxy, as galsim_hub did.
             identifier: As above.
+            pixel_scale_arcsec: As above.
+            deconvolve: As above.
 
         Returns:
             Unconvolved galaxies (convolved, with ``psf``), in the order of the rows; always a list, unless ``squeeze``.
@@ -163,6 +167,8 @@ class GenerativeGalaxyModel:
             outside=outside,
             missing=missing,
             identifier=identifier,
+            pixel_scale_arcsec=pixel_scale_arcsec,
+            deconvolve=deconvolve,
             noise=noise,
             noise_pad_size=noise_pad_size,
             x_interpolant=x_interpolant,
@@ -210,12 +216,16 @@ class GenerativeGalaxyModel:
         """Take random numbers, and conditions, of the galaxies that are asked for; arguments as for :meth:`sample`."""
         return request_galaxies(self.model, cat, rng, n=n, missing=missing)
 
-    def profiles(self, request: Request) -> Float[np.ndarray, "n y x"]:
-        """Compute the light profiles [flux per pixel] of galaxies, in one go; NaN for those that are not drawn."""
-        return draw_rows(self.model, request.base, request.conditions, drawn_rows(request))
+    def profiles(self, request: Request, pixel_scale_arcsec: float | None = None) -> list[np.ndarray]:
+        """Compute the light profiles [flux per pixel] of galaxies, in one go; NaN for those that are not drawn.
+
+        They are of a shape (y, x) each, as large as the light where the generator can.
+        """
+        about = self.model, request.base, request.conditions, drawn_rows(request)
+        return draw_whole_galaxies(*about, pixel_scale_arcsec=pixel_scale_arcsec)
 
     def build(
-        self, request: Request, profiles: Float[np.ndarray, "n y x"], **options
+        self, request: Request, profiles: Float[np.ndarray, "n y x"] | list[np.ndarray], **options
     ) -> "list[galsim.GSObject]":
         """Make GalSim objects of computed profiles; options as for :meth:`sample`."""
         about = self.model.recipe, self.magnitude_zero_point
@@ -236,6 +246,7 @@ def sample_galaxies(
     outside: str = "warn",
     missing: str = "raise",
     identifier: str | None = None,
+    pixel_scale_arcsec: float | None = None,
     **options: Any,
 ) -> "list[galsim.GSObject]":
     """Draw galaxies as GalSim objects: what :meth:`hiergal.GalaxyModel.sample` does, which says the arguments.
@@ -245,6 +256,7 @@ def sample_galaxies(
         >>> len(sample_galaxies(model, catalog, key=0))
         2
     """
+    grid_for_galaxies(model, pixel_scale_arcsec)  # refuses other pixels before random numbers are taken
     request = request_galaxies(
         model,
         catalog,
@@ -263,7 +275,15 @@ def sample_galaxies(
     galaxies = build_galaxies(
         model.recipe,
         own_zero_point,
-        draw_rows(model, request.base, request.conditions, drawn_rows(request)),
+        draw_whole_galaxies(
+            model,
+            request.base,
+            request.conditions,
+            drawn_rows(request),
+            pixel_scale_arcsec=pixel_scale_arcsec,
+            stacklevel=4,
+        ),
+        pixel_scale_arcsec=pixel_scale_arcsec,
         noise_seed=request.noise_seed,
         flux=flux,
         half_light_radius=half_light_radius,

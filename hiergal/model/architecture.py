@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from hiergal.model.guide import Refine, galaxy_guide, output_count
 from hiergal.model.nets.registry import build_network
+from hiergal.model.profile_grid import ProfileGrid, check_grid, grid_of, grid_with_margin
 from hiergal.model.program import Program, galaxy_model, render, without_margin
 from hiergal.model.refinement import refined
 from hiergal.model.weights import with_weights
@@ -46,19 +47,24 @@ class Programs(NamedTuple):
     guide: Program
 
 
-def generator_of(recipe: Recipe, training: bool = False, margin: int = 0) -> nn.Module:
+def generator_of(recipe: Recipe, training: bool = False, grid: ProfileGrid | None = None) -> nn.Module:
     """Return the generator network that a recipe describes.
 
     Args:
         recipe: The recipe.
         training: Whether gradients take their fast forms, which have no forward mode. The paper's networks do so
             wherever they get their aids.
-        margin: Pixels around the stamp that profiles have, too.
+        grid: Pixels of the profiles; default the recipe's. The parameters are those of any.
+
+    Raises:
+        ValueError: If the generator has no other pixels than the recipe's, and others are asked for.
     """
-    shape = (recipe.shape[0] + 2 * margin, recipe.shape[1] + 2 * margin)
-    blur_pix = recipe.profile_fwhm_arcsec / recipe.pixel_scale_arcsec / FWHM_PER_SIGMA
-    about = {"shape": shape, "dtype": _dtype(recipe), "training": training, "blur_pix": blur_pix}
-    return build_network(recipe.generator, **about)
+    grid = grid_of(recipe) if grid is None else grid
+    check_grid(recipe, grid)
+    blur_pix = grid.profile_fwhm_arcsec / recipe.pixel_scale_arcsec / FWHM_PER_SIGMA
+    step = grid.pixel_scale_arcsec / recipe.pixel_scale_arcsec
+    about = {"shape": grid.shape, "dtype": _dtype(recipe), "training": training, "blur_pix": blur_pix}
+    return build_network(recipe.generator, step=step, **about)
 
 
 def encoder_of(recipe: Recipe, training: bool = False) -> nn.Module:
@@ -80,7 +86,7 @@ def encode(recipe: Recipe, params: dict[str, Any], observation: Observation) -> 
     refine = _refinement_of(recipe)
     if refine is None:
         return outputs
-    generator = generator_of(recipe, margin=recipe.generator.margin_pix)
+    generator = generator_of(recipe, grid=grid_with_margin(recipe))
     return refine(outputs, observation, partial(generator.apply, {"params": params["generator$params"]}))
 
 
@@ -123,7 +129,7 @@ def image_of(
         psf: PSFs of the galaxies.
     """
     margin = recipe.generator.margin_pix
-    generator = generator_of(recipe, margin=margin)
+    generator = generator_of(recipe, grid=grid_with_margin(recipe))
     profile = generator.apply({"params": params["generator$params"]}, z.reshape(-1, z.shape[-1]))
     profile = profile.reshape(*z.shape[:-1], *profile.shape[1:])
     return without_margin(renderer_of(recipe)(profile, psf), margin)
@@ -176,7 +182,7 @@ def programs_of(recipe: Recipe, plate_size: int | None = None, training: bool = 
     """
     model = partial(
         galaxy_model,
-        generator=generator_of(recipe, training, recipe.generator.margin_pix),
+        generator=generator_of(recipe, training, grid_with_margin(recipe)),
         latents=recipe.generator.latents,
         pixel_scale_arcsec=recipe.pixel_scale_arcsec,
         profile_fwhm_arcsec=recipe.profile_fwhm_arcsec,
@@ -194,7 +200,7 @@ def programs_of(recipe: Recipe, plate_size: int | None = None, training: bool = 
         covariance=recipe.covariance,
         plate_size=plate_size,
         refine=_refinement_of(recipe),
-        generator=generator_of(recipe, training, recipe.generator.margin_pix),
+        generator=generator_of(recipe, training, grid_with_margin(recipe)),
         latents=recipe.generator.latents,
     )
     return Programs(cast(Program, model), cast(Any, guide))

@@ -28,11 +28,13 @@ from hiergal.model.architecture import (
 from hiergal.model.condition_columns import check_numbers, numbers_from
 from hiergal.model.flow.density import ConditionalFlow
 from hiergal.model.prior import LatentFlow
+from hiergal.model.profile_grid import LightBeyond, ProfileGrid, grid_of
 from hiergal.model.program import Program
 from hiergal.model.provenance import Provenance
 from hiergal.observation.independent import WhiteNoise
 from hiergal.observation.observation import Observation
 from hiergal.observation.psf import PSF
+from hiergal.recipe.network_kinds import kind_of
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import Array, Record, record, static
 from hiergal.runtime.upward import upward
@@ -107,9 +109,40 @@ class GalaxyModel(Record):
             )
         return self.flow.config.conditions
 
-    def decode(self, z: Float[Array, "n d"]) -> Float[jax.Array, "n y x"]:
-        """Return the light profiles g(z) [flux per pixel]."""
-        return self.generator.apply({"params": self.params["generator$params"]}, jnp.asarray(z))
+    def decode(self, z: Float[Array, "n d"], grid: ProfileGrid | None = None) -> Float[jax.Array, "n y x"]:
+        """Return the light profiles g(z) [flux per pixel].
+
+        Args:
+            z: Latents.
+            grid: Pixels to draw them on, for a generator whose light is a function on the plane
+                (:func:`~hiergal.model.profile_grid.scaled_grid`); default those of training.
+
+        Raises:
+            ValueError: If the generator has no other pixels than those of training, and others are asked for.
+        """
+        if grid is None or grid == grid_of(self.recipe):
+            generator = self.generator
+        else:
+            generator = generator_of(self.recipe, grid=grid)
+        return generator.apply({"params": self.params["generator$params"]}, jnp.asarray(z))
+
+    def light_beyond(self, z: Float[Array, "n d"], half_sides: tuple[float, ...]) -> LightBeyond:
+        """Return the light of galaxies beyond squares around the centre of their stamp.
+
+        Args:
+            z: Latents.
+            half_sides: Half the sides of the squares [pixels of the model].
+
+        Raises:
+            ValueError: If the generator's light ends with its stamp.
+        """
+        if not self.recipe.generator.any_grid:
+            kind = kind_of(self.recipe.generator)
+            raise ValueError(
+                f"expected a generator whose light is a function on the plane, got one of kind {kind!r}"
+            )
+        params = {"params": self.params["generator$params"]}
+        return self.generator.apply(params, jnp.asarray(z), half_sides=half_sides)
 
     def render(
         self,
@@ -242,9 +275,13 @@ class GalaxyModel(Record):
         outside: str = "warn",
         missing: str = "raise",
         identifier: str | None = None,
+        pixel_scale_arcsec: float | None = None,
         **options: Any,
     ) -> "list[galsim.GSObject]":
         """Draw new galaxies as GalSim objects, one for each row of a catalogue.
+
+        Where the generator gives a function on the plane (kind ``framed``), each galaxy comes on a stamp as large as
+        its light (:mod:`hiergal.simulate.stamps`); where it does not, on that of the model.
 
         Args:
             catalog: Astropy table, structured array, pandas frame or mapping with the columns
@@ -253,10 +290,12 @@ class GalaxyModel(Record):
             rng: GalSim's generator of random numbers, or one for each galaxy; default a new one, seeded by the system.
                 One generator gives the same galaxies, drawn together or one at a time (together is faster).
             key: In its place, a PRNG key of JAX, or a seed: the galaxy of a row then depends on the key, its conditions
-                and the row's place alone, and its profile is that of :func:`hiergal.draw_profiles`.
+                and the row's place alone, and its profile is that of :func:`hiergal.draw_profiles` (on a stamp as large
+                as its light, where the generator can).
             n: Number of galaxies, where no catalogue says it.
             flux: Exact flux of each, or of all; ``"catalog"`` for that of the catalogue's magnitudes; default what the
-                model gives, which scatters about the magnitude, and lacks what is beyond the stamp.
+                model gives, which scatters about the magnitude, and lacks what is beyond the stamp (at most 0.5 % where
+                stamps are as large as the light).
             half_light_radius: Exact half-light radius as ``GSObject.calculateHLR`` measures it, of each or of all
                 [arcsec].
             magnitude_zero_point: Zero point that fluxes shall have [mag]; default the model's. A ``flux`` stays as it
@@ -269,9 +308,14 @@ class GalaxyModel(Record):
                 model's population, of galaxies that are like what is known.
             identifier: A column that tells galaxies apart (integers or text): random numbers then follow it, and a
                 galaxy stays the same when other rows are dropped, added or sorted. ``rng`` gives one number in all.
+            pixel_scale_arcsec: Width of the pixels that galaxies are drawn on, where the generator gives a function on
+                the plane [arcsec]; default that of the model. Their ``profile_fwhm_arcsec`` shrinks with it, so that
+                they can be drawn with narrower PSFs; memory and time grow as its inverse square.
             options: Further arguments of ``galsim.InterpolatedImage``: ``x_interpolant`` (of photons that are shot,
                 19 % are negative with GalSim's default, a quintic; none are with ``"linear"``, which changes sizes by
-                3 %), ``k_interpolant``, ``pad_factor``, ``gsparams``; ``noise`` (a variance or a correlated noise) and
+                3 %), ``k_interpolant``, ``pad_factor``, ``gsparams``; ``deconvolve=False`` to keep the Gaussian of a
+                ``profile_fwhm_arcsec``, as photons of what is deconvolved cannot be shot (with finer pixels it is
+                narrower); ``noise`` (a variance or a correlated noise) and
                 ``noise_pad_size`` [arcsec], to continue noise around each stamp.
 
         Returns:
@@ -304,6 +348,7 @@ class GalaxyModel(Record):
             outside=outside,
             missing=missing,
             identifier=identifier,
+            pixel_scale_arcsec=pixel_scale_arcsec,
             **options,
         )
 

@@ -159,6 +159,11 @@ class FramedGeneratorConfig(
         """Cells along each side, and local latents of each."""
         return self.cells, self.local_latents
 
+    @property
+    def any_grid(self) -> bool:
+        """Its light is a function on the plane."""
+        return True
+
     def problems(self) -> Iterator[str]:
         """Yield a sentence for fewer global latents than the ellipse has, and for channels that cannot be halved."""
         if self.global_latents < 7:

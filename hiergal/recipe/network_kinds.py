@@ -69,6 +69,15 @@ class GeneratorArchitecture(NetworkArchitecture):
         """Cells along each side of a square canvas, and how many of the last latents each has; None without cells."""
         return None
 
+    @property
+    def any_grid(self) -> bool:
+        """Whether the light is a function on the plane, drawn on a stamp of any size, with pixels of any width.
+
+        The network then has a field ``step``, and tells the light beyond squares
+        (:func:`~hiergal.model.nets.registry.register_network`).
+        """
+        return False
+
     def measure_flux(self, log_flux: Callable[[], Float[ndarray, "n"]]) -> "GeneratorArchitecture":
         """Return the architecture with what it takes from the fluxes of the training galaxies; by default nothing.
 

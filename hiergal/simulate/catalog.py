@@ -21,6 +21,7 @@ from hiergal.hub.digest import digest_of_model
 from hiergal.hub.names import resolve
 from hiergal.model.condition_columns import Catalog, read_catalog
 from hiergal.model.conditions import condition_names
+from hiergal.model.profile_grid import scaled_grid
 from hiergal.model.trained import GalaxyModel
 from hiergal.runtime.files import remove
 from hiergal.runtime.fork import check_not_forked
@@ -42,6 +43,8 @@ from hiergal.simulate.files import (
 )
 from hiergal.simulate.profiles import base_for_rows, profiles_from_base, stamps_from_base
 from hiergal.simulate.renderer import Renderer, renderer_for
+from hiergal.simulate.stamps import draw_whole_galaxies
+from hiergal.simulate.survey_stamps import SurveyRenderers, draw_survey_stamps
 
 __all__ = ["GALAXIES_PER_TASK", "Observing", "sample_catalog"]
 
@@ -75,6 +78,7 @@ class _Run(msgspec.Struct, frozen=True):
     galaxies: int
     part: int
     observing: Observing | None
+    stamp: int | None = None
 
 
 def sample_catalog(
@@ -86,6 +90,7 @@ def sample_catalog(
     galaxies: int | None = None,
     limit: int | None = None,
     observing: Observing | None = None,
+    stamp: int | None = None,
     outside: str = "warn",
     columns: Mapping[str, str] | Sequence[str] | None = None,
     hdu: int | str | None = None,
@@ -109,6 +114,8 @@ def sample_catalog(
         galaxies: How many, without a catalogue.
         limit: Take only the first rows of a catalogue; None for all.
         observing: How a survey sees them, in electrons of its full exposure; default unconvolved light profiles.
+        stamp: Pixels along each side of light profiles, for models that draw on others than their own; default those of
+            the model.
         outside: What to do with galaxies outside the trained range (:mod:`hiergal.model.trained_range`): ``warn`` draws
             them, except those far outside, whose images are NaN; ``raise`` refuses them; ``ignore`` draws all. Rows
             whose conditions are no numbers are never drawn. The columns ``outside`` and ``drawn`` say which.
@@ -159,6 +166,7 @@ def sample_catalog(
         ]
     if observing is not None:
         _check_survey(loaded, observing, exact)
+    _profile_shape(loaded, stamp)  # refuses what the model has not
     zero_point, unit = _photometry(loaded, observing)
     asked = asked_galaxies(
         loaded,
@@ -180,6 +188,7 @@ def sample_catalog(
         len(asked.conditions),
         GALAXIES_PER_TASK,
         observing,
+        stamp,
     )
     about = _identity(run, asked)
     inputs = (path, catalog_file)
@@ -236,7 +245,7 @@ def sample_part(run: _Run, number: int, asked: AskedGalaxies) -> int:
         The number of the part.
     """
     model, renderer = _loaded(run.model, run.model_sha256, run.observing)
-    shape = model.recipe.shape if renderer is None else renderer.shape
+    shape = _profile_shape(model, run.stamp) if renderer is None else renderer.shape
     first, count = int(_rows(run, number)[0]), len(asked.conditions)
     images = np.full((count, *shape), np.nan, np.float32)
     if asked.drawn.any():
@@ -245,21 +254,40 @@ def sample_part(run: _Run, number: int, asked: AskedGalaxies) -> int:
     return number
 
 
-def _images(run: _Run, model: GalaxyModel, renderer: Renderer | None, asked: AskedGalaxies) -> np.ndarray:
+def _images(
+    run: _Run, model: GalaxyModel, renderer: Renderer | SurveyRenderers | None, asked: AskedGalaxies
+) -> np.ndarray:
     key = key_for(run.seed, SAMPLE)
     base = base_for_rows(model, key, asked.rows)
     exact = {"flux": asked.flux, "half_light_radius": asked.half_light_radius}
     is_exact = any(values is not None for values in exact.values())
     if renderer is None:
-        profiles = profiles_from_base(model, base, asked.conditions)
+        grid = scaled_grid(model.recipe, shape=_profile_shape(model, run.stamp))
+        profiles = profiles_from_base(model, base, asked.conditions, grid)
         return exact_profiles(model, profiles, **exact) if is_exact else profiles
     import jax
 
     assert run.observing is not None  # there is a renderer
     about, noise_key = _survey(run.observing), jax.random.fold_in(key, NOISE)
-    if is_exact:
+    flux_scale = 10 ** (0.4 * (about.zero_point - model.provenance.magnitude_zero_point))
+    if isinstance(renderer, SurveyRenderers) and asked.half_light_radius is None:
+        return draw_survey_stamps(
+            model,
+            renderer,
+            base,
+            asked.conditions,
+            flux_scale=flux_scale,
+            flux=asked.flux,
+            sky_level=about.sky_level if run.observing.noise else None,
+            key=noise_key,
+            rows=asked.rows,
+        )
+    if is_exact or isinstance(renderer, SurveyRenderers):
         sky = Sky(about.sky_level, noise_key, asked.rows) if run.observing.noise else None
-        profiles = profiles_from_base(model, base, asked.conditions)
+        if isinstance(renderer, SurveyRenderers):
+            profiles = draw_whole_galaxies(model, base, asked.conditions, np.ones(len(base), bool))
+        else:
+            profiles = profiles_from_base(model, base, asked.conditions)
         psf = _psf(run.observing)
         return exact_stamps(model, renderer, psf, profiles, zero_point=about.zero_point, **exact, sky=sky)
     return stamps_from_base(
@@ -267,7 +295,7 @@ def _images(run: _Run, model: GalaxyModel, renderer: Renderer | None, asked: Ask
         renderer,
         base,
         asked.conditions,
-        flux_scale=10 ** (0.4 * (about.zero_point - model.provenance.magnitude_zero_point)),
+        flux_scale=flux_scale,
         sky_level=about.sky_level if run.observing.noise else None,
         key=noise_key,
         rows=asked.rows,
@@ -322,6 +350,8 @@ def _identity(run: _Run, asked: AskedGalaxies) -> dict[str, Any]:
     choices = {
         name: value for name, value in msgspec.to_builtins(run).items() if name not in ("model", "file")
     }
+    if run.stamp is None:  # runs of earlier versions go on
+        del choices["stamp"]
     return choices | {"version": __version__, "conditions": asked.digest()}
 
 
@@ -336,7 +366,7 @@ def _create(own: Output, run: _Run, model: GalaxyModel, asked: AskedGalaxies, na
             name,
             run.seed,
         )
-        shape = model.recipe.shape
+        shape = _profile_shape(model, run.stamp)
     else:
         survey = _survey(run.observing)
         words = f"per pixel, {run.observing.survey} {run.observing.band}"
@@ -345,6 +375,11 @@ def _create(own: Output, run: _Run, model: GalaxyModel, asked: AskedGalaxies, na
     create_galaxies(
         own.result, run.kind, asked.columns, shape, header, mark={KIND: own.kind, RUN: own.digest}
     )
+
+
+def _profile_shape(model: GalaxyModel, stamp: int | None) -> tuple[int, int]:
+    """Pixels of light profiles."""
+    return scaled_grid(model.recipe, shape=None if stamp is None else (stamp, stamp)).shape
 
 
 def _rows(run: _Run, number: int) -> np.ndarray:
@@ -367,11 +402,12 @@ def _psf(observing: Observing):
 @lru_cache(maxsize=2)
 def _loaded(
     model: str, model_sha256: str, observing: Observing | None
-) -> tuple[GalaxyModel, Renderer | None]:
-    """Model and renderer, made once in each process, and again if the model's files are others by then."""
+) -> tuple[GalaxyModel, Renderer | SurveyRenderers | None]:
+    """Model and renderer, or several of whole galaxies, made once in each process, and again for other files."""
     loaded = load_model(Path(model))
     if observing is None:
         return loaded, None
     scale = _survey(observing).pixel_scale
     shape = (observing.stamp, observing.stamp)
-    return loaded, renderer_for(loaded, _psf(observing), pixel_scale_arcsec=float(scale), shape=shape)
+    make = SurveyRenderers if loaded.recipe.generator.any_grid else renderer_for
+    return loaded, make(loaded, _psf(observing), pixel_scale_arcsec=float(scale), shape=shape)

@@ -16,6 +16,7 @@ from hiergal.runtime.pytree import Array
 from hiergal.simulate.galsim_objects import build_galaxies
 from hiergal.simulate.profiles import add_noise_to, stamps_of_profiles
 from hiergal.simulate.renderer import Renderer
+from hiergal.simulate.survey_stamps import SurveyRenderers
 
 if TYPE_CHECKING:
     import galsim
@@ -64,8 +65,8 @@ def exact_profiles(
         return _single(profiles * _factors(profiles, flux)[:, None, None])
     import galsim
 
-    recipe = model.recipe
-    fwhm, (ny, nx) = recipe.profile_fwhm_arcsec, recipe.shape
+    recipe, (ny, nx) = model.recipe, profiles.shape[1:]
+    fwhm = recipe.profile_fwhm_arcsec
     galaxies = build_galaxies(
         recipe,
         model.provenance.magnitude_zero_point,
@@ -84,9 +85,9 @@ def exact_profiles(
 
 def exact_stamps(
     model: GalaxyModel,
-    renderer: Renderer,
+    renderer: Renderer | SurveyRenderers,
     psf: "galsim.GSObject",
-    profiles: Float[np.ndarray, "n y x"],
+    profiles: Float[np.ndarray, "n y x"] | list[np.ndarray],
     *,
     zero_point: float,
     flux: Float[np.ndarray, "n"] | None,
@@ -97,7 +98,7 @@ def exact_stamps(
 
     Args:
         model: The model that drew the profiles.
-        renderer: Of the survey's PSF and pixels.
+        renderer: Of the survey's PSF and pixels; several, for profiles of several shapes and sizes that are asked for.
         psf: The same PSF, for galaxies of exact size.
         profiles: Unconvolved light profiles [flux per pixel].
         zero_point: Of the stamps [mag].
@@ -119,6 +120,7 @@ def exact_stamps(
     """
     own = model.provenance.magnitude_zero_point
     if half_light_radius is None:
+        assert isinstance(renderer, Renderer) and isinstance(profiles, np.ndarray)
         factor = (
             np.full(len(profiles), 10 ** (0.4 * (zero_point - own)))
             if flux is None

@@ -52,8 +52,9 @@ PASSED = 0.05  # fraction that the survey's PSF leaves of the waves at which PSF
 def build_galaxies(
     recipe: Recipe,
     own_zero_point: float,
-    profiles: Float[np.ndarray, "n y x"],
+    profiles: Float[np.ndarray, "n y x"] | list[np.ndarray],
     *,
+    pixel_scale_arcsec: float | None = None,
     noise_seed: Int[np.ndarray, "n"] | None = None,
     noise: "galsim.BaseCorrelatedNoise | float | None" = None,
     noise_pad_size: float = 0,
@@ -67,7 +68,9 @@ def build_galaxies(
     Args:
         recipe: Recipe of the model that drew them.
         own_zero_point: Magnitude zero point of their fluxes [mag].
-        profiles: Unconvolved light profiles [flux per pixel]; NaN gives an object of flux 0, whatever else is asked.
+        profiles: Unconvolved light profiles [flux per pixel], of one shape or of several; NaN gives an object of flux
+            0, whatever else is asked.
+        pixel_scale_arcsec: Width of their pixels [arcsec]; default that of the model.
         noise_seed: Seed of the noise around each stamp, where there is to be some.
         noise: This and what follows as for :meth:`hiergal.GalaxyModel.sample`.
         noise_pad_size: As above.
@@ -89,11 +92,18 @@ def build_galaxies(
     if radii is not None and not (radii > 0).all():
         raise ValueError("half_light_radius: expected positive sizes [arcsec]")
     if noise is None or noise_pad_size == 0:
-        galaxies = light_profiles(recipe, profiles, **options)
+        galaxies = light_profiles(recipe, profiles, pixel_scale_arcsec=pixel_scale_arcsec, **options)
     else:
-        padding = {"noise_pad": noise, "noise_pad_size": noise_pad_size}
+        padding: dict[str, Any] = {"noise_pad": noise, "noise_pad_size": noise_pad_size}
         galaxies = [
-            light_profiles(recipe, profile[None], rng=galsim.BaseDeviate(int(seed)), **padding, **options)[0]
+            light_profiles(
+                recipe,
+                [profile],
+                pixel_scale_arcsec=pixel_scale_arcsec,
+                rng=galsim.BaseDeviate(int(seed)),
+                **padding,
+                **options,
+            )[0]
             for profile, seed in zip(profiles, np.asarray(noise_seed), strict=True)
         ]
     if radii is not None:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 
 from hiergal.model.condition_columns import Catalog
 from hiergal.model.conditions import condition_names, conditions_for
+from hiergal.model.profile_grid import ProfileGrid, grid_of, scaled_grid
 from hiergal.model.trained import GalaxyModel
 from hiergal.model.trained_range import check_outside
 from hiergal.recipe.recipe import Recipe
@@ -41,6 +42,7 @@ __all__ = [
     "draw_galsim",
     "draw_profiles",
     "draw_rows",
+    "in_blocks",
     "light_profiles",
     "normals_for_rows",
     "profiles_from_base",
@@ -64,6 +66,8 @@ def draw_profiles(
     key: jax.Array | int,
     outside: str = "warn",
     identifier: str | None = None,
+    shape: tuple[int, int] | None = None,
+    pixel_scale_arcsec: float | None = None,
 ) -> Float[np.ndarray, "n y x"]:
     """Draw one new galaxy for each row of a catalogue.
 
@@ -76,12 +80,16 @@ def draw_profiles(
             them with a warning, except those far outside, ``raise`` refuses them, ``ignore`` draws all.
         identifier: A column that tells galaxies apart, integers or text: a galaxy then depends on that in place of the
             row's place, and stays the same when other rows are dropped, added or sorted.
+        shape: Pixels (ny, nx) of the stamp of all galaxies, for generators that give a function on the plane; default
+            the model's.
+        pixel_scale_arcsec: Width of the pixels, for the same [arcsec]; default the model's.
 
     Returns:
         Unconvolved light profiles [flux per pixel]; NaN for rows that are not drawn.
 
     Raises:
-        ValueError: If the model has no flow, the catalogue lacks a column, or identifiers are missing or not unique.
+        ValueError: If the model has no flow, or no other pixels than its own, the catalogue lacks a column, or
+            identifiers are missing or not unique.
         RuntimeError: In a fork of a process that has used JAX.
 
     Example:
@@ -89,11 +97,17 @@ def draw_profiles(
         >>> draw_profiles(model, catalog, key=0).shape
         (1, 64, 64)
     """
-    return _draw(model, catalog, key, outside, identifier)
+    grid = scaled_grid(model.recipe, shape=shape, pixel_scale_arcsec=pixel_scale_arcsec)
+    return _draw(model, catalog, key, outside, identifier, grid)
 
 
 def _draw(
-    model: GalaxyModel, catalog: Catalog, key: jax.Array | int, outside: str, identifier: str | None
+    model: GalaxyModel,
+    catalog: Catalog,
+    key: jax.Array | int,
+    outside: str,
+    identifier: str | None,
+    grid: ProfileGrid,
 ) -> np.ndarray:
     check_not_forked()
     key = as_key(key)
@@ -104,7 +118,7 @@ def _draw(
         raise ValueError(
             f"identifier: expected {identifier!r} to have {len(conditions)} rows, got {len(rows)}"
         )
-    return draw_rows(model, base_for_rows(model, key, rows), conditions, drawn)
+    return draw_rows(model, base_for_rows(model, key, rows), conditions, drawn, grid=grid)
 
 
 def draw_rows(
@@ -112,14 +126,18 @@ def draw_rows(
     base: Float[Array, "n d"],
     conditions: Float[Array, "n c"],
     drawn: Bool[np.ndarray, "n"],
+    *,
+    grid: ProfileGrid | None = None,
+    stacklevel: int = 5,
 ) -> Float[np.ndarray, "n y x"]:
     """Compute galaxies as :func:`profiles_from_base` does, and NaN for rows that are not to be drawn."""
     if drawn.all():
-        profiles = profiles_from_base(model, base, conditions)
+        profiles = profiles_from_base(model, base, conditions, grid)
     else:
-        profiles = np.full((len(drawn), *model.recipe.shape), np.nan, np.float32)
-        profiles[drawn] = profiles_from_base(model, base[drawn], conditions[drawn])
-    warn_of_edge_light(profiles, stacklevel=5)
+        shape = model.recipe.shape if grid is None else grid.shape
+        profiles = np.full((len(drawn), *shape), np.nan, np.float32)
+        profiles[drawn] = profiles_from_base(model, base[drawn], conditions[drawn], grid)
+    warn_of_edge_light(profiles, stacklevel=stacklevel)
     return profiles
 
 
@@ -146,7 +164,10 @@ def normals_for_rows(key: jax.Array | int, rows: Array, count: int) -> Float[np.
 
 
 def profiles_from_base(
-    model: GalaxyModel, base: Float[Array, "n d"], conditions: Float[Array, "n c"]
+    model: GalaxyModel,
+    base: Float[Array, "n d"],
+    conditions: Float[Array, "n c"],
+    grid: ProfileGrid | None = None,
 ) -> Float[np.ndarray, "n y x"]:
     """Compute the galaxies of base variables: unit-normal numbers that say everything but the conditions.
 
@@ -154,12 +175,13 @@ def profiles_from_base(
         model: A model with a latent flow.
         base: Unit-normal numbers, as many for each galaxy as the model has latents.
         conditions: As :func:`~hiergal.model.conditions.conditions_for` gives them.
+        grid: Pixels to draw them on; default the model's.
 
     Returns:
         Unconvolved light profiles [flux per pixel], in which no galaxy depends on the others.
 
     Raises:
-        ValueError: If the model has no flow.
+        ValueError: If the model has no flow, or no other pixels than its own.
 
     Example:
         >>> profiles_from_base(model, np.zeros((1, 16)), np.array([[23.0, 9.0, 0.8]])).shape
@@ -167,7 +189,8 @@ def profiles_from_base(
     """
     check_not_forked()
     condition_names(model)
-    return _in_blocks(partial(_profiles, model), model.recipe.shape, *_single(base, conditions))
+    grid = grid_of(model.recipe) if grid is None else grid
+    return in_blocks(partial(_profiles, model, grid), grid.shape, *_single(base, conditions))
 
 
 def stamps_from_base(
@@ -211,7 +234,7 @@ def stamps_from_base(
     check_not_forked()
     condition_names(model)
     if sky_level is None:
-        return _in_blocks(
+        return in_blocks(
             partial(_stamps, model, renderer, np.float32(flux_scale)),
             renderer.shape,
             *_single(base, conditions),
@@ -222,7 +245,7 @@ def stamps_from_base(
     noisy = partial(
         _noisy_stamps, model, renderer, np.float32(flux_scale), np.float32(sky_level), as_key(key)
     )
-    return _in_blocks(noisy, renderer.shape, *_single(base, conditions), rows)
+    return in_blocks(noisy, renderer.shape, *_single(base, conditions), rows)
 
 
 def stamps_of_profiles(
@@ -243,7 +266,7 @@ def stamps_of_profiles(
         (4, 24, 24)
     """
     check_not_forked()
-    return _in_blocks(partial(_scaled_stamps, renderer), renderer.shape, *_single(profiles, factor))
+    return in_blocks(partial(_scaled_stamps, renderer), renderer.shape, *_single(profiles, factor))
 
 
 def add_noise_to(
@@ -263,7 +286,7 @@ def add_noise_to(
     """
     check_not_forked()
     compute = partial(_with_noise, np.float32(sky_level), as_key(key))
-    return _in_blocks(compute, images.shape[1:], *_single(images), rows)
+    return in_blocks(compute, images.shape[1:], *_single(images), rows)
 
 
 def draw_galsim(
@@ -301,25 +324,34 @@ def draw_galsim(
 
 
 def light_profiles(
-    recipe: Recipe, profiles: Float[np.ndarray, "n y x"], **options
+    recipe: Recipe,
+    profiles: Float[np.ndarray, "n y x"] | list[np.ndarray],
+    *,
+    pixel_scale_arcsec: float | None = None,
+    deconvolve: bool = True,
+    **options,
 ) -> "list[galsim.GSObject]":
-    """Turn profiles on a model's pixels into GalSim objects.
+    """Turn profiles on a model's pixels, or on others, into GalSim objects.
 
     Args:
         recipe: Recipe of the model that drew them.
-        profiles: Unconvolved light profiles [flux per pixel]; NaN gives an object of flux 0.
+        profiles: Unconvolved light profiles [flux per pixel], of one shape or of several; NaN gives an object of
+            flux 0.
+        pixel_scale_arcsec: Width of the pixels [arcsec]; default that of the model.
+        deconvolve: Whether the Gaussian that profiles are blurred with is taken off again; nothing that is deconvolved
+            can be shot as photons.
         options: Further arguments of ``galsim.InterpolatedImage``.
     """
     import galsim
 
-    scale, fwhm = recipe.pixel_scale_arcsec, recipe.profile_fwhm_arcsec
+    _, scale, fwhm = scaled_grid(recipe, pixel_scale_arcsec=pixel_scale_arcsec)
     galaxies = [
-        galsim.InterpolatedImage(galsim.Image(profile, scale=scale), **options)
+        galsim.InterpolatedImage(galsim.Image(profile.astype(float), scale=scale), **options)
         if np.isfinite(profile[0, 0])
         else _no_light(profile.shape, scale)
-        for profile in profiles.astype(float)
+        for profile in profiles
     ]
-    if not fwhm:
+    if not fwhm or not deconvolve:
         return galaxies
     sharper = galsim.Deconvolve(galsim.Gaussian(fwhm=fwhm))
     return [galsim.Convolve(galaxy, sharper) if galaxy.flux else galaxy for galaxy in galaxies]
@@ -337,9 +369,18 @@ def _single(*columns: Array) -> list[np.ndarray]:
     return [np.asarray(column, np.float32) for column in columns]
 
 
-def _in_blocks(compute: Callable[..., jax.Array], shape: tuple[int, int], *columns: Array) -> np.ndarray:
-    """Compute images of galaxies block by block."""
-    block, n = block_size(), len(columns[0])
+def in_blocks(
+    compute: Callable[..., jax.Array], shape: tuple[int, ...], *columns: Array, block: int | None = None
+) -> np.ndarray:
+    """Compute an array for each galaxy, block by block.
+
+    Args:
+        compute: From a block of the columns to its arrays.
+        shape: Of the array of a galaxy.
+        columns: A row for each galaxy.
+        block: Galaxies that are computed together; default :func:`block_size`.
+    """
+    block, n = block_size() if block is None else block, len(columns[0])
     columns = tuple(np.asarray(column) for column in columns)
     images, waiting = np.empty((n, *shape), np.float32), []
     for batch in padded_batches(n, block):
@@ -368,9 +409,9 @@ def _row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
     return key
 
 
-@jax.jit
-def _profiles(model: GalaxyModel, base: jax.Array, conditions: jax.Array) -> jax.Array:
-    return model.decode(model.flow.from_base(base, conditions))
+@partial(jax.jit, static_argnums=1)
+def _profiles(model: GalaxyModel, grid: ProfileGrid, base: jax.Array, conditions: jax.Array) -> jax.Array:
+    return model.decode(model.flow.from_base(base, conditions), grid)
 
 
 @jax.jit

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Complex, Float
 
+from hiergal.model.profile_grid import ProfileGrid, grid_of
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.psf import FWHM_PER_SIGMA
 from hiergal.runtime.pytree import Array, Record, record, static
@@ -85,6 +86,7 @@ def renderer_for(
     pixel_scale_arcsec: float,
     shape: tuple[int, int],
     method: str = "auto",
+    grid: ProfileGrid | None = None,
 ) -> Renderer:
     """Make a renderer of a model's galaxies at a PSF.
 
@@ -94,6 +96,7 @@ def renderer_for(
         pixel_scale_arcsec: Width of the stamp's pixels [arcsec].
         shape: Pixels of the stamp (ny, nx); the profile's centre is at the stamp's centre.
         method: As for ``galsim.GSObject.drawImage``: ``auto`` integrates over pixels, ``no_pixel`` does not.
+        grid: Pixels of the profiles; default those of the model.
 
     Raises:
         ValueError: If the method is another, or scale or shape is not positive.
@@ -112,11 +115,10 @@ def renderer_for(
         raise ValueError(
             f"expected positive pixels, got a scale of {pixel_scale_arcsec} and a shape of {shape}"
         )
-    own = model.recipe.pixel_scale_arcsec
+    profile_shape, own, fwhm = grid_of(model.recipe) if grid is None else grid
     effective = psf if method == "no_pixel" else galsim.Convolve(psf, galsim.Pixel(pixel_scale_arcsec))
     widest = max(
-        size * own + points * pixel_scale_arcsec
-        for size, points in zip(model.recipe.shape, shape, strict=True)
+        size * own + points * pixel_scale_arcsec for size, points in zip(profile_shape, shape, strict=True)
     )
     # The drawing is periodic: the next copy's edge is as far from the stamp as the radius that holds all but half a
     # percent of the PSF's light (GalSim's folding threshold). The light that comes around is that of the copies' wings,
@@ -128,7 +130,6 @@ def renderer_for(
     transfer = effective.drawKImage(nx=2 * most + 1, ny=2 * most + 1, scale=step).array
     between = np.array([galsim.Quintic().kval(k) for k in number * step * own])
     transfer = transfer * np.outer(between, between)
-    fwhm = model.recipe.profile_fwhm_arcsec
     if fwhm:
         transfer = transfer / np.maximum(_gaussian(number / side, fwhm), SMALLEST)
     counts = np.abs(transfer) > SMALLEST * np.abs(transfer).max()
@@ -138,7 +139,7 @@ def renderer_for(
     weight = np.where(kx > 0, 2.0, 1.0) * (pixel_scale_arcsec / side) ** 2  # one half plane stands for both
     wave = transfer[np.ix_(rows, columns)] * weight
     mirrored = transfer[::-1][np.ix_(rows, columns)] * weight * (ky > 0)[:, None]
-    pixels_y, pixels_x = (_places(size, own) for size in model.recipe.shape)
+    pixels_y, pixels_x = (_places(size, own) for size in profile_shape)
     points_y, points_x = (_places(size, pixel_scale_arcsec) for size in shape)
     to_x, to_y, from_y, from_x = (
         np.outer(*pair) for pair in ((kx, pixels_x), (ky, pixels_y), (points_y, ky), (points_x, kx))

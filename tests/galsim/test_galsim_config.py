@@ -56,9 +56,9 @@ def calls(monkeypatch):
     """How many galaxies the network computed, call by call."""
     found, compute = [], GenerativeGalaxyModel.profiles
 
-    def counting(self, request):
+    def counting(self, request, *about):
         found.append(len(request.base))
-        return compute(self, request)
+        return compute(self, request, *about)
 
     monkeypatch.setattr(GenerativeGalaxyModel, "profiles", counting)
     return found

@@ -27,6 +27,9 @@ def register_network(architecture: type[NetworkArchitecture]) -> Callable[[Netwo
     * ``training``: whether gradients may take fast forms, which have no forward mode;
     * ``blur_pix``, of a generator: standard deviation of the round Gaussian that its profiles are to be blurred with
       (``Recipe.profile_fwhm_arcsec``) [pixels];
+    * ``step``, of a generator whose architecture says ``any_grid``: width of the pixels of its profiles [pixels of the
+      model, in which ``blur_pix`` is given, too]; called with ``half_sides``, a tuple of lengths in the same pixels, it
+      returns what lies beyond squares, a :class:`~hiergal.model.profile_grid.LightBeyond`, in place of profiles;
     * ``outputs``, of an encoder: how many numbers describe the posterior of a galaxy;
     * ``generator``, of an encoder: the architecture of the generator.
 

@@ -10,6 +10,9 @@ convolutional network, which the global ones steer.
 The flux is that on the whole plane. Smooth Gaussians are blurred in closed form with the round Gaussian that profiles
 are blurred with (``Recipe.profile_fwhm_arcsec``), so they are exact on pixels of any size; the structure that
 multiplies them is taken at the middle of each pixel.
+
+:meth:`FramedGenerator.__call__` with ``half_sides`` tells the light beyond squares without any pixel
+(:mod:`.beyond`), so that galaxies can be drawn on stamps as large as their light.
 """
 
 from typing import Any
@@ -20,11 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from hiergal.model.nets.framed.beyond import light_beyond
 from hiergal.model.nets.framed.frame import Ellipse, ellipse_from, from_sky, keep, to_canvas, to_sky
 from hiergal.model.nets.framed.gaussians import WIDTHS, gaussian_forms, gaussian_mixture, sersic_log_shares
 from hiergal.model.nets.framed.structure import LARGEST, divide_by_ring_means, field, log_ring_means, rings
 from hiergal.model.nets.layers import Conv, Dense, LayerNorm, ResidualBlock, depth_to_space
 from hiergal.model.nets.registry import register_network
+from hiergal.model.profile_grid import LightBeyond
 from hiergal.recipe.config import FramedGeneratorConfig
 from hiergal.runtime.pytree import Array
 
@@ -91,8 +96,14 @@ class FramedGenerator(nn.Module):
     training: bool = False
 
     @nn.compact
-    def __call__(self, z: Float[jax.Array, "n d"]) -> Float[jax.Array, "n y x"]:
-        """Return light profiles [flux per pixel] for latents."""
+    def __call__(
+        self, z: Float[jax.Array, "n d"], half_sides: tuple[float, ...] | None = None
+    ) -> Float[jax.Array, "n y x"] | LightBeyond:
+        """Return light profiles [flux per pixel] for latents.
+
+        With ``half_sides`` of squares around the centre of the stamp [pixels of the model] return the light beyond
+        them in place of profiles.
+        """
         c = self.config
         g = z[:, : c.global_latents]
         w = z[:, c.global_latents :].reshape(-1, c.cells, c.cells, c.local_latents)
@@ -124,6 +135,11 @@ class FramedGenerator(nn.Module):
         added = jnp.sum(ring_smooth * (ring_contrast - 1) * on.areas, axis=1)
         added = added * jnp.exp(2 * e.log_radius_pix)
         mean, spread = c.log_flux_mean or 0.0, c.log_flux_spread or 1.0
+        if half_sides is not None:
+            total = jnp.exp(mean + spread * e.log_flux)
+            on_rings = (*to_sky(e, on.u, on.v), ring_smooth, ring_contrast)
+            areas = jnp.exp(2 * e.log_radius_pix)[:, None] * on.areas
+            return light_beyond(e, forms, weights, peaks, *on_rings, areas, total, half_sides)
         flux = self.step**2 * jnp.exp(mean + spread * e.log_flux) / jnp.maximum(1 + added, 0.1)
         return (flux[:, None] * smooth).reshape(-1, *self.shape)
 
