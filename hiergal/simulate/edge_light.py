@@ -1,8 +1,8 @@
 """Light at the edge of drawn galaxies: what lies beyond the stamp is missing, which a warning says.
 
 A model whose light is no function on the plane (:mod:`hiergal.simulate.stamps`) draws what fits on its stamp. Of a
-galaxy that is larger than that, the wings are cut off, and its flux is too small: of ``hub:mock-acs``, galaxies asked for
-with magnitude 20 and a radius of 40 pixels have magnitude 21.4.
+galaxy that is larger than that, the wings are cut off, and its flux is too small: of ``hub:mock-acs``, galaxies asked
+for with magnitude 20 and a radius of 40 pixels have magnitude 21.4.
 """
 
 import warnings

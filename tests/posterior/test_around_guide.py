@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toys import tiny_model
 
 from hiergal.model.architecture import posterior_flow_cells, posterior_flow_config
 from hiergal.model.flow.density import ConditionalFlow
@@ -12,7 +13,6 @@ from hiergal.posterior.samplers.around_guide import draw_around_guide, seen_by_g
 from hiergal.posterior.samplers.methods import draw_latents
 from hiergal.recipe.config import FlowConfig, FramedEncoderConfig, FramedGeneratorConfig
 from hiergal.recipe.recipe import Recipe
-from toys import tiny_model
 
 SMALL_FLOW = FlowConfig(layers=1, hidden=8, cell_layers=1, cell_blocks=1, cell_features=8)
 RECIPE = Recipe(
