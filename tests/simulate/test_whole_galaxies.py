@@ -193,7 +193,7 @@ def test_warns_of_galaxies_larger_than_all_stamps(model, base, monkeypatch):
         UserWarning, match=r"of 8 galaxies are larger than 44 pixels, the largest stamp: up to"
     ):
         found = draw_whole_galaxies(model, base, CONDITIONS, np.ones(N, bool))
-    assert {len(profile) for profile in found} == {32, 44}
+    assert max(len(profile) for profile in found) == 44
     warn_of_lost_light(LightStamps(np.array([32]), np.array([0.004])))  # of what fits, nothing is said
 
 
