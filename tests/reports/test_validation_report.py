@@ -152,7 +152,7 @@ def test_the_page_says_whether_arms_are_within_the_goal(found):
         arms["magnitude"], arms["flag"] = 21.0, 0
         for column in ("m1", "m2", "m3", "winding2", "drift2"):
             arms[column] = np.linspace(0.1, 0.2, GALAXIES)
-        lit[name] = sample._replace(arms=arms)
+        lit[name] = type(sample)(**sample._asdict() | {"arms": arms})
     many = found._replace(samples=lit)
     assert "Arms have no floor" in summary_of(many, name="toy")
     name = "m = 2 of rings (Wasserstein)"
