@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import pytest
 from scipy.interpolate import BSpline
 
-from hiergal.model.architecture import encoder_of, generator_of
+from hiergal.model.architecture import encoder_of, generator_of, image_of, renderer_of
 from hiergal.model.guide import output_count, posterior_from
 from hiergal.model.leading_normal import LeadingNormal
 from hiergal.model.nets.framed import structure
@@ -264,6 +264,20 @@ def test_networks_fit_together(key, make_observation):
     assert generator.blur_pix == pytest.approx(0.035 / 0.03 / FWHM_PER_SIGMA)
     weights = generator.init(key, q.mean)
     assert generator.apply(weights, q.mean).shape == (3, 32, 40)
+
+
+def test_light_around_a_stamp_is_scattered_into_it(key, make_observation):
+    """The likelihood's images are those of a large stamp, cropped, for galaxies that reach beyond their stamp."""
+    psf = make_observation("white", n=3, shape=(32, 40)).psf
+    params = {"generator$params": generator_of(RECIPE).init(key, jnp.zeros((1, CONFIG.latents)))["params"]}
+    z = latents(key, 3, radius=20.0)
+    found = image_of(RECIPE, params, z, psf)
+    wide = msgspec.structs.replace(RECIPE, shape=(64, 72))
+    expected = renderer_of(wide)(generator_of(wide).apply({"params": params["generator$params"]}, z), psf)
+    expected = expected[:, 16:48, 16:56]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * float(expected.max()))
+    alone = renderer_of(RECIPE)(generator_of(RECIPE).apply({"params": params["generator$params"]}, z), psf)
+    assert np.abs(alone - expected).max() > 0.02 * expected.max(), "else there is nothing to see"
 
 
 def test_masked_pixels_are_not_seen(key, make_observation, rng):
