@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from hiergal.measure.profile import summarize_profile
 from hiergal.model.conditions import given_conditions
 from hiergal.model.prior import LatentFlow
+from hiergal.model.profile_grid import grid_with_margin
+from hiergal.model.program import without_margin
 from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.observation.noise import count_unmasked
 from hiergal.observation.observation import Observation, check_observation
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 DRAWS_PER_CALL = 10  # draws decoded together
+JACOBIANS = 4096  # profiles, at once
 JUDGED = 2**31 - 1  # purpose of a key: no galaxy's place
 COMPILING = "programs are compiled for these shapes first: up to a minute"
 
@@ -87,7 +90,11 @@ def infer(
         ``statistics``, is near 1. For single galaxies, and as a reference.
     ``auto``, as ``importance``, and for some galaxies as ``nuts``
         ``importance``, then ``nuts`` for galaxies whose k-hat is too large or whose effective sample size is below
-        ``draws``. For final results.
+        ``draws``. For final results. Of a model with hundreds of latents (kind ``framed``) ``flow``, or ``laplace``
+        where it has no posterior flow; ``posterior.method`` says which.
+
+    Of such a model, ``flow`` draws around the guide (:mod:`hiergal.posterior.samplers.around_guide`), whose means are
+    refined, and the methods with Jacobians (all but ``amortized`` and ``flow``) take seconds for each galaxy.
 
     All but ``amortized`` take the model's latent flow as the prior, given ``conditions`` where there are any. Misfit
     that noise does not explain widens their posteriors (``variance_factor``).
@@ -226,6 +233,11 @@ def _batch_of(batch: int, n: int) -> int:
 def _by_method(model, galaxies, method, **options) -> Posterior:
     if method != "auto":
         return _infer(model, galaxies, method, **options)
+    if (
+        model.recipe.generator.cell_latents is not None
+    ):  # weights of importance say nothing in hundreds of dimensions
+        chosen = "laplace" if model.posterior_flow is None else "flow"
+        return _infer(model, galaxies, chosen, **options)
     posterior = _infer(model, galaxies, "importance", **options)
     bad = np.flatnonzero(~_trusted(posterior))
     if not len(bad):
@@ -235,6 +247,8 @@ def _by_method(model, galaxies, method, **options) -> Posterior:
 
 def _infer(model, galaxies, method, *, draws, proposals, batch, progress, verdict) -> Posterior:
     n, parts = len(galaxies.observation), []
+    if method not in ("amortized", "flow"):  # a Jacobian has a profile for each latent of each galaxy
+        batch = min(batch, max(1, JACOBIANS // model.recipe.generator.latents))
     batch = _batch_of(batch, n)
     with progress_bar(f"inference, {method}", n, shown=progress) as advance:
         for some in padded_batches(n, batch):
@@ -266,10 +280,14 @@ def _put(posterior: Posterior, rows: np.ndarray, other: Posterior) -> Posterior:
 
 @jax.jit
 def _measure(model: GalaxyModel, latents: Float[Array, "s n d"], about: Float[Array, "n y x"]):
-    """Sum of the profiles of some draws less others, sum of the squares of that, and summaries of the profiles."""
+    """Sum of the profiles of some draws less others, sum of the squares of that, and summaries of the profiles.
+
+    Profiles have the margin that light is scattered in from; their summaries are those of the stamp.
+    """
     s, n, d = latents.shape
-    profile = model.decode(latents.reshape(s * n, d))
-    summary = summarize_profile(profile, model.recipe.pixel_scale_arcsec)
+    profile = _decode(model, latents.reshape(s * n, d))
+    inside = without_margin(profile, model.recipe.generator.margin_pix)
+    summary = summarize_profile(inside, model.recipe.pixel_scale_arcsec)
     away = profile.reshape(s, *about.shape) - about[None]
     return away.sum(0), (away**2).sum(0), jax.tree.map(lambda x: x.reshape(s, n), summary)
 
@@ -281,16 +299,17 @@ def _to_base(prior: LatentFlow, latents: Float[Array, "s n d"]):
 
 @jax.jit
 def _decode(model: GalaxyModel, latents: Float[Array, "n d"]):
-    return model.decode(latents)
+    return model.decode(latents, grid_with_margin(model.recipe))
 
 
 @jax.jit
 def _compare(model: GalaxyModel, observation: Observation, target: PSF, profile: Float[Array, "n y x"]):
     """Denoised images at the target PSF, and the reduced chi-square at the observation's own."""
-    mask = observation.mask
-    residual = observation.image - model.render(profile, observation.psf)
+    mask, margin = observation.mask, model.recipe.generator.margin_pix
+    shown, wanted = (without_margin(model.render(profile, psf), margin) for psf in (observation.psf, target))
+    residual = observation.image - shown
     chi_square = observation.noise.chi_square(residual, mask) / count_unmasked(residual.shape, mask)
-    return model.render(profile, target), chi_square
+    return wanted, chi_square
 
 
 def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals, verdict) -> Posterior:
@@ -307,7 +326,7 @@ def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals, verdict) 
         summaries.append(summary)
     mean = about + first
     image, chi_square = _compare(model, observation, galaxies.target, mean)
-    checks = {}
+    checks, margin = {}, model.recipe.generator.margin_pix
     if verdict:
         checks = residual_tests(model, observation, mean, found.projection)
         checks["remaining"] = jnp.full(n, jnp.nan) if found.remaining is None else found.remaining
@@ -315,8 +334,8 @@ def _infer_batch(model, galaxies: _Galaxies, method, draws, proposals, verdict) 
     return Posterior(
         latents=latents,
         summary=jax.tree.map(lambda *values: jnp.concatenate(values), *summaries),
-        profile_mean=mean,
-        profile_std=jnp.sqrt(jnp.maximum(second - first**2, 0.0)),
+        profile_mean=without_margin(mean, margin),
+        profile_std=without_margin(jnp.sqrt(jnp.maximum(second - first**2, 0.0)), margin),
         image_mean=image,
         chi_square=chi_square,
         misfit=found.misfit,

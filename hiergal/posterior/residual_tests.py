@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from hiergal.model.program import without_margin
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.noise import zero_masked
 from hiergal.observation.observation import Observation
@@ -69,7 +70,7 @@ def residual_tests(
     Args:
         model: The model that was fitted.
         observation: The galaxies.
-        profile: Posterior mean of the profiles [flux per pixel].
+        profile: Posterior mean of the profiles, with the margin that light is scattered in from [flux per pixel].
         projection: Directions in which whitened residuals can move, orthonormal together with those of the prior; None
             where not known: then tests are less sensitive.
 
@@ -77,7 +78,7 @@ def residual_tests(
         The statistics at the top of this page, [n] each; NaN where too few pixels are left to tell.
     """
     noise, mask = observation.noise, observation.mask
-    shown = model.render(profile, observation.psf)
+    shown = without_margin(model.render(profile, observation.psf), model.recipe.generator.margin_pix)
     n, ny, nx = shown.shape
     data = zero_masked(jnp.asarray(observation.image), mask)
     used = jnp.ones(shown.shape, shown.dtype) if mask is None else (~mask).astype(shown.dtype)
