@@ -15,10 +15,11 @@ import numpy as np
 
 from hiergal.measure.profile import ProfileSummary
 from hiergal.model.architecture import encoder_of, generator_of
+from hiergal.model.blank import blank_model
 from hiergal.model.flow.density import ConditionalFlow
 from hiergal.model.guide import output_count
 from hiergal.model.provenance import Provenance
-from hiergal.model.trained import GalaxyModel, blank_model
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation import Observation
 from hiergal.observation.independent import PixelNoise, WhiteNoise
 from hiergal.observation.psf import PSF

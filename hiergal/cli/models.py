@@ -89,7 +89,7 @@ def models_info(
     """Print what a recipe or a model describes, and how many parameters its networks have."""
     from hiergal.hub.bundle import load_model
     from hiergal.hub.names import resolve
-    from hiergal.model.trained import parameter_counts
+    from hiergal.model.blank import parameter_counts
     from hiergal.recipe.names import packaged_recipes
     from hiergal.recipe.recipe import load_recipe
 

@@ -63,10 +63,7 @@ def sample(
     band: Annotated[str | None, typer.Option(help="With --preset: the filter.")] = None,
     stamp: Annotated[
         int | None,
-        typer.Option(
-            help="Pixels along each side of a stamp: with --preset 64 by default; without, those of the model, or "
-            "others where it has them."
-        ),
+        typer.Option(help="Pixels along each side of a stamp."),
     ] = None,
     noise: Annotated[
         bool, typer.Option(help="With --preset: whether to add the noise of sky and source.")
@@ -104,7 +101,8 @@ def sample(
     The output holds images, and next to them the conditions of each galaxy, its identifier where the catalogue has
     one, and whether it is outside the trained range ('outside') and was drawn ('drawn': images are NaN where not).
     """
-    from hiergal.simulate.catalog import Observing, sample_catalog
+    from hiergal.simulate.catalog import sample_catalog
+    from hiergal.simulate.observing import Observing
 
     if (preset is None) != (band is None):
         raise ValueError(f"expected both --preset and --band, or neither, got {preset} and {band}")

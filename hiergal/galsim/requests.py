@@ -16,7 +16,7 @@ from hiergal.runtime.fork import check_not_forked, is_fork
 from hiergal.runtime.identities import identities, identity_normals
 from hiergal.runtime.pytree import brief
 from hiergal.runtime.seeds import as_key
-from hiergal.simulate.profiles import base_for_rows, normals_for_rows
+from hiergal.simulate.row_numbers import base_for_rows, normals_for_rows
 
 if TYPE_CHECKING:
     import galsim

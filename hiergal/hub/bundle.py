@@ -30,8 +30,9 @@ from hiergal.hub.packing import (
     read_texts,
     write_arrays,
 )
+from hiergal.model.blank import blank_model
 from hiergal.model.provenance import Provenance
-from hiergal.model.trained import DENSITIES, GalaxyModel, blank_model, check_model
+from hiergal.model.trained import DENSITIES, GalaxyModel, check_model
 from hiergal.recipe.recipe import network_modules, parse_recipe, recipe_to_toml
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.output import owned

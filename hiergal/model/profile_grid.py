@@ -6,14 +6,11 @@ pixels, each worth its area. The centre of the stamp is that of the plane, whate
 
 from typing import NamedTuple
 
-import jax
-from jaxtyping import Float
-
 from hiergal.observation.psf import FWHM_PER_SIGMA
 from hiergal.recipe.network_kinds import kind_of
 from hiergal.recipe.recipe import Recipe
 
-__all__ = ["LightBeyond", "ProfileGrid", "check_grid", "grid_of", "grid_with_margin", "scaled_grid"]
+__all__ = ["ProfileGrid", "check_grid", "grid_of", "grid_with_margin", "scaled_grid"]
 
 
 class ProfileGrid(NamedTuple):
@@ -33,18 +30,6 @@ class ProfileGrid(NamedTuple):
     def blur_pix(self) -> float:
         """Standard deviation of that Gaussian [pixels of this grid]."""
         return self.profile_fwhm_arcsec / self.pixel_scale_arcsec / FWHM_PER_SIGMA
-
-
-class LightBeyond(NamedTuple):
-    """Light of galaxies beyond squares around the centre of their stamp.
-
-    Attributes:
-        share: Share of the total flux, [n, k]; where it is small at most twice too large, and hardly too small.
-        brightness: Largest surface brightness [flux per squared pixel of the model], [n, k]; hardly too small.
-    """
-
-    share: Float[jax.Array, "n k"]
-    brightness: Float[jax.Array, "n k"]
 
 
 def grid_of(recipe: Recipe) -> ProfileGrid:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from hiergal.hub.published import Published
-from hiergal.model.trained import GalaxyModel, parameter_counts
+from hiergal.model.blank import parameter_counts
+from hiergal.model.trained import GalaxyModel
 from hiergal.posterior.verdict import NOISE_ROOM, PSF_ROOM
 
 __all__ = ["render_card"]

@@ -22,6 +22,7 @@ from hiergal.recipe.config import (
     TrainingAidsConfig,
     TrainingConfig,
 )
+from hiergal.recipe.framed_config import FramedEncoderConfig, FramedGeneratorConfig
 from hiergal.recipe.limits import Side
 from hiergal.recipe.names import find_recipe, packaged_recipes
 from hiergal.recipe.network_kinds import (
@@ -43,6 +44,7 @@ __all__ = [
     "recipe_to_toml",
 ]
 
+FURTHER_KINDS = FramedGeneratorConfig, FramedEncoderConfig  # that a recipe may name once they are imported
 LARGEST_NETWORKS = 2**31  # parameters of all networks of a recipe
 
 

@@ -41,8 +41,10 @@ from hiergal.simulate.files import (
     tidy_galaxies,
     write_galaxies,
 )
-from hiergal.simulate.profiles import base_for_rows, profiles_from_base, stamps_from_base
+from hiergal.simulate.observing import Observing, psf_of
+from hiergal.simulate.profiles import profiles_from_base, stamps_from_base
 from hiergal.simulate.renderer import Renderer, renderer_for
+from hiergal.simulate.row_numbers import base_for_rows
 from hiergal.simulate.stamps import draw_whole_galaxies
 from hiergal.simulate.survey_stamps import SurveyRenderers, draw_survey_stamps
 
@@ -51,22 +53,6 @@ __all__ = ["GALAXIES_PER_TASK", "Observing", "sample_catalog"]
 GALAXIES_PER_TASK = 4 * GALAXIES_PER_CHUNK  # galaxies of a task
 GALAXIES = "galaxies"  # what such a file says that it is
 NOISE = 1  # purpose of a key
-
-
-class Observing(msgspec.Struct, frozen=True):
-    """Survey in which galaxies are observed.
-
-    Attributes:
-        survey: Name of a survey that ``surveycodex`` knows.
-        band: Name of its filter.
-        stamp: Pixels along each side of a stamp.
-        noise: Whether noise of sky and source is added.
-    """
-
-    survey: str
-    band: str
-    stamp: int = 64
-    noise: bool = True
 
 
 class _Run(msgspec.Struct, frozen=True):
@@ -268,7 +254,7 @@ def _images(
     import jax
 
     assert run.observing is not None  # there is a renderer
-    about, noise_key = _survey(run.observing), jax.random.fold_in(key, NOISE)
+    about, noise_key = run.observing.about, jax.random.fold_in(key, NOISE)
     flux_scale = 10 ** (0.4 * (about.zero_point - model.provenance.magnitude_zero_point))
     if isinstance(renderer, SurveyRenderers) and asked.half_light_radius is None:
         return draw_survey_stamps(
@@ -288,7 +274,7 @@ def _images(
             profiles = draw_whole_galaxies(model, base, asked.conditions, np.ones(len(base), bool))
         else:
             profiles = profiles_from_base(model, base, asked.conditions)
-        psf = _psf(run.observing)
+        psf = psf_of(run.observing)
         return exact_stamps(model, renderer, psf, profiles, zero_point=about.zero_point, **exact, sky=sky)
     return stamps_from_base(
         model,
@@ -335,14 +321,14 @@ def _check_survey(model: GalaxyModel, observing: Observing, exact: Exact) -> Non
             )
         warnings.warn(f"{what}: fluxes are those of the catalogue, shapes those of {own}", stacklevel=4)
     if model.provenance.psf_fwhm_arcsec is not None:
-        warn_of_narrow_psf(_psf(observing), model.provenance.psf_fwhm_arcsec, stacklevel=4)
+        warn_of_narrow_psf(psf_of(observing), model.provenance.psf_fwhm_arcsec, stacklevel=4)
 
 
 def _photometry(model: GalaxyModel, observing: Observing | None) -> tuple[float, str]:
     """Zero point and unit of the output."""
     if observing is None:
         return model.provenance.magnitude_zero_point, model.provenance.flux_unit
-    return _survey(observing).zero_point, "electron"
+    return observing.about.zero_point, "electron"
 
 
 def _identity(run: _Run, asked: AskedGalaxies) -> dict[str, Any]:
@@ -368,7 +354,7 @@ def _create(own: Output, run: _Run, model: GalaxyModel, asked: AskedGalaxies, na
         )
         shape = _profile_shape(model, run.stamp)
     else:
-        survey = _survey(run.observing)
+        survey = run.observing.about
         words = f"per pixel, {run.observing.survey} {run.observing.band}"
         header = GalaxyHeader("electron", words, survey.pixel_scale, survey.zero_point, name, run.seed)
         shape = (run.observing.stamp, run.observing.stamp)
@@ -386,19 +372,6 @@ def _rows(run: _Run, number: int) -> np.ndarray:
     return np.arange(number * run.part, min((number + 1) * run.part, run.galaxies))
 
 
-def _survey(observing: Observing):
-    from hiergal.simulate.survey_presets import survey_conditions
-
-    return survey_conditions(observing.survey, observing.band)
-
-
-@lru_cache(maxsize=2)
-def _psf(observing: Observing):
-    from hiergal.simulate.survey_presets import survey_psf
-
-    return survey_psf(observing.survey, observing.band)
-
-
 @lru_cache(maxsize=2)
 def _loaded(
     model: str, model_sha256: str, observing: Observing | None
@@ -407,7 +380,7 @@ def _loaded(
     loaded = load_model(Path(model))
     if observing is None:
         return loaded, None
-    scale = _survey(observing).pixel_scale
+    scale = observing.about.pixel_scale
     shape = (observing.stamp, observing.stamp)
     make = SurveyRenderers if loaded.recipe.generator.any_grid else renderer_for
-    return loaded, make(loaded, _psf(observing), pixel_scale_arcsec=float(scale), shape=shape)
+    return loaded, make(loaded, psf_of(observing), pixel_scale_arcsec=float(scale), shape=shape)

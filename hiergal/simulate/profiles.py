@@ -13,14 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
 from hiergal.model.condition_columns import Catalog
 from hiergal.model.conditions import condition_names, conditions_for
 from hiergal.model.profile_grid import ProfileGrid, grid_of, scaled_grid
-from hiergal.model.trained import GalaxyModel
+from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.model.trained_range import check_outside
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.batching import padded_batches
@@ -31,27 +30,25 @@ from hiergal.runtime.seeds import as_key
 from hiergal.runtime.upward import upward
 from hiergal.simulate.edge_light import warn_of_edge_light
 from hiergal.simulate.renderer import Renderer, add_noise
+from hiergal.simulate.row_numbers import base_for_rows, row_keys
 
 if TYPE_CHECKING:
     import galsim
 
 __all__ = [
     "add_noise_to",
-    "base_for_rows",
     "block_size",
     "draw_galsim",
     "draw_profiles",
     "draw_rows",
     "in_blocks",
     "light_profiles",
-    "normals_for_rows",
     "profiles_from_base",
     "stamps_from_base",
     "stamps_of_profiles",
 ]
 
 GALAXIES_PER_CALL_ON_CPU, GALAXIES_PER_CALL_ON_ACCELERATOR = 64, 256
-ROWS_PER_CALL = 1024  # whose random numbers are drawn together
 
 
 def block_size() -> int:
@@ -97,6 +94,7 @@ def draw_profiles(
         >>> draw_profiles(model, catalog, key=0).shape
         (1, 64, 64)
     """
+    check_model(model)
     grid = scaled_grid(model.recipe, shape=shape, pixel_scale_arcsec=pixel_scale_arcsec)
     return _draw(model, catalog, key, outside, identifier, grid)
 
@@ -139,28 +137,6 @@ def draw_rows(
         profiles[drawn] = profiles_from_base(model, base[drawn], conditions[drawn], grid)
     warn_of_edge_light(profiles, stacklevel=stacklevel)
     return profiles
-
-
-def base_for_rows(model: GalaxyModel, key: jax.Array | int, rows: Array) -> Float[np.ndarray, "n d"]:
-    """Draw the base variables of the galaxies in these rows of a catalogue: each depends on its row alone.
-
-    Args:
-        model: A model.
-        key: PRNG key, or a seed.
-        rows: Places in a catalogue, [n], or identities of galaxies (:func:`~hiergal.runtime.identities.identities`),
-            [n, 2].
-    """
-    return normals_for_rows(key, rows, model.recipe.generator.latents)
-
-
-def normals_for_rows(key: jax.Array | int, rows: Array, count: int) -> Float[np.ndarray, "n d"]:
-    """Draw some unit-normal numbers for each row of a catalogue; arguments as for :func:`base_for_rows`."""
-    check_not_forked()
-    key, n = as_key(key), len(rows)
-    numbers = np.empty((n, count), np.float32)
-    for batch in padded_batches(n, ROWS_PER_CALL):
-        _take(numbers, batch.first, _base(key, jnp.asarray(rows[batch.rows]), count))
-    return numbers
 
 
 def profiles_from_base(
@@ -345,24 +321,18 @@ def light_profiles(
     import galsim
 
     _, scale, fwhm = scaled_grid(recipe, pixel_scale_arcsec=pixel_scale_arcsec)
-    galaxies = [
-        galsim.InterpolatedImage(galsim.Image(profile.astype(float), scale=scale), **options)
-        if np.isfinite(profile[0, 0])
-        else _no_light(profile.shape, scale)
-        for profile in profiles
-    ]
+    galaxies = []
+    for profile in profiles:
+        how = options
+        if not np.isfinite(
+            profile[0, 0]
+        ):  # an object of flux 0, which can be sheared, convolved and drawn as any other
+            profile, how = np.zeros(profile.shape), {"calculate_stepk": False, "calculate_maxk": False}
+        galaxies.append(galsim.InterpolatedImage(galsim.Image(profile.astype(float), scale=scale), **how))
     if not fwhm or not deconvolve:
         return galaxies
     sharper = galsim.Deconvolve(galsim.Gaussian(fwhm=fwhm))
     return [galsim.Convolve(galaxy, sharper) if galaxy.flux else galaxy for galaxy in galaxies]
-
-
-def _no_light(shape: tuple[int, int], scale: float) -> "galsim.GSObject":
-    """An object of flux 0, which can be sheared, convolved and drawn as any other."""
-    import galsim
-
-    dark = galsim.Image(np.zeros(shape), scale=scale)
-    return galsim.InterpolatedImage(dark, calculate_stepk=False, calculate_maxk=False)
 
 
 def _single(*columns: Array) -> list[np.ndarray]:
@@ -396,19 +366,6 @@ def _take(out: np.ndarray, first: int, block: jax.Array) -> None:
     out[first : first + len(block)] = np.asarray(block)[: len(out) - first]
 
 
-@partial(jax.jit, static_argnames="d")
-def _base(key: jax.Array, rows: jax.Array, d: int) -> jax.Array:
-    keys = _row_keys(key, rows)
-    return jax.vmap(lambda row_key: jax.random.normal(row_key, (d,)))(keys)
-
-
-def _row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
-    """Keys of rows: of their places, or of identities, which take two numbers of 32 bits."""
-    for number in jnp.atleast_2d(rows.T):
-        key = jax.vmap(jax.random.fold_in, in_axes=(None if key.ndim == 0 else 0, 0))(key, number)
-    return key
-
-
 @partial(jax.jit, static_argnums=1)
 def _profiles(model: GalaxyModel, grid: ProfileGrid, base: jax.Array, conditions: jax.Array) -> jax.Array:
     return model.decode(model.flow.from_base(base, conditions), grid)
@@ -426,7 +383,7 @@ def _noisy_stamps(
     model: GalaxyModel, renderer: Renderer, scale, sky_level, key, base, conditions, rows
 ) -> jax.Array:
     clean = _stamps(model, renderer, scale, base, conditions)
-    keys = _row_keys(key, rows)
+    keys = row_keys(key, rows)
     return jax.vmap(add_noise, in_axes=(0, 0, None))(keys, clean, sky_level)
 
 
@@ -437,4 +394,4 @@ def _scaled_stamps(renderer: Renderer, profiles: jax.Array, factor: jax.Array) -
 
 @jax.jit
 def _with_noise(sky_level, key, images, rows) -> jax.Array:
-    return jax.vmap(add_noise, in_axes=(0, 0, None))(_row_keys(key, rows), images, sky_level)
+    return jax.vmap(add_noise, in_axes=(0, 0, None))(row_keys(key, rows), images, sky_level)

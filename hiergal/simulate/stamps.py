@@ -70,8 +70,10 @@ def choose_stamps(
         ValueError: If the generator's light ends with its stamp.
 
     Example:
-        >>> choose_stamps(framed, np.zeros((1, framed.recipe.generator.latents))).side.tolist()
-        [64]
+        >>> choose_stamps(model, np.zeros((1, model.recipe.generator.latents), np.float32))
+        Traceback (most recent call last):
+        ...
+        ValueError: expected a generator whose light is a function on the plane, got one of kind 'sersic_residual'
     """
     own = model.recipe.pixel_scale_arcsec
     step = 1.0 if pixel_scale_arcsec is None else pixel_scale_arcsec / own

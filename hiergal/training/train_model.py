@@ -16,8 +16,9 @@ import numpy as np
 
 from hiergal.hub.bundle import load_model, save_model
 from hiergal.hub.packing import digest_of, flatten
+from hiergal.model.blank import blank_model
 from hiergal.model.provenance import Provenance
-from hiergal.model.trained import GalaxyModel, blank_model
+from hiergal.model.trained import GalaxyModel
 from hiergal.observation.psf import check_wider, same_scale
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.devices import is_first_process

@@ -24,7 +24,7 @@ from hiergal.model.nets.framed.frame import (
 )
 from hiergal.model.nets.framed.gaussians import WIDTHS, gaussian_forms, gaussian_mixture, sersic_log_shares
 from hiergal.model.nets.framed.generator import FramedGenerator
-from hiergal.recipe.config import FramedEncoderConfig, FramedGeneratorConfig
+from hiergal.recipe.framed_config import FramedEncoderConfig, FramedGeneratorConfig
 from hiergal.recipe.recipe import Recipe, parse_recipe, recipe_to_toml
 from hiergal.training.elbo import kl_per_latent
 
@@ -269,9 +269,10 @@ def test_networks_fit_together(key, make_observation):
 def test_light_around_a_stamp_is_scattered_into_it(key, make_observation):
     """The likelihood's images are those of a large stamp, cropped, for galaxies that reach beyond their stamp."""
     psf = make_observation("white", n=3, shape=(32, 40)).psf
+    recipe = msgspec.structs.replace(RECIPE, generator=msgspec.structs.replace(CONFIG, margin=14))
     params = {"generator$params": generator_of(RECIPE).init(key, jnp.zeros((1, CONFIG.latents)))["params"]}
     z = latents(key, 3, radius=20.0)
-    found = image_of(RECIPE, params, z, psf)
+    found = image_of(recipe, params, z, psf)
     wide = msgspec.structs.replace(RECIPE, shape=(64, 72))
     expected = renderer_of(wide)(generator_of(wide).apply({"params": params["generator$params"]}, z), psf)
     expected = expected[:, 16:48, 16:56]

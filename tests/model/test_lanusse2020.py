@@ -10,11 +10,11 @@ from conftest import awkward_psf
 from toys import pyramid_recipe, tiny_survey
 
 from hiergal.model.architecture import encoder_of, generator_of, programs_of
+from hiergal.model.blank import parameter_counts
 from hiergal.model.nets.encoder import centred, visible
 from hiergal.model.nets.lanusse2020 import PyramidEncoder, Transverse, tukey_taper
 from hiergal.model.nets.resampling import DoublingConv, HalvingConv, SeparableConv, _drop_out
 from hiergal.model.nets.training_aids import training_aids_at
-from hiergal.model.trained import parameter_counts
 from hiergal.recipe.config import TrainingAidsConfig
 from hiergal.recipe.recipe import Recipe, load_recipe, recipe_from
 

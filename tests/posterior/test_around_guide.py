@@ -11,7 +11,8 @@ from hiergal.model.flow.density import ConditionalFlow
 from hiergal.model.guide import posterior_from
 from hiergal.posterior.samplers.around_guide import draw_around_guide, seen_by_guide
 from hiergal.posterior.samplers.methods import draw_latents
-from hiergal.recipe.config import FlowConfig, FramedEncoderConfig, FramedGeneratorConfig
+from hiergal.recipe.config import FlowConfig
+from hiergal.recipe.framed_config import FramedEncoderConfig, FramedGeneratorConfig
 from hiergal.recipe.recipe import Recipe
 
 SMALL_FLOW = FlowConfig(layers=1, hidden=8, cell_layers=1, cell_blocks=1, cell_features=8)
@@ -22,7 +23,9 @@ RECIPE = Recipe(
     generator=FramedGeneratorConfig(
         global_latents=8, cells=2, local_latents=2, features=8, channels=8, blocks=1
     ),
-    encoder=FramedEncoderConfig(channels=8, templates=8, features=8, cell_channels=8, passes=1),
+    encoder=FramedEncoderConfig(
+        channels=8, templates=8, features=8, cell_channels=8, passes=1, newton_steps=0
+    ),
     flow=SMALL_FLOW,
     posterior_flow=SMALL_FLOW,
 )

@@ -20,7 +20,8 @@ from hiergal.model.condition_columns import read_catalog
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import catalog as catalog_sampling
 from hiergal.simulate import files as galaxy_files
-from hiergal.simulate.catalog import Observing, sample_catalog
+from hiergal.simulate.catalog import sample_catalog
+from hiergal.simulate.observing import Observing
 from hiergal.simulate.profiles import draw_profiles
 from hiergal.simulate.renderer import renderer_for
 from hiergal.simulate.survey_presets import survey_conditions, survey_psf

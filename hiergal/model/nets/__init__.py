@@ -13,12 +13,11 @@ from hiergal.model.nets.lanusse2020 import PyramidEncoder, PyramidGenerator
 from hiergal.model.nets.registry import build_network, register_network
 from hiergal.recipe.config import (
     EncoderConfig,
-    FramedEncoderConfig,
-    FramedGeneratorConfig,
     GeneratorConfig,
     PyramidEncoderConfig,
     PyramidGeneratorConfig,
 )
+from hiergal.recipe.framed_config import FramedEncoderConfig, FramedGeneratorConfig
 from hiergal.recipe.network_kinds import EncoderArchitecture, GeneratorArchitecture
 from hiergal.runtime.namespace import import_modules, submodules
 

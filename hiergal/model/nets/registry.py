@@ -2,16 +2,30 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
+import jax
+from jaxtyping import Float
 
 from hiergal.recipe.network_kinds import NetworkArchitecture, kind_of
 
-__all__ = ["build_network", "register_network"]
+__all__ = ["LightBeyond", "build_network", "register_network"]
 
 Network = TypeVar("Network", bound=type[nn.Module])
 NETWORKS: dict[type[NetworkArchitecture], type[nn.Module]] = {}
+
+
+class LightBeyond(NamedTuple):
+    """Light of galaxies beyond squares around the centre of their stamp.
+
+    Attributes:
+        share: Share of the total flux, [n, k]; where it is small at most twice too large, and hardly too small.
+        brightness: Largest surface brightness [flux per squared pixel of the model], [n, k]; hardly too small.
+    """
+
+    share: Float[jax.Array, "n k"]
+    brightness: Float[jax.Array, "n k"]
 
 
 def register_network(architecture: type[NetworkArchitecture]) -> Callable[[Network], Network]:
@@ -29,7 +43,7 @@ def register_network(architecture: type[NetworkArchitecture]) -> Callable[[Netwo
       (``Recipe.profile_fwhm_arcsec``) [pixels];
     * ``step``, of a generator whose architecture says ``any_grid``: width of the pixels of its profiles [pixels of the
       model, in which ``blur_pix`` is given, too]; called with ``half_sides``, a tuple of lengths in the same pixels, it
-      returns what lies beyond squares, a :class:`~hiergal.model.profile_grid.LightBeyond`, in place of profiles;
+      returns what lies beyond squares, a :class:`LightBeyond`, in place of profiles;
     * ``outputs``, of an encoder: how many numbers describe the posterior of a galaxy;
     * ``generator``, of an encoder: the architecture of the generator.
 

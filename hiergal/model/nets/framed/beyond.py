@@ -12,7 +12,7 @@ from jax.scipy.special import erfc
 from jaxtyping import Float
 
 from hiergal.model.nets.framed.frame import Ellipse
-from hiergal.model.profile_grid import LightBeyond
+from hiergal.model.nets.registry import LightBeyond
 from hiergal.runtime.pytree import Array
 
 __all__ = ["light_beyond"]

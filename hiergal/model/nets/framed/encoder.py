@@ -24,7 +24,8 @@ from hiergal.model.nets.framed.generator import pixel_centers
 from hiergal.model.nets.layers import Dense, LayerNorm, ResidualBlock, space_to_depth
 from hiergal.model.nets.registry import register_network
 from hiergal.observation.observation import Observation
-from hiergal.recipe.config import EncoderConfig, FramedEncoderConfig, FramedGeneratorConfig
+from hiergal.recipe.config import EncoderConfig
+from hiergal.recipe.framed_config import FramedEncoderConfig, FramedGeneratorConfig
 
 __all__ = ["FramedEncoder"]
 

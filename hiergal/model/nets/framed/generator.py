@@ -28,9 +28,8 @@ from hiergal.model.nets.framed.frame import Ellipse, ellipse_from, from_sky, kee
 from hiergal.model.nets.framed.gaussians import WIDTHS, gaussian_forms, gaussian_mixture, sersic_log_shares
 from hiergal.model.nets.framed.structure import LARGEST, divide_by_ring_means, field, log_ring_means, rings
 from hiergal.model.nets.layers import Conv, Dense, LayerNorm, ResidualBlock, depth_to_space
-from hiergal.model.nets.registry import register_network
-from hiergal.model.profile_grid import LightBeyond
-from hiergal.recipe.config import FramedGeneratorConfig
+from hiergal.model.nets.registry import LightBeyond, register_network
+from hiergal.recipe.framed_config import FramedGeneratorConfig
 from hiergal.runtime.pytree import Array
 
 __all__ = ["FramedGenerator", "pixel_centers"]
