@@ -28,8 +28,6 @@ from hiergal.posterior import CHECKS, STATISTICS, Posterior
 from hiergal.recipe.config import (
     EncoderConfig,
     FlowConfig,
-    FramedEncoderConfig,
-    FramedGeneratorConfig,
     GeneratorConfig,
     ObjectiveConfig,
     PyramidEncoderConfig,
@@ -37,6 +35,7 @@ from hiergal.recipe.config import (
     TrainingAidsConfig,
     TrainingConfig,
 )
+from hiergal.recipe.framed_config import FramedEncoderConfig, FramedGeneratorConfig
 from hiergal.recipe.recipe import Recipe
 from hiergal.runtime.pytree import record
 

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = exports(
         "hiergal.hub.bundle": ["load_model", "read_card", "read_metrics", "save_model"],
         "hiergal.hub.names": ["resolve"],
         "hiergal.model.provenance": ["Provenance"],
-        "hiergal.model.trained": ["GalaxyModel", "ParameterCounts", "check_model", "parameter_counts"],
+        "hiergal.model.blank": ["ParameterCounts", "parameter_counts"],
+        "hiergal.model.trained": ["GalaxyModel", "check_model"],
     },
 )

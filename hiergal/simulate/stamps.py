@@ -73,7 +73,7 @@ def choose_stamps(
         >>> choose_stamps(model, np.zeros((1, model.recipe.generator.latents), np.float32))
         Traceback (most recent call last):
         ...
-        ValueError: expected a generator whose light is a function on the plane, got one of kind 'sersic_residual'
+        ValueError: expected a generator whose light is a function on the plane, ...
     """
     own = model.recipe.pixel_scale_arcsec
     step = 1.0 if pixel_scale_arcsec is None else pixel_scale_arcsec / own
