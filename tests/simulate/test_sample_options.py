@@ -257,7 +257,7 @@ class TestBands:
         assert compare_bands(survey, band, other).differ == differ
 
     def test_narrow_psfs_are_told_of(self, drawing_folder, catalog, tmp_path, monkeypatch):
-        monkeypatch.setattr(catalog_sampling, "_psf", lambda observing: galsim.Gaussian(fwhm=0.05))
+        monkeypatch.setattr(catalog_sampling, "psf_of", lambda observing: galsim.Gaussian(fwhm=0.05))
         with pytest.warns(UserWarning, match="psf: expected .* got 0.05 arcsec"):
             sample_catalog(
                 drawing_folder, catalog, tmp_path / "g.fits", observing=Observing("LSST", "i", 16), **HOW

@@ -228,14 +228,14 @@ def test_finer_pixels_show_the_same_galaxy_and_more(model):
 def test_shear_and_lens_are_clean(model):
     psf = galsim.Gaussian(fwhm=0.3)
     galaxy, _ = galaxies_of(model, flux=1e5)
-    size = {"nx": 200, "ny": 200, "scale": 0.05}
+    size = {"nx": 400, "ny": 400, "scale": 0.05}
     for changed, flux in ((galaxy.shear(g1=0.3, g2=-0.1), 1e5), (galaxy.lens(0.1, 0.05, 1.25), 1.25e5)):
         image = galsim.Convolve(changed, psf).drawImage(**size, method="no_pixel").array
-        np.testing.assert_allclose(image.sum(), flux, rtol=0.01)  # 0.5 % beyond the stamp, 0.5 % folded
+        np.testing.assert_allclose(image.sum(), flux, rtol=1e-4)
         border = np.concatenate(
             [image[:2].ravel(), image[-2:].ravel(), image[:, :2].ravel(), image[:, -2:].ravel()]
         )
-        assert np.abs(border).max() < 2e-4 * image.max()
+        assert np.abs(border).max() < 1e-6 * image.max()
 
 
 def test_photons_fall_where_the_light_is(model):
