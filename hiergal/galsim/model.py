@@ -18,7 +18,7 @@ from hiergal.galsim.requests import Request, request_galaxies
 from hiergal.hub.bundle import load_model
 from hiergal.model.condition_columns import Catalog
 from hiergal.model.conditions import complete_conditions, condition_names
-from hiergal.model.trained import GalaxyModel
+from hiergal.model.trained import GalaxyModel, check_model
 from hiergal.runtime.fork import check_not_forked
 from hiergal.runtime.pytree import Array
 from hiergal.simulate.galsim_objects import build_galaxies, warn_of_narrow_psf
@@ -256,6 +256,7 @@ def sample_galaxies(
         >>> len(sample_galaxies(model, catalog, key=0))
         2
     """
+    check_model(model)
     grid_for_galaxies(model, pixel_scale_arcsec)  # refuses other pixels before random numbers are taken
     request = request_galaxies(
         model,

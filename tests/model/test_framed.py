@@ -199,7 +199,7 @@ def test_areas_of_rings_cover_the_canvas():
     inside = np.hypot(on.u, on.v) < 4.5
     np.testing.assert_allclose(on.areas[inside].sum(), np.pi * 4.5**2, rtol=0.02)
     gaussian = np.exp(-0.5 * (on.u**2 + on.v**2)) / (2 * np.pi)
-    np.testing.assert_allclose((gaussian * on.areas).sum(), 1.0, rtol=3e-3)
+    np.testing.assert_allclose((gaussian * on.areas).sum(), 1.0, rtol=2e-3)
 
 
 @pytest.mark.parametrize("distance", [30.0, 1e4])

@@ -23,11 +23,10 @@ from hiergal.model.leading_normal import LeadingNormal
 from hiergal.model.prior import LatentFlow
 from hiergal.model.trained import GalaxyModel
 from hiergal.observation.observation import Observation
+from hiergal.posterior.samplers.posterior_flow import LOG_SCALE_LIMITS, MODE_LIMIT
 from hiergal.runtime.pytree import Array
 
 __all__ = ["draw_around_guide", "seen_by_guide"]
-
-MODE_LIMIT, LOG_SCALE_LIMITS = 3.0, (-7.0, 0.5)
 
 
 @jax.jit

@@ -136,9 +136,12 @@ class FramedGenerator(nn.Module):
         mean, spread = c.log_flux_mean or 0.0, c.log_flux_spread or 1.0
         if half_sides is not None:
             total = jnp.exp(mean + spread * e.log_flux)
-            on_rings = (*to_sky(e, on.u, on.v), ring_smooth, ring_contrast)
-            areas = jnp.exp(2 * e.log_radius_pix)[:, None] * on.areas
-            return light_beyond(e, forms, weights, peaks, *on_rings, areas, total, half_sides)
+            fine = rings(c.reach, 2)  # which miss no peak
+            fine_t = divide_by_ring_means(structure(fine.s, fine.t), means, np.hypot(fine.s, fine.t))
+            fine_smooth = gaussian_mixture(forms, weights, *_from_center(e, fine.u, fine.v))
+            areas = jnp.exp(2 * e.log_radius_pix)[:, None] * fine.areas
+            on_rings = (*to_sky(e, fine.u, fine.v), fine_smooth, fine_t, areas)
+            return light_beyond(e, forms, weights, peaks, *on_rings, total, half_sides)
         flux = self.step**2 * jnp.exp(mean + spread * e.log_flux) / jnp.maximum(1 + added, 0.1)
         return (flux[:, None] * smooth).reshape(-1, *self.shape)
 

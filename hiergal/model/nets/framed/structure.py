@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hiergal.model.nets.framed.frame import from_canvas
+from hiergal.model.nets.framed.frame import CORE, from_canvas
 from hiergal.runtime.pytree import Array
 
 __all__ = ["LARGEST", "Rings", "divide_by_ring_means", "field", "log_ring_means", "rings", "spline"]
@@ -44,20 +44,26 @@ class Rings(NamedTuple):
 
 
 @cache
-def rings(reach: float) -> Rings:
-    """Return points that cover the canvas and what lies just outside of it."""
-    radius = np.repeat(RADII, len(ANGLES))[None]
-    angle = np.tile(ANGLES, len(RADII))[None]
+def rings(reach: float, finer: int = 1) -> Rings:
+    """Return points that cover the canvas and what lies just outside of it.
+
+    Args:
+        reach: Half the side of the canvas [half-light radii].
+        finer: How many times as many rings, and points on each, as :func:`log_ring_means` takes.
+    """
+    radii = (np.arange(len(RADII) * finer) + 0.5) * (RADII[1] - RADII[0]) / finer
+    step = 2 * np.pi / (len(ANGLES) * finer)
+    radius = np.repeat(radii, len(ANGLES) * finer)[None]
+    angle = np.tile((np.arange(len(ANGLES) * finer) + 0.5) * step, len(radii))[None]
     # Every other ring is turned by half a step, so that no pattern falls between the points of all.
-    angle = angle + (np.repeat(np.arange(len(RADII)) % 2, len(ANGLES)) * (ANGLES[1] - ANGLES[0]) / 2)[None]
-    s, t = (radius * np.cos(angle)).astype(np.float32), (radius * np.sin(angle)).astype(np.float32)
+    angle = angle + (np.repeat(np.arange(len(radii)) % 2, len(ANGLES) * finer) * step / 2)[None]
+    s, t = (radius * along(angle) for along in (np.cos, np.sin))
     u, v = from_canvas(s, t, reach)
-    edges = np.concatenate(
-        [[0.0], (RADII[1:] + RADII[:-1]) / 2, [2 * RADII[-1] - (RADII[-1] + RADII[-2]) / 2]]
-    )
-    outer = from_canvas(edges, np.zeros_like(edges), reach)[0]
-    areas = np.repeat(np.pi * np.diff(outer.astype(float) ** 2) / len(ANGLES), len(ANGLES))[None]
-    return Rings(u, v, s, t, areas.astype(np.float32))
+    scale = np.arcsinh(reach / CORE)
+    # rho d rho / d radius: the middle of each step stands for it.
+    density = CORE**2 * scale * np.sinh(radius * scale) * np.cosh(radius * scale)
+    areas = density * (radii[1] - radii[0]) * step
+    return Rings(u, v, *(part.astype(np.float32) for part in (s, t, areas)))
 
 
 def spline(values: Float[Array, "n nodes"], place: Float[Array, "m p"]) -> Float[jax.Array, "n p"]:
